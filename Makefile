@@ -1,0 +1,54 @@
+# `make demo` and `make test` set everything up by themselves: Python 3.11 or newer is all that a machine needs.
+# Another Python: `make test PYTHON=/path/to/python3.12`.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+BIN := .venv/bin
+READY := .venv/.installed
+# The first of these that runs and is new enough.
+PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,$(shell $(python) -c \
+	'import sys; print("$(python)") if sys.version_info >= (3, 11) else None' 2>/dev/null)))
+# Two threads: on many cores the small networks here lose more to hand-over than they win, and on shared machines two
+# torch processes that each take every core slow each other tenfold.
+TEST_THREADS ?= 2
+
+.PHONY: help demo test test-slow lint bench clean install
+
+help:
+	@echo 'make demo   train on digits, generate networks, judge them: a table, and a picture in demo-output/'
+	@echo 'make test   the tests (make test-slow: those that take minutes)'
+	@echo 'make lint   ruff and mypy'
+	@echo 'make bench  the measured comparisons in benchmarks/'
+	@echo 'make clean  remove what the above wrote, .venv included'
+
+demo: $(READY)
+	$(BIN)/pdiff run digits-mlp3 --output-dir demo-output
+
+test: $(READY)
+	OMP_NUM_THREADS=$(TEST_THREADS) MKL_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest
+
+test-slow: $(READY)
+	OMP_NUM_THREADS=$(TEST_THREADS) MKL_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -m 'slow and not gpu'
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean:
+	rm -rf .venv demo-output runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+install: $(READY)
+
+# The build tools are installed first and pinned too; a build in isolation would fetch whatever is newest.
+$(READY): pyproject.toml constraints.txt
+	@test -n '$(PYTHON)' || { echo 'No Python 3.11 or newer found; give one: make PYTHON=/path/to/python' >&2; exit 1; }
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt hatchling editables
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev,tensorboard,transformers]'
+	touch $(READY)

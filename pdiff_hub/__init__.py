@@ -1,0 +1,58 @@
+"""Generate the weights of neural networks by diffusion, judge what was generated, and share it on the Hub.
+
+The names below load on first use, so that `import pdiff_hub` needs no torch and takes no time:
+
+    ParamLayout          which numbers of a network are generated; network <-> vector
+    ParamAutoencoder     vector <-> latent
+    PDiffPipeline        noise -> working networks; `PDiffPipelineOutput` is what a call gives
+    CheckpointDataset    a set of checkpoints, on disk or on the Hub
+    load_task            the images a network is trained and judged on
+    build_network        a network from its spec
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pdiff_hub.checkpoints import CheckpointDataset
+    from pdiff_hub.networks import build_network
+    from pdiff_hub.param_autoencoder import ParamAutoencoder, ParamLayout
+    from pdiff_hub.pipeline_pdiff import PDiffPipeline, PDiffPipelineOutput
+    from pdiff_hub.tasks import load_task
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CheckpointDataset",
+    "PDiffPipeline",
+    "PDiffPipelineOutput",
+    "ParamAutoencoder",
+    "ParamLayout",
+    "__version__",
+    "build_network",
+    "load_task",
+]
+
+_HOME = {
+    "CheckpointDataset": "checkpoints",
+    "PDiffPipeline": "pipeline_pdiff",
+    "PDiffPipelineOutput": "pipeline_pdiff",
+    "ParamAutoencoder": "param_autoencoder",
+    "ParamLayout": "param_autoencoder",
+    "build_network": "networks",
+    "load_task": "tasks",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value  # the next use finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

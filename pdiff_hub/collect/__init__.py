@@ -1,0 +1,1 @@
+"""Ways to get checkpoints: one fine-tune, many seeds trained together, files that exist."""

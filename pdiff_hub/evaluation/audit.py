@@ -1,0 +1,139 @@
+"""Does it generate, or does it copy and average? Measures in the space of parameters, and of accuracy.
+
+Nearest-original distance after arXiv 2506.07998; deviation R2 and spread ratio are this project's.
+Shapes: B queried or generated networks, K originals, P parameters; sums over P run in float64 over slices of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+_SLICE_BYTES = 64 << 20  # float64 copies of both sets for one slice of P
+
+
+def nearest_l2(query_BP: Tensor, reference_KP: Tensor, *, leave_one_out: bool) -> Tensor:
+    """L2 distance of each query to the nearest reference, float64 [B], in raw weight units; exactly 0 for a duplicate.
+
+    leave_one_out: True where both are the same set in the same order: a network is then not compared with itself, but
+    is with its duplicates elsewhere in the set. Raises ValueError for different P, for an empty set, for NaN or Inf,
+    and with leave_one_out for sets of different sizes or of one network.
+    """
+    _check(query_BP, reference_KP)
+    if leave_one_out and (query_BP.shape != reference_KP.shape or len(query_BP) < 2):
+        raise ValueError(
+            "leave_one_out compares a set of at least two networks with itself; got parameters of shapes "
+            f"{list(query_BP.shape)} and {list(reference_KP.shape)}."
+        )
+    # Who is nearest: |q|^2 + |r|^2 - 2 q.r, one matrix product. Cancellation would leave 1e-16 of the squared norms, so
+    # norms are made small by centring, and the distance to the nearest one is then taken from the differences.
+    gram_BK = torch.zeros(len(query_BP), len(reference_KP), dtype=torch.float64)
+    square_B = torch.zeros(len(query_BP), dtype=torch.float64)
+    square_K = torch.zeros(len(reference_KP), dtype=torch.float64)
+    for query_Bp, reference_Kp in _slices(query_BP, reference_KP):
+        mean_p = reference_Kp.mean(dim=0)
+        query_Bp, reference_Kp = query_Bp - mean_p, reference_Kp - mean_p
+        gram_BK += query_Bp @ reference_Kp.T
+        square_B += query_Bp.square().sum(dim=1)
+        square_K += reference_Kp.square().sum(dim=1)
+    distance_BK = square_B[:, None] + square_K[None, :] - 2 * gram_BK
+    if leave_one_out:
+        distance_BK.fill_diagonal_(torch.inf)
+    nearest_B = distance_BK.argmin(dim=1)
+    total_B = torch.zeros(len(query_BP), dtype=torch.float64)
+    for query_Bp, reference_Kp in _slices(query_BP, reference_KP):
+        total_B += (query_Bp - reference_Kp[nearest_B]).square().sum(dim=1)
+    return total_B.sqrt()
+
+
+def spread_ratio(generated_BP: Tensor, original_KP: Tensor) -> float:
+    """sqrt(sum_p var(generated) / sum_p var(original)): 1 is the same spread, below 1 narrower, 0 one point.
+
+    Variances are unbiased (n - 1). Raises ValueError for fewer than two networks in a set, for different P, for NaN or
+    Inf, and for originals that are all the same.
+    """
+    _check(generated_BP, original_KP)
+    if len(generated_BP) < 2 or len(original_KP) < 2:
+        raise ValueError(
+            f"there are {len(generated_BP)} generated and {len(original_KP)} original networks; a spread needs at "
+            "least two of each."
+        )
+    generated, original = 0.0, 0.0
+    for generated_Bp, original_Kp in _slices(generated_BP, original_KP):
+        generated += float(generated_Bp.var(dim=0).sum())
+        original += float(original_Kp.var(dim=0).sum())
+    if original == 0.0:
+        raise ValueError("all original networks are the same, so there is no spread to compare with.")
+    return float((generated / original) ** 0.5)
+
+
+def deviation_r2(params_KP: Tensor, reconstruction_KP: Tensor, mean_P: Tensor) -> float:
+    """How much of the originals' differences from their mean an autoencoder keeps: 1 all, 0 as good as the mean.
+
+    1 - sum |x - reconstruction|^2 / sum |x - mean|^2, negative where worse than answering with the mean. params_KP:
+    held-out checkpoints; mean_P: the mean of those trained on. Raises ValueError for shapes that do not fit, for NaN
+    or Inf, and where all of params_KP equal the mean.
+    """
+    _check(params_KP, reconstruction_KP)
+    if params_KP.shape != reconstruction_KP.shape or mean_P.shape != params_KP.shape[1:]:
+        raise ValueError(
+            f"parameters have shape {list(params_KP.shape)}, reconstructions {list(reconstruction_KP.shape)}, the mean "
+            f"{list(mean_P.shape)}; expected [K,P], [K,P] and [P]."
+        )
+    error, deviation = 0.0, 0.0
+    for params_Kp, reconstruction_Kp, mean_1p in _slices(params_KP, reconstruction_KP, mean_P[None]):
+        error += float((params_Kp - reconstruction_Kp).square().sum())
+        deviation += float((params_Kp - mean_1p).square().sum())
+    if deviation == 0.0:
+        raise ValueError("all checkpoints equal the mean, so there are no deviations to reconstruct.")
+    return 1.0 - error / deviation
+
+
+def summarise_accuracy(validation_accuracy_B: Tensor, test_accuracy_B: Tensor) -> dict[str, float]:
+    """{"best", "mean", "median", "std"} of accuracies on test, fractions 0..1, as `results.json` has them.
+
+    "best" is the test accuracy of the network that is best on *validation* (the first of several), not the highest on
+    test. "std" is unbiased (n - 1), and 0 for one network. Raises ValueError for shapes other than two equal [B], and
+    for numbers outside 0..1.
+    """
+    if validation_accuracy_B.ndim != 1 or validation_accuracy_B.shape != test_accuracy_B.shape:
+        raise ValueError(
+            f"validation accuracies have shape {list(validation_accuracy_B.shape)}, test accuracies "
+            f"{list(test_accuracy_B.shape)}; expected one of each a network, [B]."
+        )
+    if len(test_accuracy_B) == 0:
+        raise ValueError("there are no accuracies to summarise; expected at least one network.")
+    for name, accuracy_B in (("validation", validation_accuracy_B), ("test", test_accuracy_B)):
+        if not bool(((accuracy_B >= 0) & (accuracy_B <= 1)).all()):  # NaN included
+            raise ValueError(f"{name} accuracies run outside 0..1; expected fractions, not percent, and no NaN.")
+    test_B = test_accuracy_B.double()
+    return {
+        "best": float(test_B[int(validation_accuracy_B.argmax())]),
+        "mean": float(test_B.mean()),
+        "median": float(test_B.quantile(0.5)),
+        "std": float(test_B.std()) if len(test_B) > 1 else 0.0,
+    }
+
+
+def _slices(*sets: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Sets of networks [*,P] in float64 on the CPU, in slices of P that fit `_SLICE_BYTES` together."""
+    step = max(1, _SLICE_BYTES // (8 * sum(len(params) for params in sets)))
+    for p in range(0, sets[0].shape[1], step):
+        yield tuple(params[:, p : p + step].cpu().double() for params in sets)
+
+
+def _check(first_BP: Tensor, second_KP: Tensor) -> None:
+    for params in (first_BP, second_KP):
+        if params.ndim != 2 or 0 in params.shape:
+            raise ValueError(
+                f"parameters have shape {list(params.shape)}; expected networks x parameters, at least one of each."
+            )
+    if first_BP.shape[1] != second_KP.shape[1]:
+        raise ValueError(
+            f"networks have {first_BP.shape[1]} and {second_KP.shape[1]} parameters; expected two sets of one layout."
+        )
+    for first_Bp, second_Kp in _slices(first_BP, second_KP):
+        if not bool(first_Bp.isfinite().all()) or not bool(second_Kp.isfinite().all()):
+            raise ValueError("parameters hold NaN or Inf; expected finite numbers.")

@@ -1,0 +1,153 @@
+"""Target networks, the ones whose weights are generated: by name, from transformers, or from any factory.
+
+A network is described by a *spec*: a JSON-able dict of its name and options. `resolve_network` checks one and fills in
+every default; the complete spec is what data sets and pipelines store, and `build_network` makes the same architecture
+from it again, so that stored state dicts load with `strict=True`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pdiff_hub.names import unknown_name
+from pdiff_hub.networks import factory, small, vision
+
+__all__ = ["NETWORK_NAMES", "build_network", "logits", "resolve_network"]
+
+NETWORK_NAMES: tuple[str, ...] = (*small.NAMES, *vision.NAMES)
+_TASK_FIELDS = ("in_channels", "image_size", "num_classes")
+
+
+def resolve_network(
+    spec: str | Mapping[str, Any], *, in_channels: int, image_size: int, num_classes: int
+) -> dict[str, Any]:
+    """The complete spec of a network for images [in_channels, image_size, image_size] and num_classes classes.
+
+    Args:
+        spec: a name, or `{"name": NAME, **options}`. NAME is one of
+
+            - `mlp3`: three linear layers. `hidden: [h1, h2]` (default [64, 64]).
+            - `convnet3`: three 3x3 convolutions, one linear layer. `widths: [w1, w2, w3]` (default [8, 16, 16]),
+              `norm: none|batch|group` (none), `downsample: max_pool|stride` (max_pool), `global_pool: bool` (false: the
+              last map is flattened, which is more accurate on small images).
+            - `resnet18`, `resnet50`, `vit_tiny`, `vit_base`, `convnext_tiny`, `convnext_base` (needs transformers):
+              `pretrained: HUB_ID_OR_FOLDER` and `revision`; ResNets `small_images: bool` (3x3 stem, no max-pool; the
+              default up to 64 pixels) and `stem_stride: 1|2`; the others `patch_size`.
+            - `some.module:factory` or `some.module.factory`: called with the other options as keyword arguments.
+        in_channels, image_size, num_classes: positive integers; image_size is the side in pixels.
+
+    Returns:
+        A JSON-able dict with every option. Resolving it again changes nothing. `pretrained` reads that model's
+        config.json (from the Hub unless cached) and records it, so that later builds need no network connection.
+
+    Raises:
+        ValueError: an unknown name or option (with the nearest known one), an option out of range, a spec that was
+            resolved for other images or classes, a pretrained model that does not fit.
+        ImportError: a network from transformers where transformers is not installed.
+    """
+    shape = {"in_channels": in_channels, "image_size": image_size, "num_classes": num_classes}
+    for field, value in shape.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{field} must be a positive integer, found {value!r}")
+    options: dict[str, Any] = {"name": spec} if isinstance(spec, str) else copy.deepcopy(dict(spec))
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise ValueError(f"a network spec needs a 'name', for example {{'name': 'mlp3'}}; found {spec!r}")
+    explicit = [field for field in _TASK_FIELDS if field in options]
+    for field in explicit:
+        if (found := options.pop(field)) != shape[field]:
+            raise ValueError(
+                f"network {name!r} was given {field}={found!r}, but the task has {field}={shape[field]}; "
+                f"leave {field} out of the network's spec, it is taken from the task"
+            )
+    if name in small.NAMES:
+        resolved = small.resolve(name, options)
+    elif name in vision.NAMES:
+        resolved = vision.resolve(name, options, **shape)
+    elif factory.is_dotted(name):
+        resolved = factory.resolve(name, options, shape, explicit)
+    else:
+        raise unknown_name("network", name, NETWORK_NAMES)
+    return {"name": name, **resolved, **shape}
+
+
+def build_network(
+    spec: Mapping[str, Any], *, seed: int = 0, pretrained: bool = True, allow_factory: bool = True
+) -> nn.Module:
+    """A freshly initialised network of a complete spec, in train mode (the named ones in float32).
+
+    Args:
+        spec: what `resolve_network` returned.
+        seed: 0 or larger; decides the initial weights. The caller's random number generators are left as they were.
+        pretrained: whether a spec with `pretrained` loads those weights (reads the Hub). False builds the architecture
+            alone, for whoever loads a state dict afterwards.
+        allow_factory: whether a dotted name may be imported and called. Set it False for a spec that came with a
+            downloaded pipeline: a dotted name runs whatever function it names, with arguments of its choice.
+
+    Raises:
+        ValueError: an incomplete or invalid spec, a seed out of range, a dotted name that is not allowed.
+        ImportError: a network from transformers where transformers is not installed.
+    """
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be an integer from 0 to 2**63 - 1, found {seed!r}")
+    spec = dict(spec)
+    name = spec.get("name")
+    dotted = isinstance(name, str) and name not in NETWORK_NAMES and factory.is_dotted(name)
+    if dotted and not allow_factory:
+        raise ValueError(
+            f"the network {name!r} is built by calling that function, which is not allowed here because the spec came "
+            "from somewhere else; look at it, then build the network yourself or allow factories"
+        )
+    if missing := [field for field in _TASK_FIELDS if field not in spec]:
+        raise ValueError(
+            f"the network spec {spec!r} lacks {', '.join(missing)}: complete it with resolve_network first"
+        )
+    complete = resolve_network(spec, **{field: spec[field] for field in _TASK_FIELDS})
+    if absent := sorted(complete.keys() - spec.keys()):
+        raise ValueError(f"the network spec {spec!r} lacks {', '.join(absent)}: complete it with resolve_network first")
+    with _seeded(seed):
+        if dotted:
+            return factory.build(complete)
+        if name in small.NAMES:
+            return small.build(complete).to(torch.float32)
+        return vision.build(complete, pretrained=pretrained)
+
+
+def logits(output: Any) -> Tensor:
+    """The logits [B, num_classes] in what a network returned: a tensor, or an object with a tensor `.logits`.
+
+    Raises:
+        ValueError: anything else.
+    """
+    found = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(found, Tensor):
+        raise ValueError(
+            f"a network must return a tensor of logits or an object with .logits, found {type(output).__name__}"
+        )
+    return found
+
+
+def _require_all(spec: Mapping[str, Any], keys: Iterable[str]) -> None:
+    if missing := [key for key in keys if key not in spec]:
+        raise ValueError(f"the network spec {spec!r} lacks {', '.join(missing)}; complete it with resolve_network")
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seeds torch inside the block and puts the caller's generators back behind it.
+
+    CUDA is touched only where it is in use already: initialising it would break processes forked later, and
+    torch.manual_seed before that would leave a seed behind that is set when CUDA starts.
+    """
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed_all(seed)
+        yield

@@ -1,0 +1,98 @@
+"""`mlp3` and `convnet3`, the small networks that p-diff generates whole (arXiv 2402.13144, table 3).
+
+Both are plain `nn.Sequential`s whose modules run in the order in which they are registered, with a ReLU module after
+every hidden layer: hidden units can be put in another order without changing the function, by looking at the list.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from torch import nn
+
+from pdiff_hub.names import require_known, unknown_name
+
+NAMES = ("mlp3", "convnet3")
+
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "mlp3": {"hidden": [64, 64]},
+    "convnet3": {"widths": [8, 16, 16], "norm": "none", "downsample": "max_pool", "global_pool": False},
+}
+_CHOICES = {"norm": ("none", "batch", "group"), "downsample": ("max_pool", "stride")}
+
+
+def resolve(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """All options of network `name`, checked; ValueError names the one that is unknown or out of range."""
+    defaults = _DEFAULTS[name]
+    require_known(f"option of network {name!r}", options, defaults)
+    resolved: dict[str, Any] = {**defaults, **options}
+    for option, value in resolved.items():
+        if option in _CHOICES:
+            if value not in _CHOICES[option]:
+                raise unknown_name(f"{option} of network {name!r}", value, _CHOICES[option])
+        elif option == "global_pool":
+            if not isinstance(value, bool):
+                raise ValueError(f"global_pool of network {name!r} must be true or false, found {value!r}")
+        else:
+            resolved[option] = _widths(f"{option} of network {name!r}", value, len(defaults[option]))
+    return resolved
+
+
+def build(spec: dict[str, Any]) -> nn.Sequential:
+    """The network of a complete spec."""
+    shape = (spec["in_channels"], spec["image_size"], spec["num_classes"])
+    return _mlp3(spec, *shape) if spec["name"] == "mlp3" else _convnet3(spec, *shape)
+
+
+def _widths(what: str, value: Any, length: int) -> list[int]:
+    if (
+        not isinstance(value, list | tuple)
+        or len(value) != length
+        or any(type(width) is not int or width < 1 for width in value)
+    ):
+        raise ValueError(f"{what} must be a list of {length} positive integers, found {value!r}")
+    return list(value)
+
+
+def _mlp3(options: dict[str, Any], in_channels: int, image_size: int, num_classes: int) -> nn.Sequential:
+    first, second = options["hidden"]
+    return nn.Sequential(
+        OrderedDict(
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(in_channels * image_size**2, first),
+            relu1=nn.ReLU(),
+            fc2=nn.Linear(first, second),
+            relu2=nn.ReLU(),
+            fc3=nn.Linear(second, num_classes),
+        )
+    )
+
+
+def _convnet3(options: dict[str, Any], in_channels: int, image_size: int, num_classes: int) -> nn.Sequential:
+    norm, strided = options["norm"], options["downsample"] == "stride"
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    channels, size = in_channels, image_size
+    for number, width in enumerate(options["widths"], start=1):
+        # Pooling halves the map after each convolution, strides halve it in the second and third, in either case only
+        # while it is at least 4 pixels wide: one rule serves 8 to 32 pixels and keeps the linear layer small.
+        halve = size >= 4 and (number > 1 or not strided)
+        stride = 2 if halve and strided else 1
+        layers[f"conv{number}"] = nn.Conv2d(channels, width, 3, stride, padding=1, bias=norm != "batch")
+        if norm == "batch":
+            layers[f"norm{number}"] = nn.BatchNorm2d(width)
+        elif norm == "group":
+            # One group: channels in different groups could not change places when hidden units are aligned.
+            layers[f"norm{number}"] = nn.GroupNorm(1, width)
+        layers[f"relu{number}"] = nn.ReLU()
+        if halve and not strided:
+            layers[f"pool{number}"] = nn.MaxPool2d(2)
+        if halve:
+            size = (size + 1) // 2 if strided else size // 2
+        channels = width
+    if options["global_pool"]:
+        layers["global_pool"] = nn.AdaptiveAvgPool2d(1)
+        size = 1
+    layers["flatten"] = nn.Flatten()
+    layers["fc"] = nn.Linear(channels * size**2, num_classes)
+    return nn.Sequential(layers)

@@ -1,0 +1,183 @@
+"""ResNet, ViT and ConvNeXt image classifiers from transformers: the architectures of p-diff's table 1.
+
+Built from a config, or with pretrained weights by Hub id or folder. transformers is an optional extra, imported only
+when one of these networks is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from pdiff_hub.names import require_known
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+# What makes a config the architecture of that name. ResNet: arXiv 1512.03385, table 1; ViT: arXiv 2010.11929, table 1
+# and arXiv 2012.12877 (Tiny), table 1; ConvNeXt: arXiv 2201.03545, sec. 3.
+_ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "resnet18": {
+        "model_type": "resnet", "layer_type": "basic", "embedding_size": 64,
+        "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2],
+    },
+    "resnet50": {
+        "model_type": "resnet", "layer_type": "bottleneck", "embedding_size": 64,
+        "hidden_sizes": [256, 512, 1024, 2048], "depths": [3, 4, 6, 3],
+    },
+    "vit_tiny": {
+        "model_type": "vit", "hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3,
+        "intermediate_size": 768,
+    },
+    "vit_base": {
+        "model_type": "vit", "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+        "intermediate_size": 3072,
+    },
+    "convnext_tiny": {"model_type": "convnext", "hidden_sizes": [96, 192, 384, 768], "depths": [3, 3, 9, 3]},
+    "convnext_base": {"model_type": "convnext", "hidden_sizes": [128, 256, 512, 1024], "depths": [3, 3, 27, 3]},
+}  # fmt: skip
+NAMES = tuple(_ARCHITECTURES)
+
+_MAX_SMALL_IMAGE = 64  # pixels; above it the strides of the original stem lose little
+_NOT_ARCHITECTURE = {
+    "id2label", "label2id", "num_labels", "architectures", "dtype", "transformers_version", "_name_or_path",
+}  # fmt: skip
+
+
+def resolve(
+    name: str, options: dict[str, Any], *, in_channels: int, image_size: int, num_classes: int
+) -> dict[str, Any]:
+    """All options of network `name`, checked; with `pretrained`, that model's config too (read once, then kept)."""
+    if importlib.util.find_spec("transformers") is None:
+        raise ImportError(f"the network {name!r} needs transformers: pip install 'pdiff-hub[transformers]'")
+    model_type = _ARCHITECTURES[name]["model_type"]
+    own = ("small_images", "stem_stride") if model_type == "resnet" else ("patch_size",)
+    require_known(f"option of network {name!r}", options, ("pretrained", "revision", "config", *own))
+    pretrained, revision = options.get("pretrained"), options.get("revision")
+    for key, value in (("pretrained", pretrained), ("revision", revision)):
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{key} of network {name!r} must be a string or null, found {value!r}")
+    if pretrained is None and (options.get("config") is not None or revision is not None):
+        raise ValueError(f"network {name!r}: config and revision are those of a pretrained model; name it (pretrained)")
+    resolved: dict[str, Any] = {"pretrained": pretrained, "revision": revision, "config": options.get("config")}
+    if pretrained is not None and resolved["config"] is None:
+        resolved["config"], resolved["revision"] = _read_config(pretrained, revision)
+    config = resolved["config"]
+    if config is not None:
+        _check_config(name, pretrained, config, in_channels, image_size if model_type == "vit" else None)
+    if model_type == "resnet":
+        small = options.get("small_images", pretrained is None and image_size <= _MAX_SMALL_IMAGE)
+        stride = options.get("stem_stride", 1 if small else 2)
+        if not isinstance(small, bool):
+            raise ValueError(f"small_images of network {name!r} must be true or false, found {small!r}")
+        if small and pretrained is not None:
+            raise ValueError(f"network {name!r}: small_images changes the stem, and {pretrained!r} has no such weights")
+        if type(stride) is not int or stride not in ((1, 2) if small else (2,)):
+            raise ValueError(f"stem_stride of network {name!r} must be 2, or 1 with small_images, found {stride!r}")
+        return {**resolved, "small_images": small, "stem_stride": stride}
+    default = _default_patch(model_type, image_size) if config is None else config["patch_size"]
+    patch = options.get("patch_size", default)
+    if type(patch) is not int or patch < 1:
+        raise ValueError(f"patch_size of network {name!r} must be a positive integer, found {patch!r}")
+    if config is not None and patch != config["patch_size"]:
+        raise ValueError(f"network {name!r}: patch_size is {patch}, but {pretrained!r} has {config['patch_size']}")
+    if model_type == "vit" and image_size % patch:
+        raise ValueError(f"patch_size of network {name!r} must divide the image size {image_size}, found {patch}")
+    # ConvNeXt halves its map three times behind the patches and cannot halve a single pixel.
+    if model_type == "convnext" and image_size // patch < 8:
+        raise ValueError(
+            f"network {name!r} needs images at least 8 patches wide: {image_size} pixels with patch_size {patch} give "
+            f"{image_size // patch}; set the task's image_size to {8 * patch} or more, or patch_size lower"
+        )
+    return {**resolved, "patch_size": patch}
+
+
+def build(spec: dict[str, Any], *, pretrained: bool) -> nn.Module:
+    """The network of a complete spec, in train mode, float32; with `pretrained` the weights that the spec names."""
+    name = spec["name"]
+    import transformers
+
+    architecture = _ARCHITECTURES[name]
+    kind = {"resnet": "ResNet", "vit": "ViT", "convnext": "ConvNext"}[architecture["model_type"]]
+    model_class = getattr(transformers, f"{kind}ForImageClassification")
+    values = dict(spec["config"] or architecture, num_channels=spec["in_channels"], num_labels=spec["num_classes"])
+    if architecture["model_type"] != "resnet":
+        values |= {"image_size": spec["image_size"], "patch_size": spec["patch_size"]}
+    config = getattr(transformers, f"{kind}Config").from_dict(values)
+    if pretrained and spec["pretrained"] is not None:
+        network = _load(model_class, spec, config)
+    else:
+        network = model_class(config).to(torch.float32)
+    if spec.get("small_images"):
+        _shrink_stem(network, spec["in_channels"], spec["stem_stride"])
+    trained: nn.Module = network.train()
+    return trained
+
+
+def _shrink_stem(network: Any, in_channels: int, stride: int) -> None:
+    """A 3x3 stem and no max-pool: the form that ResNets have for CIFAR-sized images (arXiv 1512.03385, sec. 4.2)."""
+    embedder = network.resnet.embedder
+    convolution = embedder.embedder.convolution
+    stem = nn.Conv2d(in_channels, convolution.out_channels, 3, stride, padding=1, bias=False)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # as every other convolution of it
+    embedder.embedder.convolution = stem
+    embedder.pooler = nn.Identity()
+
+
+def _load(model_class: Any, spec: dict[str, Any], config: PretrainedConfig) -> Any:
+    """The pretrained weights; only the classifier may be new, where the number of classes differs."""
+    network, report = model_class.from_pretrained(
+        spec["pretrained"],
+        config=config,
+        revision=spec["revision"] or "main",
+        dtype=torch.float32,
+        use_safetensors=True,  # never unpickle what was downloaded
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    strangers = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+    if wrong := sorted(name for name in strangers if not name.startswith("classifier.")):
+        raise ValueError(
+            f"{spec['pretrained']!r} has no weights that fit {', '.join(wrong[:3])} ({len(wrong)} in all) of network "
+            f"{spec['name']!r}"
+        )
+    return network
+
+
+def _read_config(pretrained: str, revision: str | None) -> tuple[dict[str, Any], str | None]:
+    """The config of a pretrained model, without its class names, and the commit that it was read at."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(pretrained, revision=revision or "main")
+    values = {key: value for key, value in config.to_dict().items() if key not in _NOT_ARCHITECTURE}
+    commit: str | None = getattr(config, "_commit_hash", None)
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain, commit or revision
+
+
+def _check_config(name: str, pretrained: Any, config: Any, in_channels: int, image_size: int | None) -> None:
+    if not isinstance(config, dict):
+        raise ValueError(f"config of network {name!r} must be the dict that resolve_network recorded, found {config!r}")
+    wanted = {**_ARCHITECTURES[name], "num_channels": in_channels}
+    if image_size is not None:
+        wanted["image_size"] = image_size
+    for key, value in wanted.items():
+        if config.get(key) != value:
+            hint = {
+                "num_channels": "the images must have as many channels",
+                "image_size": "set the task's image_size to that of the pretrained model",
+            }.get(key, "choose the network that fits it")
+            raise ValueError(
+                f"{pretrained!r} does not fit network {name!r}: {key} is {config.get(key)!r}, needed {value!r}; {hint}"
+            )
+
+
+def _default_patch(model_type: str, image_size: int) -> int:
+    """The largest usual patch that leaves a map of a useful size (7 patches across for ViT, 8 for ConvNeXt)."""
+    if model_type == "convnext":
+        return next((patch for patch in (4, 2) if image_size // patch >= 8), 1)
+    return next((patch for patch in (16, 8, 4, 2) if image_size % patch == 0 and image_size // patch >= 7), 1)

@@ -1,0 +1,512 @@
+"""`ParamLayout` (network tensors <-> one flat vector) and `ParamAutoencoder` (flat vectors <-> latents).
+
+This file travels to the Hub beside the weights, so it imports only the standard library, torch and diffusers.
+Shapes: B networks, K checkpoints, P parameters, S a slice of P, N components, C latent channels, L latent length.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+StateDict = dict[str, Tensor]
+_NORM_CLASS = re.compile(r"(Batch|Layer|Group|RMS|Instance)Norm")
+_TINY_VARIANCE = 1e-12  # a dead channel's running variance is 0, whose logarithm is not finite
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One selected tensor: where it stands in the flat vector, and how it comes back out."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    start: int
+    stop: int
+    log: bool = False  # a variance: modelled through its logarithm, so that what is generated is positive
+    aliases: tuple[str, ...] = ()  # other names of the same (tied) tensor
+
+
+@dataclass(frozen=True)
+class FrozenEntry:
+    """One tensor that is not generated and that every generated network shares."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _dtype(name: str) -> torch.dtype:
+    return cast(torch.dtype, getattr(torch, name))
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return bool(_NORM_CLASS.search(type(module).__name__)) and any(True for _ in module.parameters(recurse=False))
+
+
+class ParamLayout:
+    """Which tensors of a network are generated, and their places in one flat float32 vector of P numbers.
+
+    Values in the vector are raw weight units; tied tensors appear once. `entries` are the selected tensors in
+    state-dict order, `frozen` the rest (every integer buffer, everything that is not selected).
+    """
+
+    def __init__(self, select: str | Sequence[str], entries: Sequence[TensorEntry], frozen: Sequence[FrozenEntry]):
+        self.select = select if isinstance(select, str) else list(select)
+        self.entries = tuple(entries)
+        self.frozen = tuple(frozen)
+        self.num_params = self.entries[-1].stop
+
+    @classmethod
+    def from_module(
+        cls, module: nn.Module, select: str | Sequence[str] = "all", buffers: bool | None = None
+    ) -> ParamLayout:
+        """The layout of `module` (any device, also meta).
+
+        `select`: "all"; "last_norms:N" (the last N Batch/Layer/Group/RMS/Instance norms, p-diff sec. 3.1);
+        "norms:A-B" (norms A to B counted from 1, both included; for table 2b); "modules:GLOB[,GLOB]" (module names);
+        "head" (the last linear or convolutional layer); or a list of state-dict names.
+        `buffers`: whether float buffers (running statistics) belong to it; None means only with "all".
+        Raises ValueError for an unknown form, and for a selection that matches nothing.
+        """
+        by_tensor: dict[int, list[str]] = {}
+        tensors: dict[str, Tensor] = {}
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            names = by_tensor.setdefault(id(tensor), [])
+            if not names:
+                tensors[name] = tensor
+            names.append(name)
+        is_buffer = {id(buffer) for buffer in module.buffers()}
+        if isinstance(select, str):
+            wanted = _select(module, select, list(tensors))
+            keep_buffers = select == "all" if buffers is None else buffers
+        else:
+            wanted = set(select)
+            keep_buffers = True  # whoever names a tensor wants it
+            for name in select:
+                if not any(name in names for names in by_tensor.values()):
+                    raise ValueError(f"select names the tensor {name!r}, which {type(module).__name__} does not have."
+                                     + _nearest(name, list(tensors)))
+        entries: list[TensorEntry] = []
+        frozen: list[FrozenEntry] = []
+        for name, tensor in tensors.items():
+            names = by_tensor[id(tensor)]
+            buffer = id(tensor) in is_buffer
+            chosen = wanted.intersection(names) and tensor.is_floating_point() and (keep_buffers or not buffer)
+            dtype = _dtype_name(tensor.dtype)
+            if chosen and tensor.numel() > 0:
+                start = entries[-1].stop if entries else 0
+                log = buffer and name.rsplit(".", 1)[-1] == "running_var"
+                entries.append(TensorEntry(name, tuple(tensor.shape), dtype, start, start + tensor.numel(), log,
+                                           tuple(names[1:])))
+            else:
+                frozen += [FrozenEntry(each, tuple(tensor.shape), dtype) for each in names]
+        if not entries:
+            raise ValueError(f"select={select!r} matches no float tensor of {type(module).__name__}; it has e.g. "
+                             f"{', '.join(list(tensors)[:5])}.")
+        return cls(select, entries, frozen)
+
+    def flatten(self, state_dict: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """A state dict -> float32 [P]; a list of B -> [B,P]. Exact for float32 and narrower dtypes.
+
+        Strict: ValueError names the tensor that is missing, unexpected, mis-shaped, not float, not finite, or tied
+        to another but different from it. Frozen tensors may be there and are passed over.
+        """
+        if isinstance(state_dict, Mapping):
+            return self.flatten([state_dict])[0]
+        if not state_dict:
+            raise ValueError("flatten needs at least one state dict, and got an empty list.")
+        for index, one in enumerate(state_dict):
+            self._check(one, f" (state dict {index})" if len(state_dict) > 1 else "")
+        return self.unstack({e.name: torch.stack([one[e.name].detach() for one in state_dict]) for e in self.entries})
+
+    def _check(self, state_dict: Mapping[str, Tensor], where: str) -> None:
+        expected = {name: entry for entry in self.entries for name in (entry.name, *entry.aliases)}
+        known = set(expected) | {entry.name for entry in self.frozen}
+        for name in state_dict:
+            if name not in known:
+                raise ValueError(f"unexpected tensor {name!r}{where}: the layout does not know it."
+                                 + _nearest(name, list(known)))
+        for name, entry in expected.items():
+            if name not in state_dict:
+                raise ValueError(f"missing tensor {name!r}{where}: the layout expects it with shape "
+                                 f"{list(entry.shape)}; is this a checkpoint of another network?")
+            tensor = state_dict[name]
+            if tuple(tensor.shape) != entry.shape:
+                raise ValueError(f"tensor {name!r}{where} has shape {list(tensor.shape)}, expected "
+                                 f"{list(entry.shape)}.")
+            if not tensor.is_floating_point():
+                raise ValueError(f"tensor {name!r}{where} has dtype {tensor.dtype}, expected a float dtype.")
+            if name == entry.name and not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"tensor {name!r}{where} holds NaN or Inf; expected finite numbers.")
+            if name != entry.name and not torch.equal(tensor, state_dict[entry.name]):
+                raise ValueError(f"tensor {name!r}{where} is tied to {entry.name!r} in the network, but differs.")
+
+    def unflatten(self, params: Tensor) -> StateDict | list[StateDict]:
+        """float [P] -> one dict, [B,P] -> a list of B dicts, in the original shapes and dtypes (own memory each).
+
+        Holds the selected tensors only; add the frozen rest to load it with `strict=True`.
+        """
+        if params.ndim == 1:
+            return {name: tensor[0].clone() for name, tensor in self.stack(params[None]).items()}
+        stacked = self.stack(params)
+        return [{name: tensor[b].clone() for name, tensor in stacked.items()} for b in range(len(params))]
+
+    def stack(self, params_BP: Tensor) -> StateDict:
+        """float [B,P] -> a dict of tensors [B, *shape], views where the dtype allows; for `torch.func.vmap`."""
+        if params_BP.ndim != 2 or params_BP.shape[1] != self.num_params:
+            raise ValueError(f"parameters have shape {list(params_BP.shape)}, expected [*, {self.num_params}].")
+        stacked: StateDict = {}
+        for e in self.entries:
+            tensor = params_BP[:, e.start : e.stop].reshape(-1, *e.shape).to(_dtype(e.dtype))
+            stacked.update(dict.fromkeys((e.name, *e.aliases), tensor))
+        return stacked
+
+    def unstack(self, stacked: Mapping[str, Tensor]) -> Tensor:
+        """The inverse of `stack`: tensors [B, *shape] -> float32 [B,P]."""
+        return torch.cat([stacked[e.name].flatten(1).to(torch.float32) for e in self.entries], dim=1)
+
+    def frozen_state(self, state_dict: Mapping[str, Tensor]) -> StateDict:
+        """The frozen rest of a full state dict, on the CPU in its own memory; ValueError names what is missing."""
+        missing = [entry.name for entry in self.frozen if entry.name not in state_dict]
+        if missing:
+            raise ValueError(f"missing frozen tensor {missing[0]!r}: give the whole state dict of the network.")
+        return {e.name: state_dict[e.name].detach().to("cpu", copy=True).contiguous() for e in self.frozen}
+
+    def overlapping(self, start: int, stop: int) -> list[tuple[int, TensorEntry]]:
+        """The entries (with their index) that share numbers with the slice start..stop of the flat vector."""
+        return [(i, e) for i, e in enumerate(self.entries) if e.start < stop and e.stop > start]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; `from_dict` makes an equal layout of it."""
+        entries = [asdict(e) | {"shape": list(e.shape), "aliases": list(e.aliases)} for e in self.entries]
+        frozen = [asdict(e) | {"shape": list(e.shape)} for e in self.frozen]
+        return {"select": self.select, "entries": entries, "frozen": frozen}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ParamLayout:
+        """The layout that `to_dict` wrote; ValueError if tensors do not lie one after another."""
+        entries = [TensorEntry(**{**e, "shape": tuple(e["shape"]), "aliases": tuple(e["aliases"])})
+                   for e in data["entries"]]
+        frozen = [FrozenEntry(**{**e, "shape": tuple(e["shape"])}) for e in data["frozen"]]
+        position = 0
+        for e in entries:
+            if e.start != position or e.stop - e.start != math.prod(e.shape):
+                raise ValueError(f"layout entry {e.name!r} spans {e.start}..{e.stop}, expected it to start at "
+                                 f"{position} and hold {math.prod(e.shape)} numbers; the layout is damaged.")
+            position = e.stop
+        return cls(data["select"], entries, frozen)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ParamLayout) and (self.entries, self.frozen) == (other.entries, other.frozen)
+
+    def __hash__(self) -> int:
+        return hash((self.entries, self.frozen))
+
+    def __repr__(self) -> str:
+        return f"ParamLayout(select={self.select!r}, tensors={len(self.entries)}, num_params={self.num_params})"
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return f" The nearest known name is {close[0]!r}." if close else ""
+
+
+def _select(module: nn.Module, select: str, tensor_names: list[str]) -> set[str]:
+    """The state-dict names that a selection string means, buffers included."""
+    kind, _, argument = select.partition(":")
+    if select == "all":
+        return set(tensor_names)
+    modules = dict(module.named_modules())
+    norms = [name for name, each in modules.items() if _is_norm(each)]
+    if kind == "head":
+        layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        chosen = [name for name, each in modules.items() if isinstance(each, layers)][-1:]
+    elif kind == "last_norms" and argument.isdecimal() and int(argument) > 0:
+        if int(argument) > len(norms):
+            raise ValueError(f"select={select!r}: {type(module).__name__} has only {len(norms)} normalisation layers.")
+        chosen = norms[-int(argument) :]
+    elif kind == "norms" and (span := re.fullmatch(r"(\d+)-(\d+)", argument)):
+        first, last = int(span[1]), int(span[2])
+        if not 1 <= first <= last <= len(norms):
+            raise ValueError(f"select={select!r}: expected 1 <= A <= B <= {len(norms)}, the number of normalisation "
+                             f"layers of {type(module).__name__}.")
+        chosen = norms[first - 1 : last]
+    elif kind == "modules" and argument:
+        globs = [each.strip() for each in argument.split(",")]
+        chosen = [name for name in modules if name and any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
+        if not chosen:
+            raise ValueError(f"select={select!r} matches no module of {type(module).__name__}; it has e.g. "
+                             f"{', '.join([name for name in modules if name][:8])}.")
+    else:
+        raise ValueError(f"unknown select {select!r}; expected 'all', 'last_norms:N', 'norms:A-B', 'modules:GLOB', "
+                         "'head' or a list of tensor names." + _nearest(kind, ["all", "last_norms", "norms", "modules",
+                                                                              "head"]))
+    prefixes = tuple(f"{name}." if name else "" for name in chosen)
+    return {name for name in tensor_names if prefixes and name.startswith(prefixes)}
+
+
+class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """Flat parameter vectors <-> latents [C, L] with unit standard deviation (p-diff, arXiv 2402.13144, sec. 3.2).
+
+    Two forms. "linear": N principal components of the checkpoints, whose rows also decode. "conv": the paper's 1-D
+    CNN with kernel = stride, so that a block of `kernel_size ** layers` parameters has one latent column. Both work
+    on deviations from the mean checkpoint, in units of `normalization`; a deviation from the paper, which
+    normalises nothing: its decoder can answer with the mean alone, and a shared convolution cannot even hold one
+    vector. Encoding and decoding run over slices of P, so working memory does not grow with the network.
+
+    Args:
+        layout: `ParamLayout.to_dict()`.
+        form: "linear" or "conv".
+        latent_channels, latent_length: C and L. Linear: C * L >= num_components, the rest is zero.
+        num_components: N, linear form only.
+        normalization: "none", "per_tensor" (one scale a tensor) or "per_parameter"; variances through a logarithm.
+        encoder_widths, decoder_widths, kernel_size: conv form; widths of each layer.
+        slice_size: parameters worked on at once.
+        network, task: specs that rebuild the target network and its data; None if unknown.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(
+        self,
+        layout: dict[str, Any],
+        form: str = "linear",
+        latent_channels: int = 4,
+        latent_length: int = 16,
+        num_components: int = 64,
+        normalization: str = "per_tensor",
+        encoder_widths: Sequence[int] = (4, 4, 4, 4),
+        decoder_widths: Sequence[int] = (4, 256, 256, 8),
+        kernel_size: int = 5,
+        slice_size: int = 1_000_000,
+        network: dict[str, Any] | None = None,
+        task: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        if len(encoder_widths) != len(decoder_widths):
+            raise ValueError(f"decoder_widths has {len(decoder_widths)} layers, expected as many as encoder_widths: "
+                             f"{len(encoder_widths)}.")
+        if form not in ("linear", "conv"):
+            raise ValueError(f"unknown autoencoder form {form!r}; expected 'linear' or 'conv'.")
+        if normalization not in ("none", "per_tensor", "per_parameter"):
+            raise ValueError(f"unknown normalization {normalization!r}; expected 'none', 'per_tensor' or "
+                             "'per_parameter'.")
+        self.layout = ParamLayout.from_dict(layout)
+        num_params = self.layout.num_params
+        scales = {"none": 1, "per_tensor": len(self.layout.entries), "per_parameter": num_params}[normalization]
+        self.register_buffer("mean_P", torch.zeros(num_params))
+        self.register_buffer("scale", torch.ones(scales))
+        self.register_buffer("latent_mean_CL", torch.zeros(latent_channels, latent_length))
+        self.register_buffer("latent_std_CL", torch.ones(latent_channels, latent_length))
+        num_bytes = sum(math.prod(e.shape) * _dtype(e.dtype).itemsize for e in self.layout.frozen)
+        # Bytes, so that neither `.to(dtype)` nor `torch_dtype=` can change a frozen tensor's value.
+        self.register_buffer("frozen_bytes", torch.zeros(num_bytes, dtype=torch.uint8))
+        if form == "linear":
+            if num_components > latent_channels * latent_length:
+                raise ValueError(f"{num_components} components do not fit into latents of {latent_channels} x "
+                                 f"{latent_length}.")
+            self.components_NP = nn.Parameter(torch.zeros(num_components, num_params))
+            self.block = 1
+        else:
+            if encoder_widths[-1] != latent_channels:
+                raise ValueError(f"the last of encoder_widths is {encoder_widths[-1]}, expected latent_channels = "
+                                 f"{latent_channels}.")
+            self.block = kernel_size ** len(encoder_widths)
+            if latent_length * self.block < num_params:
+                raise ValueError(f"latent_length {latent_length} covers {latent_length * self.block} parameters of "
+                                 f"{num_params}; expected at least {math.ceil(num_params / self.block)}.")
+            self.encoder = _conv_stack(nn.Conv1d, [1, *encoder_widths], kernel_size)
+            self.decoder = _conv_stack(nn.ConvTranspose1d, [latent_channels, *decoder_widths], kernel_size)
+            self.decoder.append(nn.Conv1d(decoder_widths[-1], 1, kernel_size=1))
+
+    @property
+    def slices(self) -> Iterator[tuple[int, int]]:
+        """(start, stop) of the slices of P that are worked on one after another."""
+        step = max(1, self.config.slice_size // self.block) * self.block
+        for start in range(0, self.layout.num_params, step):
+            yield start, min(start + step, self.layout.num_params)
+
+    def _scale(self, start: int, stop: int) -> Tensor:
+        if self.config.normalization == "none":
+            return self.scale
+        if self.config.normalization == "per_parameter":
+            return self.scale[start:stop]
+        overlapping = self.layout.overlapping(start, stop)
+        lengths = torch.tensor([min(e.stop, stop) - max(e.start, start) for _, e in overlapping])
+        first, last = overlapping[0][0], overlapping[-1][0]
+        return self.scale[first : last + 1].repeat_interleave(lengths.to(self.scale.device), output_size=stop - start)
+
+    def to_log(self, params_BS: Tensor, start: int) -> Tensor:
+        """A slice of raw parameters beginning at `start`, its variances replaced by their logarithms."""
+        return self._through(params_BS, start, lambda variance: variance.clamp_min(_TINY_VARIANCE).log())
+
+    def _through(self, params_BS: Tensor, start: int, function: Callable[[Tensor], Tensor]) -> Tensor:
+        stop = start + params_BS.shape[1]
+        spans = [(max(e.start, start) - start, min(e.stop, stop) - start)
+                 for _, e in self.layout.overlapping(start, stop) if e.log]
+        if not spans:
+            return params_BS
+        params_BS = params_BS.clone()
+        for first, last in spans:
+            params_BS[:, first:last] = function(params_BS[:, first:last])
+        return params_BS
+
+    def normalize(self, params_BS: Tensor, start: int = 0) -> Tensor:
+        """Raw parameters start..start+S -> deviations from the mean in units of the scale."""
+        stop = start + params_BS.shape[1]
+        return (self.to_log(params_BS, start) - self.mean_P[start:stop]) / self._scale(start, stop)
+
+    def denormalize(self, deviations_BS: Tensor, start: int = 0) -> Tensor:
+        """The inverse of `normalize`."""
+        stop = start + deviations_BS.shape[1]
+        params_BS = deviations_BS * self._scale(start, stop) + self.mean_P[start:stop]
+        return self._through(params_BS, start, torch.exp)
+
+    def _pack(self, latent_BN: Tensor) -> Tensor:
+        # Component n stands in channel n % C: neighbours in the sequence are blocks of C components by variance.
+        channels, length = self.config.latent_channels, self.config.latent_length
+        padded = nn.functional.pad(latent_BN, (0, channels * length - latent_BN.shape[1]))
+        return padded.reshape(-1, length, channels).transpose(1, 2)
+
+    def _unpack(self, latent_BCL: Tensor) -> Tensor:
+        return latent_BCL.transpose(1, 2).flatten(1)[:, : self.config.num_components]
+
+    def encode_deviations(self, deviations_BS: Tensor, start: int = 0) -> Tensor:
+        """Normalised deviations of one slice -> its share of the unscaled latents.
+
+        Linear: [B,C,L], to be added up over slices. Conv: [B,C,columns of the slice].
+        """
+        if self.config.form == "linear":
+            return self._pack(deviations_BS @ self.components_NP[:, start : start + deviations_BS.shape[1]].T)
+        missing = -deviations_BS.shape[1] % self.block
+        return cast(Tensor, self.encoder(nn.functional.pad(deviations_BS, (0, missing))[:, None]))
+
+    def decode_deviations(self, latent_BCL: Tensor, start: int, stop: int) -> Tensor:
+        """Unscaled latents [B,C,L] -> normalised deviations [B, stop - start]; conv: start a multiple of the block."""
+        if self.config.form == "linear":
+            return self._unpack(latent_BCL) @ self.components_NP[:, start:stop]
+        columns = latent_BCL[:, :, start // self.block : math.ceil(stop / self.block)]
+        return cast(Tensor, self.decoder(columns))[:, 0, : stop - start]
+
+    def scale_latents(self, latent_BCL: Tensor) -> Tensor:
+        """Unscaled latents -> latents with zero mean and unit standard deviation over the training checkpoints."""
+        return (latent_BCL - self.latent_mean_CL) / self.latent_std_CL
+
+    def unscale_latents(self, latent_BCL: Tensor) -> Tensor:
+        """The inverse of `scale_latents`."""
+        return latent_BCL * self.latent_std_CL + self.latent_mean_CL
+
+    def encode_slices(self, read_slice: Callable[[int, int], Tensor]) -> Tensor:
+        """`read_slice(start, stop) -> float32 [B, stop-start]` (raw units) -> scaled latents [B,C,L]."""
+        parts = []
+        for start, stop in self.slices:
+            params_BS = read_slice(start, stop).to(self.mean_P)
+            parts.append(self.encode_deviations(self.normalize(params_BS, start), start))
+            if self.config.form == "linear" and len(parts) == 2:
+                parts = [parts[0] + parts[1]]
+        latent_BCL = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+        latent_BCL = nn.functional.pad(latent_BCL, (0, self.config.latent_length - latent_BCL.shape[2]))
+        return self.scale_latents(latent_BCL)
+
+    def decode_slices(self, latent_BCL: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+        """Scaled latents [B,C,L] -> (start, stop, raw parameters [B, stop-start]) slice after slice."""
+        expected = (self.config.latent_channels, self.config.latent_length)
+        if latent_BCL.ndim != 3 or tuple(latent_BCL.shape[1:]) != expected:
+            raise ValueError(f"latents have shape {list(latent_BCL.shape)}, expected {['*', *expected]}.")
+        latent_BCL = self.unscale_latents(latent_BCL.to(self.mean_P))
+        for start, stop in self.slices:
+            yield start, stop, self.denormalize(self.decode_deviations(latent_BCL, start, stop), start)
+
+    def encode(self, params_BP: Tensor) -> Tensor:
+        """Raw parameters float32 [B,P] -> scaled latents [B,C,L]."""
+        if params_BP.ndim != 2 or params_BP.shape[1] != self.layout.num_params:
+            raise ValueError(f"parameters have shape {list(params_BP.shape)}, expected [*, {self.layout.num_params}].")
+        return self.encode_slices(lambda start, stop: params_BP[:, start:stop])
+
+    def decode(self, latent_BCL: Tensor) -> Tensor:
+        """Scaled latents [B,C,L] -> raw parameters float32 [B,P]; ValueError for another shape."""
+        params_BP = torch.empty(len(latent_BCL), self.layout.num_params, device=latent_BCL.device)
+        for start, stop, params_BS in self.decode_slices(latent_BCL):
+            params_BP[:, start:stop] = params_BS
+        return params_BP
+
+    def forward(self, deviations_BP: Tensor, noise_BCL: Tensor | None = None) -> Tensor:
+        """Training: normalised deviations [B,P] -> their reconstruction, with `noise_BCL` added to unscaled latents."""
+        latent_BCL = self.encode_deviations(deviations_BP)
+        if noise_BCL is not None:
+            latent_BCL = latent_BCL + noise_BCL[:, :, : latent_BCL.shape[2]]
+        return self.decode_deviations(latent_BCL, 0, deviations_BP.shape[1])
+
+    @torch.no_grad()
+    def fit_latent_scale(self, latent_KCL: Tensor) -> None:
+        """Set the latent scaling from *unscaled* latents [K,C,L]; constant (padding) positions keep scale 1."""
+        std_CL = latent_KCL.std(dim=0, correction=0)
+        self.latent_mean_CL.copy_(latent_KCL.mean(dim=0))
+        self.latent_std_CL.copy_(torch.where(std_CL > 1e-6 * std_CL.max(), std_CL, 1.0))
+
+    @torch.no_grad()
+    def deviation_r2(self, read_slice: Callable[[int, int], Tensor], mean_slice: Callable[[int, int], Tensor]) -> float:
+        """1 - |x - decode(encode(x))|^2 / |x - mean|^2 in raw units: how much of what makes them differ survives.
+
+        `read_slice(start, stop) -> [K, S]` reads the checkpoints judged, `mean_slice` the training mean [S]. 1 is
+        perfect, 0 a decoder that always answers with the mean, NaN where nothing differs.
+        """
+        error, total = 0.0, 0.0
+        for start, stop, decoded_KS in self.decode_slices(self.encode_slices(read_slice)):
+            params_KS = read_slice(start, stop).to(decoded_KS)
+            error += float((params_KS - decoded_KS).double().square().sum())
+            total += float((params_KS - mean_slice(start, stop).to(decoded_KS)).double().square().sum())
+        return 1.0 - error / total if total > 0 else math.nan
+
+    def set_frozen_state(self, state: Mapping[str, Tensor]) -> None:
+        """Keep the frozen rest (`ParamLayout.frozen_state`) with the weights, bit for bit."""
+        parts = [state[e.name].detach().cpu().contiguous().reshape(-1).view(torch.uint8) for e in self.layout.frozen]
+        if parts:
+            self.frozen_bytes.copy_(torch.cat(parts))
+
+    def frozen_state(self) -> StateDict:
+        """The frozen rest of the network: name -> tensor in its original shape and dtype (own memory)."""
+        state: StateDict = {}
+        position = 0
+        for e in self.layout.frozen:
+            size = math.prod(e.shape) * _dtype(e.dtype).itemsize
+            raw = self.frozen_bytes[position : position + size].clone()
+            state[e.name] = raw.view(_dtype(e.dtype)).reshape(e.shape)
+            position += size
+        return state
+
+    def state_dicts(self, params_BP: Tensor) -> list[StateDict]:
+        """Raw parameters [B,P] -> B state dicts that load with `strict=True`; they share the frozen tensors."""
+        frozen = self.frozen_state()
+        generated = self.layout.unflatten(params_BP)
+        return [{**frozen, **one} for one in generated] if isinstance(generated, list) else [{**frozen, **generated}]
+
+
+def _conv_stack(layer: type[nn.Conv1d] | type[nn.ConvTranspose1d], widths: Sequence[int], kernel: int) -> nn.Sequential:
+    # No normalisation over the length (the authors have one): a block's latent then depends on its block alone, so
+    # slices give exactly what the whole vector gives.
+    stack = nn.Sequential()
+    for index, (width_in, width_out) in enumerate(itertools.pairwise(widths)):
+        if index:
+            stack.append(nn.LeakyReLU(0.2))
+        stack.append(layer(width_in, width_out, kernel_size=kernel, stride=kernel))
+    if layer is nn.ConvTranspose1d:
+        stack.append(nn.LeakyReLU(0.2))
+    return stack

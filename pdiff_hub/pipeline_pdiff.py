@@ -1,0 +1,275 @@
+"""`PDiffPipeline`: noise -> latents -> parameters -> networks that load with `strict=True`.
+
+This file travels to the Hub beside the weights, so it imports only the standard library, torch and diffusers.
+Shapes: N networks, B of them at once, P parameters, C latent channels, L latent length, T sampling steps.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline, SchedulerMixin, UNet1DModel
+from diffusers.utils import BaseOutput
+from torch import Tensor, nn
+
+_MEMORY_BYTES = 512 * 2**20  # what one batch of networks may take; bounds memory, not results
+_INDEX = "model_index.json"
+
+
+@dataclass
+class PDiffPipelineOutput(BaseOutput):  # type: ignore[misc]
+    """What a call gives; fields that `output_type` leaves out are None.
+
+    Attributes:
+        params: float32 [N,P], raw weight units, on the CPU.
+        state_dicts: N dicts, generated tensors and the frozen rest (shared), for `load_state_dict(strict=True)`.
+        latents: float32 [N,C,L], scaled latents at the end of the reverse process, on the CPU.
+        trajectory: float32 [T+1,N,C,L], latents from the noise to the end; with `return_trajectory=True`.
+    """
+
+    params: Tensor | None = None
+    state_dicts: list[dict[str, Tensor]] | None = None
+    latents: Tensor | None = None
+    trajectory: Tensor | None = None
+
+
+class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
+    """Generates networks (Neural Network Diffusion, arXiv 2402.13144): a latent DDPM over trained parameters.
+
+    Args:
+        autoencoder: `ParamAutoencoder`; holds the layout, the frozen rest of the network and the network's spec.
+        unet: the denoiser, epsilon prediction.
+        scheduler: any diffusers scheduler that takes its epsilon from one model call a step.
+        default_num_inference_steps: the steps that this pipeline was judged with.
+    """
+
+    model_cpu_offload_seq = "unet->autoencoder"
+
+    def __init__(
+        self,
+        autoencoder: nn.Module,
+        unet: UNet1DModel,
+        scheduler: SchedulerMixin,
+        default_num_inference_steps: int = 50,
+    ):
+        super().__init__()
+        self.register_modules(autoencoder=autoencoder, unet=unet, scheduler=scheduler)
+        self.register_to_config(default_num_inference_steps=default_num_inference_steps)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        num_models: int = 1,
+        num_inference_steps: int | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: str = "state_dict",
+        latents: Tensor | None = None,
+        return_trajectory: bool = False,
+        callback_on_step_end: Callable[[PDiffPipeline, int, int, dict[str, Tensor]], dict[str, Tensor]] | None = None,
+        return_dict: bool = True,
+        batch_size: int | None = None,
+    ) -> PDiffPipelineOutput | tuple[Any, ...]:
+        """Sample `num_models` networks.
+
+        Args:
+            num_models: N >= 1.
+            num_inference_steps: >= 1 and at most the training steps; None means `default_num_inference_steps`.
+            generator: one generator for all, or N of them. The same seed gives the same networks whatever
+                `batch_size` is, to float tolerance.
+            output_type: "state_dict" (also params and latents), "params" (also latents) or "latent".
+            latents: float [N,C,L] noise to begin with, instead of drawing it; sets N.
+            return_trajectory: keep the latents after every step.
+            callback_on_step_end: called as `callback(pipe, step_index, timestep, {"latents": ...})` in every batch;
+                may return a dict with changed "latents".
+            return_dict: False gives the tuple of the fields that are not None.
+            batch_size: networks at once; None chooses it so that memory stays bounded.
+
+        Raises:
+            ValueError: for any argument out of range, before work begins.
+        """
+        steps = self.config.default_num_inference_steps if num_inference_steps is None else num_inference_steps
+        shape = (self.autoencoder.config.latent_channels, self.autoencoder.config.latent_length)
+        num_models = self._check(num_models, steps, generator, output_type, latents, batch_size, shape)
+        device = self._execution_device
+        noise, step_generators = self._noise(num_models, shape, generator, latents)
+        batch = batch_size or self._default_batch_size(output_type)
+        ends, paths, params = [], [], []
+        with self.progress_bar(total=steps * -(-num_models // batch)) as bar:
+            for start in range(0, num_models, batch):
+                one = slice(start, min(start + batch, num_models))
+                path = self._denoise(noise[one].to(device), steps, step_generators[one], callback_on_step_end,
+                                     return_trajectory, bar)
+                ends.append(path[-1].cpu())
+                if return_trajectory:
+                    paths.append(torch.stack(path).cpu())
+                if output_type != "latent":
+                    params.append(self.autoencoder.decode(path[-1].to(self.autoencoder.device)).float().cpu())
+        self.maybe_free_model_hooks()
+        output = PDiffPipelineOutput(
+            params=torch.cat(params) if params else None,
+            latents=torch.cat(ends),
+            trajectory=torch.cat(paths, dim=1) if paths else None,
+        )
+        if output_type == "state_dict":
+            output.state_dicts = self.autoencoder.state_dicts(output.params)
+        return output if return_dict else output.to_tuple()
+
+    def _check(self, num_models: int, steps: int, generator: Any, output_type: str, latents: Tensor | None,
+               batch_size: int | None, shape: tuple[int, int]) -> int:
+        if output_type not in ("state_dict", "params", "latent"):
+            raise ValueError(f"output_type is {output_type!r}, expected 'state_dict', 'params' or 'latent'.")
+        for name, value in (("num_models", num_models), ("num_inference_steps", steps), ("batch_size", batch_size)):
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"{name} is {value!r}, expected an integer of at least 1.")
+        most = self.scheduler.config.num_train_timesteps
+        if steps > most:
+            raise ValueError(f"num_inference_steps is {steps}, expected at most the {most} steps trained with.")
+        if latents is not None:
+            if not isinstance(latents, Tensor) or latents.ndim != 3 or tuple(latents.shape[1:]) != shape:
+                found = list(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+                raise ValueError(f"latents have shape {found}, expected [num_models, {shape[0]}, {shape[1]}].")
+            if num_models not in (1, len(latents)) or len(latents) == 0:
+                raise ValueError(f"latents are given for {len(latents)} models, but num_models is {num_models}.")
+            num_models = len(latents)
+        if isinstance(generator, Sequence) and len(generator) != num_models:
+            raise ValueError(f"generator is a list of {len(generator)}, expected one for each of {num_models} models.")
+        return num_models
+
+    def _noise(self, num_models: int, shape: tuple[int, int], generator: Any,
+               latents: Tensor | None) -> tuple[Tensor, list[torch.Generator]]:
+        """The first latents [N,C,L] and a generator a network for the noise of stochastic steps.
+
+        Everything is drawn before the first batch, so that the batch size cannot change what a network gets.
+        """
+        if isinstance(generator, Sequence):
+            each = list(generator)
+            noise = [torch.randn(shape, generator=g, device=g.device).cpu() for g in each] if latents is None else []
+            return (torch.stack(noise) if latents is None else latents), each
+        device = generator.device if generator is not None else torch.device("cpu")
+        if latents is None:
+            latents = torch.randn((num_models, *shape), generator=generator, device=device).cpu()
+        seeds = torch.randint(2**62, (num_models,), generator=generator, device=device).tolist()
+        return latents, [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def _denoise(self, sample: Tensor, steps: int, generators: list[torch.Generator], callback: Any,
+                 keep: bool, bar: Any) -> list[Tensor]:
+        self.scheduler.set_timesteps(steps, device=sample.device)
+        accepted = inspect.signature(self.scheduler.step).parameters
+        options = {"generator": generators} if "generator" in accepted else {}
+        sample = sample.to(self.unet.dtype) * self.scheduler.init_noise_sigma
+        path = [sample]
+        for index, timestep in enumerate(self.scheduler.timesteps):
+            model_input = self.scheduler.scale_model_input(sample, timestep)
+            epsilon = self.unet(model_input, timestep.expand(len(sample))).sample
+            sample = self.scheduler.step(epsilon, timestep, sample, **options).prev_sample
+            if callback is not None:
+                sample = (callback(self, index, int(timestep), {"latents": sample}) or {}).get("latents", sample)
+            path = [*path, sample] if keep else [sample]
+            bar.update()
+        return path
+
+    def _default_batch_size(self, output_type: str) -> int:
+        # The U-Net keeps about 16 activations of its widest level; a decoded network costs two copies of P numbers.
+        config = self.autoencoder.config
+        numbers = 16 * max(self.unet.config.block_out_channels) * config.latent_length
+        if output_type != "latent":
+            numbers += 2 * self.autoencoder.layout.num_params
+        return max(1, min(256, _MEMORY_BYTES // (4 * numbers)))
+
+    def decode_latents(self, latents_BCL: Tensor) -> Tensor:
+        """Scaled latents [B,C,L], e.g. a step of a trajectory -> raw parameters float32 [B,P]."""
+        with torch.no_grad():
+            return self.autoencoder.decode(latents_BCL.to(self.autoencoder.device)).float().cpu()
+
+    def build_network(self, state_dict: dict[str, Tensor] | None = None) -> nn.Module:
+        """The target network in eval mode, holding `state_dict` if given. Needs the pdiff_hub package.
+
+        Only networks that the package knows by name are built: a pipeline from somewhere else cannot make this
+        call import and run anything.
+        """
+        spec = self.autoencoder.config.network
+        if spec is None:
+            raise ValueError("this pipeline does not say which network it generates; build it yourself and load "
+                             "out.state_dicts[0] into it.")
+        try:
+            networks = importlib.import_module("pdiff_hub.networks")
+        except ModuleNotFoundError as error:
+            raise ImportError("build_network needs the package: pip install pdiff-hub.") from error
+        network: nn.Module = networks.build_network(dict(spec), pretrained=False, allow_factory=False)
+        if state_dict is not None:
+            network.load_state_dict(state_dict, strict=True)
+        return network.eval()
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Write the pipeline as a folder that is shaped as its Hub repository, code included.
+
+        The index names the two code files, so that `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)`
+        opens it without this package; no path of this machine is written.
+        """
+        super().save_pretrained(save_directory, *args, **kwargs)
+        folder = Path(save_directory)
+        for path in [folder / _INDEX, *folder.glob("*/*config.json")]:
+            config = json.loads(path.read_text())
+            config.pop("_name_or_path", None)
+            if path.name == _INDEX:
+                config["_class_name"] = ["pipeline_pdiff", "PDiffPipeline"]
+                config["autoencoder"] = ["param_autoencoder", "ParamAutoencoder"]
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        code = inspect.getsourcefile(type(self.autoencoder))
+        for source, target in ((__file__, folder / "pipeline_pdiff.py"),
+                               (code, folder / "autoencoder" / "param_autoencoder.py")):
+            if source is not None and Path(source).resolve() != target.resolve():
+                shutil.copyfile(source, target)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> PDiffPipeline:
+        """Open a pipeline folder or Hub repository with this package's classes; downloaded code is never run.
+
+        Keyword arguments as in diffusers: `revision`, `cache_dir`, `token`, `local_files_only`, `torch_dtype`, and
+        components by name (`scheduler=...`). FileNotFoundError if the folder is no pipeline.
+        """
+        download = {k: kwargs.pop(k) for k in ("revision", "cache_dir", "token", "local_files_only") if k in kwargs}
+        dtype = kwargs.pop("torch_dtype", None)
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            name = str(pretrained_model_name_or_path)
+            if name.count("/") > 1 or name.startswith((".", "/", "~")):
+                raise FileNotFoundError(f"no pipeline folder {name!r}; expected a folder with {_INDEX}, or a Hub id "
+                                        "such as 'user/name'.")
+            hub = importlib.import_module("huggingface_hub")
+            folder = Path(hub.snapshot_download(name, ignore_patterns=["*.py"], **download))
+        if not (folder / _INDEX).is_file():
+            raise FileNotFoundError(f"{folder} is no pipeline: it has no {_INDEX}. `pdiff run` and `pdiff train` "
+                                    "write such a folder.")
+        index = json.loads((folder / _INDEX).read_text())
+        if "autoencoder" not in index or "scheduler" not in index:
+            raise ValueError(f"{folder / _INDEX} describes no PDiffPipeline: expected an autoencoder and a scheduler.")
+        unknown = set(kwargs) - {"autoencoder", "unet", "scheduler", "default_num_inference_steps"}
+        if unknown:
+            raise ValueError(f"unknown option {sorted(unknown)[0]!r} for from_pretrained; expected a component name, "
+                             "revision, cache_dir, token, local_files_only or torch_dtype.")
+        if "autoencoder" not in kwargs:
+            # Not a top-level import: from the Hub this file stands alone, and diffusers loads the component itself.
+            own = importlib.import_module(f"{__package__}.param_autoencoder")
+            kwargs["autoencoder"] = own.ParamAutoencoder.from_pretrained(folder / "autoencoder", use_safetensors=True)
+        if "unet" not in kwargs:
+            kwargs["unet"] = UNet1DModel.from_pretrained(folder / "unet", use_safetensors=True)
+        if "scheduler" not in kwargs:
+            scheduler_class: Any = getattr(diffusers, str(index["scheduler"][1]), None)
+            if scheduler_class is None or not issubclass(scheduler_class, SchedulerMixin):
+                raise ValueError(f"{folder / _INDEX} names the scheduler {index['scheduler'][1]!r}, which diffusers "
+                                 "does not have.")
+            kwargs["scheduler"] = scheduler_class.from_pretrained(folder / "scheduler")
+        steps = index.get("default_num_inference_steps", 50)
+        pipe = cls(**{"default_num_inference_steps": steps, **kwargs})
+        return pipe.to(dtype=dtype) if dtype is not None else pipe

@@ -1,0 +1,144 @@
+"""Writing files so that a kill or a full disk leaves either the old file or the new one, never a half of it.
+
+A file is written under a temporary name in its own directory, flushed to the disk and renamed over the old one;
+a rename inside one directory is atomic on POSIX file systems.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+# Ours, and safetensors' own (six random characters) in case it was killed while it wrote.
+_UNFINISHED = (".unfinished-*", ".tmp??????")
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; what was written there takes the place of `path` when the block ends.
+
+    If the block raises, or the file cannot be flushed or renamed, the temporary file is removed and `path` stays as it
+    was. Operating system errors (a full disk, no permission) are raised again as an OSError with the same `errno` whose
+    message names `path` and says that it was not changed.
+    """
+    path = Path(path)
+    with _whole_or_nothing(path) as (temporary, put_in_place):
+        yield temporary
+        put_in_place(path)
+
+
+def write_named_by_content(directory: Path, stem: str, suffix: str, write: Callable[[Path], None]) -> tuple[Path, str]:
+    """Lets `write(temporary)` write a file and calls it `stem-XXXXXXXX.suffix`, after its sha256; -> (path, sha256).
+
+    Files with new content get new names, so that a folder's old files stay whole until an index file, replaced last,
+    names the new ones. Errors as in `replacing`.
+    """
+    with _whole_or_nothing(directory / f"{stem}{suffix}") as (temporary, put_in_place):
+        write(temporary)
+        with temporary.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        path = directory / f"{stem}-{digest[:8]}{suffix}"
+        put_in_place(path)
+    return path, digest
+
+
+def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
+    """Writes `value` as indented JSON, atomically. ValueError if it holds NaN or Inf, which JSON does not know."""
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = None) -> None:
+    """Writes tensors (any device, strides or sharing; each stored in full) atomically as safetensors."""
+    with replacing(path) as temporary:
+        save_tensors(temporary, tensors, header)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = None) -> None:
+    """The write of `write_safetensors` without its safety, for use inside `replacing` and its like."""
+    separate: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        # safetensors refuses tensors that share memory.
+        separate[name] = tensor.clone() if tensor.untyped_storage().data_ptr() in seen else tensor
+        seen.add(tensor.untyped_storage().data_ptr())
+    save_file(separate, path, metadata=None if header is None else dict(header))
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Removes the temporary files that a killed write left in `directory` (not below it)."""
+    for pattern in _UNFINISHED:
+        for leftover in directory.glob(pattern):
+            leftover.unlink()
+
+
+@contextmanager
+def _whole_or_nothing(path: Path) -> Iterator[tuple[Path, Callable[[Path], None]]]:
+    temporary = path.parent / f".unfinished-{path.name}-{secrets.token_hex(4)}"
+    outcome = "nothing was changed"
+
+    def put_in_place(target: Path) -> None:
+        nonlocal outcome
+        temporary.chmod(mode)
+        _flush(temporary)
+        os.replace(temporary, target)
+        outcome = "the new file is in place, but perhaps not safely on the disk"
+        if os.name == "posix":  # elsewhere a directory cannot be opened
+            _flush(target.parent)
+
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the umask allows; safetensors makes files that only their owner reads
+        yield temporary, put_in_place
+    except OSError as error:
+        raise OSError(error.errno, f"could not write {path}: {error}; {outcome}") from error
+    except SafetensorError as error:  # written in Rust: operating system errors come as its own type
+        raise OSError(f"could not write {path}: {error}; {outcome}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file's bytes, or a directory's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def require_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Keep `settings` in `path`; ValueError that names what differs if other settings are there already."""
+    if not path.exists():
+        write_json(path, settings)
+        return
+    there = json.loads(path.read_text(encoding="utf-8"))
+    if different := differences(there, json.loads(json.dumps(settings))):
+        raise ValueError(f"{path.parent} was begun with other settings: {'; '.join(different)}. Use these settings "
+                         "again, or another folder.")
+
+
+def differences(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two JSON-able settings, one text a dotted name."""
+    different: list[str] = []
+    for key in sorted({*there, *now}):
+        old, new = there.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            different += differences(old, new, f"{prefix}{key}.")
+        elif old != new or (key in there) != (key in now):
+            texts = [f"{each[key]!r}" if key in each else "not set" for each in (there, now)]
+            different.append(f"{prefix}{key} was {texts[0]} and is {texts[1]}")
+    return different

@@ -1,0 +1,159 @@
+"""Image-classification data sets that `datasets.load_dataset` reads, from the Hub or from a local folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pdiff_hub.names import unknown_name
+from pdiff_hub.tasks.images import decode_images
+from pdiff_hub.tasks.source import Source, number_classes
+from pdiff_hub.tasks.spec import HUB_DATASETS
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def open_hub_data(options: dict[str, Any]) -> Source:
+    """Finds splits and columns and reads all labels; `read` then decodes the images that are asked for.
+
+    Raises:
+        FileNotFoundError: neither a folder nor reachable on the Hub.
+        ValueError: an unknown split or column, more than one possible column, missing labels.
+    """
+    dataset = options["dataset"]
+    known = HUB_DATASETS.get(dataset, {"id": dataset})
+    folder = Path(known["id"]).expanduser()
+    location = str(folder) if folder.is_dir() else known["id"]
+    tables = _load(location, options)
+    splits = _name_splits(tables, options, location)
+    parts = {role: tables[split] for role, split in splits.items()}
+    image_column = _image_column(parts["train"], options.get("image_column"), location)
+    label_column = options.get("label_column", known.get("label_column"))
+    label_column = _label_column(parts["train"], label_column, image_column, location)
+    for role, part in parts.items():
+        for column in (image_column, label_column):
+            if column not in part.column_names:
+                raise ValueError(f"{location}: the split {splits[role]!r} has no column {column!r}")
+    labels, classes = _labels(parts, label_column, location)
+
+    def read(role: str, index: np.ndarray, image_size: int | None) -> np.ndarray:
+        from datasets import Image
+
+        rows = parts[role].select_columns([image_column]).select(index)
+        # A cast also turns columns of encoded bytes, as other programs write them to parquet, into pictures.
+        pictures = rows if isinstance(rows.features[image_column], Image) else rows.cast_column(image_column, Image())
+        images = (row[image_column] for row in pictures)
+        return decode_images(images, len(index), image_size, f"{dataset}, {splits[role]}")
+
+    found = {f"{role}_split": split for role, split in splits.items()}
+    found |= {"image_column": image_column, "label_column": label_column}
+    return Source(str(folder.absolute()) if folder.is_dir() else location, labels, classes, read, found)
+
+
+def _load(location: str, options: dict[str, Any]) -> dict[str, Dataset]:
+    from datasets import load_dataset
+
+    try:
+        loaded = load_dataset(location, name=options.get("config_name"), revision=options.get("revision"))
+    except (FileNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"the data set {location!r} is neither a local folder with data nor one that the Hub gives: {error}"
+        ) from error
+    return {str(name): table for name, table in loaded.items()}
+
+
+def _name_splits(tables: dict[str, Dataset], options: dict[str, Any], location: str) -> dict[str, str]:
+    """The data's own names of "train" and, where there are any, "validation" and "test"; all different."""
+    splits = {"train": options.get("train_split", "train")}
+    if "validation_split" in options:
+        splits["validation"] = options["validation_split"]
+    if "test_split" in options or ("test" in tables and "test" not in splits.values()):
+        splits["test"] = options.get("test_split", "test")
+    for role, split in splits.items():
+        if split not in tables:
+            raise unknown_name(f"{role}_split of {location}", split, tables)
+    if len(set(splits.values())) < len(splits):
+        raise ValueError(f"{location}: train, validation and test must be different splits, found {splits}")
+    if "test" not in splits and options["test_size"] is None:
+        raise ValueError(
+            f"{location} has no split 'test', only {', '.join(map(repr, tables))}; set test_split to one of them, or "
+            "test_size to cut a part (such as 0.2) off the training split"
+        )
+    return splits
+
+
+def _image_column(table: Dataset, named: str | None, location: str) -> str:
+    from datasets import Image
+
+    if named is not None:
+        _require_column(table, "image_column", named, location)
+        if not isinstance(table.features[named], Image) and not _is_encoded(table.features[named]):
+            raise ValueError(f"{location}: the column {named!r} holds {table.features[named]}, not images")
+        return named
+    images = [name for name, feature in table.features.items() if isinstance(feature, Image)]
+    encoded = [name for name, feature in table.features.items() if _is_encoded(feature)]
+    return _only("image_column", images or encoded, table, location)
+
+
+def _label_column(table: Dataset, named: str | None, image_column: str, location: str) -> str:
+    from datasets import ClassLabel
+
+    if named is not None:
+        _require_column(table, "label_column", named, location)
+        if named == image_column or not _is_label(table.features[named]):
+            raise ValueError(f"{location}: the column {named!r} holds {table.features[named]}, not labels")
+        return named
+    others = {name: feature for name, feature in table.features.items() if name != image_column}
+    classes = [name for name, feature in others.items() if isinstance(feature, ClassLabel)]
+    return _only(
+        "label_column", classes or [name for name, feature in others.items() if _is_label(feature)], table, location
+    )
+
+
+def _is_encoded(feature: Any) -> bool:
+    """Bytes of picture files, or the {bytes, path} pairs that the Image feature is stored as."""
+    if isinstance(feature, dict):
+        return set(feature) == {"bytes", "path"}
+    return getattr(feature, "dtype", None) in ("binary", "large_binary")
+
+
+def _is_label(feature: Any) -> bool:
+    from datasets import ClassLabel, Value
+
+    whole = ("int", "uint", "bool", "string", "large_string")
+    return isinstance(feature, ClassLabel) or (isinstance(feature, Value) and feature.dtype.startswith(whole))
+
+
+def _require_column(table: Dataset, option: str, name: str, location: str) -> None:
+    if name not in table.column_names:
+        raise unknown_name(f"{option} of {location}", name, table.column_names)
+
+
+def _only(option: str, candidates: list[str], table: Dataset, location: str) -> str:
+    if len(candidates) != 1:
+        found = "none of its columns can be it" if not candidates else f"{', '.join(candidates)} could each be it"
+        columns = ", ".join(f"{name} ({feature})" for name, feature in table.features.items())
+        raise ValueError(f"{location}: set {option}; {found}. Columns: {columns}")
+    return candidates[0]
+
+
+def _labels(parts: dict[str, Dataset], column: str, location: str) -> tuple[dict[str, np.ndarray], list[str]]:
+    from datasets import ClassLabel
+
+    feature = parts["train"].features[column]
+    values = {}
+    for role, part in parts.items():
+        raw: Iterable[Any] = part.select_columns([column]).with_format("arrow")[:].column(0).to_pylist()
+        if None in raw or (isinstance(feature, ClassLabel) and -1 in raw):
+            raise ValueError(f"{location}: the {role} split has images without a label in the column {column!r}")
+        values[role] = np.array(raw)
+    if not isinstance(feature, ClassLabel):
+        return number_classes(values, location)
+    for role, part in parts.items():
+        if part.features[column] != feature:
+            raise ValueError(f"{location}: the {role} split numbers its classes otherwise than the training split")
+    return {role: values_N.astype(np.int64) for role, values_N in values.items()}, list(feature.names)

@@ -1,0 +1,74 @@
+"""Folders with the four IDX files of MNIST and of the data sets shaped like it (Fashion-MNIST, KMNIST, EMNIST).
+
+The format is described at the end of http://yann.lecun.com/exdb/mnist/: two zero bytes, a type byte (8: unsigned
+byte), the number of dimensions, each as a big-endian 32-bit integer, then the values in C order.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+_UNSIGNED_BYTE = 8
+_FILES = {
+    ("train", "images"): "train-images-idx3-ubyte",
+    ("train", "labels"): "train-labels-idx1-ubyte",
+    ("test", "images"): "t10k-images-idx3-ubyte",
+    ("test", "labels"): "t10k-labels-idx1-ubyte",
+}
+
+
+def is_idx_folder(folder: Path) -> bool:
+    """Whether any of the four files is in `folder`, plain or as .gz."""
+    return any(_find(folder, name) is not None for name in _FILES.values())
+
+
+def read_idx_folder(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Images, uint8 [N, H, W], and labels, uint8 [N], of the splits "train" and "test".
+
+    Raises:
+        FileNotFoundError: one of the four files is missing.
+        ValueError: a file is truncated or damaged, or images and labels differ in number.
+    """
+    arrays = {}
+    for key, name in _FILES.items():
+        path = _find(folder, name)
+        if path is None:
+            raise FileNotFoundError(f"{folder} has no {name} (or {name}.gz); an IDX data set needs all four files")
+        arrays[key] = read_idx(path, dimensions=3 if key[1] == "images" else 1)
+    images = {split: arrays[split, "images"] for split in ("train", "test")}
+    labels = {split: arrays[split, "labels"] for split in ("train", "test")}
+    for split in images:
+        if len(images[split]) != len(labels[split]):
+            raise ValueError(f"{folder}: {len(images[split])} {split} images but {len(labels[split])} labels")
+    return images, labels
+
+
+def read_idx(path: Path, *, dimensions: int) -> np.ndarray:
+    """The uint8 array of an IDX file with that many dimensions, plain or .gz; ValueError if it is not whole."""
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is truncated or damaged ({error}); copy it again") from None
+    start = 4 + 4 * dimensions
+    magic = bytes([0, 0, _UNSIGNED_BYTE, dimensions])
+    if content[:4] != magic:
+        raise ValueError(
+            f"{path} is no IDX file of {dimensions} dimensions: starts with {content[:4]!r}, not {magic!r}"
+        )
+    if len(content) < start:
+        raise ValueError(f"{path} is truncated: {len(content)} bytes, less than its header of {start}")
+    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", dimensions, offset=4))
+    if len(content) - start != math.prod(shape):
+        raise ValueError(
+            f"{path} is truncated or damaged: {math.prod(shape)} values of {shape}, but {len(content) - start} bytes"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)

@@ -1,0 +1,88 @@
+"""From pictures of any mode and size to one uint8 array, each decoded once.
+
+Shape suffixes: N images, C channels (1 grey, 3 colour), S pixels a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Modes of Pillow with 8 bits or less a channel; the others (16 and 32 bits) would be clipped without notice.
+_GREY = {"1", "L", "LA"}
+_COLOUR = {"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
+
+
+def decode_images(images: Iterable[Image | None], total: int, image_size: int | None, what: str) -> np.ndarray:
+    """uint8 [N, C, S, S]; colour if any of the images is.
+
+    Args:
+        images: `total` pictures; transparency is dropped.
+        image_size: the side to centre-crop and resize to; None takes the pictures as they are, all squares of a size.
+        what: named in errors and on the progress bar, which shows in terminals after 2 seconds.
+
+    Raises:
+        ValueError: an empty split, a missing picture, one of more than 8 bits, different sizes without `image_size`.
+    """
+    out_NCSS = np.empty((0, 0, 0, 0), np.uint8)
+    # disable=None: no bar where the output is not a terminal
+    for number, image in enumerate(tqdm(images, what, total, unit=" images", delay=2, disable=None)):
+        if image is None:
+            raise ValueError(f"{what}: image {number} is missing; remove its row")
+        pixels_CSS = _pixels(image, image_size, f"{what}: image {number}")
+        channels, side = pixels_CSS.shape[:2]
+        if number == 0:
+            out_NCSS = np.empty((total, channels, side, side), np.uint8)
+        if side != out_NCSS.shape[2]:
+            raise ValueError(
+                f"{what}: image {number} is {side} pixels wide, those before it {out_NCSS.shape[2]}; set image_size"
+            )
+        if channels > out_NCSS.shape[1]:  # the first colour picture after grey ones
+            out_NCSS = np.repeat(out_NCSS, channels, axis=1)
+        out_NCSS[number] = pixels_CSS
+    if not len(out_NCSS):
+        raise ValueError(f"{what} is empty")
+    return out_NCSS
+
+
+def resize_grey(images_NHW: np.ndarray, image_size: int | None, what: str) -> np.ndarray:
+    """uint8 [N, 1, S, S] from uint8 [N, H, W], through the same resizing as pictures that come from files."""
+    if image_size is None or images_NHW.shape[1:] == (image_size, image_size):
+        height, width = images_NHW.shape[1:]
+        if height != width:
+            raise ValueError(f"{what}: the images are {width} x {height} pixels, not square; set image_size")
+        return images_NHW[:, None]
+    from PIL import Image
+
+    pictures = (Image.fromarray(image_HW) for image_HW in images_NHW)
+    return decode_images(pictures, len(images_NHW), image_size, what)
+
+
+def same_channels(images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays [N, C, S, S] with as many channels as the one that has the most."""
+    most = max(array.shape[1] for array in images.values())
+    return {name: array if array.shape[1] == most else np.repeat(array, most, 1) for name, array in images.items()}
+
+
+def _pixels(image: Image, image_size: int | None, what: str) -> np.ndarray:
+    from PIL import Image as pillow
+    from PIL import ImageOps
+
+    if image.mode not in _GREY | _COLOUR:
+        raise ValueError(f"{what} has the mode {image.mode!r}; convert it to 8 bits a channel (L or RGB)")
+    mode = "L" if image.mode in _GREY else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
+    if image_size is None:
+        if image.width != image.height:
+            raise ValueError(f"{what} is {image.width} x {image.height} pixels, not square; set image_size")
+    elif image.size != (image_size, image_size):
+        image = ImageOps.fit(image, (image_size, image_size), method=pillow.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

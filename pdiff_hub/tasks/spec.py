@@ -1,0 +1,102 @@
+"""What a task's spec may say, its defaults, and the data sets known by a short name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pdiff_hub.names import require_known, unknown_name
+
+RESOLVED = "resolved"
+SIZES = ("train_size", "validation_size", "test_size")
+HUB_OPTIONS = (
+    "config_name", "revision", "image_column", "label_column", "train_split", "validation_split", "test_split",
+)  # fmt: skip
+_OPTIONS = ("dataset", *HUB_OPTIONS, *SIZES, "image_size", "augment", "seed")
+_AUGMENT = {"flip": False, "crop_padding": 0}
+
+# Short names of data sets on the Hub, and the options that their columns need.
+HUB_DATASETS: dict[str, dict[str, str]] = {
+    "fashion-mnist": {"id": "zalando-datasets/fashion_mnist"},
+    "mnist": {"id": "ylecun/mnist"},
+    "cifar10": {"id": "uoft-cs/cifar10"},
+    "cifar100": {"id": "uoft-cs/cifar100", "label_column": "fine_label"},
+}
+TASK_NAMES = ("digits", *HUB_DATASETS)
+
+
+def complete_spec(spec: str | Mapping[str, Any], seed: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The options with their defaults, and what an earlier `load_task` recorded (None in a user's own spec).
+
+    `HUB_OPTIONS` stay absent where they are not given: whether they apply depends on where the data are found.
+    """
+    given: dict[str, Any] = {"dataset": spec} if isinstance(spec, str) else copy.deepcopy(dict(spec))
+    recorded = given.pop(RESOLVED, None)
+    if recorded is not None and not isinstance(recorded, dict):
+        raise ValueError(f"{RESOLVED!r} of a task is what load_task recorded, a dict; found {recorded!r}")
+    require_known("task option", given, _OPTIONS)
+    dataset = given.get("dataset")
+    if not isinstance(dataset, str) or not dataset:
+        raise ValueError(f"a task needs a 'dataset', for example {{'dataset': 'digits'}}; found {spec!r}")
+    if dataset not in TASK_NAMES and "/" not in dataset and not Path(dataset).expanduser().is_dir():
+        raise ValueError(
+            f"{unknown_name('task', dataset, TASK_NAMES)}; a data set on the Hub is written owner/name, "
+            "a local folder must exist"
+        )
+    options: dict[str, Any] = {"dataset": dataset}
+    for option in HUB_OPTIONS:
+        if given.get(option) is not None:
+            options[option] = _string(option, given[option])
+    for option in SIZES:
+        options[option] = _size(option, given.get(option))
+    if options["validation_size"] is None and "validation_split" not in options:
+        options["validation_size"] = 0.2 if dataset == "digits" else 0.1
+    if options["test_size"] is None and dataset == "digits":
+        options["test_size"] = 0.4  # 719 images: one test image is 0.14 points
+    options["image_size"] = given.get("image_size")
+    if options["image_size"] is not None:
+        _whole_number("image_size", options["image_size"], 1)
+    options["augment"] = _augment(given.get("augment"))
+    options["seed"] = _whole_number("seed", given.get("seed", seed), 0)
+    if options["seed"] >= 2**32:
+        raise ValueError(f"the seed of a task must be below 2**32, found {options['seed']}")
+    return options, recorded
+
+
+def _augment(value: Any) -> dict[str, Any]:
+    if value is None:
+        return dict(_AUGMENT)
+    if not isinstance(value, dict):
+        raise ValueError(f"augment must be a mapping such as {{'flip': true, 'crop_padding': 4}}, found {value!r}")
+    require_known("augment option", value, _AUGMENT)
+    augment = {**_AUGMENT, **value}
+    if not isinstance(augment["flip"], bool):
+        raise ValueError(f"augment: flip must be true or false, found {augment['flip']!r}")
+    _whole_number("augment: crop_padding", augment["crop_padding"], 0)
+    return augment
+
+
+def _string(option: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{option} of a task must be a string, found {value!r}")
+    return value
+
+
+def _size(option: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, float) and 0 < value < 1:
+        return value
+    if type(value) is int and value >= 1:
+        return value
+    raise ValueError(
+        f"{option} must be a number of images (an integer from 1) or a fraction in (0, 1), found {value!r}"
+    )
+
+
+def _whole_number(option: str, value: Any, least: int) -> int:
+    if type(value) is not int or value < least:
+        raise ValueError(f"{option} of a task must be an integer from {least}, found {value!r}")
+    return value

@@ -1,0 +1,193 @@
+"""Stage one: fit a `ParamAutoencoder` to a set of checkpoints, streaming over slices of the parameter vector.
+
+Shapes: K training checkpoints, H held-out ones, P parameters, S a slice of P, N components, C x L latents.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.param_autoencoder import ParamAutoencoder
+from pdiff_hub.training.config import AutoencoderConfig
+from pdiff_hub.training.loop import LoopConfig, run_loop, share
+
+_MIN_COMPONENTS = 16
+_RANK_TOLERANCE = 1e-9  # eigenvalues below this share of the largest are rounding, not structure
+
+
+def split_rows(num_checkpoints: int, holdout: float) -> tuple[list[int], list[int]]:
+    """Rows to train on and evenly spaced rows to hold out; at least two stay for training.
+
+    One checkpoint of every 1/holdout is held out, from the middle of its stretch; none where there are fewer than 3.
+    """
+    if num_checkpoints < 2:
+        raise ValueError(f"the data set has {num_checkpoints} checkpoint, expected at least 2: one checkpoint has no "
+                         "distribution to learn. Collect more.")
+    count = min(max(round(num_checkpoints * holdout), 1 if holdout > 0 else 0), num_checkpoints - 2)
+    held_out = {int((i + 0.5) * num_checkpoints / count) for i in range(count)} if count else set()
+    return [row for row in range(num_checkpoints) if row not in held_out], sorted(held_out)
+
+
+def fit_autoencoder(
+    dataset: CheckpointDataset,
+    config: AutoencoderConfig,
+    *,
+    length_multiple: int,
+    seed: int,
+    accelerator: Accelerator,
+    directory: Path,
+) -> ParamAutoencoder:
+    """The autoencoder of these checkpoints, its latent scale fitted, on the accelerator's device.
+
+    `length_multiple`: the latent length is padded to a multiple of it, as the U-Net's levels ask.
+    """
+    train_K, held_out_H = split_rows(len(dataset), config.holdout)
+    statistics = _statistics(dataset, train_K, config)
+    if config.form == "linear":
+        autoencoder = _principal_components(dataset, train_K, held_out_H, config, statistics, length_multiple)
+    else:
+        block = config.kernel_size ** len(config.encoder_widths)
+        length = math.ceil(dataset.layout.num_params / block / length_multiple) * length_multiple
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            autoencoder = _build(dataset, config, length, statistics)
+    autoencoder.set_frozen_state(dataset.frozen)
+    autoencoder.to(accelerator.device)
+    if config.steps:
+        _train(autoencoder, dataset, train_K, config, seed, accelerator, directory)
+    autoencoder.eval().requires_grad_(False)
+    autoencoder.fit_latent_scale(autoencoder.encode_slices(_rows_of(dataset, train_K)))
+    return autoencoder
+
+
+def held_out_r2(autoencoder: ParamAutoencoder, dataset: CheckpointDataset, holdout: float) -> float:
+    """Deviation R2 on the held-out checkpoints, deviations from the training mean; NaN where none is held out."""
+    train_K, held_out_H = split_rows(len(dataset), holdout)
+    if not held_out_H:
+        return math.nan
+    train = _rows_of(dataset, train_K)
+    return autoencoder.deviation_r2(_rows_of(dataset, held_out_H), lambda start, stop: train(start, stop).mean(dim=0))
+
+
+def _rows_of(dataset: CheckpointDataset, rows: list[int]) -> Callable[[int, int], Tensor]:
+    return lambda start, stop: dataset.read_slice(start, stop)[rows]
+
+
+def _build(dataset: CheckpointDataset, config: AutoencoderConfig, length: int, statistics: ParamAutoencoder | None,
+           num_components: int = 0) -> ParamAutoencoder:
+    autoencoder = ParamAutoencoder(
+        layout=dataset.layout.to_dict(), form=config.form, latent_channels=config.latent_channels,
+        latent_length=length, num_components=num_components, normalization=config.normalization,
+        encoder_widths=list(config.encoder_widths), decoder_widths=list(config.decoder_widths),
+        kernel_size=config.kernel_size, network=dataset.network, task=dataset.task,
+    )
+    if statistics is not None:
+        autoencoder.mean_P.copy_(statistics.mean_P)
+        autoencoder.scale.copy_(statistics.scale)
+    return autoencoder
+
+
+def _statistics(dataset: CheckpointDataset, train_K: list[int], config: AutoencoderConfig) -> ParamAutoencoder:
+    """An autoencoder without components that holds the mean and the scale, for `normalize`."""
+    shell = _build(dataset, replace(config, form="linear"), 1, None)
+    read = _rows_of(dataset, train_K)
+    squares_T = torch.zeros(len(dataset.layout.entries), dtype=torch.float64)
+    for start, stop in shell.slices:
+        logs_KS = shell.to_log(read(start, stop), start)
+        mean_S = logs_KS.double().mean(dim=0)
+        shell.mean_P[start:stop] = mean_S
+        squares_S = (logs_KS - mean_S).square_().mean(dim=0)
+        if config.normalization == "per_parameter":
+            shell.scale[start:stop] = _positive(squares_S.sqrt())
+        for index, entry in dataset.layout.overlapping(start, stop):
+            squares_T[index] += squares_S[max(entry.start - start, 0) : entry.stop - start].sum()
+    if config.normalization == "per_tensor":
+        sizes_T = torch.tensor([entry.stop - entry.start for entry in dataset.layout.entries])
+        shell.scale.copy_(_positive((squares_T / sizes_T).sqrt()))
+    return shell
+
+
+def _positive(std: Tensor) -> Tensor:
+    # What never changes has no scale; 1 leaves its deviations, all zero, as they are.
+    return torch.where(std > 1e-12, std, 1.0).float()
+
+
+def _principal_components(dataset: CheckpointDataset, train_K: list[int], held_out_H: list[int],
+                          config: AutoencoderConfig, statistics: ParamAutoencoder,
+                          length_multiple: int) -> ParamAutoencoder:
+    """Principal components through the K x K Gram matrix: nothing of size P x P, one pass over slices for each step."""
+    gram_KK = torch.zeros(len(train_K), len(train_K), dtype=torch.float64)
+    cross_HK = torch.zeros(len(held_out_H), len(train_K), dtype=torch.float64)
+    held_out_total = 0.0
+    for start, stop in statistics.slices:
+        all_S = dataset.read_slice(start, stop)
+        train_KS = statistics.normalize(all_S[train_K], start)
+        held_out_HS = statistics.normalize(all_S[held_out_H], start)
+        gram_KK += train_KS.double() @ train_KS.double().T
+        cross_HK += held_out_HS.double() @ train_KS.double().T
+        held_out_total += float(held_out_HS.double().square().sum())
+    eigenvalues, vectors_KN = torch.linalg.eigh(gram_KK)
+    eigenvalues, vectors_KN = eigenvalues.flip(0), vectors_KN.flip(1)
+    rank = int((eigenvalues > _RANK_TOLERANCE * eigenvalues[0].clamp_min(1e-30)).sum())
+    if rank == 0:
+        raise ValueError("all training checkpoints are equal: there is nothing to learn from them. Collect them with "
+                         "a larger learning rate or from more seeds.")
+    rank = min(rank, len(train_K) - 1)
+    # Signs are arbitrary; fixed, so that a rerun gives the same latents.
+    vectors_KN *= torch.sign(vectors_KN.gather(0, vectors_KN.abs().argmax(dim=0, keepdim=True)))
+    basis_KN = vectors_KN[:, :rank] / eigenvalues[:rank].sqrt()
+    if config.num_components is not None:
+        num_components = config.num_components
+        if num_components > rank:
+            raise ValueError(f"autoencoder.num_components is {num_components}, expected at most {rank}: "
+                             f"{len(train_K)} training checkpoints span no more.")
+    else:
+        held_N = (cross_HK @ basis_KN).square().sum(dim=0).cumsum(0) / max(held_out_total, 1e-30)
+        explained_N = held_N if held_out_H else eigenvalues[:rank].cumsum(0) / eigenvalues[:rank].sum()
+        enough = int((explained_N < config.explained).sum()) + 1
+        num_components = min(max(enough, _MIN_COMPONENTS), config.max_components, rank)
+    columns = math.ceil(num_components / config.latent_channels)
+    length = math.ceil(columns / length_multiple) * length_multiple
+    autoencoder = _build(dataset, config, length, statistics, num_components)
+    read = _rows_of(dataset, train_K)
+    with torch.no_grad():
+        for start, stop in statistics.slices:
+            train_KS = statistics.normalize(read(start, stop), start)
+            autoencoder.components_NP[:, start:stop] = basis_KN[:, :num_components].float().T @ train_KS
+    return autoencoder
+
+
+def _train(autoencoder: ParamAutoencoder, dataset: CheckpointDataset, train_K: list[int], config: AutoencoderConfig,
+           seed: int, accelerator: Accelerator, directory: Path) -> None:
+    rows_K = torch.tensor(train_K)
+    params_KP = dataset.params_KP
+
+    latent_shape = (config.batch_size, autoencoder.config.latent_channels, autoencoder.config.latent_length)
+
+    def loss_of(model: nn.Module, generator: torch.Generator) -> Tensor:
+        picked_B = rows_K[torch.randint(len(rows_K), (config.batch_size,), generator=generator)]
+        params_BP = params_KP[picked_B]
+        target_BP = noisy_BP = autoencoder.normalize(share(params_BP, accelerator))
+        if config.input_noise > 0:
+            params_BP = params_BP + config.input_noise * torch.randn(params_BP.shape, generator=generator)
+            noisy_BP = autoencoder.normalize(share(params_BP, accelerator))
+        noise_BCL = None
+        if config.latent_noise > 0:
+            noise_BCL = share(config.latent_noise * torch.randn(latent_shape, generator=generator), accelerator)
+        return nn.functional.mse_loss(model(noisy_BP, noise_BCL), target_BP)
+
+    loop = LoopConfig(
+        name="autoencoder", steps=config.steps, batch_size=config.batch_size, learning_rate=config.learning_rate,
+        warmup_steps=min(100, config.steps // 10), weight_decay=config.weight_decay, max_grad_norm=1.0, ema_decay=0.99,
+        save_every=500, save_limit=1, log_every=50,
+    )
+    run_loop(autoencoder, loss_of, loop, directory / "autoencoder-steps", accelerator, seed=seed)
+

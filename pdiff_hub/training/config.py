@@ -1,0 +1,116 @@
+"""The options of both training stages, as validated frozen dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+def require(condition: bool, option: str, found: object, expected: str) -> None:
+    """ValueError that names an option, what was expected and what was found."""
+    if not condition:
+        raise ValueError(f"{option} is {found!r}, expected {expected}.")
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Stage one.
+
+    Attributes:
+        preset: "paper" sets form "conv" with the widths, noise and normalisation of p-diff (arXiv 2402.13144); other
+            options then still hold where they are given. None: the options below.
+        form: "linear" (principal components in closed form) or "conv" (the paper's 1-D CNN).
+        num_components: linear form; None takes as few as hold `explained` of the held-out deviations.
+        explained: in (0, 1]; used where num_components is None.
+        max_components: bound on the automatic choice.
+        latent_channels: C.
+        normalization: "none", "per_tensor" or "per_parameter".
+        steps: gradient steps; 0 keeps the closed form (linear form only).
+        batch_size, learning_rate, weight_decay: AdamW of these steps.
+        input_noise, latent_noise: standard deviations of the noise augmentation, in raw weight units and in
+            unscaled latents (p-diff sec. 3.2: 0.001 and 0.1).
+        holdout: share of the checkpoints that is kept from training and judged on.
+    """
+
+    preset: str | None = None
+    form: str = "linear"
+    num_components: int | None = None
+    explained: float = 0.99
+    max_components: int = 64
+    latent_channels: int = 4
+    normalization: str = "per_tensor"
+    steps: int = 0
+    batch_size: int = 50
+    learning_rate: float = 1e-3
+    weight_decay: float = 2e-6
+    input_noise: float = 0.0
+    latent_noise: float = 0.0
+    encoder_widths: Sequence[int] = (4, 4, 4, 4)
+    decoder_widths: Sequence[int] = (4, 256, 256, 8)
+    kernel_size: int = 5
+    holdout: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(self.preset in (None, "paper"), "autoencoder.preset", self.preset, "'paper' or nothing")
+        if self.preset == "paper":
+            paper = {"form": "conv", "normalization": "none", "steps": 30_000, "input_noise": 1e-3, "latent_noise": 0.1}
+            for name, value in paper.items():
+                if getattr(self, name) == type(self).__dataclass_fields__[name].default:
+                    object.__setattr__(self, name, value)
+        require(self.form in ("linear", "conv"), "autoencoder.form", self.form, "'linear' or 'conv'")
+        require(self.form == "linear" or self.steps > 0, "autoencoder.steps", self.steps, "at least 1 for form 'conv'")
+        for name in ("max_components", "latent_channels", "batch_size", "kernel_size"):
+            require(getattr(self, name) >= 1, f"autoencoder.{name}", getattr(self, name), "at least 1")
+        require(self.num_components is None or self.num_components >= 1, "autoencoder.num_components",
+                self.num_components, "at least 1")
+        require(len(self.encoder_widths) == len(self.decoder_widths), "autoencoder.decoder_widths",
+                list(self.decoder_widths), f"as many layers as encoder_widths has ({len(self.encoder_widths)})")
+        require(0 < self.explained <= 1, "autoencoder.explained", self.explained, "a number in (0, 1]")
+        require(0 <= self.holdout < 1, "autoencoder.holdout", self.holdout, "a number in [0, 1)")
+        require(self.steps >= 0, "autoencoder.steps", self.steps, "at least 0")
+        require(self.learning_rate > 0, "autoencoder.learning_rate", self.learning_rate, "a positive number")
+        for name in ("input_noise", "latent_noise", "weight_decay"):
+            require(getattr(self, name) >= 0, f"autoencoder.{name}", getattr(self, name), "at least 0")
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """Stage two: `UNet1DModel` on latents, epsilon prediction, T=1000, linear betas (p-diff sec. 3.3).
+
+    Attributes:
+        widths: U-Net channels a level, multiples of 8. One level sees 21 latent positions, which is all of a short
+            latent; a level more halves the length.
+        layers_per_block: residual blocks a level, less one.
+        steps, batch_size, learning_rate, warmup_steps, weight_decay, max_grad_norm: AdamW, warm-up and cosine;
+            batch_size is of all processes together.
+        ema_decay: in [0, 1); the averaged weights are what is kept.
+        mixed_precision: "auto" (bf16 where a GPU has it), "no", "fp16" or "bf16".
+        save_every, save_limit: steps between saves, and how many are kept.
+        log_every: steps between looks at the loss (tracker, divergence).
+    """
+
+    widths: Sequence[int] = (64,)
+    layers_per_block: int = 1
+    steps: int = 3000
+    batch_size: int = 128
+    learning_rate: float = 3e-3
+    warmup_steps: int = 100
+    weight_decay: float = 2e-6
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.998
+    mixed_precision: str = "auto"
+    save_every: int = 500
+    save_limit: int = 2
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "save_every", "save_limit", "log_every", "layers_per_block"):
+            require(getattr(self, name) >= 1, f"diffusion.{name}", getattr(self, name), "at least 1")
+        require(self.learning_rate > 0, "diffusion.learning_rate", self.learning_rate, "a positive number")
+        require(self.max_grad_norm > 0, "diffusion.max_grad_norm", self.max_grad_norm, "a positive number")
+        require(self.warmup_steps >= 0, "diffusion.warmup_steps", self.warmup_steps, "at least 0")
+        require(0 <= self.ema_decay < 1, "diffusion.ema_decay", self.ema_decay, "a number in [0, 1)")
+        require(len(self.widths) >= 1 and all(w > 0 and w % 8 == 0 for w in self.widths), "diffusion.widths",
+                list(self.widths), "positive multiples of 8")
+        require(self.mixed_precision in ("auto", "no", "fp16", "bf16"), "diffusion.mixed_precision",
+                self.mixed_precision, "'auto', 'no', 'fp16' or 'bf16'")

@@ -1,0 +1,175 @@
+"""One training loop for both stages: Accelerate, EMA, warm-up and cosine, atomic saves, exact resume.
+
+Randomness comes from a generator seeded by (seed, step) and is drawn for the whole batch of all processes; each
+process takes its share. So a resumed run repeats nothing, and two processes see what one would.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+_DIVERGED = 10.0  # a loss this many times its first average is no longer training
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """What the loop needs of a stage's options; see `DiffusionConfig` for their meaning."""
+
+    name: str
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int
+    weight_decay: float
+    max_grad_norm: float
+    ema_decay: float
+    save_every: int
+    save_limit: int
+    log_every: int
+
+
+def build_accelerator(**options: Any) -> Accelerator:
+    """An `Accelerator` that joins the processes of a launcher also where there are only CPUs, which it else ignores."""
+    return Accelerator(cpu=not torch.accelerator.is_available(), **options)
+
+
+class _Progress:
+    """The step reached, and the first and the last average loss; saved with the rest of the state."""
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.first_loss = self.loss = math.nan
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "first_loss": self.first_loss, "loss": self.loss}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step, self.first_loss, self.loss = int(state["step"]), float(state["first_loss"]), float(state["loss"])
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The generator of one step; the multiplier keeps steps of neighbouring seeds apart."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
+def share(batch: Tensor, accelerator: Accelerator) -> Tensor:
+    """This process's part of a global batch, on its device."""
+    size = len(batch) // accelerator.num_processes
+    start = accelerator.process_index * size
+    return batch[start : start + size].to(accelerator.device, non_blocking=True)
+
+
+def run_loop(
+    model: nn.Module,
+    loss_of: Callable[[nn.Module, torch.Generator], Tensor],
+    config: LoopConfig,
+    directory: Path,
+    accelerator: Accelerator,
+    *,
+    seed: int,
+    on_log: Callable[[int, float], None] | None = None,
+) -> float:
+    """Train `model` in place; at the end it holds the averaged (EMA) weights. Returns the last average loss.
+
+    `loss_of(model, generator)` is the mean loss over this process's share of one batch. Goes on from the newest whole
+    save in `directory`. `accelerator` must be new: it saves all that it has prepared. Raises ValueError when the loss
+    is not finite or diverges: the saves stay.
+    """
+    if config.batch_size % accelerator.num_processes:
+        raise ValueError(f"{config.name}.batch_size is {config.batch_size}, expected a multiple of the "
+                         f"{accelerator.num_processes} processes.")
+    device_type = accelerator.device.type
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay,
+                                  fused=device_type in ("cpu", "cuda"))
+    # Not prepared: Accelerate would step it once a process.
+    schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.steps)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    plain = accelerator.unwrap_model(model)
+    ema = EMAModel(plain.parameters(), decay=config.ema_decay)
+    ema.to(accelerator.device)
+    progress = _Progress()
+    accelerator.register_for_checkpointing(schedule, ema, progress)
+    newest = max(_saves(directory), default=None)
+    if newest is not None:
+        accelerator.load_state(str(newest))
+    model.train()
+    window: list[Tensor] = []
+    bar = tqdm(total=config.steps, initial=progress.step, desc=f"train {config.name}", unit="step",
+               disable=None if accelerator.is_main_process else True)
+    while progress.step < config.steps:
+        loss = loss_of(model, step_generator(seed, progress.step))
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        ema.step(plain.parameters())
+        progress.step += 1
+        bar.update()
+        window.append(loss.detach())
+        last = progress.step == config.steps
+        saving = last or progress.step % config.save_every == 0
+        if saving or progress.step % config.log_every == 0:
+            progress.loss = _average(window, accelerator)
+            window.clear()
+            _require_healthy(progress, config, directory)
+            bar.set_postfix(loss=f"{progress.loss:.4f}")
+            if on_log is not None:
+                on_log(progress.step, progress.loss)
+        if saving:
+            _save(accelerator, directory, progress.step, config.save_limit)
+    bar.close()
+    ema.copy_to(plain.parameters())
+    return progress.loss
+
+
+def _average(window: list[Tensor], accelerator: Accelerator) -> float:
+    return float(accelerator.reduce(torch.stack(window).mean(), reduction="mean"))
+
+
+def _require_healthy(progress: _Progress, config: LoopConfig, directory: Path) -> None:
+    average = progress.loss
+    if math.isnan(progress.first_loss) and math.isfinite(average):
+        progress.first_loss = average
+    if not math.isfinite(average) or average > _DIVERGED * progress.first_loss:
+        kept = max(_saves(directory), default=None)
+        where = f"the last good state is kept in {kept.name}" if kept is not None else "no state was saved yet"
+        raise ValueError(f"{config.name}: the loss is {average:.4g} at step {progress.step}, after "
+                         f"{progress.first_loss:.4g} at the beginning; {where}. Lower {config.name}.learning_rate, "
+                         f"which is {config.learning_rate}, and start in a new folder.")
+
+
+def _saves(directory: Path) -> list[Path]:
+    return sorted(directory.glob("step-????????"))
+
+
+def _save(accelerator: Accelerator, directory: Path, step: int, limit: int) -> None:
+    """Write the state beside and rename it: a killed save leaves none, or a whole one."""
+    target, unfinished = directory / f"step-{step:08d}", directory / "unfinished"
+    if accelerator.is_main_process:
+        directory.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(unfinished))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(unfinished, target)
+        for old in _saves(directory)[:-limit]:
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+

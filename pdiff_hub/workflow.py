@@ -1,0 +1,165 @@
+"""collect -> train -> generate -> evaluate, each stage alone or all of a recipe, going on where a killed run was.
+
+A run's folder is the pipeline's folder: `model_index.json` and its components at the root, `recipe.yaml`,
+`results.json` and the picture beside them, and `checkpoints/`, `generated/`, `training/` below.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.collect.finetune import FinetuneConfig, collect_finetune
+from pdiff_hub.collect.importer import import_checkpoints
+from pdiff_hub.collect.population import PopulationConfig, collect_population
+from pdiff_hub.evaluation.evaluate import evaluate_networks
+from pdiff_hub.networks import build_network, resolve_network
+from pdiff_hub.param_autoencoder import ParamLayout
+from pdiff_hub.pipeline_pdiff import PDiffPipeline
+from pdiff_hub.recipes import RECIPE_FILE, Recipe
+from pdiff_hub.safe_files import replacing, require_same_settings, write_json, write_safetensors
+from pdiff_hub.tasks import Task, load_task
+from pdiff_hub.training.pipeline import TrainingSummary, train_pipeline
+
+_Result = TypeVar("_Result")
+_GENERATED = Path("generated") / "params.safetensors"
+
+
+def collect(recipe: Recipe, directory: Path, *, device: str = "cpu") -> CheckpointDataset:
+    """The checkpoints that `recipe` asks for, in `directory`; what is there already is kept."""
+    task = load_task(recipe.task, seed=recipe.seed)
+    spec = resolve_network(recipe.network, in_channels=task.in_channels, image_size=task.image_size,
+                           num_classes=task.num_classes)
+    config = recipe.collect
+    if isinstance(config, FinetuneConfig):
+        return collect_finetune(task, spec, recipe.select, config, directory, seed=recipe.seed, device=device)
+    if isinstance(config, PopulationConfig):
+        return collect_population(task, spec, recipe.select, config, directory, seed=recipe.seed, device=device)
+    network = build_network(spec, seed=recipe.seed, pretrained=False)
+    layout = ParamLayout.from_module(network, recipe.select, config.buffers)
+    return import_checkpoints(config.source, layout, network=spec, task=task.spec, pattern=config.pattern,
+                              key=config.key, prefix=config.prefix, hub=config.hub, output_dir=directory)
+
+
+def train(recipe: Recipe, dataset: CheckpointDataset, directory: Path, *, log_with: str | None = None
+          ) -> TrainingSummary:
+    """Train `recipe`'s pipeline on `dataset` and write it into `directory`."""
+    return train_pipeline(dataset, directory, recipe.autoencoder, recipe.diffusion, seed=recipe.seed,
+                          num_inference_steps=recipe.generate.num_inference_steps, log_with=log_with)
+
+
+def generate(pipe: PDiffPipeline, num_models: int, *, seed: int, num_inference_steps: int | None = None
+             ) -> torch.Tensor:
+    """float32 [num_models, P]: parameters of generated networks, raw weight units."""
+    pipe.set_progress_bar_config(desc="generate", unit="step", disable=None)
+    params: torch.Tensor
+    params, _ = pipe(num_models, num_inference_steps, torch.Generator().manual_seed(seed), output_type="params",
+                     return_dict=False)
+    return params
+
+
+def write_networks(pipe: PDiffPipeline, num_models: int, directory: Path, *, seed: int,
+                   num_inference_steps: int | None = None) -> list[Path]:
+    """Generate networks as `model-00000.safetensors` ..., each with the frozen rest: they load with `strict=True`."""
+    params_NP = generate(pipe, num_models, seed=seed, num_inference_steps=num_inference_steps)
+    directory.mkdir(parents=True, exist_ok=True)
+    files = []
+    for index in range(num_models):
+        file = directory / f"model-{index:05d}.safetensors"
+        # Own memory for every name: safetensors refuses tied tensors.
+        state = {name: tensor.clone() for name, tensor in pipe.autoencoder.state_dicts(params_NP[index])[0].items()}
+        write_safetensors(file, state, {"format": "pt", "seed": str(seed), "index": str(index)})
+        files.append(file)
+    return files
+
+
+def evaluate(pipe: PDiffPipeline, dataset: CheckpointDataset, generated_BP: torch.Tensor, directory: Path, *,
+             num_originals: int | None = None, seconds: dict[str, float | None] | None = None) -> dict[str, Any]:
+    """Judge networks and write `results.json` and the picture into `directory`."""
+    began = time.perf_counter()
+    if dataset.task is None:
+        raise ValueError("the data set does not say which task its networks are for, so they cannot be judged; import "
+                         "it again with a task.")
+    task: Task = load_task(dataset.task)
+    summary = directory / "training" / "summary.json"
+    trained = json.loads(summary.read_text()) if summary.exists() else _previous_audit(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    # The specs of a data set from elsewhere build only networks that the package knows by name.
+    network = build_network(dataset.network, pretrained=False, allow_factory=False)
+    measured = evaluate_networks(network, task, dataset, generated_BP, deviation_r2=trained.get("deviation_r2"),
+                                 num_originals=num_originals, figure_dir=directory)
+    results = {
+        "task": dataset.task["dataset"], "network": dataset.network["name"], "select": dataset.layout.select,
+        **measured,
+        "num_inference_steps": pipe.config.default_num_inference_steps,
+        "seconds": {
+            "collect": None, "train_autoencoder": trained.get("seconds_autoencoder"),
+            "train_diffusion": trained.get("seconds_diffusion"), "generate": None, **(seconds or {}),
+            "evaluate": time.perf_counter() - began,
+        },
+    }
+    write_json(directory / "results.json", results)
+    return results
+
+
+def _previous_audit(directory: Path) -> dict[str, Any]:
+    """What training measured, from the results of a pipeline that travels without its `training/` folder."""
+    file = directory / "results.json"
+    if not file.exists():
+        return {}
+    there = json.loads(file.read_text())
+    return {"deviation_r2": there["audit"]["deviation_r2"],
+            "seconds_autoencoder": there["seconds"]["train_autoencoder"],
+            "seconds_diffusion": there["seconds"]["train_diffusion"]}
+
+
+def run(recipe: Recipe, directory: Path, *, device: str = "cpu", log_with: str | None = None,
+        say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """All stages of `recipe` in `directory`; a killed run started again goes on where it was.
+
+    ValueError if `directory` was begun with another recipe, naming what differs.
+    """
+    (directory / "training").mkdir(parents=True, exist_ok=True)
+    require_same_settings(directory / "training" / "recipe.json", recipe.to_dict())
+    with replacing(directory / RECIPE_FILE) as temporary:
+        temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
+    clock = _Clock(directory / "training" / "seconds.json")
+    say("1/4 collect checkpoints")
+    dataset = clock.time("collect", lambda: collect(recipe, directory / "checkpoints", device=device))
+    say(f"2/4 train on {len(dataset)} checkpoints of {dataset.layout.num_params:,} parameters")
+    if not (directory / "training" / "summary.json").exists():
+        train(recipe, dataset, directory, log_with=log_with)
+    pipe = PDiffPipeline.from_pretrained(directory).to(device)
+    say(f"3/4 generate {recipe.generate.num_models} networks")
+    if not (directory / _GENERATED).exists():
+        params_NP = clock.time("generate", lambda: generate(pipe, recipe.generate.num_models, seed=recipe.seed))
+        (directory / _GENERATED).parent.mkdir(exist_ok=True)
+        write_safetensors(directory / _GENERATED, {"params_NP": params_NP})
+    params_NP = load_file(directory / _GENERATED)["params_NP"]
+    say("4/4 evaluate")
+    return evaluate(pipe, dataset, params_NP, directory, num_originals=recipe.evaluate.num_originals,
+                    seconds=dict(clock.seconds))
+
+
+class _Clock:
+    """Seconds a stage took, kept on disk so that a run that was stopped still reports all of them."""
+
+    def __init__(self, file: Path):
+        self.file = file
+        self.seconds: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+
+    def time(self, stage: str, work: Callable[[], _Result]) -> _Result:
+        began = time.perf_counter()
+        result = work()
+        if stage not in self.seconds:
+            self.seconds[stage] = time.perf_counter() - began
+            write_json(self.file, self.seconds)
+        return result

@@ -1,0 +1,52 @@
+"""A small checkpoint data set for tests, and how to look at what it leaves on the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pdiff_hub import checkpoint_files
+from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.param_autoencoder import ParamLayout
+
+FORMS = ["parquet", "shards"]
+
+
+def network(width: int = 5) -> nn.Module:
+    return nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 2))
+
+
+def dataset(num: int = 4, *, width: int = 5, select: str = "all", seed: int = 0) -> CheckpointDataset:
+    module = network(width)
+    layout = ParamLayout.from_module(module, select)
+    params_KP = torch.randn(num, layout.num_params, generator=torch.Generator().manual_seed(seed))
+    metadata = [{"run": "a", "seed": seed, "step": k, "train_loss": 0.5 / (k + 1), "note": f"n{k}"} for k in range(num)]
+    return CheckpointDataset(params_KP, layout, network={"name": "x", "width": width}, task={"name": "digits"},
+                             frozen=layout.frozen_state(module.state_dict()), metadata=metadata,
+                             collect={"method": "test", "rate": 0.1})
+
+
+def assert_same(left: CheckpointDataset, right: CheckpointDataset) -> None:
+    assert torch.equal(left.params_KP, right.params_KP)
+    assert left.layout == right.layout
+    assert left.metadata == right.metadata
+    assert (left.network, left.task, left.collect) == (right.network, right.task, right.collect)
+    assert left.frozen.keys() == right.frozen.keys()
+    for name, tensor in left.frozen.items():
+        assert tensor.dtype == right.frozen[name].dtype and torch.equal(tensor, right.frozen[name])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def use_small_files(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes either form of the format on small numbers: several files each, several row groups."""
+    monkeypatch.setattr(checkpoint_files, "_PARQUET_BYTES", 600)
+    monkeypatch.setattr(checkpoint_files, "_ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr(checkpoint_files, "_SHARD_BYTES", 600)
+    if form == "shards":
+        monkeypatch.setattr(checkpoint_files, "MAX_PARQUET_PARAMS", 1)

@@ -1,0 +1,39 @@
+"""`import pdiff_hub` costs nothing: whoever asks for a version, or for `pdiff --help`, does not wait for torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+import pdiff_hub
+
+HEAVY = ["torch", "diffusers", "transformers", "datasets", "accelerate", "huggingface_hub", "numpy", "matplotlib"]
+
+
+def evaluate(code: str) -> object:
+    """What an expression is in a fresh interpreter after `import sys, pdiff_hub`."""
+    program = f"import sys, pdiff_hub; print(repr({code}))"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    return ast.literal_eval(done.stdout)
+
+
+def test_import_loads_no_heavy_library() -> None:
+    assert evaluate(f"[name for name in {HEAVY} if name in sys.modules]") == []
+
+
+def test_listing_the_names_loads_nothing_either() -> None:
+    assert evaluate("set(pdiff_hub.__all__) <= set(dir(pdiff_hub)) and 'torch' not in sys.modules") is True
+
+
+@pytest.mark.parametrize("name", pdiff_hub.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    value = getattr(pdiff_hub, name)
+    assert name == "__version__" or value.__module__.startswith("pdiff_hub.")
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'ParamLayouts'"):
+        _ = pdiff_hub.ParamLayouts

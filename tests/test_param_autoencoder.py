@@ -1,0 +1,170 @@
+"""`ParamAutoencoder`: slices equal the whole, latents have unit std, frozen tensors survive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.param_autoencoder import ParamAutoencoder, ParamLayout
+from pdiff_hub.training.autoencoder import fit_autoencoder, held_out_r2, split_rows
+from pdiff_hub.training.config import AutoencoderConfig
+from pdiff_hub.training.loop import build_accelerator
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10))
+
+
+def checkpoints(num: int = 30, rank: int = 6, seed: int = 0, noise: float = 0.0) -> CheckpointDataset:
+    torch.manual_seed(seed)
+    module = network()
+    layout = ParamLayout.from_module(module)
+    base_P = layout.flatten(module.state_dict())
+    directions_RP = 0.05 * torch.randn(rank, layout.num_params)
+    params_KP = base_P + torch.randn(num, rank) @ directions_RP + noise * torch.randn(num, layout.num_params)
+    for entry in layout.entries:
+        if entry.log:
+            params_KP[:, entry.start : entry.stop] = params_KP[:, entry.start : entry.stop].exp()
+    return CheckpointDataset(params_KP, layout, network={"name": "test"}, task={"dataset": "digits"},
+                             frozen=layout.frozen_state(module.state_dict()),
+                             metadata=[{"step": i} for i in range(num)], collect={})
+
+
+def fit(dataset: CheckpointDataset, config: AutoencoderConfig, tmp_path: Path, multiple: int = 1) -> ParamAutoencoder:
+    return fit_autoencoder(dataset, config, length_multiple=multiple, seed=0, accelerator=build_accelerator(),
+                           directory=tmp_path)
+
+
+@pytest.mark.parametrize("normalization", ["none", "per_tensor", "per_parameter"])
+def test_principal_components_hold_low_rank_checkpoints(tmp_path: Path, normalization: str) -> None:
+    dataset = checkpoints()
+    autoencoder = fit(dataset, AutoencoderConfig(normalization=normalization), tmp_path, multiple=4)
+    assert autoencoder.config.latent_length % 4 == 0
+    assert held_out_r2(autoencoder, dataset, 0.1) > 0.95
+    train_K, _ = split_rows(len(dataset), 0.1)
+    latent_KCL = autoencoder.encode(dataset.params_KP[train_K])
+    std_CL = latent_KCL.std(dim=0, correction=0)
+    used = std_CL > 0
+    assert used.sum() == autoencoder.config.num_components
+    assert torch.allclose(std_CL[used], torch.ones(int(used.sum())), atol=1e-3)
+    assert latent_KCL.mean(dim=0).abs().max() < 1e-3
+    gram = autoencoder.components_NP @ autoencoder.components_NP.T
+    assert torch.allclose(gram, torch.eye(len(gram)), atol=1e-3)
+
+
+def test_variances_come_out_positive(tmp_path: Path) -> None:
+    autoencoder = fit(checkpoints(), AutoencoderConfig(), tmp_path)
+    shape = (50, autoencoder.config.latent_channels, autoencoder.config.latent_length)
+    params_BP = autoencoder.decode(5 * torch.randn(shape))
+    for entry in autoencoder.layout.entries:
+        if entry.log:
+            assert (params_BP[:, entry.start : entry.stop] > 0).all()
+
+
+@pytest.mark.parametrize("form", ["linear", "conv"])
+@pytest.mark.parametrize("normalization", ["none", "per_tensor", "per_parameter"])
+def test_slices_give_what_the_whole_gives(form: str, normalization: str) -> None:
+    layout = ParamLayout.from_module(network())
+    torch.manual_seed(0)
+    options = {"layout": layout.to_dict(), "form": form, "normalization": normalization}
+    whole = ParamAutoencoder(**options)
+    nn.init.normal_(whole.scale).abs_().add_(0.1)
+    if form == "linear":
+        nn.init.normal_(whole.components_NP)
+    sliced = ParamAutoencoder(**options, slice_size=700)
+    sliced.load_state_dict(whole.state_dict())
+    assert len(list(sliced.slices)) > 1
+    params_BP = torch.rand(3, layout.num_params) + 0.1
+    latent_BCL = whole.encode(params_BP)
+    assert torch.allclose(latent_BCL, sliced.encode(params_BP), rtol=1e-4, atol=1e-4)
+    assert torch.allclose(whole.decode(latent_BCL), sliced.decode(latent_BCL), rtol=1e-4, atol=1e-4)
+
+
+def test_save_and_load_keep_every_bit(tmp_path: Path) -> None:
+    dataset = checkpoints()
+    autoencoder = fit(dataset, AutoencoderConfig(), tmp_path)
+    autoencoder.save_pretrained(tmp_path / "saved")
+    loaded = ParamAutoencoder.from_pretrained(tmp_path / "saved", torch_dtype=torch.float16).float()
+    exact = ParamAutoencoder.from_pretrained(tmp_path / "saved")
+    latent = torch.randn(2, exact.config.latent_channels, exact.config.latent_length)
+    assert torch.equal(exact.decode(latent), autoencoder.decode(latent))
+    for name, tensor in dataset.frozen.items():
+        assert torch.equal(tensor, loaded.frozen_state()[name]) and tensor.dtype == loaded.frozen_state()[name].dtype
+    network().load_state_dict(exact.state_dicts(exact.decode(latent))[1], strict=True)
+
+
+def test_conv_form_overfits_one_checkpoint(tmp_path: Path) -> None:
+    # Not centred on it: the decoder itself must hold the vector (method.md, traps).
+    params_1P = checkpoints(num=2).params_KP[:1]
+    layout = ParamLayout.from_module(network())
+    torch.manual_seed(0)
+    autoencoder = ParamAutoencoder(layout.to_dict(), form="conv", normalization="none",
+                                   latent_length=-(-layout.num_params // 625))
+    target_1P = autoencoder.normalize(params_1P)
+    optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=2e-3)
+    for _ in range(400):
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(autoencoder(target_1P), target_1P)
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.01 * target_1P.var()
+
+
+def test_training_on_improves_a_conv_autoencoder_on_deviations(tmp_path: Path) -> None:
+    dataset = checkpoints(rank=3)
+    config = AutoencoderConfig(form="conv", steps=300, learning_rate=1e-2, latent_noise=0.01,
+                               decoder_widths=(4, 64, 64, 8))
+    autoencoder = fit(dataset, config, tmp_path)
+    assert held_out_r2(autoencoder, dataset, 0.1) > 0.1
+    trained = fit(dataset, AutoencoderConfig(steps=20, learning_rate=1e-4), tmp_path / "linear")
+    assert held_out_r2(trained, dataset, 0.1) > 0.9
+
+
+def test_a_decoder_of_the_mean_has_no_deviation_r2() -> None:
+    dataset = checkpoints()
+    mean_P = dataset.params_KP.mean(dim=0)
+    autoencoder = ParamAutoencoder(dataset.layout.to_dict(), normalization="none")
+    autoencoder.mean_P.copy_(autoencoder.to_log(mean_P[None], 0)[0])
+
+    def read(start: int, stop: int) -> Tensor:
+        return dataset.params_KP[:, start:stop]
+
+    assert abs(autoencoder.deviation_r2(read, lambda start, stop: mean_P[start:stop])) < 0.05
+
+
+def test_paper_preset_and_bad_options() -> None:
+    paper = AutoencoderConfig(preset="paper")
+    assert (paper.form, paper.normalization, paper.latent_noise, paper.input_noise) == ("conv", "none", 0.1, 1e-3)
+    layout = ParamLayout.from_module(network())
+    with pytest.raises(ValueError, match="unknown autoencoder form 'convolution'"):
+        ParamAutoencoder(layout.to_dict(), form="convolution")
+    with pytest.raises(ValueError, match="100 components do not fit"):
+        ParamAutoencoder(layout.to_dict(), num_components=100)
+    with pytest.raises(ValueError, match="expected at least 3"):
+        ParamAutoencoder(layout.to_dict(), form="conv", latent_length=2)
+    with pytest.raises(ValueError, match="latents have shape"):
+        ParamAutoencoder(layout.to_dict()).decode(torch.zeros(1, 4, 15))
+    with pytest.raises(ValueError, match="parameters have shape"):
+        ParamAutoencoder(layout.to_dict()).encode(torch.zeros(1, 15))
+    with pytest.raises(ValueError, match=r"autoencoder\.explained"):
+        AutoencoderConfig(explained=0.0)
+
+
+def test_split_rows_holds_out_evenly_and_keeps_two() -> None:
+    train_K, held_out_H = split_rows(200, 0.1)
+    assert len(held_out_H) == 20 and not set(train_K) & set(held_out_H) and len(train_K) == 180
+    assert split_rows(2, 0.5) == ([0, 1], [])
+    with pytest.raises(ValueError, match="1 checkpoint, expected at least 2"):
+        split_rows(1, 0.1)
+
+
+def test_equal_checkpoints_are_refused(tmp_path: Path) -> None:
+    dataset = checkpoints()
+    same = CheckpointDataset(dataset.params_KP[:1].repeat(5, 1), dataset.layout, network=dataset.network,
+                             task=dataset.task, frozen=dataset.frozen, metadata=[{}] * 5, collect={})
+    with pytest.raises(ValueError, match="all training checkpoints are equal"):
+        fit(same, AutoencoderConfig(), tmp_path)

@@ -1,0 +1,101 @@
+"""`pdiff run` and its parts, end to end on small settings: results as the contract has them, resume, clear errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.cli import app
+from pdiff_hub.pipeline_pdiff import PDiffPipeline
+
+SMALL = ["network.hidden=[8, 8]", "collect.num_checkpoints=12", "collect.epochs=2", "collect.save_every=2",
+         "diffusion.steps=30", "diffusion.widths=[16]", "diffusion.batch_size=16", "generate.num_models=4",
+         "generate.num_inference_steps=5"]
+OVERRIDES = [part for option in SMALL for part in ("--override", option)]
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "pipeline"
+    result = CliRunner().invoke(app, ["run", "digits-mlp3", "--output-dir", str(folder), *OVERRIDES])
+    assert result.exit_code == 0, result.output
+    assert "Accuracy on test" in result.output and "copy and average" in result.output
+    return folder
+
+
+def test_run_leaves_what_the_contract_says(run_dir: Path) -> None:
+    results = json.loads((run_dir / "results.json").read_text())
+    assert results["task"] == "digits" and results["network"] == "mlp3" and results["select"] == "all"
+    assert (results["num_checkpoints"], results["num_generated"]) == (12, 4)
+    for method in ("original", "generated", "ensemble"):
+        assert set(results["accuracy"][method]) == {"best", "mean", "median", "std"}
+        assert all(0 <= value <= 1 for value in results["accuracy"][method].values())
+    assert set(results["similarity"]) == {"original_original", "generated_generated", "original_generated",
+                                          "original_generated_max"}
+    assert {"nearest_l2_generated", "nearest_l2_original", "deviation_r2", "spread_ratio"} <= set(results["audit"])
+    assert set(results["seconds"]) == {"collect", "train_autoencoder", "train_diffusion", "generate", "evaluate"}
+    assert all(value is not None for value in results["seconds"].values())
+    for name in ("accuracy-similarity.png", "accuracy-similarity.svg", "README.md", "recipe.yaml"):
+        assert (run_dir / name).stat().st_size > 0
+    assert len(CheckpointDataset.from_pretrained(run_dir / "checkpoints")) == 12
+    pipe = PDiffPipeline.from_pretrained(run_dir)
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.build_network(pipe(1).state_dicts[0])(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+
+
+def test_generate_and_evaluate_and_info(run_dir: Path, tmp_path: Path) -> None:
+    networks, report = tmp_path / "networks", tmp_path / "report"
+    command = ["generate", str(run_dir), "--num-models", "3", "--seed", "7", "--output-dir", str(networks)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    files = sorted(networks.iterdir())
+    assert [file.name for file in files] == [f"model-{i:05d}.safetensors" for i in range(3)]
+    pipe = PDiffPipeline.from_pretrained(run_dir)
+    pipe.build_network().load_state_dict(load_file(files[2]), strict=True)
+    again = tmp_path / "again"
+    assert CliRunner().invoke(app, [*command[:-1], str(again)]).exit_code == 0
+    assert files[1].read_bytes() == (again / files[1].name).read_bytes()
+    result = CliRunner().invoke(app, ["evaluate", str(run_dir), "--dataset", str(run_dir / "checkpoints"),
+                                      "--output-dir", str(report), "--num-models", "2"])
+    assert result.exit_code == 0, result.output
+    assert json.loads((report / "results.json").read_text())["num_generated"] == 2
+    for folder in (run_dir, run_dir / "checkpoints"):
+        assert "mlp3" in CliRunner().invoke(app, ["info", str(folder)]).output or folder == run_dir
+
+
+def test_killed_runs_go_on(run_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-m", "pdiff_hub.cli", "run", "digits-mlp3", "--output-dir", str(folder), *OVERRIDES]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for mark in ("checkpoints/dataset.json", "training/latents.safetensors"):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (folder / mark).exists():
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    for file in ("unet/diffusion_pytorch_model.safetensors", "generated/params.safetensors"):
+        first, second = load_file(run_dir / file), load_file(folder / file)
+        assert all(torch.allclose(first[name], second[name], rtol=1e-3, atol=1e-4) for name in first)
+
+
+def test_another_recipe_in_the_same_folder_is_refused(run_dir: Path) -> None:
+    command = [sys.executable, "-m", "pdiff_hub.cli", "run", "digits-mlp3", "--output-dir", str(run_dir), *OVERRIDES,
+               "--override", "seed=5"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "seed was 0 and is 5" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_help_has_an_example_each() -> None:
+    for name in ("run", "collect", "train", "generate", "evaluate", "info"):
+        assert f"Example: pdiff {name}" in CliRunner().invoke(app, [name, "--help"]).output

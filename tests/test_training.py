@@ -1,0 +1,143 @@
+"""Training: a killed run ends in the same bytes, two processes learn what one does, a diverging loss stops it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.networks import build_network, resolve_network
+from pdiff_hub.param_autoencoder import ParamLayout
+from pdiff_hub.pipeline_pdiff import PDiffPipeline
+from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
+from pdiff_hub.training.loop import build_accelerator
+from pdiff_hub.training.pipeline import require_processes, train_pipeline
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "train.py"
+OPTIONS = ["diffusion.steps=60", "diffusion.widths=[16]", "diffusion.batch_size=16", "diffusion.save_every=7",
+           "diffusion.log_every=5"]
+
+
+def checkpoints(num: int = 24) -> CheckpointDataset:
+    spec = resolve_network({"name": "mlp3", "hidden": [8, 8]}, in_channels=1, image_size=8, num_classes=10)
+    network = build_network(spec)
+    layout = ParamLayout.from_module(network)
+    generator = torch.Generator().manual_seed(0)
+    params_KP = torch.randn(num, 5, generator=generator) @ torch.randn(5, layout.num_params, generator=generator)
+    return CheckpointDataset(params_KP, layout, network=spec, task={"dataset": "digits"}, frozen={},
+                             metadata=[{"step": i} for i in range(num)], collect={})
+
+
+@pytest.fixture(scope="module")
+def dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "checkpoints"
+    checkpoints().save_pretrained(folder)
+    return folder
+
+
+def command(dataset_dir: Path, output_dir: Path, launcher: list[str], extra: list[str] | None = None) -> list[str]:
+    overrides = [part for option in OPTIONS for part in ("--override", option)]
+    return [*launcher, str(EXAMPLE), "--dataset", str(dataset_dir), "--output-dir", str(output_dir), *overrides,
+            *(extra or [])]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLE.parent.parent)}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def test_killed_and_resumed_ends_in_the_same_bytes(dataset_dir: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(dataset_dir, whole, [sys.executable]), check=True, env=environment(), capture_output=True)
+    kills = 0
+    for target in (7, 21, 42):
+        process = subprocess.Popen(command(dataset_dir, killed, [sys.executable]), env=environment(),
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None:
+            saves = sorted((killed / "training" / "diffusion").glob("step-*"))
+            if saves and int(saves[-1].name[5:]) >= target:
+                process.send_signal(signal.SIGKILL)
+                kills += process.wait() == -signal.SIGKILL
+            time.sleep(0.001)
+    subprocess.run(command(dataset_dir, killed, [sys.executable]), check=True, env=environment(), capture_output=True)
+    assert kills >= 1
+    for file in ("unet/diffusion_pytorch_model.safetensors", "autoencoder/diffusion_pytorch_model.safetensors",
+                 "model_index.json"):
+        assert (whole / file).read_bytes() == (killed / file).read_bytes(), file
+    assert len(list((killed / "training" / "diffusion").glob("step-*"))) == 2
+
+
+def test_two_processes_learn_what_one_does(dataset_dir: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    # Gentle steps: at the default rate rounding differences grow a thousandfold in 60 steps.
+    gentle = ["--override", "diffusion.learning_rate=0.0005"]
+    subprocess.run(command(dataset_dir, one, [sys.executable], gentle), check=True, env=environment(),
+                   capture_output=True)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(command(dataset_dir, two, launcher, ["--num-processes", "2", *gentle]), check=True,
+                          env=environment(), capture_output=True, text=True)
+    assert "2 processes" in done.stdout
+    curves = [json.loads((folder / "training" / "summary.json").read_text())["loss"] for folder in (one, two)]
+    assert math.isclose(*curves, rel_tol=1e-3)
+    for name, tensor in weights(one).items():
+        assert torch.allclose(tensor, weights(two)[name], rtol=1e-2, atol=1e-3), name
+
+
+def test_the_number_of_processes_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerator = build_accelerator()
+    require_processes(accelerator)
+    with pytest.raises(ValueError, match="2 processes were asked for and 1 runs"):
+        require_processes(accelerator, 2)
+
+
+def test_training_makes_a_pipeline_and_keeps_its_settings(tmp_path: Path) -> None:
+    config = DiffusionConfig(steps=20, widths=(16,), batch_size=8)
+    summary = train_pipeline(checkpoints(), tmp_path, diffusion=config, num_inference_steps=9, log_with="tensorboard")
+    assert summary.deviation_r2 is not None and summary.deviation_r2 > 0.99
+    assert list((tmp_path / "training" / "logs").rglob("events.*"))
+    pipe = PDiffPipeline.from_pretrained(tmp_path)
+    pipe.set_progress_bar_config(disable=True)
+    assert len(pipe(2, generator=torch.Generator().manual_seed(0)).state_dicts) == 2
+    assert pipe.config.default_num_inference_steps == 9
+    with pytest.raises(ValueError, match=r"diffusion\.steps was 20 and is 30"):
+        train_pipeline(checkpoints(), tmp_path, diffusion=DiffusionConfig(steps=30, widths=(16,), batch_size=8))
+
+
+def test_diverging_loss_stops_and_keeps_the_last_good_state(tmp_path: Path) -> None:
+    config = DiffusionConfig(steps=400, widths=(16,), batch_size=8, learning_rate=1e6, warmup_steps=200, save_every=2,
+                             log_every=2, max_grad_norm=1e9)
+    with pytest.raises(ValueError, match=r"diffusion: the loss is .*last good state is kept in step-.*learning_rate"):
+        train_pipeline(checkpoints(), tmp_path, diffusion=config)
+    saves = sorted((tmp_path / "training" / "diffusion").glob("step-*"))
+    assert saves and all(t.isfinite().all() for t in load_file(saves[-1] / "model.safetensors").values())
+    assert not (tmp_path / "model_index.json").exists()
+
+
+def test_conv_stage_is_trained_then_resumed_from_disk(tmp_path: Path) -> None:
+    autoencoder = AutoencoderConfig(form="conv", steps=10, latent_noise=0.1, input_noise=0.001)
+    config = DiffusionConfig(steps=5, widths=(16, 32), batch_size=8)
+    first = train_pipeline(checkpoints(), tmp_path, autoencoder, config)
+    assert first.latent_shape[1] % 2 == 0
+    again = train_pipeline(checkpoints(), tmp_path, autoencoder, config)
+    assert again.deviation_r2 == first.deviation_r2
+
+
+def test_one_checkpoint_and_odd_batches_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected at least 2"):
+        train_pipeline(checkpoints().select_rows([0]), tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(ValueError, match=r"diffusion\.widths"):
+        DiffusionConfig(widths=(12,))
