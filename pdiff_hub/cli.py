@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,7 +97,9 @@ def evaluate(pipeline: Annotated[str, typer.Argument(help="A pipeline's folder o
              dataset: Annotated[str, typer.Option(help="The data set it was trained on: folder or Hub id.")],
              output_dir: Annotated[Path, typer.Option(help="Where results.json and the picture will be.")],
              num_models: Annotated[int, typer.Option(help="How many networks to generate and judge.")] = 200,
-             seed: int = 0, num_inference_steps: int | None = None, device: _Device = "cpu") -> None:
+             seed: int = 0, num_inference_steps: int | None = None, device: _Device = "cpu",
+             trust_remote_code: Annotated[bool, typer.Option(help="Call the network function that the data set names.")]
+             = False) -> None:
     """Generate networks and judge them beside the originals: accuracy, similarity, and whether they are copies.
 
     Example: pdiff evaluate runs/digits --dataset runs/digits/checkpoints --output-dir report
@@ -108,7 +111,8 @@ def evaluate(pipeline: Annotated[str, typer.Argument(help="A pipeline's folder o
 
     pipe = PDiffPipeline.from_pretrained(pipeline).to(device)
     params_NP = workflow.generate(pipe, num_models, seed=seed, num_inference_steps=num_inference_steps)
-    print_results(workflow.evaluate(pipe, CheckpointDataset.from_pretrained(dataset), params_NP, output_dir))
+    print_results(workflow.evaluate(pipe, CheckpointDataset.from_pretrained(dataset), params_NP, output_dir,
+                                    trust_remote_code=trust_remote_code))
     typer.echo(f"results.json and accuracy-similarity.png are in {output_dir}")
 
 
@@ -139,6 +143,7 @@ def info(path: Annotated[Path, typer.Argument(help="A pipeline's or a data set's
 
 def main() -> None:
     """Errors of ours are one sentence for people; anything else is a bug, and shows its trace."""
+    sys.path.insert(0, "")  # a recipe may name a network function in the current folder, as `python script.py` could
     try:
         app()
     except (ValueError, FileNotFoundError, OSError, ImportError) as error:

@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from pdiff_hub.evaluation.evaluate import FIGURE_STEM
 from pdiff_hub.evaluation.table import audit_rows
-from pdiff_hub.recipes import RECIPE_FILE
+from pdiff_hub.recipes import load_recipe
 from pdiff_hub.safe_files import replacing
 
 _TEMPLATE = """---
@@ -26,7 +26,7 @@ Generates working `{network}` networks for `{task}`: {num_params:,} numbers each
 ```python
 import torch
 from pdiff_hub import PDiffPipeline
-pipe = PDiffPipeline.from_pretrained("{name}")
+pipe = PDiffPipeline.from_pretrained("path/to/{name}")  # this folder, or its Hub id
 out = pipe(num_models=8, generator=torch.Generator().manual_seed(0))
 network = pipe.build_network(out.state_dicts[0])
 ```
@@ -94,7 +94,7 @@ def render_card(results: dict[str, Any], recipe: dict[str, Any], name: str, *, h
 def write_card(folder: Path, name: str) -> None:
     """Render the card of the pipeline in `folder` from its `results.json` and recipe."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    recipe = yaml.safe_load((folder / RECIPE_FILE).read_text(encoding="utf-8"))
-    card = render_card(results, recipe, name, has_figure=(folder / f"{FIGURE_STEM}.png").exists())
+    has_figure = (folder / f"{FIGURE_STEM}.png").exists()
+    card = render_card(results, load_recipe(folder).to_dict(), name, has_figure=has_figure)
     with replacing(folder / "README.md") as temporary:
         temporary.write_text(card, encoding="utf-8")

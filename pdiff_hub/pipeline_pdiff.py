@@ -191,11 +191,11 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         with torch.no_grad():
             return self.autoencoder.decode(latents_BCL.to(self.autoencoder.device)).float().cpu()
 
-    def build_network(self, state_dict: dict[str, Tensor] | None = None) -> nn.Module:
+    def build_network(self, state_dict: dict[str, Tensor] | None = None, trust_remote_code: bool = False) -> nn.Module:
         """The target network in eval mode, holding `state_dict` if given. Needs the pdiff_hub package.
 
-        Only networks that the package knows by name are built: a pipeline from somewhere else cannot make this
-        call import and run anything.
+        Only networks that the package knows by name are built, so that a pipeline from somewhere else cannot make this
+        call import and run anything; `trust_remote_code=True` also calls the function that the pipeline names.
         """
         spec = self.autoencoder.config.network
         if spec is None:
@@ -205,7 +205,9 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
             networks = importlib.import_module("pdiff_hub.networks")
         except ModuleNotFoundError as error:
             raise ImportError("build_network needs the package: pip install pdiff-hub.") from error
-        network: nn.Module = networks.build_network(dict(spec), pretrained=False, allow_factory=False)
+        network: nn.Module = networks.build_network(
+            dict(spec), pretrained=False, allow_factory=trust_remote_code
+        )
         if state_dict is not None:
             network.load_state_dict(state_dict, strict=True)
         return network.eval()

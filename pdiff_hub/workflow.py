@@ -82,8 +82,12 @@ def write_networks(pipe: PDiffPipeline, num_models: int, directory: Path, *, see
 
 
 def evaluate(pipe: PDiffPipeline, dataset: CheckpointDataset, generated_BP: torch.Tensor, directory: Path, *,
-             num_originals: int | None = None, seconds: dict[str, float | None] | None = None) -> dict[str, Any]:
-    """Judge networks and write `results.json` and the picture into `directory`."""
+             num_originals: int | None = None, seconds: dict[str, float | None] | None = None,
+             trust_remote_code: bool = False) -> dict[str, Any]:
+    """Judge networks and write `results.json` and the picture into `directory`.
+
+    `trust_remote_code`: whether a data set may name a function of yours that builds its network, to be called.
+    """
     began = time.perf_counter()
     if dataset.task is None:
         raise ValueError("the data set does not say which task its networks are for, so they cannot be judged; import "
@@ -92,8 +96,7 @@ def evaluate(pipe: PDiffPipeline, dataset: CheckpointDataset, generated_BP: torc
     summary = directory / "training" / "summary.json"
     trained = json.loads(summary.read_text()) if summary.exists() else _previous_audit(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    # The specs of a data set from elsewhere build only networks that the package knows by name.
-    network = build_network(dataset.network, pretrained=False, allow_factory=False)
+    network = build_network(dataset.network, pretrained=False, allow_factory=trust_remote_code)
     measured = evaluate_networks(network, task, dataset, generated_BP, deviation_r2=trained.get("deviation_r2"),
                                  num_originals=num_originals, figure_dir=directory)
     results = {
@@ -146,7 +149,7 @@ def run(recipe: Recipe, directory: Path, *, device: str = "cpu", log_with: str |
     params_NP = load_file(directory / _GENERATED)["params_NP"]
     say("4/4 evaluate")
     return evaluate(pipe, dataset, params_NP, directory, num_originals=recipe.evaluate.num_originals,
-                    seconds=dict(clock.seconds))
+                    seconds=dict(clock.seconds), trust_remote_code=True)  # the recipe itself named the network
 
 
 class _Clock:

@@ -24,6 +24,7 @@ from pdiff_hub.checkpoint_files import INDEX_NAME
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.collect.alignment import align_to_mean
 from pdiff_hub.collect.batched_training import BatchedTrainer
+from pdiff_hub.collect.hidden_layers import find_hidden_layers
 from pdiff_hub.collect.parts import CheckpointJournal, TrainingState
 from pdiff_hub.networks import NETWORK_NAMES, build_network, logits, resolve_network
 from pdiff_hub.param_autoencoder import ParamLayout
@@ -96,8 +97,8 @@ def collect_population(
         return CheckpointDataset.from_pretrained(directory)
     inputs_NX = task.inputs(task.train).to(device)
     if config.align:  # refuse before the work, not after it
-        align_to_mean(network, {k: v[None] for k, v in network.state_dict().items()}, task.inputs(
-            task.validation, slice(0, _SAMPLE)), rounds=1, progress=False)
+        one = {name: tensor[None] for name, tensor in network.state_dict().items()}
+        find_hidden_layers(network, one, task.inputs(task.validation, slice(0, _SAMPLE)))
     # Told of CPUs, it joins a launcher's processes there too.
     processes = PartialState(cpu=not torch.accelerator.is_available())
     rank, world = processes.process_index, processes.num_processes
@@ -183,7 +184,9 @@ def _join(task: Task, spec: dict[str, Any], layout: ParamLayout, config: Populat
         stacked = layout.stack(params_KP)
         stacked |= {name: tensor.expand(len(params_KP), *tensor.shape) for name, tensor in frozen.items()}
         sample_NX = task.inputs(task.validation, slice(0, _SAMPLE))
-        aligned, collect["alignment"] = align_to_mean(network, stacked, sample_NX, rounds=config.align_rounds)
+        aligned, info = align_to_mean(network, stacked, sample_NX, rounds=config.align_rounds, seed=seed)
+        collect["alignment"] = {name: list(value) if isinstance(value, tuple) else value
+                                for name, value in asdict(info).items()}
         params_KP = layout.unstack(aligned)
     dataset = CheckpointDataset(params_KP, layout, network=spec, task=task.spec, frozen=frozen,
                                 metadata=[parts[part].metadata[row] for part, row in owner], collect=collect)

@@ -92,7 +92,7 @@ class DiffusionConfig:
     widths: Sequence[int] = (64,)
     layers_per_block: int = 1
     steps: int = 3000
-    batch_size: int = 128
+    batch_size: int = 64
     learning_rate: float = 3e-3
     warmup_steps: int = 100
     weight_decay: float = 2e-6
