@@ -68,7 +68,10 @@ def generate(pipe: PDiffPipeline, num_models: int, *, seed: int, num_inference_s
 
 def write_networks(pipe: PDiffPipeline, num_models: int, directory: Path, *, seed: int,
                    num_inference_steps: int | None = None) -> list[Path]:
-    """Generate networks as `model-00000.safetensors` ..., each with the frozen rest: they load with `strict=True`."""
+    """Generate networks as `model-00000.safetensors` ..., each with the frozen rest: they load with `strict=True`.
+
+    `generated.json` beside them says how to make them again.
+    """
     params_NP = generate(pipe, num_models, seed=seed, num_inference_steps=num_inference_steps)
     directory.mkdir(parents=True, exist_ok=True)
     files = []
@@ -76,8 +79,11 @@ def write_networks(pipe: PDiffPipeline, num_models: int, directory: Path, *, see
         file = directory / f"model-{index:05d}.safetensors"
         # Own memory for every name: safetensors refuses tied tensors.
         state = {name: tensor.clone() for name, tensor in pipe.autoencoder.state_dicts(params_NP[index])[0].items()}
-        write_safetensors(file, state, {"format": "pt", "seed": str(seed), "index": str(index)})
+        # One header entry: safetensors writes several in random order, and the same seed should give the same bytes.
+        write_safetensors(file, state, {"format": "pt"})
         files.append(file)
+    steps = num_inference_steps or pipe.config.default_num_inference_steps
+    write_json(directory / "generated.json", {"seed": seed, "num_models": num_models, "num_inference_steps": steps})
     return files
 
 

@@ -58,7 +58,8 @@ def test_generate_and_evaluate_and_info(run_dir: Path, tmp_path: Path) -> None:
     networks, report = tmp_path / "networks", tmp_path / "report"
     command = ["generate", str(run_dir), "--num-models", "3", "--seed", "7", "--output-dir", str(networks)]
     assert CliRunner().invoke(app, command).exit_code == 0
-    files = sorted(networks.iterdir())
+    files = sorted(networks.glob("*.safetensors"))
+    assert json.loads((networks / "generated.json").read_text())["seed"] == 7
     assert [file.name for file in files] == [f"model-{i:05d}.safetensors" for i in range(3)]
     pipe = PDiffPipeline.from_pretrained(run_dir)
     pipe.build_network().load_state_dict(load_file(files[2]), strict=True)
