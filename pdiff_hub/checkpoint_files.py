@@ -28,8 +28,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .checkpoint_rows import PARQUET_COLUMN, SHARD_TENSOR, ParquetRows, PickedRows, Rows, ShardRows, open_parquet
-from .safe_files import remove_unfinished, save_tensors, write_json, write_named_by_content
+from pdiff_hub.checkpoint_rows import (
+    PARQUET_COLUMN,
+    SHARD_TENSOR,
+    ParquetRows,
+    PickedRows,
+    Rows,
+    ShardRows,
+    open_parquet,
+)
+from pdiff_hub.safe_files import remove_unfinished, save_tensors, write_json, write_named_by_content
 
 INDEX_NAME = "dataset.json"
 FORMAT = "pdiff-checkpoints"

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checkpoint_files import FILE_PATTERNS, INDEX_NAME, metadata_table, read_folder, read_index, write_folder
-from .checkpoint_rows import PickedRows, Rows, TensorRows
-from .param_autoencoder import ParamLayout
+from pdiff_hub.checkpoint_files import FILE_PATTERNS, INDEX_NAME, metadata_table, read_folder, read_index, write_folder
+from pdiff_hub.checkpoint_rows import PickedRows, Rows, TensorRows
+from pdiff_hub.param_autoencoder import ParamLayout
 
 
 class CheckpointDataset:

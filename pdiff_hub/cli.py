@@ -143,7 +143,8 @@ def info(path: Annotated[Path, typer.Argument(help="A pipeline's or a data set's
 
 def main() -> None:
     """Errors of ours are one sentence for people; anything else is a bug, and shows its trace."""
-    sys.path.insert(0, "")  # a recipe may name a network function in the current folder, as `python script.py` could
+    # A recipe may name a network function in the current folder; last, so that nothing there shadows a library.
+    sys.path.append("")
     try:
         app()
     except (ValueError, FileNotFoundError, OSError, ImportError) as error:

@@ -6,6 +6,7 @@ Shapes: N networks, B of them at once, P parameters, C latent channels, L latent
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import json
@@ -267,11 +268,17 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         if "unet" not in kwargs:
             kwargs["unet"] = UNet1DModel.from_pretrained(folder / "unet", use_safetensors=True)
         if "scheduler" not in kwargs:
-            scheduler_class: Any = getattr(diffusers, str(index["scheduler"][1]), None)
+            name = str(index["scheduler"][1])
+            scheduler_class: Any = getattr(diffusers, name, None)
             if scheduler_class is None or not issubclass(scheduler_class, SchedulerMixin):
-                raise ValueError(f"{folder / _INDEX} names the scheduler {index['scheduler'][1]!r}, which diffusers "
-                                 "does not have.")
+                raise ValueError(f"{folder / _INDEX} names the scheduler {name!r}, which diffusers does not have. "
+                                 f"The nearest known one is {_nearest_scheduler(name)!r}.")
             kwargs["scheduler"] = scheduler_class.from_pretrained(folder / "scheduler")
         steps = index.get("default_num_inference_steps", 50)
         pipe = cls(**{"default_num_inference_steps": steps, **kwargs})
         return pipe.to(dtype=dtype) if dtype is not None else pipe
+
+
+def _nearest_scheduler(name: object) -> str:
+    known = [each for each in dir(diffusers) if each.endswith("Scheduler")]
+    return difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]

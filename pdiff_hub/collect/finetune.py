@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..checkpoints import CheckpointDataset
-from ..networks import NETWORK_NAMES, build_network, logits, resolve_network
-from ..param_autoencoder import ParamLayout
-from ..tasks import Split, Task
-from .parts import CheckpointJournal, TrainingState
+from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.collect.parts import CheckpointJournal, TrainingState
+from pdiff_hub.networks import NETWORK_NAMES, build_network, logits, resolve_network
+from pdiff_hub.param_autoencoder import ParamLayout
+from pdiff_hub.tasks import Split, Task
 
 _RATES = {"train": "learning_rate", "finetune": "finetune_learning_rate"}  # the two phases
 _WARM_UP = 0.1  # of the first phase's steps

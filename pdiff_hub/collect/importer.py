@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..checkpoints import CheckpointDataset, check_finite
-from ..param_autoencoder import FrozenEntry, ParamLayout
-from .parts import CheckpointJournal, TrainingState
-from .weight_files import SUFFIXES, read_state_dict
+from pdiff_hub.checkpoints import CheckpointDataset, check_finite
+from pdiff_hub.collect.parts import CheckpointJournal, TrainingState
+from pdiff_hub.collect.weight_files import SUFFIXES, read_state_dict
+from pdiff_hub.param_autoencoder import FrozenEntry, ParamLayout
 
 _STEP = re.compile(r"(?:step|checkpoint|ckpt|iter|iteration)s?[-_=]?(\d+)", re.IGNORECASE)
 _PART_BYTES = 64 << 20

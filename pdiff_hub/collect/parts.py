@@ -22,11 +22,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..checkpoint_files import INDEX_NAME, metadata_table, read_index
-from ..checkpoint_rows import SHARD_TENSOR, ShardRows
-from ..checkpoints import CheckpointDataset, check_finite
-from ..param_autoencoder import ParamLayout
-from ..safe_files import differences, remove_unfinished, write_json, write_safetensors
+from pdiff_hub.checkpoint_files import INDEX_NAME, metadata_table, read_index
+from pdiff_hub.checkpoint_rows import SHARD_TENSOR, ShardRows
+from pdiff_hub.checkpoints import CheckpointDataset, check_finite
+from pdiff_hub.param_autoencoder import ParamLayout
+from pdiff_hub.safe_files import differences, remove_unfinished, write_json, write_safetensors
 
 _PARTS = "parts"
 _NAME = re.compile(r"(part|state)-(\d{5,})\.safetensors")
