@@ -29,7 +29,7 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 _WARM_UP = 0.1  # of all steps
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, as torch names them
-_SHARD_BYTES = 24 * 2**20  # of working memory, at which a shard of digits networks ran fastest
+_SHARD_BYTES = 40 * 2**20  # of working memory; digits networks ran fastest at 30 to 60 MiB a shard
 # glibc gives freed memory back to the system, and page faults then cost more than the computation, unless one buffer of
 # nearly 32 MiB (its limit for this) has been freed before. Elsewhere freeing one does nothing.
 _PRIMING_BYTES = 31 * 2**20
@@ -120,6 +120,9 @@ class BatchedTrainer:
         self._shards = [
             _Shard(network_factory, shard.tolist(), self._training) for shard in np.array_split(self.seeds, num_shards)
         ]
+        first, *others = self._shards
+        for shard in others:
+            first.stack.check_same_architecture(shard.stack)
 
     def run_epoch(self) -> Tensor:
         """One epoch of all networks; -> each one's mean training loss over it, float32 [K] on the CPU."""

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from pdiff_hub.collect.batched_ops import BatchedOps
 from pdiff_hub.networks import logits
 
 NetworkFactory = Callable[[int], nn.Module]
@@ -43,7 +42,7 @@ class NetworkStack:
                 f"the network's module {dropout!r} is active dropout, whose noise would depend on how many networks "
                 "are trained together; set its probability to 0"
             )
-        self._network = network
+        self._network, self._seeds = network, tuple(seeds)
         live = network.state_dict(keep_vars=True)
         names = {id(tensor): name for name, tensor in [*network.named_parameters(), *network.named_buffers()]}
         # Tied weights have one name and several keys.
@@ -53,7 +52,7 @@ class NetworkStack:
         for key, source in self._source_of_key.items():
             for seed, state in zip(seeds, states, strict=True):
                 if key not in state or state[key].shape != live[key].shape:
-                    raise ValueError(f"the networks of seeds {seeds[0]} and {seed} differ in the shape of {key!r}")
+                    raise ValueError(f"the networks of seeds {seeds[0]} and {seed} differ in their shapes ({key!r})")
             stacked[source] = torch.stack([state[key] for state in states]).to(device)
         self.weights = {
             name: stacked[name].requires_grad_(parameter.requires_grad)
@@ -72,8 +71,7 @@ class NetworkStack:
             return logits(functional_call(self._network, (weights, buffers), (inputs_BX,)))
 
         try:
-            with BatchedOps():
-                logits_KBC: Tensor = vmap(one)(self.weights, self.buffers, inputs_KBX)
+            logits_KBC: Tensor = vmap(one)(self.weights, self.buffers, inputs_KBX)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -81,6 +79,12 @@ class NetworkStack:
                 f"a {type(self._network).__name__} cannot be trained for many seeds as one batched program: {error}"
             ) from error
         return logits_KBC
+
+    def check_same_architecture(self, other: NetworkStack) -> None:
+        """ValueError, with a seed of each, if the other stack's networks have other shapes."""
+        own, others = self.tensors(), other.tensors()
+        if [(name, t.shape[1:]) for name, t in own.items()] != [(name, t.shape[1:]) for name, t in others.items()]:
+            raise ValueError(f"the networks of seeds {self._seeds[0]} and {other._seeds[0]} differ in their shapes")
 
     def stacked_state(self) -> dict[str, Tensor]:
         """The networks' state dicts, stacked: every key, tied ones too, to a tensor [K, ...] on the CPU."""
