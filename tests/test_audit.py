@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pdiff_hub.evaluation import audit
-from pdiff_hub.evaluation.audit import deviation_r2, nearest_l2, spread_ratio, summarise_accuracy
+from pdiff_hub.evaluation.audit import nearest_l2, spread_ratio, summarise_accuracy
 
 
 @pytest.fixture(autouse=True)
@@ -72,25 +72,6 @@ def test_spread_ratio_means_what_it_says() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(populations(), st.floats(-1.0, 2.0))
-def test_deviation_r2_equals_naive(sets: tuple[Tensor, Tensor], share: float) -> None:
-    params, mean = sets[0].double(), sets[1].double().mean(dim=0)
-    reconstruction = mean + share * (params - mean)
-    if bool((params == mean).all()):
-        return
-    assert deviation_r2(params, reconstruction, mean) == pytest.approx(1 - (1 - share) ** 2, abs=1e-6)
-
-
-def test_deviation_r2_of_perfect_and_of_mean_answers() -> None:
-    params = torch.randn(4, 30, generator=torch.Generator().manual_seed(0))
-    mean = params.mean(dim=0)
-    assert deviation_r2(params, params, mean) == 1.0
-    assert deviation_r2(params, mean.expand(4, -1), mean) == 0.0
-    with pytest.raises(ValueError, match="equal the mean"):
-        deviation_r2(mean.expand(4, -1), params, mean)
-
-
-@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=9))
 def test_best_is_chosen_on_validation(pairs: list[tuple[int, int]]) -> None:
     validation, test = (torch.tensor(column, dtype=torch.float64) / 20 for column in zip(*pairs, strict=True))
@@ -121,8 +102,6 @@ def test_bad_input() -> None:
         nearest_l2(params[:2], params, leave_one_out=True)
     with pytest.raises(ValueError, match="least two of each"):
         spread_ratio(params[:1], params)
-    with pytest.raises(ValueError, match=r"expected \[K,P\], \[K,P\] and \[P\]"):
-        deviation_r2(params, params, params)
     with pytest.raises(ValueError, match="one of each a network"):
         summarise_accuracy(torch.rand(3), torch.rand(2))
     with pytest.raises(ValueError, match="at least one network"):

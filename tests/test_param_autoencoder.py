@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,22 @@ def test_a_decoder_of_the_mean_has_no_deviation_r2() -> None:
         return dataset.params_KP[:, start:stop]
 
     assert abs(autoencoder.deviation_r2(read, lambda start, stop: mean_P[start:stop])) < 0.05
+
+
+@pytest.mark.parametrize("num_components", [1, 3, 6])
+def test_deviation_r2_equals_naive(tmp_path: Path, num_components: int) -> None:
+    dataset = checkpoints(noise=0.01)
+    autoencoder = fit(dataset, AutoencoderConfig(num_components=num_components), tmp_path)
+    train_K, held_out_H = split_rows(len(dataset), 0.1)
+    params_HP = dataset.params_KP[held_out_H]
+    mean_P = dataset.params_KP[train_K].mean(dim=0)
+    with torch.no_grad():
+        error_HP = (params_HP - autoencoder.decode(autoencoder.encode(params_HP))).double()
+    naive = 1 - float(error_HP.square().sum() / (params_HP - mean_P).double().square().sum())
+    assert held_out_r2(autoencoder, dataset, 0.1) == pytest.approx(naive, abs=1e-6)
+    equal = mean_P.expand(2, -1)
+    assert math.isnan(autoencoder.deviation_r2(lambda start, stop: equal[:, start:stop],
+                                               lambda start, stop: mean_P[start:stop]))
 
 
 def test_paper_preset_and_bad_options() -> None:

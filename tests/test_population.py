@@ -63,6 +63,11 @@ def test_collects_in_the_order_of_seeds_and_aligns(tmp_path: Path) -> None:
         assert plain.metadata[index]["validation_accuracy"] == pytest.approx(accuracy)
     again = collect_population(task, spec, "all", PopulationConfig(**options), tmp_path / "b", seed=5)
     assert torch.equal(again.params_KP, aligned.params_KP)
+    (tmp_path / "b" / "seeds-0-of-1").mkdir()  # as a kill during clean-up leaves it
+    collect_population(task, spec, "all", PopulationConfig(**options), tmp_path / "b", seed=5)
+    assert not (tmp_path / "b" / "seeds-0-of-1").exists()
+    with pytest.raises(ValueError, match=r"collect\.epochs was 2 and is 3"):
+        collect_population(task, spec, "all", PopulationConfig(**{**options, "epochs": 3}), tmp_path / "b", seed=5)
 
 
 def test_a_killed_collection_goes_on(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Shapes: K networks, R networks of one part, P parameters.
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -26,11 +27,13 @@ from pdiff_hub.collect.alignment import align_to_mean
 from pdiff_hub.collect.batched_training import BatchedTrainer
 from pdiff_hub.collect.hidden_layers import find_hidden_layers
 from pdiff_hub.collect.parts import CheckpointJournal, TrainingState
-from pdiff_hub.networks import NETWORK_NAMES, build_network, logits, resolve_network
+from pdiff_hub.networks import build_network, logits
 from pdiff_hub.param_autoencoder import ParamLayout
+from pdiff_hub.safe_files import differences
 from pdiff_hub.tasks import Split, Task
 
 _STATE_SECONDS = 20.0  # between saves of a training state: no more work than this is done twice
+_MEMORY_BYTES = 2**30  # of weights, gradients and moments, where networks_at_once is left to us
 _SAMPLE = 16  # inputs that alignment is checked on
 _JUDGED_AT_ONCE = 4  # networks judged together on the validation split
 
@@ -46,7 +49,7 @@ class PopulationConfig:
             what is left of the initial weights, and so makes aligned networks alike.
         align: put hidden units into one order (git re-basin).
         align_rounds: times that the mean network is taken anew.
-        networks_at_once: trained as one program; bounds memory, and keeps the weights in the processor's cache.
+        networks_at_once: trained as one program; None takes as many as 1 GiB of weights and moments hold.
 
     Raises ValueError naming the option that is out of range.
     """
@@ -59,12 +62,14 @@ class PopulationConfig:
     label_smoothing: float = 0.1
     align: bool = True
     align_rounds: int = 4
-    networks_at_once: int = 50
+    networks_at_once: int | None = None
 
     def __post_init__(self) -> None:
         for option, least in (("num_checkpoints", 2), ("epochs", 1), ("batch_size", 1), ("align_rounds", 1),
                               ("networks_at_once", 1)):
             value = getattr(self, option)
+            if option == "networks_at_once" and value is None:
+                continue
             if type(value) is not int or value < least:
                 raise ValueError(f"{option} must be an integer from {least}, found {value!r}")
         if not self.learning_rate > 0:
@@ -85,16 +90,14 @@ def collect_population(
     (networks from scratch differ in all of them), a network that cannot be aligned, and a loss that is not finite.
     """
     spec = dict(network_spec)
-    if isinstance(spec.get("name"), str) and spec["name"] in NETWORK_NAMES:
-        spec = resolve_network(spec, in_channels=task.in_channels, image_size=task.image_size,
-                               num_classes=task.num_classes)
     network = build_network(spec, seed=seed, pretrained=False)
     layout = ParamLayout.from_module(network, select if isinstance(select, str) else list(select))
     if left := [e.name for e in layout.frozen if getattr(torch, e.dtype).is_floating_point]:
         raise ValueError(f"select={select!r} leaves out {left[0]!r}, which differs between networks trained from "
                          "scratch; use select: all with collect.method: population.")
+    settings = {"collect": asdict(config), "network": spec, "task": task.spec, "seed": seed}
     if (directory / INDEX_NAME).exists():
-        return CheckpointDataset.from_pretrained(directory)
+        return _finished(directory, settings)
     inputs_NX = task.inputs(task.train).to(device)
     if config.align:  # refuse before the work, not after it
         one = {name: tensor[None] for name, tensor in network.state_dict().items()}
@@ -103,17 +106,17 @@ def collect_population(
     processes = PartialState(cpu=not torch.accelerator.is_available())
     rank, world = processes.process_index, processes.num_processes
     shares = [directory / f"seeds-{part}-of-{world}" for part in range(world)]
-    _train_share(task, spec, layout, config, shares[rank], seed, rank, world, inputs_NX, progress)
+    _train_share(task, spec, layout, config, shares[rank], settings, rank, world, inputs_NX, progress)
     processes.wait_for_everyone()
     if processes.is_main_process:
-        _join(task, spec, layout, config, directory, shares, network, seed)
+        _join(task, spec, layout, config, directory, shares, network, settings)
     processes.wait_for_everyone()
     return CheckpointDataset.from_pretrained(directory)
 
 
 def _train_share(task: Task, spec: dict[str, Any], layout: ParamLayout, config: PopulationConfig, directory: Path,
-                 seed: int, rank: int, world: int, inputs_NX: Tensor, progress: bool) -> None:
-    settings = {"collect": asdict(config), "network": spec, "task": task.spec, "seed": seed}
+                 settings: dict[str, Any], rank: int, world: int, inputs_NX: Tensor, progress: bool) -> None:
+    seed = settings["seed"]
     journal = CheckpointJournal(directory, settings, layout)
     if journal.finished:
         return
@@ -124,8 +127,10 @@ def _train_share(task: Task, spec: dict[str, Any], layout: ParamLayout, config: 
     frozen = layout.frozen_state(network.state_dict())
     bar = tqdm(total=len(seeds) * config.epochs, initial=journal.num_checkpoints * config.epochs, unit="epoch",
                desc="train population", disable=None if progress else True)
+    # Weights, gradients and two moments of each number, float32.
+    at_once = config.networks_at_once or max(1, _MEMORY_BYTES // (16 * layout.num_params))
     while journal.num_checkpoints < len(seeds):
-        mine = seeds[journal.num_checkpoints : journal.num_checkpoints + config.networks_at_once]
+        mine = seeds[journal.num_checkpoints : journal.num_checkpoints + at_once]
         trainer = BatchedTrainer(
             lambda each: build_network(spec, seed=each, pretrained=False).train(), mine, inputs_NX, labels_N,
             epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate,
@@ -173,23 +178,38 @@ def _judge(network: nn.Module, stacked: dict[str, Tensor], task: Task, split: Sp
 
 
 def _join(task: Task, spec: dict[str, Any], layout: ParamLayout, config: PopulationConfig, directory: Path,
-          shares: list[Path], network: nn.Module, seed: int) -> None:
+          shares: list[Path], network: nn.Module, settings: dict[str, Any]) -> None:
     """All shares in the order of the seeds, aligned, as the data set in `directory`; then the shares go."""
     parts = [CheckpointDataset.from_pretrained(share) for share in shares]
     owner = [(index % len(parts), index // len(parts)) for index in range(config.num_checkpoints)]
     params_KP = torch.stack([parts[part].params_KP[row] for part, row in owner])
-    collect: dict[str, Any] = {"method": "population", "settings": {"collect": asdict(config), "seed": seed}}
+    collect: dict[str, Any] = {"method": "population", "settings": settings}
     frozen = parts[0].frozen
     if config.align:
         stacked = layout.stack(params_KP)
         stacked |= {name: tensor.expand(len(params_KP), *tensor.shape) for name, tensor in frozen.items()}
         sample_NX = task.inputs(task.validation, slice(0, _SAMPLE))
-        aligned, info = align_to_mean(network, stacked, sample_NX, rounds=config.align_rounds, seed=seed)
+        aligned, info = align_to_mean(network, stacked, sample_NX, rounds=config.align_rounds,
+                                      seed=settings["seed"])
         collect["alignment"] = {name: list(value) if isinstance(value, tuple) else value
                                 for name, value in asdict(info).items()}
         params_KP = layout.unstack(aligned)
     dataset = CheckpointDataset(params_KP, layout, network=spec, task=task.spec, frozen=frozen,
                                 metadata=[parts[part].metadata[row] for part, row in owner], collect=collect)
     dataset.save_pretrained(directory)
-    for share in shares:
-        shutil.rmtree(share)
+    _remove_shares(directory)
+
+
+def _finished(directory: Path, settings: dict[str, Any]) -> CheckpointDataset:
+    dataset = CheckpointDataset.from_pretrained(directory)
+    there = dataset.collect.get("settings", {})
+    if different := differences(there, json.loads(json.dumps(settings))):
+        raise ValueError(f"{directory} holds checkpoints collected with other settings: {'; '.join(different)}. Use "
+                         "these settings again, or another directory.")
+    _remove_shares(directory)  # a kill may have come between the data set and this
+    return dataset
+
+
+def _remove_shares(directory: Path) -> None:
+    for share in directory.glob("seeds-*-of-*"):
+        shutil.rmtree(share, ignore_errors=True)

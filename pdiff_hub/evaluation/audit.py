@@ -1,6 +1,7 @@
 """Does it generate, or does it copy and average? Measures in the space of parameters, and of accuracy.
 
-Nearest-original distance after arXiv 2506.07998; deviation R2 and spread ratio are this project's.
+Nearest-original distance after arXiv 2506.07998; the spread ratio is this project's, as is deviation R2, which
+`ParamAutoencoder` measures slice by slice.
 Shapes: B queried or generated networks, K originals, P parameters; sums over P run in float64 over slices of it.
 """
 
@@ -67,28 +68,6 @@ def spread_ratio(generated_BP: Tensor, original_KP: Tensor) -> float:
     if original == 0.0:
         raise ValueError("all original networks are the same, so there is no spread to compare with.")
     return float((generated / original) ** 0.5)
-
-
-def deviation_r2(params_KP: Tensor, reconstruction_KP: Tensor, mean_P: Tensor) -> float:
-    """How much of the originals' differences from their mean an autoencoder keeps: 1 all, 0 as good as the mean.
-
-    1 - sum |x - reconstruction|^2 / sum |x - mean|^2, negative where worse than answering with the mean. params_KP:
-    held-out checkpoints; mean_P: the mean of those trained on. Raises ValueError for shapes that do not fit, for NaN
-    or Inf, and where all of params_KP equal the mean.
-    """
-    _check(params_KP, reconstruction_KP)
-    if params_KP.shape != reconstruction_KP.shape or mean_P.shape != params_KP.shape[1:]:
-        raise ValueError(
-            f"parameters have shape {list(params_KP.shape)}, reconstructions {list(reconstruction_KP.shape)}, the mean "
-            f"{list(mean_P.shape)}; expected [K,P], [K,P] and [P]."
-        )
-    error, deviation = 0.0, 0.0
-    for params_Kp, reconstruction_Kp, mean_1p in _slices(params_KP, reconstruction_KP, mean_P[None]):
-        error += float((params_Kp - reconstruction_Kp).square().sum())
-        deviation += float((params_Kp - mean_1p).square().sum())
-    if deviation == 0.0:
-        raise ValueError("all checkpoints equal the mean, so there are no deviations to reconstruct.")
-    return 1.0 - error / deviation
 
 
 def summarise_accuracy(validation_accuracy_B: Tensor, test_accuracy_B: Tensor) -> dict[str, float]:
