@@ -14,7 +14,7 @@ PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,
 # torch processes that each take every core slow each other tenfold.
 TEST_THREADS ?= 2
 
-.PHONY: help demo test test-slow lint bench clean install
+.PHONY: help demo test test-slow lint bench clean install browser
 
 help:
 	@echo 'make demo   train on digits, generate networks, judge them: a table, and a picture in demo-output/'
@@ -26,7 +26,7 @@ help:
 demo: $(READY)
 	$(BIN)/pdiff run digits-mlp3 --output-dir demo-output
 
-test: $(READY)
+test: $(READY) browser
 	OMP_NUM_THREADS=$(TEST_THREADS) MKL_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest
 
 test-slow: $(READY)
@@ -44,6 +44,23 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 install: $(READY)
+
+# Chromium, for the tests that look at a page. Only a package manager can install it: done here where that asks nobody
+# (Debian, root), said where not. Whether tests then skip or fail is decided in tests/browser.py.
+browser:
+	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then exit; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo 'No chromium and chromedriver here, and only root on Debian installs them by itself: tests that look' \
+			'at a page will be skipped.' >&2; exit; \
+	fi; \
+	echo 'Installing chromium and chromium-driver with apt-get, once (about a minute) ...'; \
+	log=$$(mktemp); export DEBIAN_FRONTEND=noninteractive; \
+	apt="apt-get -qq -o Acquire::Retries=3 -o DPkg::Lock::Timeout=120"; \
+	if ! { $$apt update && $$apt install -y --no-install-recommends chromium chromium-driver; } >"$$log" 2>&1; then \
+		tail -n 20 "$$log" >&2; \
+		echo 'apt-get could not install chromium and chromium-driver (above: why).' >&2; \
+	fi; \
+	rm -f "$$log"
 
 # The build tools are installed first and pinned too; a build in isolation would fetch whatever is newest.
 $(READY): pyproject.toml constraints.txt

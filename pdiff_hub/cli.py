@@ -16,6 +16,9 @@ _RecipeName = Annotated[str, typer.Argument(help="A folder or file with a recipe
 _Overrides = Annotated[list[str] | None, typer.Option(
     "--override", help="Change an option: --override collect.num_checkpoints=50 (repeatable).")]
 _Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
+_ReportDir = Annotated[Path, typer.Option(help="Where report.html, results.json and the pictures will be.")]
+_NumJudged = Annotated[int, typer.Option(help="How many networks to generate and judge.")]
+_Trust = Annotated[bool, typer.Option(help="Call the network function that the data set or pipeline names.")]
 _Tracker = Annotated[str | None, typer.Option(help="An Accelerate tracker, e.g. tensorboard.")]
 
 
@@ -35,10 +38,10 @@ def run(recipe: _RecipeName,
     loaded = load_recipe(recipe, override or [])
     name = find_recipe(recipe).resolve().parent.name
     directory = output_dir or Path("runs") / name
-    results = workflow.run(loaded, directory, device=device, log_with=log_with, say=typer.echo)
+    results = workflow.run(loaded, directory, device=device, log_with=log_with, name=name, say=typer.echo)
     write_card(directory, name)
     print_results(results)
-    typer.echo(f"Pipeline, results.json and accuracy-similarity.png are in {directory}")
+    typer.echo(f"Pipeline, report.html, results.json and the pictures are in {directory}")
 
 
 @app.command()
@@ -95,11 +98,10 @@ def generate(pipeline: Annotated[str, typer.Argument(help="A pipeline's folder o
 @app.command()
 def evaluate(pipeline: Annotated[str, typer.Argument(help="A pipeline's folder or Hub id.")],
              dataset: Annotated[str, typer.Option(help="The data set it was trained on: folder or Hub id.")],
-             output_dir: Annotated[Path, typer.Option(help="Where results.json and the picture will be.")],
-             num_models: Annotated[int, typer.Option(help="How many networks to generate and judge.")] = 200,
-             seed: int = 0, num_inference_steps: int | None = None, device: _Device = "cpu",
-             trust_remote_code: Annotated[bool, typer.Option(help="Call the network function that the data set names.")]
-             = False) -> None:
+             output_dir: _ReportDir,
+             num_models: _NumJudged = 200, seed: int = 0, num_inference_steps: int | None = None,
+             baselines: Annotated[int, typer.Option(help="Networks that each baseline makes; 0: no baselines.")] = 100,
+             device: _Device = "cpu", trust_remote_code: _Trust = False) -> None:
     """Generate networks and judge them beside the originals: accuracy, similarity, and whether they are copies.
 
     Example: pdiff evaluate runs/digits --dataset runs/digits/checkpoints --output-dir report
@@ -108,12 +110,59 @@ def evaluate(pipeline: Annotated[str, typer.Argument(help="A pipeline's folder o
     from pdiff_hub.checkpoints import CheckpointDataset
     from pdiff_hub.evaluation.table import print_results
     from pdiff_hub.pipeline_pdiff import PDiffPipeline
+    from pdiff_hub.recipes import EvaluateConfig
 
+    config = EvaluateConfig(baselines=baselines)
     pipe = PDiffPipeline.from_pretrained(pipeline).to(device)
+    originals = CheckpointDataset.from_pretrained(dataset)
     params_NP = workflow.generate(pipe, num_models, seed=seed, num_inference_steps=num_inference_steps)
-    print_results(workflow.evaluate(pipe, CheckpointDataset.from_pretrained(dataset), params_NP, output_dir,
+    print_results(workflow.evaluate(pipe, originals, params_NP, output_dir, config=config, name=Path(pipeline).name,
+                                    seed=seed, source=Path(pipeline), num_inference_steps=num_inference_steps,
                                     trust_remote_code=trust_remote_code))
-    typer.echo(f"results.json and accuracy-similarity.png are in {output_dir}")
+    typer.echo(f"report.html, results.json and the pictures are in {output_dir}")
+
+
+@app.command()
+def audit(pipeline: Annotated[Path, typer.Argument(help="A pipeline's folder.")],
+          dataset: Annotated[str | None, typer.Option(help="The data set it was trained on, folder or Hub id. Default: "
+                                                           "checkpoints/ in the pipeline's folder.")] = None,
+          output_dir: Annotated[Path | None, typer.Option(help="Default: runs/NAME-audit.")] = None,
+          metric: Annotated[list[str] | None, typer.Option(help="Measure only this (repeatable).")] = None,
+          num_models: _NumJudged = 200, seed: int = 0, device: _Device = "cpu", trust_remote_code: _Trust = False
+          ) -> None:
+    """Does it generate, or copy and average? Judge a pipeline beside every simple baseline, and say who is better.
+
+    Example: pdiff audit pipelines/digits-mlp3
+    """
+    from pdiff_hub import workflow
+    from pdiff_hub.checkpoints import CheckpointDataset
+    from pdiff_hub.evaluation.table import print_results
+
+    directory = output_dir or Path("runs") / f"{pipeline.resolve().name}-audit"
+    originals = None if dataset is None else CheckpointDataset.from_pretrained(dataset)
+    print_results(workflow.audit(pipeline, directory, dataset=originals, metrics=metric or (), num_models=num_models,
+                                 seed=seed, device=device, trust_remote_code=trust_remote_code))
+    typer.echo(f"report.html, results.json and the pictures are in {directory}")
+
+
+@app.command()
+def reproduce(what: Annotated[str, typer.Argument(help="all, or one of table1, table2a, table2b, table2c, table3, "
+                                                       "figure3, figure4a, figure4b, figure4c, figure5a, figure5b, "
+                                                       "frontier.")],
+              scale: Annotated[str, typer.Option(help="small: minutes on a laptop; paper: the paper's own setting.")]
+              = "small",
+              task: Annotated[str | None, typer.Option(help="Another data set: a name, Hub id or folder.")] = None,
+              output_dir: Annotated[Path | None, typer.Option(help="Default: runs/reproduce-SCALE.")] = None,
+              seed: int = 0, device: _Device = "cpu") -> None:
+    """Measure the paper's tables and figures again, beside the published figures, and say which orderings held.
+
+    Work is shared between tables; a stopped reproduction goes on where it was. Example: pdiff reproduce table2a
+    """
+    from pdiff_hub.reproduce.reproduce import reproduce as run_reproduction
+
+    directory = output_dir or Path("runs") / f"reproduce-{scale}"
+    run_reproduction(what, directory, scale=scale, task=task, seed=seed, device=device, say=typer.echo)
+    typer.echo(f"report.html, reproduction.json and the pictures are in {directory}")
 
 
 @app.command()

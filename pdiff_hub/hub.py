@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from pdiff_hub.evaluation.evaluate import FIGURE_STEM
-from pdiff_hub.evaluation.table import audit_rows
+from pdiff_hub.evaluation.evaluate import FIGURES
+from pdiff_hub.evaluation.table import (
+    ACCURACY_COLUMNS,
+    ACCURACY_NOTE,
+    AUDIT_COLUMNS,
+    ENSEMBLE_COLUMNS,
+    METHOD_COLUMNS,
+    METHOD_NOTE,
+    Rows,
+    accuracy_rows,
+    audit_rows,
+    ensemble_rows,
+    method_rows,
+    seconds_text,
+    verdict,
+)
 from pdiff_hub.recipes import load_recipe
 from pdiff_hub.safe_files import replacing
 
@@ -33,20 +48,17 @@ network = pipe.build_network(out.state_dicts[0])
 
 ## Accuracy on the test split, in percent
 
-| networks | best (chosen on validation) | mean | median | std |
-|---|---|---|---|---|
 {accuracy}
 
-{num_checkpoints} originals, {num_generated} generated; `ensemble` is the average of all originals' weights.
+{accuracy_note} {num_checkpoints} originals, {num_generated} generated.
 
 ## Does it generate, or copy and average?
 
-| measure | value | how to read it |
-|---|---|---|
+**{verdict}**
+
 {audit}
 
-{figure}
-
+{baselines}{figures}
 ## How it was made
 
 The recipe, with every default written out; `pdiff run {name}` makes this pipeline again.
@@ -54,7 +66,7 @@ The recipe, with every default written out; `pdiff run {name}` makes this pipeli
 ```yaml
 {recipe}```
 
-Seconds: {seconds}.
+Seconds: {seconds}. Versions and all numbers: `results.json`.
 
 ## Limits
 
@@ -63,8 +75,11 @@ different they are from the originals and from their average; read it before cal
 """
 
 
-def render_card(results: dict[str, Any], recipe: dict[str, Any], name: str, *, has_figure: bool) -> str:
-    """The card (README.md) of a pipeline from its `results.json` and its whole recipe."""
+def render_card(results: dict[str, Any], recipe: dict[str, Any], name: str, *, figures: Sequence[str]) -> str:
+    """The card (README.md) of a pipeline from its `results.json` and its whole recipe.
+
+    figures: the stems of the PNG files that lie beside it.
+    """
     generated = results["accuracy"]["generated"]
     evaluated = [
         EvalResult(task_type="image-classification", dataset_type=results["task"], dataset_name=results["task"],
@@ -74,19 +89,18 @@ def render_card(results: dict[str, Any], recipe: dict[str, Any], name: str, *, h
     ]
     data = ModelCardData(library_name="diffusers", license="apache-2.0", model_name=name, eval_results=evaluated,
                          tags=["neural-network-diffusion", "weight-generation", "pdiff-hub"])
-    accuracy = "\n".join(
-        f"| {method} | " + " | ".join(f"{100 * row[key]:.2f}" for key in ("best", "mean", "median", "std")) + " |"
-        for method, row in results["accuracy"].items()
-    )
+    baselines = ""
+    if results["frontier"]:
+        baselines = (f"{_table(METHOD_COLUMNS, method_rows(results))}\n\n{METHOD_NOTE}\n\n## As ensembles\n\n"
+                     f"{_table(ENSEMBLE_COLUMNS, ensemble_rows(results))}\n\n")
     text = _TEMPLATE.format(
         name=name, network=results["network"], task=results["task"], num_params=results["num_params"],
-        select=results["select"], steps=results["num_inference_steps"], accuracy=accuracy,
+        select=results["select"], steps=results["num_inference_steps"],
+        accuracy=_table(ACCURACY_COLUMNS, accuracy_rows(results)), accuracy_note=f"\\{ACCURACY_NOTE}.",
         num_checkpoints=results["num_checkpoints"], num_generated=results["num_generated"],
-        audit="\n".join(f"| {' | '.join(row)} |" for row in audit_rows(results)),
-        figure=f"![accuracy against similarity]({FIGURE_STEM}.png)" if has_figure else "",
-        recipe=yaml.safe_dump(recipe, sort_keys=False),
-        seconds=", ".join(f"{stage.replace('_', ' ')} {value:.1f}" for stage, value in results["seconds"].items()
-                          if value is not None),
+        verdict=verdict(results), audit=_table(AUDIT_COLUMNS, audit_rows(results)), baselines=baselines,
+        figures="".join(f"![{stem.replace('-', ' ')}]({stem}.png)\n\n" for stem in figures),
+        recipe=yaml.safe_dump(recipe, sort_keys=False), seconds=seconds_text(results),
     )
     return str(ModelCard.from_template(data, template_str=text)).rstrip() + "\n"
 
@@ -94,7 +108,13 @@ def render_card(results: dict[str, Any], recipe: dict[str, Any], name: str, *, h
 def write_card(folder: Path, name: str) -> None:
     """Render the card of the pipeline in `folder` from its `results.json` and recipe."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    has_figure = (folder / f"{FIGURE_STEM}.png").exists()
-    card = render_card(results, load_recipe(folder).to_dict(), name, has_figure=has_figure)
+    figures = [stem for stem in FIGURES if (folder / f"{stem}.png").exists()]
+    card = render_card(results, load_recipe(folder).to_dict(), name, figures=figures)
     with replacing(folder / "README.md") as temporary:
         temporary.write_text(card, encoding="utf-8")
+
+
+def _table(columns: Sequence[str], rows: Rows) -> str:
+    """A table in Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from pdiff_hub.cells import CELL_NAMES, cell
 from pdiff_hub.collect.finetune import FinetuneConfig
 from pdiff_hub.collect.importer import ImportConfig
 from pdiff_hub.collect.population import PopulationConfig
@@ -42,13 +43,23 @@ class GenerateConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """num_originals: how many checkpoints are judged, evenly spaced; None means all."""
+    """How networks are judged.
+
+    Attributes:
+        num_originals: how many checkpoints are judged, evenly spaced; None means all.
+        baselines: how many networks each baseline of the audit makes; 0 leaves the audit of novelty out.
+        fine_tune_steps: of the baseline that trains originals further.
+    """
 
     num_originals: int | None = None
+    baselines: int = 100
+    fine_tune_steps: int = 20
 
     def __post_init__(self) -> None:
         require(self.num_originals is None or self.num_originals >= 2, "evaluate.num_originals", self.num_originals,
                 "at least 2, or nothing for all")
+        require(self.baselines >= 0, "evaluate.baselines", self.baselines, "at least 0")
+        require(self.fine_tune_steps >= 1, "evaluate.fine_tune_steps", self.fine_tune_steps, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -125,7 +136,11 @@ def _section(name: str, kind: type[_Config], options: Mapping[str, Any]) -> _Con
 
 
 def find_recipe(name: str | Path) -> Path:
-    """The recipe file meant by a folder, a file, or the name of a shipped pipeline; ValueError names the nearest."""
+    """The recipe file meant by a folder, a file, or the name of a shipped pipeline or of a cell of the paper's tables.
+
+    A cell (cells.py) that no shipped folder replaces has no file: the path is the one that would replace it, so that
+    the name of its folder is the name of the recipe here too. ValueError for an unknown name says the nearest.
+    """
     path = Path(name)
     if path.is_dir() and (path / RECIPE_FILE).is_file():
         return path / RECIPE_FILE
@@ -133,22 +148,20 @@ def find_recipe(name: str | Path) -> Path:
         return path
     shipped = {file.parent.name: file for folder in _RECIPE_FOLDERS for file in folder.glob(f"*/{RECIPE_FILE}")}
     # `pipelines/digits-mlp3` means the shipped one also where the current folder has no such path.
-    if path.name in shipped and path.parent in (Path("."), Path("pipelines")):
-        return shipped[path.name]
+    if path.parent in (Path("."), Path("pipelines")):
+        if path.name in shipped:
+            return shipped[path.name]
+        if path.name in CELL_NAMES:
+            return _RECIPE_FOLDERS[0] / path.name / RECIPE_FILE
     if path.is_dir():
         raise FileNotFoundError(f"{path} holds no {RECIPE_FILE}.")
-    raise unknown_name("recipe", str(name), shipped)
+    raise unknown_name("recipe", str(name), [*shipped, *CELL_NAMES])
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe; `overrides` are `a.b=c` with c in YAML, e.g. `collect.num_checkpoints=50`."""
     file = find_recipe(name)
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no valid YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{file} holds {type(data).__name__}, expected a mapping with 'task' and 'network'.")
+    data = _read(file) if file.is_file() else cell(file.parent.name).recipe
     for override in overrides:
         dotted, equals, value = override.partition("=")
         if not equals or not dotted:
@@ -163,3 +176,13 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             section = section[parent]
         section[last] = yaml.safe_load(value)
     return recipe_from_dict(data)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is no valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{file} holds {type(data).__name__}, expected a mapping with 'task' and 'network'.")
+    return data

@@ -1,14 +1,14 @@
 """collect -> train -> generate -> evaluate, each stage alone or all of a recipe, going on where a killed run was.
 
 A run's folder is the pipeline's folder: `model_index.json` and its components at the root, `recipe.yaml`,
-`results.json` and the picture beside them, and `checkpoints/`, `generated/`, `training/` below.
+`results.json`, `report.html` and the pictures beside them, and `checkpoints/`, `generated/`, `training/` below.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,27 +20,38 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.collect.finetune import FinetuneConfig, collect_finetune
 from pdiff_hub.collect.importer import import_checkpoints
 from pdiff_hub.collect.population import PopulationConfig, collect_population
-from pdiff_hub.evaluation.evaluate import evaluate_networks
+from pdiff_hub.evaluation.alone import evaluate_alone, require_no_originals
+from pdiff_hub.evaluation.baselines import baseline_variants
+from pdiff_hub.evaluation.environment import environment
+from pdiff_hub.evaluation.evaluate import evaluate_networks, require_originals
+from pdiff_hub.evaluation.judging import Judge
+from pdiff_hub.evaluation.results_page import write_results_page
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.param_autoencoder import ParamLayout
 from pdiff_hub.pipeline_pdiff import PDiffPipeline
-from pdiff_hub.recipes import RECIPE_FILE, Recipe
+from pdiff_hub.recipes import RECIPE_FILE, EvaluateConfig, Recipe
 from pdiff_hub.safe_files import replacing, require_same_settings, write_json, write_safetensors
 from pdiff_hub.tasks import Task, load_task
 from pdiff_hub.training.pipeline import TrainingSummary, train_pipeline
 
 _Result = TypeVar("_Result")
-_GENERATED = Path("generated") / "params.safetensors"
+GENERATED = Path("generated") / "params.safetensors"
+"""Where a run keeps the networks that it generated and judged: float32 params_NP [N,P]."""
+CHECKPOINTS = "checkpoints"
 
 
-def collect(recipe: Recipe, directory: Path, *, device: str = "cpu") -> CheckpointDataset:
-    """The checkpoints that `recipe` asks for, in `directory`; what is there already is kept."""
+def collect(recipe: Recipe, directory: Path, *, device: str = "cpu", trained: Path | None = None) -> CheckpointDataset:
+    """The checkpoints that `recipe` asks for, in `directory`; what is there already is kept.
+
+    trained: as in `collect_finetune`.
+    """
     task = load_task(recipe.task, seed=recipe.seed)
     spec = resolve_network(recipe.network, in_channels=task.in_channels, image_size=task.image_size,
                            num_classes=task.num_classes)
     config = recipe.collect
     if isinstance(config, FinetuneConfig):
-        return collect_finetune(task, spec, recipe.select, config, directory, seed=recipe.seed, device=device)
+        return collect_finetune(task, spec, recipe.select, config, directory, seed=recipe.seed, device=device,
+                                trained=trained)
     if isinstance(config, PopulationConfig):
         return collect_population(task, spec, recipe.select, config, directory, seed=recipe.seed, device=device)
     network = build_network(spec, seed=recipe.seed, pretrained=False)
@@ -88,27 +99,37 @@ def write_networks(pipe: PDiffPipeline, num_models: int, directory: Path, *, see
 
 
 def evaluate(pipe: PDiffPipeline, dataset: CheckpointDataset, generated_BP: torch.Tensor, directory: Path, *,
-             num_originals: int | None = None, seconds: dict[str, float | None] | None = None,
-             trust_remote_code: bool = False) -> dict[str, Any]:
-    """Judge networks and write `results.json` and the picture into `directory`.
+             config: EvaluateConfig | None = None, name: str = "", seed: int = 0, source: Path | None = None,
+             seconds: dict[str, float | None] | None = None, recipe: dict[str, Any] | None = None,
+             num_inference_steps: int | None = None, trust_remote_code: bool = False) -> dict[str, Any]:
+    """Judge networks and write `results.json`, `networks.json`, `report.html` and the pictures into `directory`.
 
-    `trust_remote_code`: whether a data set may name a function of yours that builds its network, to be called.
+    Args:
+        name, recipe: what the report calls the pipeline, and what it says about how it was made.
+        num_inference_steps: that the networks were generated with; None: the pipeline's own.
+        source: the pipeline's folder, which knows what training measured; None: `directory`.
+        trust_remote_code: whether a data set may name a function of yours that builds its network, to be called.
     """
     began = time.perf_counter()
+    config = config or EvaluateConfig()
+    _require_same_layout(pipe, dataset)
+    require_originals(dataset)
     if dataset.task is None:
         raise ValueError("the data set does not say which task its networks are for, so they cannot be judged; import "
                          "it again with a task.")
     task: Task = load_task(dataset.task)
-    summary = directory / "training" / "summary.json"
-    trained = json.loads(summary.read_text()) if summary.exists() else _previous_audit(directory)
+    trained = _measured_in_training(source or directory)
     directory.mkdir(parents=True, exist_ok=True)
     network = build_network(dataset.network, pretrained=False, allow_factory=trust_remote_code)
+    variants = baseline_variants(network, task, pipe.autoencoder, fine_tune_steps=config.fine_tune_steps)
     measured = evaluate_networks(network, task, dataset, generated_BP, deviation_r2=trained.get("deviation_r2"),
-                                 num_originals=num_originals, figure_dir=directory)
+                                 num_originals=config.num_originals, variants=variants if config.baselines else (),
+                                 num_models=config.baselines, seed=seed, directory=directory)
     results = {
         "task": dataset.task["dataset"], "network": dataset.network["name"], "select": dataset.layout.select,
         **measured,
-        "num_inference_steps": pipe.config.default_num_inference_steps,
+        "num_inference_steps": num_inference_steps or pipe.config.default_num_inference_steps, "seed": seed,
+        "environment": environment(),
         "seconds": {
             "collect": None, "train_autoencoder": trained.get("seconds_autoencoder"),
             "train_diffusion": trained.get("seconds_diffusion"), "generate": None, **(seconds or {}),
@@ -116,24 +137,80 @@ def evaluate(pipe: PDiffPipeline, dataset: CheckpointDataset, generated_BP: torc
         },
     }
     write_json(directory / "results.json", results)
+    write_results_page(results, directory, name or directory.resolve().name, recipe)
     return results
 
 
-def _previous_audit(directory: Path) -> dict[str, Any]:
-    """What training measured, from the results of a pipeline that travels without its `training/` folder."""
-    file = directory / "results.json"
-    if not file.exists():
+def audit(pipeline: Path, directory: Path, *, dataset: CheckpointDataset | None = None, metrics: Collection[str] = (),
+          num_models: int = 200, seed: int = 0, device: str = "cpu", trust_remote_code: bool = False
+          ) -> dict[str, Any]:
+    """Generate networks of the pipeline in folder `pipeline` and judge them beside every baseline.
+
+    dataset: None reads `checkpoints/` in the pipeline's folder. metrics: names out of `alone.METRICS`; none means all.
+    Raises ValueError if the checkpoints are gone and a metric needs them.
+    """
+    pipe = PDiffPipeline.from_pretrained(pipeline).to(device)
+    if dataset is None and (pipeline / CHECKPOINTS).is_dir():
+        dataset = CheckpointDataset.from_pretrained(pipeline / CHECKPOINTS)
+    if dataset is None:
+        require_no_originals(metrics, f"{pipeline} has no {CHECKPOINTS}/: the data set that it was trained on is gone")
+        return _audit_alone(pipe, directory, pipeline.resolve().name, metrics, num_models, seed, trust_remote_code)
+    _require_same_layout(pipe, dataset)
+    require_originals(dataset)
+    began = time.perf_counter()
+    params_NP = generate(pipe, num_models, seed=seed)
+    seconds: dict[str, float | None] = {"generate": time.perf_counter() - began}
+    wanted = not metrics or bool({"frontier", "ensembles"} & set(metrics))
+    return evaluate(pipe, dataset, params_NP, directory, config=EvaluateConfig() if wanted else
+                    EvaluateConfig(baselines=0), name=pipeline.resolve().name, seed=seed, source=pipeline,
+                    seconds=seconds, trust_remote_code=trust_remote_code)
+
+
+def _audit_alone(pipe: PDiffPipeline, directory: Path, name: str, metrics: Collection[str], num_models: int, seed: int,
+                 trust_remote_code: bool) -> dict[str, Any]:
+    spec, task = pipe.autoencoder.config.network, pipe.autoencoder.config.task
+    if spec is None or task is None:
+        raise ValueError("this pipeline does not say which network and task it is for, so its networks cannot be "
+                         "judged; give the data set that it was trained on.")
+    began = time.perf_counter()
+    network = build_network(dict(spec), pretrained=False, allow_factory=trust_remote_code)
+    judge = Judge(network, load_task(dict(task)), pipe.autoencoder.layout, pipe.autoencoder.frozen_state())
+    measured = evaluate_alone(judge, generate(pipe, num_models, seed=seed), metrics)
+    results = {"task": task["dataset"], "network": spec["name"], "select": pipe.autoencoder.layout.select, **measured,
+               "num_inference_steps": pipe.config.default_num_inference_steps, "seed": seed,
+               "environment": environment(), "seconds": {"evaluate": time.perf_counter() - began}}
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "results.json", results)
+    write_results_page(results, directory, name)
+    return results
+
+
+def _require_same_layout(pipe: PDiffPipeline, dataset: CheckpointDataset) -> None:
+    if dataset.layout != pipe.autoencoder.layout:
+        raise ValueError(f"the data set holds {dataset.layout!r}, and the pipeline generates "
+                         f"{pipe.autoencoder.layout!r}: originals and generated networks have different layouts; give "
+                         "the data set that the pipeline was trained on.")
+
+
+def _measured_in_training(pipeline: Path) -> dict[str, Any]:
+    """What training measured; out of `results.json` for a pipeline that travels without its `training/` folder."""
+    summary, results = pipeline / "training" / "summary.json", pipeline / "results.json"
+    if summary.exists():
+        measured: dict[str, Any] = json.loads(summary.read_text())
+        return measured
+    if not results.exists():
         return {}
-    there = json.loads(file.read_text())
-    return {"deviation_r2": there["audit"]["deviation_r2"],
-            "seconds_autoencoder": there["seconds"]["train_autoencoder"],
-            "seconds_diffusion": there["seconds"]["train_diffusion"]}
+    there = json.loads(results.read_text())
+    return {"deviation_r2": there["audit"].get("deviation_r2"),
+            "seconds_autoencoder": there["seconds"].get("train_autoencoder"),
+            "seconds_diffusion": there["seconds"].get("train_diffusion")}
 
 
-def run(recipe: Recipe, directory: Path, *, device: str = "cpu", log_with: str | None = None,
-        say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+def run(recipe: Recipe, directory: Path, *, device: str = "cpu", log_with: str | None = None, name: str = "",
+        dataset: CheckpointDataset | None = None, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """All stages of `recipe` in `directory`; a killed run started again goes on where it was.
 
+    name: of the pipeline in its report; by default the folder's. dataset: what the recipe collects, if that is there.
     ValueError if `directory` was begun with another recipe, naming what differs.
     """
     (directory / "training").mkdir(parents=True, exist_ok=True)
@@ -141,21 +218,24 @@ def run(recipe: Recipe, directory: Path, *, device: str = "cpu", log_with: str |
     with replacing(directory / RECIPE_FILE) as temporary:
         temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
     clock = _Clock(directory / "training" / "seconds.json")
-    say("1/4 collect checkpoints")
-    dataset = clock.time("collect", lambda: collect(recipe, directory / "checkpoints", device=device))
+    if dataset is None:
+        say("1/4 collect checkpoints")
+        dataset = clock.time("collect", lambda: collect(recipe, directory / CHECKPOINTS, device=device))
+    require_originals(dataset)
     say(f"2/4 train on {len(dataset)} checkpoints of {dataset.layout.num_params:,} parameters")
     if not (directory / "training" / "summary.json").exists():
         train(recipe, dataset, directory, log_with=log_with)
     pipe = PDiffPipeline.from_pretrained(directory).to(device)
     say(f"3/4 generate {recipe.generate.num_models} networks")
-    if not (directory / _GENERATED).exists():
+    if not (directory / GENERATED).exists():
         params_NP = clock.time("generate", lambda: generate(pipe, recipe.generate.num_models, seed=recipe.seed))
-        (directory / _GENERATED).parent.mkdir(exist_ok=True)
-        write_safetensors(directory / _GENERATED, {"params_NP": params_NP})
-    params_NP = load_file(directory / _GENERATED)["params_NP"]
-    say("4/4 evaluate")
-    return evaluate(pipe, dataset, params_NP, directory, num_originals=recipe.evaluate.num_originals,
-                    seconds=dict(clock.seconds), trust_remote_code=True)  # the recipe itself named the network
+        (directory / GENERATED).parent.mkdir(exist_ok=True)
+        write_safetensors(directory / GENERATED, {"params_NP": params_NP})
+    params_NP = load_file(directory / GENERATED)["params_NP"]
+    say("4/4 evaluate, beside simple baselines" if recipe.evaluate.baselines else "4/4 evaluate")
+    return evaluate(pipe, dataset, params_NP, directory, config=recipe.evaluate, name=name, seed=recipe.seed,
+                    seconds=dict(clock.seconds), recipe=recipe.to_dict(),
+                    trust_remote_code=True)  # the recipe itself named the network
 
 
 class _Clock:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from browser import Browser
 
 # Read by torch when it is imported, here and in subprocesses. Two torch processes that each take every core slow each
 # other tenfold, so a test run takes two threads unless it is told otherwise.
@@ -28,6 +33,15 @@ os.environ.update(
     MPLBACKEND="Agg",
     TOKENIZERS_PARALLELISM="false",
 )
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One Chromium for all tests that look at a page."""
+    from browser import open_browser  # selenium: only for those who ask
+
+    with open_browser() as opened:
+        yield opened
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.collect import finetune
+from pdiff_hub.collect import finetune, image_batches
 from pdiff_hub.collect.finetune import FinetuneConfig, collect_finetune
 from pdiff_hub.collect.parts import CheckpointJournal, TrainingState
 from pdiff_hub.networks import build_network, logits, resolve_network
@@ -278,9 +278,23 @@ def test_pretrained_weights_are_loaded_once_and_not_needed_again(task: Task, tmp
     collect(task, tmp_path / "set", dataset.network, "head", config=config)
 
 
+def test_a_shared_first_phase_gives_the_same_checkpoints(task: Task, tmp_path: Path,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    network, trained = {"name": f"{__name__}:Tied"}, tmp_path / "trained"
+    for number, (select, every) in enumerate([("all", 2), ("head", 3)]):
+        config = FinetuneConfig(num_checkpoints=3, save_every=every, epochs=2)
+        alone = collect(task, tmp_path / f"alone-{number}", network, select, config=config)
+        if number == 1:  # the first phase is there already: it must not run again
+            monkeypatch.setattr(finetune, "_train", lambda *_arguments: pytest.fail("trained again"))
+        shared = collect_finetune(task, network, select, config, tmp_path / f"shared-{number}", seed=3,
+                                  trained=trained, progress=False)
+        assert_same(shared, alone)
+    assert len(list(trained.iterdir())) == 1
+
+
 def test_images_too_large_to_keep_give_the_same(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = collect(task, tmp_path / "kept")
-    monkeypatch.setattr(finetune, "_MAX_RESIDENT_BYTES", 0)
+    monkeypatch.setattr(image_batches, "_MAX_RESIDENT_BYTES", 0)
     assert_same(collect(task, tmp_path / "made"), kept)
 
 

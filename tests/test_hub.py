@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import ModelCard
 
+from pdiff_hub.evaluation.evaluate import FIGURES
 from pdiff_hub.hub import render_card
 from pdiff_hub.pipeline_pdiff import PDiffPipeline
 from pdiff_hub.recipes import load_recipe
@@ -24,24 +25,39 @@ RESULTS = {
                    "original_generated_max": None},
     "audit": {"nearest_l2_generated": 0.1, "nearest_l2_original": 0.1, "deviation_r2": 0.99, "spread_ratio": 0.9,
               "max_iou_ensemble": 0.99, "max_iou_original": 0.98},
+    "methods": {name: {"method": name, "count": 3, "max_iou": 0.9, "nearest_l2": None}
+                for name in ("original", "generated", "ensemble")},
+    "frontier": {"area": {}, "versus": {
+        "original": {"difference": 0.001, "low": -0.01, "high": 0.02, "shared_novelty": 0.1,
+                     "verdict": "within the interval"},
+        "ensemble": {"difference": None, "low": None, "high": None, "shared_novelty": None, "verdict": "undefined"}},
+        "verdict": "At the same novelty, p-diff is within the interval of original."},
+    "ensembles": {name: {"sizes": [1, 2], "accuracy": [0.96, 0.97], "nll": [0.2, 0.1], "calibration_error": [0.0, 0.01]}
+                  for name in ("original", "generated")},
+    "notes": [],
     "seconds": {"collect": 1.0, "train_autoencoder": 0.1, "train_diffusion": 60.0, "generate": None, "evaluate": 1.0},
 }
 
 
 def test_card_states_what_was_measured() -> None:
-    text = render_card(RESULTS, load_recipe("digits-mlp3").to_dict(), "digits-mlp3", has_figure=True)
+    text = render_card(RESULTS, load_recipe("digits-mlp3").to_dict(), "digits-mlp3", figures=["frontier"])
     card = ModelCard(text)
     assert card.data.library_name == "diffusers" and card.data.license == "apache-2.0"
     assert {result.metric_value for result in card.data.eval_results} == {0.97, 0.96, 0.961}
     assert "| generated | 97.00 | 96.00 | 96.10 | 0.20 |" in text
     assert "| max IoU of a generated one to any original | undefined |" in text
-    assert "accuracy-similarity.png" in text and "pdiff run digits-mlp3" in text
-    assert "accuracy-similarity.png" not in render_card(RESULTS, {}, "x", has_figure=False)
+    assert "**At the same novelty, p-diff is within the interval of original.**" in text
+    assert "| originals | 3 | 96.00 | 0.900 | undefined | +0.10 (-1.00 to +2.00) | within the interval |" in text
+    assert "| 2 | 97.00 | 97.00 | 0.1000 | 0.1000 | 1.00 | 1.00 |" in text
+    assert "frontier.png" in text and "pdiff run digits-mlp3" in text
+    assert ".png" not in render_card(RESULTS, {}, "x", figures=[])
+    assert "As ensembles" not in render_card({**RESULTS, "frontier": None}, {}, "x", figures=[])
 
 
 def test_the_shipped_card_is_rendered_from_its_results() -> None:
     results = json.loads((SHIPPED / "results.json").read_text())
-    card = render_card(results, load_recipe(SHIPPED).to_dict(), SHIPPED.name, has_figure=True)
+    card = render_card(results, load_recipe(SHIPPED).to_dict(), SHIPPED.name,
+                       figures=[stem for stem in FIGURES if (SHIPPED / f"{stem}.png").exists()])
     assert card == (SHIPPED / "README.md").read_text()
 
 

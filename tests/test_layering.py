@@ -18,19 +18,21 @@ PACKAGE = ROOT / "pdiff_hub"
 
 TIERS = [
     {"names", "safe_files"},
-    {"param_autoencoder", "pipeline_pdiff", "networks", "tasks"},
+    {"param_autoencoder", "pipeline_pdiff", "networks", "tasks", "cells"},
     {"checkpoints"},
     {"collect", "training", "evaluation"},
     {"recipes"},
     {"workflow"},
     {"hub"},
+    {"reproduce"},
     {"cli"},
 ]
 TIER = {room: height for height, rooms in enumerate(TIERS) for room in rooms}
 # One room, three files: what a set is, its files, its rows.
 ROOM_OF_FILE = {"checkpoint_files": "checkpoints", "checkpoint_rows": "checkpoints"}
 # Rooms that may use less than their tier allows. The first two travel to the Hub, where no sibling is installed.
-ONLY = {"param_autoencoder": set[str](), "pipeline_pdiff": set[str](), "networks": {"names"}, "tasks": {"names"}}
+ONLY = {"param_autoencoder": set[str](), "pipeline_pdiff": set[str](), "networks": {"names"}, "tasks": {"names"},
+        "cells": {"names"}}
 TRAVELLING = ["param_autoencoder.py", "pipeline_pdiff.py"]
 
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,11 +18,12 @@ from typer.testing import CliRunner
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.cli import app
+from pdiff_hub.evaluation.evaluate import FIGURES
 from pdiff_hub.pipeline_pdiff import PDiffPipeline
 
 SMALL = ["network.hidden=[8, 8]", "collect.num_checkpoints=12", "collect.epochs=2", "collect.save_every=2",
          "diffusion.steps=30", "diffusion.widths=[16]", "diffusion.batch_size=16", "generate.num_models=4",
-         "generate.num_inference_steps=5"]
+         "generate.num_inference_steps=5", "evaluate.baselines=6", "evaluate.fine_tune_steps=2"]
 OVERRIDES = [part for option in SMALL for part in ("--override", option)]
 
 
@@ -46,7 +48,10 @@ def test_run_leaves_what_the_contract_says(run_dir: Path) -> None:
     assert {"nearest_l2_generated", "nearest_l2_original", "deviation_r2", "spread_ratio"} <= set(results["audit"])
     assert set(results["seconds"]) == {"collect", "train_autoencoder", "train_diffusion", "generate", "evaluate"}
     assert all(value is not None for value in results["seconds"].values())
-    for name in ("accuracy-similarity.png", "accuracy-similarity.svg", "README.md", "recipe.yaml"):
+    assert set(results["frontier"]["versus"]) == {row["method"] for row in results["methods"].values()} - {"generated"}
+    assert set(results["methods"]) == set(results["accuracy"]) and "noise_raw_0.12" in results["methods"]
+    for name in (*(f"{stem}.{suffix}" for stem in FIGURES for suffix in ("png", "svg")), "README.md", "recipe.yaml",
+                 "report.html", "networks.json"):
         assert (run_dir / name).stat().st_size > 0
     assert len(CheckpointDataset.from_pretrained(run_dir / "checkpoints")) == 12
     pipe = PDiffPipeline.from_pretrained(run_dir)
@@ -67,11 +72,44 @@ def test_generate_and_evaluate_and_info(run_dir: Path, tmp_path: Path) -> None:
     assert CliRunner().invoke(app, [*command[:-1], str(again)]).exit_code == 0
     assert files[1].read_bytes() == (again / files[1].name).read_bytes()
     result = CliRunner().invoke(app, ["evaluate", str(run_dir), "--dataset", str(run_dir / "checkpoints"),
-                                      "--output-dir", str(report), "--num-models", "2"])
+                                      "--output-dir", str(report), "--num-models", "2", "--baselines", "0"])
     assert result.exit_code == 0, result.output
     assert json.loads((report / "results.json").read_text())["num_generated"] == 2
     for folder in (run_dir, run_dir / "checkpoints"):
         assert "num_params=" in CliRunner().invoke(app, ["info", str(folder)]).output
+
+
+def test_audit_with_checkpoints_and_without(run_dir: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    result = CliRunner().invoke(app, ["audit", str(run_dir), "--output-dir", str(report), "--num-models", "5"])
+    assert result.exit_code == 0 and "At the same novelty" in " ".join(result.output.split()), result.output
+    results = json.loads((report / "results.json").read_text())
+    assert results["num_generated"] == 5 and results["audit"]["deviation_r2"] is not None
+    assert (report / "report.html").stat().st_size > 10_000
+
+    gone = tmp_path / "gone"
+    shutil.copytree(run_dir, gone)
+    shutil.rmtree(gone / "checkpoints")
+    failed = CliRunner().invoke(app, ["audit", str(gone), "--output-dir", str(tmp_path / "none")])
+    assert isinstance(failed.exception, ValueError) and "is gone" in str(failed.exception)
+    assert "--metric accuracy" in str(failed.exception) and not (tmp_path / "none").exists()
+    failed = CliRunner().invoke(app, ["audit", str(gone), "--metric", "frontiers"])
+    assert "nearest known one is 'frontier'" in str(failed.exception)
+    failed = CliRunner().invoke(app, ["audit", str(gone), "--metric", "accuracy", "--metric", "frontier"])
+    assert "frontier cannot be measured without it" in str(failed.exception)
+    alone = ["audit", str(gone), "--metric", "accuracy", "--metric", "ensembles", "--num-models", "5"]
+    result = CliRunner().invoke(app, [*alone, "--output-dir", str(tmp_path / "alone")])
+    assert result.exit_code == 0, result.output
+    results = json.loads((tmp_path / "alone" / "results.json").read_text())
+    assert set(results["accuracy"]) == {"generated"} and results["ensembles"]["generated"]["sizes"] == [1, 2, 5]
+    assert (tmp_path / "alone" / "report.html").exists()
+
+    other = tmp_path / "other"
+    assert CliRunner().invoke(app, ["collect", "digits-mlp3", "--output-dir", str(other), "--override",
+                                    "network.hidden=[4, 4]", "--override", "collect.num_checkpoints=3", "--override",
+                                    "collect.epochs=1"]).exit_code == 0
+    failed = CliRunner().invoke(app, ["audit", str(run_dir), "--dataset", str(other)])
+    assert isinstance(failed.exception, ValueError) and "different layouts" in str(failed.exception)
 
 
 def test_killed_runs_go_on(run_dir: Path, tmp_path: Path) -> None:
@@ -98,5 +136,5 @@ def test_another_recipe_in_the_same_folder_is_refused(run_dir: Path) -> None:
 
 
 def test_help_has_an_example_each() -> None:
-    for name in ("run", "collect", "train", "generate", "evaluate", "info"):
+    for name in ("run", "collect", "train", "generate", "evaluate", "audit", "reproduce", "info"):
         assert f"Example: pdiff {name}" in CliRunner().invoke(app, [name, "--help"]).output

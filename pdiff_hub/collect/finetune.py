@@ -9,31 +9,33 @@ Shapes: P parameters, N images, B batch, C, H and W channels and pixels.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.collect.image_batches import ImageBatches
 from pdiff_hub.collect.parts import CheckpointJournal, TrainingState
 from pdiff_hub.networks import NETWORK_NAMES, build_network, logits, resolve_network
 from pdiff_hub.param_autoencoder import ParamLayout
-from pdiff_hub.tasks import Split, Task
+from pdiff_hub.safe_files import write_safetensors
+from pdiff_hub.tasks import Task
 
 _RATES = {"train": "learning_rate", "finetune": "finetune_learning_rate"}  # the two phases
 _WARM_UP = 0.1  # of the first phase's steps
 _PART_ROWS, _PART_BYTES = 20, 256 << 20  # a part is committed when it reaches either,
 _STATE_SECONDS = 30.0  # or when the last one is that old: no more work than this is ever done twice
-_MAX_RESIDENT_BYTES = 1 << 30  # a split's float images that are kept, instead of made anew for each batch
-_MAX_BATCH_VALUES = 2 << 20  # numbers in a batch of images that is only judged
 _DIVERGED = 100.0  # times the loss of guessing
 
 
@@ -85,6 +87,7 @@ def collect_finetune(
     *,
     seed: int,
     device: torch.device | str = "cpu",
+    trained: Path | None = None,
     progress: bool = True,
 ) -> CheckpointDataset:
     """Trains one network and collects `config.num_checkpoints` checkpoints of its selected tensors in `directory`.
@@ -101,6 +104,8 @@ def collect_finetune(
         directory: where the data set will be. A run with the same arguments that was stopped there is gone on with,
             without losing or repeating a checkpoint; one that had finished is only opened.
         seed: 0 or larger; decides all randomness. The caller's random number generators are left as they were.
+        trained: a folder where the network as the first phase leaves it is kept, and looked for: runs that differ only
+            in what they select or how they train on share it, with the same result as without.
         progress: show bars where stderr is a terminal.
 
     Returns:
@@ -131,7 +136,7 @@ def collect_finetune(
         # Twice as fast on a CPU. Not for a network of the user's, which may use .view, where this would be an error.
         for parameter in (each for each in network.parameters() if each.ndim == 4):
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    run = _Run(network, layout, _Images(task, config.batch_size, seed, place), config)
+    run = _Run(network, layout, ImageBatches(task, config.batch_size, seed, place), config)
     hide = None if progress else True  # None: where stderr is no terminal
     # torch's generators are put back afterwards, and cuDNN chooses algorithms that give the same result each time.
     with (torch.random.fork_rng([place.index] if place.type == "cuda" else []),
@@ -139,10 +144,29 @@ def collect_finetune(
         if state is not None:
             run.load(state)
         if run.phase == "train":
-            _train(run, journal, hide)
+            _trained_network(run, journal, hide, None if trained is None else trained / _trained_name(settings))
         _finetune(run, journal, {"run": f"finetune-{seed}", "seed": seed}, hide)
     return journal.finish(network=spec, task=task.spec, frozen=layout.frozen_state(network.state_dict()),
                           collect={"method": "finetune"})
+
+
+def _trained_network(run: _Run, journal: CheckpointJournal, hide: bool | None, file: Path | None) -> None:
+    """The first phase, or the network that another run's first phase has left in `file`."""
+    if file is not None and file.exists():
+        run.network.load_state_dict(load_file(file, device=str(run.images.device)))
+        run.begin("finetune")
+        return
+    _train(run, journal, hide)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_safetensors(file, run.network.state_dict())
+
+
+def _trained_name(settings: Mapping[str, Any]) -> str:
+    """A file name that is the same for settings with the same first phase."""
+    second = ("num_checkpoints", "save_every", "finetune_learning_rate", "buffers", "select")
+    first = {key: value for key, value in settings.items() if key not in second}
+    return f"trained-{hashlib.sha256(json.dumps(first, sort_keys=True).encode()).hexdigest()[:12]}.safetensors"
 
 
 def _train(run: _Run, journal: CheckpointJournal, hide: bool | None) -> None:
@@ -190,7 +214,7 @@ def _finetune(run: _Run, journal: CheckpointJournal, row: Mapping[str, Any], hid
 class _Run:
     """One network in training: its phase ("train" or "finetune"), the step it is at, its optimiser."""
 
-    def __init__(self, network: nn.Module, layout: ParamLayout, images: _Images, config: FinetuneConfig):
+    def __init__(self, network: nn.Module, layout: ParamLayout, images: ImageBatches, config: FinetuneConfig):
         self.network, self.layout, self.images, self.config = network, layout, images, config
         self.num_train_steps = config.epochs * images.steps_per_epoch
         self.begin("train")
@@ -298,49 +322,6 @@ class _Run:
     def _frozen_floats(self) -> dict[str, Tensor]:
         frozen = self.layout.frozen_state(self.network.state_dict())
         return {name: tensor for name, tensor in frozen.items() if tensor.is_floating_point()}
-
-
-class _Images:
-    """The task's images on one device, in batches that follow from (seed, phase, step)."""
-
-    def __init__(self, task: Task, batch_size: int, seed: int, device: torch.device):
-        self.task, self.device, self._seed = task, device, seed
-        self._train, self._validation = task.train.to(device), task.validation.to(device)
-        self._batch_size = min(batch_size, len(self._train))
-        self.steps_per_epoch = len(self._train) // self._batch_size
-        self._resident = {id(split): task.inputs(split) for split in (self._train, self._validation)
-                          if 4 * split.images_NCHW.numel() < _MAX_RESIDENT_BYTES}
-        self._order: tuple[tuple[int, int], Tensor] | None = None
-
-    def batch(self, phase: int, step: int) -> tuple[Tensor, Tensor]:
-        """Augmented inputs and labels of a step. Also seeds torch's own generators, which dropout draws from."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        if self._order is None or self._order[0] != (phase, epoch):
-            order_N = torch.randperm(len(self._train), generator=self._generator(phase, 0, epoch))
-            self._order = (phase, epoch), order_N.to(self.device)
-        index_B = self._order[1][place * self._batch_size : (place + 1) * self._batch_size]
-        inputs_BCHW = self.task.augment(self._inputs(self._train, index_B), self._generator(phase, 1, step))
-        # Not torch.manual_seed, which leaves a seed behind for a CUDA that is not in use yet.
-        torch.default_generator.manual_seed(self._number(phase, 2, step))
-        if self.device.type == "cuda":
-            torch.cuda.default_generators[self.device.index].manual_seed(self._number(phase, 2, step))
-        return inputs_BCHW, self._train.labels_N[index_B]
-
-    def validation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        split = self._validation
-        size = min(1024, max(16, _MAX_BATCH_VALUES // split.images_NCHW[0].numel()))
-        for start in range(0, len(split), size):
-            yield self._inputs(split, slice(start, start + size)), split.labels_N[start : start + size]
-
-    def _inputs(self, split: Split, index: Tensor | slice) -> Tensor:
-        return self._resident[id(split)][index] if id(split) in self._resident else self.task.inputs(split, index)
-
-    def _generator(self, phase: int, use: int, index: int) -> torch.Generator:
-        return torch.Generator().manual_seed(self._number(phase, use, index))  # on the CPU: the same for all devices
-
-    def _number(self, phase: int, use: int, index: int) -> int:
-        # A hash, because torch keeps only the lowest 32 bits of a seed: sums and shifts would collide.
-        return int(np.random.SeedSequence((self._seed, phase, use, index)).generate_state(1)[0])
 
 
 def _trainable(network: nn.Module, layout: ParamLayout) -> list[Tensor]:

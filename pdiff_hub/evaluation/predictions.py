@@ -127,7 +127,7 @@ def _chunks(
         raise ValueError(f"parameters have shape {list(params_BP.shape)}, expected [B,P] with at least one network.")
     if len(inputs_NCHW) == 0:
         raise ValueError("there are no images to evaluate on; expected at least one.")
-    selected, rest = _names(network, layout, frozen)
+    selected, rest = tensor_names(network, layout, frozen)
     device = next(tensor.device for tensor in (*network.parameters(), *network.buffers()))
     fixed = {name: frozen[name].to(device) for name in rest}
 
@@ -135,13 +135,13 @@ def _chunks(
         output: Tensor = logits(functional_call(network, {**fixed, **state}, (inputs,)))
         return output
 
-    with _eval_mode(network):
+    with eval_mode(network):
         own = {name: tensor.detach() for name, tensor in network.state_dict().items() if name in selected}
         probe = inputs_NCHW[:2].to(device)
         plan = plan_prefix(network, forward, own, probe)
         num_networks, num_images = len(params_BP), len(inputs_NCHW)
         batched, step_b, step_n = _chunk_sizes(plan.peak_bytes, plan.late_peak_bytes, num_networks, num_images, device)
-        batched = batched and _can_vmap(forward, own, probe)
+        batched = batched and can_vmap(forward, own, probe)
         total = num_networks * num_images
         with tqdm(total=total, desc="predict", unit_scale=True, delay=2, disable=None, file=sys.stderr) as progress:
             for n in range(0, num_images, step_n):
@@ -161,7 +161,7 @@ def _chunks(
                     yield networks, images, answer.float().cpu()
 
 
-def _names(network: nn.Module, layout: ParamLayout, frozen: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
+def tensor_names(network: nn.Module, layout: ParamLayout, frozen: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
     """Selected and frozen tensors to hand to `functional_call`: of tied ones only the first, the others follow it."""
     tensors = network.state_dict(keep_vars=True)
     missing = [entry.name for entry in layout.frozen if entry.name not in frozen]
@@ -203,7 +203,7 @@ def _chunk_sizes(
     return False, 1, max(1, min(most_images, factor * _LOOP_BYTES // peak_bytes))
 
 
-def _can_vmap(forward: Forward, state: Mapping[str, Tensor], inputs_NCHW: Tensor) -> bool:
+def can_vmap(forward: Forward, state: Mapping[str, Tensor], inputs_NCHW: Tensor) -> bool:
     """Whether the network is made of operations that vmap knows; others run one network after another."""
     pair = {name: torch.stack([tensor, tensor]) for name, tensor in state.items()}
     try:
@@ -214,7 +214,7 @@ def _can_vmap(forward: Forward, state: Mapping[str, Tensor], inputs_NCHW: Tensor
 
 
 @contextmanager
-def _eval_mode(network: nn.Module) -> Iterator[None]:
+def eval_mode(network: nn.Module) -> Iterator[None]:
     """Eval mode everywhere (dropout off, running statistics used, not updated), then each module's own mode again."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()

@@ -17,12 +17,18 @@ HUB_OPTIONS = (
 _OPTIONS = ("dataset", *HUB_OPTIONS, *SIZES, "image_size", "augment", "seed")
 _AUGMENT = {"flip": False, "crop_padding": 0}
 
-# Short names of data sets on the Hub, and the options that their columns need.
+# Short names of data sets on the Hub, and the options that their columns and splits need; a spec's own go before them.
 HUB_DATASETS: dict[str, dict[str, str]] = {
     "fashion-mnist": {"id": "zalando-datasets/fashion_mnist"},
     "mnist": {"id": "ylecun/mnist"},
     "cifar10": {"id": "uoft-cs/cifar10"},
     "cifar100": {"id": "uoft-cs/cifar100", "label_column": "fine_label"},
+    "stl10": {"id": "tanganke/stl10"},
+    "flowers102": {"id": "dpdl-benchmark/oxford_flowers102", "validation_split": "validation"},
+    "pets": {"id": "timm/oxford-iiit-pet", "label_column": "label"},  # the breed; label_cat_dog is the species
+    "food101": {"id": "ethz/food101", "test_split": "validation"},
+    # Gated: needs a login. Its split "test" has no labels.
+    "imagenet-1k": {"id": "ILSVRC/imagenet-1k", "test_split": "validation"},
 }
 TASK_NAMES = ("digits", *HUB_DATASETS)
 
@@ -30,7 +36,8 @@ TASK_NAMES = ("digits", *HUB_DATASETS)
 def complete_spec(spec: str | Mapping[str, Any], seed: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The options with their defaults, and what an earlier `load_task` recorded (None in a user's own spec).
 
-    `HUB_OPTIONS` stay absent where they are not given: whether they apply depends on where the data are found.
+    `HUB_OPTIONS` stay absent where neither the spec nor `HUB_DATASETS` gives them: whether they apply depends on where
+    the data are found.
     """
     given: dict[str, Any] = {"dataset": spec} if isinstance(spec, str) else copy.deepcopy(dict(spec))
     recorded = given.pop(RESOLVED, None)
@@ -46,9 +53,11 @@ def complete_spec(spec: str | Mapping[str, Any], seed: int) -> tuple[dict[str, A
             "a local folder must exist"
         )
     options: dict[str, Any] = {"dataset": dataset}
+    known = HUB_DATASETS.get(dataset, {})
     for option in HUB_OPTIONS:
-        if given.get(option) is not None:
-            options[option] = _string(option, given[option])
+        value = known.get(option) if given.get(option) is None else given[option]
+        if value is not None:
+            options[option] = _string(option, value)
     for option in SIZES:
         options[option] = _size(option, given.get(option))
     if options["validation_size"] is None and "validation_split" not in options:

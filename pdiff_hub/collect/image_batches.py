@@ -1,0 +1,60 @@
+"""The images of a fine-tune, in batches that follow from the seed, the phase and the step alone.
+
+Shapes: N images, B batch, C, H and W channels and pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pdiff_hub.tasks import Split, Task
+
+_MAX_RESIDENT_BYTES = 1 << 30  # a split's float images that are kept, instead of made anew for each batch
+_MAX_BATCH_VALUES = 2 << 20  # numbers in a batch of images that is only judged
+
+
+class ImageBatches:
+    """The task's images on one device, in batches that follow from (seed, phase, step)."""
+
+    def __init__(self, task: Task, batch_size: int, seed: int, device: torch.device):
+        self.task, self.device, self._seed = task, device, seed
+        self._train, self._validation = task.train.to(device), task.validation.to(device)
+        self._batch_size = min(batch_size, len(self._train))
+        self.steps_per_epoch = len(self._train) // self._batch_size
+        self._resident = {id(split): task.inputs(split) for split in (self._train, self._validation)
+                          if 4 * split.images_NCHW.numel() < _MAX_RESIDENT_BYTES}
+        self._order: tuple[tuple[int, int], Tensor] | None = None
+
+    def batch(self, phase: int, step: int) -> tuple[Tensor, Tensor]:
+        """Augmented inputs and labels of a step. Also seeds torch's own generators, which dropout draws from."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if self._order is None or self._order[0] != (phase, epoch):
+            order_N = torch.randperm(len(self._train), generator=self._generator(phase, 0, epoch))
+            self._order = (phase, epoch), order_N.to(self.device)
+        index_B = self._order[1][place * self._batch_size : (place + 1) * self._batch_size]
+        inputs_BCHW = self.task.augment(self._inputs(self._train, index_B), self._generator(phase, 1, step))
+        # Not torch.manual_seed, which leaves a seed behind for a CUDA that is not in use yet.
+        torch.default_generator.manual_seed(self._number(phase, 2, step))
+        if self.device.type == "cuda":
+            torch.cuda.default_generators[self.device.index].manual_seed(self._number(phase, 2, step))
+        return inputs_BCHW, self._train.labels_N[index_B]
+
+    def validation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        split = self._validation
+        size = min(1024, max(16, _MAX_BATCH_VALUES // split.images_NCHW[0].numel()))
+        for start in range(0, len(split), size):
+            yield self._inputs(split, slice(start, start + size)), split.labels_N[start : start + size]
+
+    def _inputs(self, split: Split, index: Tensor | slice) -> Tensor:
+        return self._resident[id(split)][index] if id(split) in self._resident else self.task.inputs(split, index)
+
+    def _generator(self, phase: int, use: int, index: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self._number(phase, use, index))  # on the CPU: the same for all devices
+
+    def _number(self, phase: int, use: int, index: int) -> int:
+        # A hash, because torch keeps only the lowest 32 bits of a seed: sums and shifts would collide.
+        return int(np.random.SeedSequence((self._seed, phase, use, index)).generate_state(1)[0])

@@ -1,0 +1,243 @@
+"""Simple ways to make networks out of checkpoints: what a weight generator has to be better than (arXiv 2506.07998).
+
+Every one is `(dataset, num_models, generator, ...) -> float32 [B,P]` on the CPU, in raw weight units; `generator` (on
+the CPU) is the only source of randomness, and `baseline_variants` lists them all at the settings that are reported. A
+running variance that would come out negative is set to 0: with it a network would answer NaN, which judges nothing.
+
+Each raises ValueError for num_models below 1, a noise not above 0, and fewer checkpoints than it needs: 3 for a
+distribution, 2 for averages and interpolations, 1 for the others.
+Shapes: K checkpoints, B networks to make, P parameters, S a slice of P, T tensors, R deviations, C x L latents.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.evaluation.fine_tuning import fine_tuned
+from pdiff_hub.param_autoencoder import ParamAutoencoder
+from pdiff_hub.tasks import Task
+
+Make = Callable[[CheckpointDataset, int, torch.Generator], Tensor]
+
+NOISE_RAW = (0.06, 0.12)  # arXiv 2506.07998, in raw weight units
+NOISE_STANDARDISED = (0.001, 0.05, 0.15)  # p-diff's authors, after each tensor is standardised: another unit
+_AVERAGED = 16
+_LAST_DEVIATIONS = 20
+_SLICE_BYTES = 64 << 20  # float64 copies of checkpoints and networks for one slice of P
+_DISTRIBUTION = 3  # the least number of checkpoints that has one
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One setting of a method: "noise_raw_0.06" of "noise_raw". make: `(dataset, num_models, generator)` -> [B,P]."""
+
+    name: str
+    method: str
+    make: Make
+
+
+def baseline_variants(
+    network: nn.Module, task: Task, param_autoencoder: ParamAutoencoder, *, fine_tune_steps: int
+) -> list[Variant]:
+    """Every method but "generated", at every setting that is reported; arguments as in `fine_tuned`, `autoencoder`."""
+    return [
+        Variant("original", "original", original),
+        Variant("ensemble", "ensemble", ensemble),
+        Variant(f"average_{_AVERAGED}", f"average_{_AVERAGED}", average_of),
+        Variant("gaussian", "gaussian", gaussian),
+        Variant("low_rank_gaussian", "low_rank_gaussian", low_rank_gaussian),
+        *(Variant(f"noise_raw_{sigma:g}", "noise_raw", partial(noise_raw, sigma=sigma)) for sigma in NOISE_RAW),
+        *(Variant(f"noise_standardised_{sigma:g}", "noise_standardised", partial(noise_standardised, sigma=sigma))
+          for sigma in NOISE_STANDARDISED),
+        Variant("interpolation", "interpolation", interpolation),
+        Variant("fine_tuned", "fine_tuned", partial(fine_tuned, network=network, task=task, steps=fine_tune_steps)),
+        Variant("autoencoder", "autoencoder", partial(autoencoder, param_autoencoder=param_autoencoder)),
+    ]
+
+
+def original(dataset: CheckpointDataset, num_models: int, generator: torch.Generator) -> Tensor:
+    """Checkpoints as they are, evenly spaced in the set's order; all of them where there are no more than asked for.
+
+    Nothing is random here; `generator` is not used.
+    """
+    _check(dataset, num_models)
+    return dataset.select_rows(evenly_spaced(len(dataset), num_models)).params_KP
+
+
+def evenly_spaced(num_rows: int, count: int) -> list[int]:
+    """`count` different rows of 0..num_rows-1, each from the middle of its stretch; all if there are no more."""
+    count = min(count, num_rows)
+    return [int((i + 0.5) * num_rows / count) for i in range(count)]
+
+
+def ensemble(dataset: CheckpointDataset, num_models: int, generator: torch.Generator) -> Tensor:
+    """The average of all checkpoints' weights, [1,P] whatever `num_models` is: there is only one. Nothing is random."""
+    _check(dataset, num_models)
+    return _by_slices(dataset, 1, lambda params_KS, _: params_KS.double().mean(dim=0, keepdim=True))
+
+
+def average_of(
+    dataset: CheckpointDataset, num_models: int, generator: torch.Generator, num_averaged: int = _AVERAGED
+) -> Tensor:
+    """Averages of `num_averaged` (2 or more) different random checkpoints, drawn anew for each network.
+
+    Of a set with fewer checkpoints all are averaged, so every network is then the same.
+    """
+    _check(dataset, num_models, least=2)
+    if num_averaged < 2:
+        raise ValueError(f"num_averaged is {num_averaged}; expected at least 2: one checkpoint is no average.")
+    chosen = min(num_averaged, len(dataset))
+    order_BK = torch.rand(num_models, len(dataset), generator=generator).argsort(dim=1)
+    weights_BK = torch.zeros(num_models, len(dataset)).scatter_(1, order_BK[:, :chosen], 1 / chosen)
+    return _by_slices(dataset, num_models, lambda params_KS, _: weights_BK @ params_KS)
+
+
+def gaussian(dataset: CheckpointDataset, num_models: int, generator: torch.Generator) -> Tensor:
+    """An independent normal distribution for each coordinate, with the checkpoints' mean and (unbiased) std."""
+    _check(dataset, num_models, least=_DISTRIBUTION)
+
+    def draw(params_KS: Tensor, _: int) -> Tensor:
+        std_S, mean_S = torch.std_mean(params_KS.double(), dim=0)
+        return torch.randn(num_models, len(mean_S), generator=generator) * std_S + mean_S
+
+    return _by_slices(dataset, num_models, draw)
+
+
+def low_rank_gaussian(dataset: CheckpointDataset, num_models: int, generator: torch.Generator) -> Tensor:
+    """SWAG's normal distribution (arXiv 1902.02476, eq. 1), half diagonal, half of the last R = min(20, K) deviations.
+
+    mean + std z / sqrt(2) + D z' / sqrt(2 (R - 1)), z of size P and z' of size R. Two things differ from the paper:
+    deviations D are from the mean of all checkpoints, not from the running mean, and the std is the unbiased one. With
+    K = R every coordinate then has exactly the variance that it has in `gaussian`.
+    """
+    _check(dataset, num_models, least=_DISTRIBUTION)
+    rank = min(_LAST_DEVIATIONS, len(dataset))
+    shared_BR = torch.randn(num_models, rank, generator=generator).double() / math.sqrt(2 * (rank - 1))
+
+    def draw(params_KS: Tensor, _: int) -> Tensor:
+        params_KS = params_KS.double()
+        std_S, mean_S = torch.std_mean(params_KS, dim=0)
+        own_BS = torch.randn(num_models, len(mean_S), generator=generator) * (std_S / math.sqrt(2))
+        return mean_S + own_BS + shared_BR @ (params_KS[-rank:] - mean_S)
+
+    return _by_slices(dataset, num_models, draw)
+
+
+def noise_raw(dataset: CheckpointDataset, num_models: int, generator: torch.Generator, sigma: float) -> Tensor:
+    """Random checkpoints plus normal noise of standard deviation `sigma`, in raw weight units, on every number."""
+    _check(dataset, num_models)
+    _check_sigma(sigma)
+    rows_B = torch.randint(len(dataset), (num_models,), generator=generator)
+
+    def draw(params_KS: Tensor, _: int) -> Tensor:
+        picked_BS = params_KS[rows_B]
+        return picked_BS + sigma * torch.randn(picked_BS.shape, generator=generator)
+
+    return _by_slices(dataset, num_models, draw)
+
+
+def noise_standardised(dataset: CheckpointDataset, num_models: int, generator: torch.Generator, sigma: float) -> Tensor:
+    """Random checkpoints plus noise of `sigma` times each tensor's own standard deviation.
+
+    That is: standardise each tensor by its mean and std over all checkpoints and entries, add normal noise of std
+    `sigma`, and go back. A tensor that has one value everywhere stays as it is.
+    """
+    _check(dataset, num_models)
+    _check_sigma(sigma)
+    std_T = _tensor_stds(dataset)
+    rows_B = torch.randint(len(dataset), (num_models,), generator=generator)
+
+    def draw(params_KS: Tensor, start: int) -> Tensor:
+        picked_BS = params_KS[rows_B]
+        stop = start + picked_BS.shape[1]
+        overlapping = dataset.layout.overlapping(start, stop)
+        lengths = torch.tensor([min(e.stop, stop) - max(e.start, start) for _, e in overlapping])
+        std_S = std_T[[index for index, _ in overlapping]].repeat_interleave(lengths)
+        return picked_BS + (sigma * std_S).float() * torch.randn(picked_BS.shape, generator=generator)
+
+    return _by_slices(dataset, num_models, draw)
+
+
+def interpolation(dataset: CheckpointDataset, num_models: int, generator: torch.Generator) -> Tensor:
+    """Points on the line between two different random checkpoints, uniform from one end to the other."""
+    _check(dataset, num_models, least=2)
+    first_B = torch.randint(len(dataset), (num_models,), generator=generator)
+    second_B = (first_B + torch.randint(1, len(dataset), (num_models,), generator=generator)) % len(dataset)
+    weight_B1 = torch.rand(num_models, 1, generator=generator)
+    return _by_slices(dataset, num_models, lambda params_KS, _: params_KS[first_B].lerp(params_KS[second_B], weight_B1))
+
+
+def autoencoder(
+    dataset: CheckpointDataset, num_models: int, generator: torch.Generator, param_autoencoder: ParamAutoencoder
+) -> Tensor:
+    """An independent normal distribution for each latent coordinate, decoded: p-diff without its diffusion.
+
+    The mean and (unbiased) std of a coordinate are those over the encoded checkpoints. Runs on the autoencoder's
+    device. ValueError also if the autoencoder is of another layout.
+    """
+    _check(dataset, num_models, least=_DISTRIBUTION)
+    if param_autoencoder.layout != dataset.layout:
+        raise ValueError(f"the autoencoder is for {param_autoencoder.layout!r}, the data set holds {dataset.layout!r}; "
+                         "expected the autoencoder that was trained on this data set.")
+    params_BP = torch.empty(num_models, dataset.layout.num_params)
+    with torch.no_grad():
+        std_CL, mean_CL = torch.std_mean(param_autoencoder.encode_slices(dataset.read_slice), dim=0)
+        noise_BCL = torch.randn(num_models, *std_CL.shape, generator=generator).to(std_CL)
+        for start, stop, decoded_BS in param_autoencoder.decode_slices(noise_BCL * std_CL + mean_CL):
+            params_BP[:, start:stop] = decoded_BS
+    return params_BP
+
+
+def _slices(dataset: CheckpointDataset, num_models: int) -> Iterator[tuple[int, int]]:
+    step = max(1, _SLICE_BYTES // (8 * (len(dataset) + num_models)))
+    for start in range(0, dataset.layout.num_params, step):
+        yield start, min(start + step, dataset.layout.num_params)
+
+
+def _by_slices(dataset: CheckpointDataset, num_models: int, draw: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """[B,P] out of `draw(params_KS, start) -> [B,S]`, slice after slice; negative running variances become 0."""
+    params_BP = torch.empty(num_models, dataset.layout.num_params)
+    for start, stop in _slices(dataset, num_models):
+        params_BP[:, start:stop] = draw(dataset.read_slice(start, stop), start)
+    for entry in dataset.layout.entries:
+        if entry.log:
+            params_BP[:, entry.start : entry.stop].clamp_min_(0)
+    return params_BP
+
+
+def _tensor_stds(dataset: CheckpointDataset) -> Tensor:
+    """float64 [T]: each tensor's (unbiased) standard deviation over all checkpoints and entries."""
+    entries = dataset.layout.entries
+    origin_T, sums_T, squares_T = torch.zeros(3, len(entries), dtype=torch.float64).unbind()
+    for start, stop in _slices(dataset, 0):
+        params_KS = dataset.read_slice(start, stop).double()
+        for index, entry in dataset.layout.overlapping(start, stop):
+            part = params_KS[:, max(entry.start - start, 0) : entry.stop - start]
+            if entry.start >= start:
+                origin_T[index] = part[0, 0]
+            part = part - origin_T[index]  # sums of squares cancel where the mean is far larger than the deviation
+            sums_T[index] += part.sum()
+            squares_T[index] += part.square().sum()
+    counts_T = len(dataset) * torch.tensor([entry.stop - entry.start for entry in entries], dtype=torch.float64)
+    # Of a single number (one checkpoint, a tensor of one entry) the deviation is 0, not 0 / 0.
+    return ((squares_T - sums_T.square() / counts_T).clamp_min(0) / (counts_T - 1).clamp_min(1)).sqrt()
+
+
+def _check(dataset: CheckpointDataset, num_models: int, least: int = 1) -> None:
+    if num_models < 1:
+        raise ValueError(f"num_models is {num_models}; expected at least 1 network to make.")
+    if len(dataset) < least:
+        raise ValueError(f"the data set has {len(dataset)} checkpoints, and this baseline needs at least {least}; "
+                         "collect more.")
+
+
+def _check_sigma(sigma: float) -> None:
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"sigma is {sigma}; expected a standard deviation above 0.")

@@ -1,0 +1,30 @@
+"""The figures, as PNG and SVG: drawn on matplotlib's object interface, with one colour and marker a method everywhere.
+
+Each takes plain tensors and `stem`, a path without suffix; it writes `stem`.png (300 dpi) and `stem`.svg, whole or not
+at all and the same bytes for the same data, and returns both paths. They have no headings: the report gives those.
+"""
+
+from pdiff_hub.evaluation.figures.accuracy_similarity import accuracy_similarity_figure
+from pdiff_hub.evaluation.figures.checkpoints import checkpoints_figure
+from pdiff_hub.evaluation.figures.ensembles import ensembles_figure
+from pdiff_hub.evaluation.figures.frontier import frontier_figure
+from pdiff_hub.evaluation.figures.heat_maps import parameter_heat_maps
+from pdiff_hub.evaluation.figures.latents import latents_figure
+from pdiff_hub.evaluation.figures.points import MethodPoints
+from pdiff_hub.evaluation.figures.similarity import similarity_figure
+from pdiff_hub.evaluation.figures.style import METHOD_STYLE, MethodStyle
+from pdiff_hub.evaluation.figures.trajectories import trajectories_figure
+
+__all__ = [
+    "METHOD_STYLE",
+    "MethodPoints",
+    "MethodStyle",
+    "accuracy_similarity_figure",
+    "checkpoints_figure",
+    "ensembles_figure",
+    "frontier_figure",
+    "latents_figure",
+    "parameter_heat_maps",
+    "similarity_figure",
+    "trajectories_figure",
+]

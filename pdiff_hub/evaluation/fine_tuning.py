@@ -1,0 +1,124 @@
+"""The baseline that trains checkpoints further: networks that differ from all originals, honestly paid for.
+
+Shapes: B networks to make, b of them in one group, P parameters, N images, c classes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.func import functional_call, vmap
+from tqdm import tqdm
+
+from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.evaluation.predictions import can_vmap, eval_mode, tensor_names
+from pdiff_hub.evaluation.prefix_cache import Forward
+from pdiff_hub.networks import logits
+from pdiff_hub.tasks import Task
+
+_BATCH, _LEARNING_RATE, _WEIGHT_DECAY = 64, 1e-3, 0.01  # the defaults of collecting by fine-tuning
+_GROUP_BYTES = 1 << 30  # what the networks that train together may keep for one step
+
+
+def fine_tuned(
+    dataset: CheckpointDataset,
+    num_models: int,
+    generator: torch.Generator,
+    network: nn.Module,
+    task: Task,
+    steps: int,
+) -> Tensor:
+    """Random checkpoints, each trained on for `steps` (1 or more) steps of AdamW on the task's training split.
+
+    Only the selected parameters are trained, in float32; the network is in eval mode (no dropout, running statistics
+    as they are). Networks train in groups under one vmap. The checkpoints of a group are different, but see the same
+    augmented batches, so that what the frozen part answers is computed once for all of them; each group has its own.
+
+    network: any instance of the architecture, left as it was; work is done on its device. task: what it is trained on.
+    ValueError also for a network of another layout, a selection without parameters, and training that diverges.
+    """
+    if num_models < 1:
+        raise ValueError(f"num_models is {num_models}; expected at least 1 network to make.")
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; expected at least 1.")
+    layout = dataset.layout
+    selected, rest = tensor_names(network, layout, dataset.frozen)
+    live = network.state_dict(keep_vars=True)
+    trained = [name for name in selected if live[name].requires_grad]
+    if not trained:
+        raise ValueError(f"the selection {layout.select!r} has no parameter that can be trained; leave this baseline "
+                         "out for it.")
+    device = live[trained[0]].device
+    fixed = {name: dataset.frozen[name].to(device) for name in rest}
+
+    def forward(state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        # Training is in float32; the network computes in its own dtype.
+        cast = {name: tensor.to(live[name].dtype) for name, tensor in state.items()}
+        return logits(functional_call(network, {**fixed, **cast}, (inputs,)))
+
+    def batch() -> tuple[Tensor, Tensor]:
+        index_N = torch.randint(len(task.train), (_BATCH,), generator=generator).to(task.train.labels_N.device)
+        inputs_NCHW = task.augment(task.inputs(task.train, index_N), generator)
+        return inputs_NCHW.to(device), task.train.labels_N[index_N].to(device)
+
+    params_BP = torch.empty(num_models, layout.num_params)
+    show = tqdm(total=num_models * steps, desc="fine-tune", unit="step", delay=2, disable=None, file=sys.stderr)
+    with eval_mode(network), show as progress:
+        own = {name: live[name].detach() for name in selected}
+        probe = task.inputs(task.train, slice(0, _BATCH)).to(device)
+        with torch.no_grad():
+            together = vmap(forward, in_dims=(0, None)) if can_vmap(forward, own, probe[:2]) else _one_by_one(forward)
+        size = min(len(dataset), max(1, _GROUP_BYTES // _step_bytes(forward, own, trained, probe)))
+        for b in range(0, num_models, size):
+            networks = slice(b, min(b + size, num_models))
+            rows = torch.randperm(len(dataset), generator=generator)[: networks.stop - b].tolist()
+            stacked = layout.stack(dataset.select_rows(rows).params_KP.to(device))
+            stacked = {name: stacked[name].float() for name in selected}
+            leaves = {name: stacked[name].clone().requires_grad_() for name in trained}
+            # AdamW works on each number by itself, so on stacked weights it is one AdamW a network.
+            optimizer = torch.optim.AdamW(leaves.values(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY, fused=True)
+            for _ in range(steps):
+                inputs_NCHW, labels_N = batch()
+                logits_bnc = together({**stacked, **leaves}, inputs_NCHW).float()
+                loss_bN = F.cross_entropy(logits_bnc.flatten(0, 1), labels_N.repeat(len(rows)), reduction="none")
+                optimizer.zero_grad()
+                torch.autograd.backward(loss_bN.sum() / _BATCH)  # a network's loss depends on no other's weights
+                optimizer.step()
+                progress.update(len(rows))
+            params_BP[networks] = layout.unstack({**stacked, **leaves}).detach().cpu()
+    if not bool(params_BP.isfinite().all()):
+        raise ValueError(f"fine-tuning for {steps} steps at a learning rate of {_LEARNING_RATE:g} diverged (weights "
+                         "are NaN or Inf); use fewer steps.")
+    return params_BP
+
+
+def _one_by_one(forward: Forward) -> Forward:
+    """What `vmap(forward, in_dims=(0, None))` is, for networks that vmap does not know."""
+
+    def together(stacked: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        num_networks = len(next(iter(stacked.values())))
+        return torch.stack([forward({name: tensor[b] for name, tensor in stacked.items()}, inputs)
+                            for b in range(num_networks)])
+
+    return together
+
+
+def _step_bytes(forward: Forward, own: Mapping[str, Tensor], trained: list[str], inputs: Tensor) -> int:
+    """About what one network keeps in a training step: weights, gradients, AdamW's moments, and twice what autograd
+    saves for the backward pass, which makes as much again."""
+    saved = 0
+
+    def note(tensor: Tensor) -> Tensor:
+        nonlocal saved
+        saved += tensor.numel() * tensor.element_size()
+        return tensor
+
+    leaves = {name: own[name].detach().float().requires_grad_() for name in trained}
+    with saved_tensors_hooks(note, lambda tensor: tensor):
+        forward({**own, **leaves}, inputs)
+    return 16 * sum(tensor.numel() for tensor in leaves.values()) + 2 * saved

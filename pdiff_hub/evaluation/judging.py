@@ -1,0 +1,56 @@
+"""How good networks are on a task, and whose errors theirs are: every method of a report goes through this one way.
+
+Shapes: B networks, K originals, P parameters, N test images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from pdiff_hub.evaluation.audit import summarise_accuracy
+from pdiff_hub.evaluation.predictions import Predictions, SplitImages, evaluate
+from pdiff_hub.param_autoencoder import ParamLayout
+from pdiff_hub.tasks import Split, Task
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """validation_accuracy_B: fractions, for choosing; test: for reporting only."""
+
+    validation_accuracy_B: Tensor
+    test: Predictions
+
+    def summary(self) -> dict[str, float]:
+        """{"best", "mean", "median", "std"} on test, the best one chosen on validation."""
+        return summarise_accuracy(self.validation_accuracy_B, self.test.accuracy_B)
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """Judges networks of one architecture on one task.
+
+    network: any instance; its weights are not looked at. frozen: the tensors that `layout` leaves out.
+    """
+
+    network: nn.Module
+    task: Task
+    layout: ParamLayout
+    frozen: Mapping[str, Tensor]
+
+    def __call__(self, params_BP: Tensor) -> Judged:
+        """params_BP: float32 [B,P], raw weight units. ValueError if P is not that of the layout."""
+        if params_BP.ndim != 2 or params_BP.shape[1] != self.layout.num_params:
+            raise ValueError(f"parameters have shape {list(params_BP.shape)}, expected [*, {self.layout.num_params}]: "
+                             "originals and generated networks have different layouts.")
+        return Judged(self._on(self.task.validation, params_BP).accuracy_B, self._on(self.task.test, params_BP))
+
+    def test_images(self) -> SplitImages:
+        """The images of the test split, normalised a slice at a time."""
+        return SplitImages(self.task, self.task.test)
+
+    def _on(self, split: Split, params_BP: Tensor) -> Predictions:
+        return evaluate(self.network, self.layout, self.frozen, params_BP, SplitImages(self.task, split),
+                        split.labels_N)

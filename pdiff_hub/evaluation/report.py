@@ -1,0 +1,142 @@
+"""One HTML page of tables and pictures that holds all it shows: it can be mailed, printed, or opened years later.
+
+Pictures are embedded, nothing is fetched (the page's own content security policy forbids it) and no script runs. The
+same input gives the same bytes. All texts are plain text: `<` is shown as it is, and web addresses become links.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+from pdiff_hub import __version__
+from pdiff_hub.safe_files import replacing
+
+# "97.64", "-1e-4", "97.64 ± 0.12", "0.98 (0.97 to 0.99)", "12.5 %", "3.1 s", "2x"
+# Digits, word characters and the rest never overlap: there is one way to match, so no text makes this slow.
+_NUMBER = r"\d+(e\W?\d+)?"
+_NUMERIC = re.compile(rf"\W*{_NUMBER}(\W+(to\W+)?{_NUMBER})*\W*[^\W\d]{{0,3}}")
+_GAP = re.compile(r"\W*|nan|n/a|undefined", re.IGNORECASE)
+_TEMPLATE = Path(__file__).with_name("report.html")
+_CONTENTS_FROM = 4  # sections; fewer fit on a screen or two
+_PIXELS_PER_INCH = 120  # a quarter above CSS's 96: figures are drawn for paper, with letters too small for a screen
+
+
+@dataclass(frozen=True)
+class Table:
+    """columns: one heading each. rows: a cell a column, the first naming its row. note: shown below the table.
+
+    A column that holds only numbers (with units, intervals or gaps such as "undefined") is set flush right.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """png: an existing PNG file. alt: what it shows, in words, for whoever does not see it."""
+
+    png: Path
+    title: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """text: plain text, paragraphs parted by empty lines, before the blocks."""
+
+    title: str
+    text: str = ""
+    blocks: Sequence[Table | Figure] = ()
+
+
+def write_report(path: Path, title: str, lead: str, sections: Sequence[Section]) -> None:
+    """Write the page to `path`, whole or not at all; its folder is made if it is missing.
+
+    title: of the page. lead: the findings in a few sentences, paragraphs as in `Section.text`; may be empty.
+    Four sections or more get a table of contents.
+    Raises ValueError for a missing title or section, a row that does not fit its columns, a figure without `alt` or a
+    file that is not a PNG, and FileNotFoundError for one that does not exist.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    _check(title, sections)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(paragraphs=_paragraphs, numeric_columns=_numeric_columns, picture=_picture)
+    page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        title=title, lead=lead, sections=sections, generator=f"pdiff-hub {__version__}",
+        with_contents=len(sections) >= _CONTENTS_FROM,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes((page + "\n").encode())  # bytes: no other line ends on Windows
+
+
+class _Picture(NamedTuple):
+    source: str
+    width: int  # CSS pixels
+    height: int
+
+
+def _picture(png: Path) -> _Picture:
+    """As a data address, at the size it was drawn for (its dpi; 96 where it does not say)."""
+    from PIL import Image
+
+    data = png.read_bytes()
+    try:
+        with Image.open(BytesIO(data), formats=["PNG"]) as image:
+            pixels_per_inch = image.info.get("dpi", (96, 96))
+            width, height = (round(size / per_inch * _PIXELS_PER_INCH)
+                             for size, per_inch in zip(image.size, pixels_per_inch, strict=True))
+            image.verify()
+    except (OSError, SyntaxError) as error:  # Pillow's for data that ends early or is no PNG, and for a broken one
+        raise ValueError(f"{png} is not a whole PNG picture ({error}); write it again with figures.") from error
+    return _Picture("data:image/png;base64," + b64encode(data).decode(), width, height)
+
+
+def _numeric_columns(table: Table) -> list[bool]:
+    """Which columns hold numbers only; those without any are text."""
+    numeric = []
+    for column in range(len(table.columns)):
+        cells = [row[column] for row in table.rows if not _GAP.fullmatch(row[column])]
+        numeric.append(bool(cells) and all(_NUMERIC.fullmatch(cell) for cell in cells))
+    return numeric
+
+
+def _paragraphs(text: str) -> list[str]:
+    return [paragraph for paragraph in re.split(r"\n\s*\n", text.strip()) if paragraph]
+
+
+def _check(title: str, sections: Sequence[Section]) -> None:
+    if not title.strip():
+        raise ValueError("the report has no title; expected a text.")
+    if not sections:
+        raise ValueError(f"the report {title!r} has no sections; expected at least one.")
+    for section in sections:
+        if not section.title.strip():
+            raise ValueError(f"a section of the report {title!r} has no title; expected a text.")
+        for block in section.blocks:
+            if isinstance(block, Table):
+                _check_table(block)
+            elif not block.alt.strip():
+                raise ValueError(f"the figure {block.title!r} has no alt text; say in words what it shows.")
+            elif not block.png.is_file():
+                raise FileNotFoundError(f"the figure {block.title!r} expects its picture at {block.png}, where there "
+                                        "is no file; draw it first.")
+
+
+def _check_table(table: Table) -> None:
+    if not table.columns:
+        raise ValueError(f"the table {table.title!r} has no columns; expected at least one.")
+    for number, row in enumerate(table.rows, 1):
+        if len(row) != len(table.columns):
+            raise ValueError(f"the table {table.title!r} has {len(table.columns)} columns, but row {number} has "
+                             f"{len(row)} cells: {list(row)}; give one cell a column.")

@@ -1,0 +1,131 @@
+"""Reproduction: recipes of each part, shared work, orderings, a report; training itself is replaced by short runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdiff_hub import workflow
+from pdiff_hub.collect.finetune import FinetuneConfig
+from pdiff_hub.networks import build_network, resolve_network
+from pdiff_hub.param_autoencoder import ParamLayout
+from pdiff_hub.recipes import Recipe
+from pdiff_hub.reproduce import figures, published, settings
+from pdiff_hub.reproduce.reproduce import PARTS, reproduce
+from pdiff_hub.reproduce.settings import Settings
+from pdiff_hub.reproduce.workbench import Workbench, evenly, noisy_copies, with_checkpoints
+
+
+def tiny(recipe: Recipe) -> Recipe:
+    """The same recipe with little of everything, for an MLP in place of the large architectures."""
+    collect = recipe.collect
+    if isinstance(collect, FinetuneConfig):
+        collect = replace(collect, epochs=1, save_every=1, num_checkpoints=min(collect.num_checkpoints, 20))
+    else:
+        collect = replace(collect, epochs=1)
+    whole = recipe.select == "all"
+    return replace(
+        recipe, collect=collect, network=recipe.network if whole else "mlp3", select="all" if whole else "head",
+        autoencoder=replace(recipe.autoencoder, form="linear", steps=0),
+        diffusion=replace(recipe.diffusion, steps=5, widths=(16,), batch_size=8),
+        generate=replace(recipe.generate, num_models=6, num_inference_steps=3),
+        evaluate=replace(recipe.evaluate, baselines=min(recipe.evaluate.baselines, 4), fine_tune_steps=1),
+    )
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Short runs and few numbers of checkpoints; -> what was trained, in order."""
+    trained: list[str] = []
+    run, collect = workflow.run, workflow.collect
+
+    def short_run(recipe: Recipe, directory: Path, **options: Any) -> dict[str, Any]:
+        trained.append(directory.name)
+        return run(tiny(recipe), directory, **options)
+
+    monkeypatch.setattr(workflow, "run", short_run)
+    monkeypatch.setattr(workflow, "collect", lambda recipe, directory, **options: collect(
+        tiny(recipe), directory, **options))
+    monkeypatch.setattr(Settings, "checkpoint_numbers", (1, 5, 12))
+    monkeypatch.setattr(Settings, "main_checkpoints", 12)
+    monkeypatch.setattr(figures, "_THRESHOLD", 1.0)  # networks of short runs are bad ones
+    return trained
+
+
+def test_all_of_it_leaves_one_report_and_is_not_done_twice(short: list[str], tmp_path: Path) -> None:
+    said: list[str] = []
+    parts = reproduce("all", tmp_path, say=said.append)
+    assert [part.name for part in parts] == list(PARTS)
+    page = (tmp_path / "report.html").read_text()
+    for part in parts:
+        assert part.title.replace("'", "&#39;") in page
+    assert page.count("data:image/png") >= 8
+    written = json.loads((tmp_path / "reproduction.json").read_text())
+    claims = [each for part in written["parts"].values() for each in part["orderings"]]
+    assert len(claims) >= 12 and all(each["numbers"] and each["held"] in (True, False) for each in claims)
+    assert all((tmp_path / "figures" / f"{name}.{suffix}").exists() for name in (
+        "figure3", "figure4a", "figure4b", "figure4c", "figure5a", "figure5b", "frontier") for suffix in ("png", "svg"))
+    assert len(short) == len(set(short)) == 6 + 3 + 3 + 4 + 2  # tables 1, 2a, 2b, 2c, 3
+    assert len(list((tmp_path / "checkpoints").glob("depth-*"))) == 3
+    again = reproduce("table2a", tmp_path)
+    assert len(short) == 18 and again[0].measured == next(part for part in parts if part.name == "table2a").measured
+    with pytest.raises(ValueError, match="seed was 0 and is 1"):
+        reproduce("table2a", tmp_path, seed=1)
+
+
+def test_unknown_names(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown part of the paper: 'table2'"):
+        reproduce("table2", tmp_path)
+    with pytest.raises(ValueError, match="nearest known one is 'small'"):
+        reproduce("table2a", tmp_path, scale="smal")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_depths_are_equally_many_numbers_at_the_layers_of_the_paper() -> None:
+    spec = resolve_network("resnet18", in_channels=1, image_size=8, num_classes=10)
+    layouts = {name: ParamLayout.from_module(build_network(spec, pretrained=False), recipe.select)
+               for name, recipe in Settings().depths().items()}
+    assert {layout.num_params for layout in layouts.values()} == {2048}
+    stages = {name: {entry.name.split("stages.")[1][0] for entry in layout.entries} for name, layout in layouts.items()}
+    assert stages == {"10-14": {"2"}, "14-16": {"3"}, "16-18": {"3"}}
+    assert not any("shortcut" in entry.name for layout in layouts.values() for entry in layout.entries
+                   if len(layout.entries) == 4)
+
+
+@pytest.mark.parametrize("scale", settings.SCALES)
+def test_every_recipe_of_every_part_is_sound(scale: settings.Scale) -> None:
+    chosen = Settings(scale)
+    assert len(chosen.table1_cells()) == (6 if scale == "small" else 48)
+    recipes = [chosen.norms(dataset, network) for dataset, network, _ in chosen.table1_cells()]
+    recipes += [chosen.whole(dataset, network) for dataset, network, _ in chosen.table3_cells()]
+    recipes += [chosen.main(), *chosen.depths().values(), *chosen.noises().values(), chosen.seeds()]
+    assert all(recipe.seed == 0 for recipe in recipes)
+    assert {recipe.autoencoder.form for recipe in chosen.noises().values()} == {"conv"}
+    assert chosen.main().evaluate.baselines > 0 and chosen.plain(chosen.main()).evaluate.baselines == 0
+    for text in (chosen.describe_main(), chosen.describe_cells(True), chosen.describe_cells(False),
+                 chosen.describe_depths(), chosen.describe_noises(), chosen.beside):
+        assert text
+
+
+def test_published_figures() -> None:
+    row = published.logged("cifar100", "resnet18", whole=False)
+    assert row is not None and row["original_mean"] == pytest.approx(76.7246, abs=1e-4)
+    assert row["best"] == pytest.approx(77.55) and row["generated_generated"] > row["original_original"]
+    assert published.logged("mnist", "resnet18", whole=False) is None
+    assert published.logged("cifar10", "mlp3", whole=True) is not None
+
+
+def test_subsets_differ_in_number_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = with_checkpoints(tiny(Settings().main()), 8)
+    bench = Workbench(tmp_path)
+    dataset = bench.checkpoints("main", recipe)
+    assert bench.checkpoints("main", recipe) is dataset
+    half = evenly(dataset, 4)
+    assert [row["step"] for row in half.metadata] == [row["step"] for row in dataset.metadata[1::2]]
+    copies = noisy_copies(dataset, 3, seed=0)
+    assert (copies.params_KP[0] == dataset.params_KP[3]).all()
+    assert 0.0009 < float((copies.params_KP[1:] - dataset.params_KP[3]).std()) < 0.0011
