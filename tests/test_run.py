@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import Browser
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -110,6 +111,18 @@ def test_audit_with_checkpoints_and_without(run_dir: Path, tmp_path: Path) -> No
                                     "collect.epochs=1"]).exit_code == 0
     failed = CliRunner().invoke(app, ["audit", str(run_dir), "--dataset", str(other)])
     assert isinstance(failed.exception, ValueError) and "different layouts" in str(failed.exception)
+
+
+def test_the_report_opens_in_a_browser(run_dir: Path, browser: Browser) -> None:
+    report = run_dir / "report.html"
+    browser.open(report.as_uri())
+    assert browser.requests() == [report.as_uri()] and browser.messages() == [] and browser.overflow() == 0
+    loaded = browser.evaluate("Array.from(document.images, each => each.complete && each.naturalWidth > 0)")
+    assert loaded == [True] * len(FIGURES)
+    assert browser.evaluate("document.querySelectorAll('table').length") == 5
+    assert "At the same novelty, p-diff" in browser.evaluate("document.body.innerText")
+    browser.open(report.as_uri(), width=400)
+    assert browser.overflow() == 0
 
 
 def test_killed_runs_go_on(run_dir: Path, tmp_path: Path) -> None:

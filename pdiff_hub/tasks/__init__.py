@@ -28,10 +28,10 @@ def load_task(spec: str | Mapping[str, Any], *, seed: int = 0) -> Task:
 
     Args:
         spec: a data set, or `{"dataset": DATASET, **options}`. DATASET is a short name (`digits`, scikit-learn's 8x8
-            digits, needs no network connection; `fashion-mnist`, `mnist`, `cifar10`, `cifar100`), a Hub id
-            (`owner/name`), a local folder in any format that `datasets.load_dataset` reads, or one with the four IDX
-            files of MNIST or Fashion-MNIST, plain or .gz. `fashion-mnist` reads those of Debian's package
-            dataset-fashion-mnist where it is installed. Options:
+            digits, needs no network connection; on the Hub `fashion-mnist`, `mnist`, `cifar10`, `cifar100`, `stl10`,
+            `flowers102`, `pets`, `food101`, `imagenet-1k`), a Hub id (`owner/name`), a local folder in any format that
+            `datasets.load_dataset` reads, or one with the four IDX files of MNIST or Fashion-MNIST, plain or .gz.
+            `fashion-mnist` reads those of Debian's package dataset-fashion-mnist where it is installed. Options:
 
             - `train_size`, `validation_size`, `test_size`: a number of images (int) or a fraction (float in (0, 1)).
               Where the data have a test split (validation split), test_size (validation_size) takes a part of it;
@@ -40,6 +40,8 @@ def load_task(spec: str | Mapping[str, Any], *, seed: int = 0) -> Task:
             - `image_size`: side in pixels; images are centre-cropped to squares and resized. Default: as they are.
             - `augment`: `{"flip": bool, "crop_padding": int}`, what `Task.augment` does. Default: nothing.
             - `seed`: of the splits, 0 to 2**32 - 1; default: the argument `seed`.
+              `flowers102` brings a validation split; the labelled validation images of `food101` and `imagenet-1k`
+              are their test split here.
             - for data sets of Hub format: `config_name`, `revision`, `image_column`, `label_column`, `train_split`
               ("train"), `validation_split` (none), `test_split` ("test" if there is one). Columns are found where
               only one is possible.

@@ -32,8 +32,7 @@ def open_hub_data(options: dict[str, Any]) -> Source:
     splits = _name_splits(tables, options, location)
     parts = {role: tables[split] for role, split in splits.items()}
     image_column = _image_column(parts["train"], options.get("image_column"), location)
-    label_column = options.get("label_column", known.get("label_column"))
-    label_column = _label_column(parts["train"], label_column, image_column, location)
+    label_column = _label_column(parts["train"], options.get("label_column"), image_column, location)
     for role, part in parts.items():
         for column in (image_column, label_column):
             if column not in part.column_names:
