@@ -20,6 +20,7 @@ from pdiff_hub.evaluation.audit import nearest_l2, spread_ratio
 from pdiff_hub.evaluation.baselines import Variant, ensemble, evenly_spaced, original
 from pdiff_hub.evaluation.ensembles import EnsembleCurve, ensemble_curve
 from pdiff_hub.evaluation.figures import (
+    METHOD_STYLE,
     MethodPoints,
     accuracy_similarity_figure,
     ensembles_figure,
@@ -165,7 +166,8 @@ def _by_method(methods: Mapping[str, str], judged: Mapping[str, Judged], similar
 def _frontier(points: Mapping[str, MethodPoints], task: Task, seed: int) -> dict[str, Any]:
     novelty = {name: NoveltyPoints(each.accuracy_B, 1 - each.similarity_B) for name, each in points.items()}
     generator = torch.Generator().manual_seed(_stream(seed, "frontier"))
-    return frontier_report(novelty, generator, floor=1 / task.num_classes)
+    labels = {name: style.label for name, style in METHOD_STYLE.items()}
+    return frontier_report(novelty, generator, floor=1 / task.num_classes, labels=labels)
 
 
 def _ensembles(judge: Judge, originals_JP: Tensor, generated_BP: Tensor) -> dict[str, EnsembleCurve]:

@@ -117,13 +117,14 @@ def compare(generated: NoveltyPoints, baseline: NoveltyPoints, generator: torch.
     return Comparison(difference, low, high, _quantiles(shared_R)[1], verdict)
 
 
-def frontier_report(points: Mapping[str, NoveltyPoints], generator: torch.Generator, *, floor: float
-                    ) -> dict[str, Any]:
+def frontier_report(points: Mapping[str, NoveltyPoints], generator: torch.Generator, *, floor: float,
+                    labels: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Every method's area, "generated" against every other method, and what follows, JSON-able.
 
     Args:
         points: by variant; "generated" and at least one other.
         floor: the accuracy of guessing, 1 / number of classes.
+        labels: how the sentence calls the variants; by default by their names.
 
     Returns:
         {"area": {name: {"area", "low", "high", "undefined"}}, "versus": {name: {"difference", "low", "high",
@@ -146,7 +147,7 @@ def frontier_report(points: Mapping[str, NoveltyPoints], generator: torch.Genera
         "versus": {name: {"difference": _number(each.difference), "low": _number(each.low), "high": _number(each.high),
                           "shared_novelty": _number(each.shared_novelty), "verdict": each.verdict}
                    for name, each in versus.items()},
-        "verdict": _sentence({name: each.verdict for name, each in versus.items()}),
+        "verdict": _sentence({(labels or {}).get(name, name): each.verdict for name, each in versus.items()}),
     }
 
 
