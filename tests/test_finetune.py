@@ -322,3 +322,16 @@ def test_bad_input_leaves_nothing_behind(task: Task, tmp_path: Path) -> None:
 def test_options_out_of_range_are_named(option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(option))} must be"):
         FinetuneConfig(**option)
+
+
+def test_judging_with_shared_activations_gives_the_plain_figures(task: Task, tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = collect(task, tmp_path / "shared", BATCH_NORM, "last_norms:1")
+    recorded: list[bool] = []
+    monkeypatch.setattr(finetune, "record", lambda *arguments: recorded.append(True) or {})
+    monkeypatch.setattr(finetune, "_MAX_SHARED_BYTES", -1)
+    plain = collect(task, tmp_path / "plain", BATCH_NORM, "last_norms:1")
+    assert not recorded and torch.equal(shared.params_KP, plain.params_KP)
+    for one, other in zip(shared.metadata, plain.metadata, strict=True):
+        assert one["validation_loss"] == pytest.approx(other["validation_loss"], rel=1e-5)
+        assert one["validation_accuracy"] == other["validation_accuracy"]

@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.func import functional_call
 from tqdm import tqdm
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.collect.image_batches import ImageBatches
 from pdiff_hub.collect.parts import CheckpointJournal, TrainingState
 from pdiff_hub.networks import NETWORK_NAMES, build_network, logits, resolve_network
+from pdiff_hub.networks.prefix_cache import Answers, PrefixPlan, plan_prefix, record, serve
 from pdiff_hub.param_autoencoder import ParamLayout
 from pdiff_hub.safe_files import write_safetensors
 from pdiff_hub.tasks import Task
@@ -36,6 +39,7 @@ _RATES = {"train": "learning_rate", "finetune": "finetune_learning_rate"}  # the
 _WARM_UP = 0.1  # of the first phase's steps
 _PART_ROWS, _PART_BYTES = 20, 256 << 20  # a part is committed when it reaches either,
 _STATE_SECONDS = 30.0  # or when the last one is that old: no more work than this is ever done twice
+_MAX_SHARED_BYTES = 1 << 30  # of activations kept for judging checkpoints
 _DIVERGED = 100.0  # times the loss of guessing
 
 
@@ -233,6 +237,7 @@ class _Run:
             owners = {name.rpartition(".")[0] for name, _ in self.network.named_buffers() if name in self._frozen}
             self._still = [self.network.get_submodule(owner) for owner in owners]
         self._set_modes()
+        self._shared: list[Answers] | None = None
         self._trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         rate, decay = getattr(self.config, _RATES[phase]), self.config.weight_decay
         self._optimizer = torch.optim.AdamW(self._trained, lr=rate, weight_decay=decay, fused=True)
@@ -270,14 +275,35 @@ class _Run:
     def validate(self) -> tuple[float, float]:
         """Mean loss and accuracy (a fraction) on the validation split."""
         self.network.eval()
+        if self._shared is None:
+            self._shared = self._record_validation()
         sums = torch.zeros(2, dtype=torch.float64, device=self.images.device)
-        for inputs_BCHW, labels_B in self.images.validation_batches():
-            output = logits(self.network(inputs_BCHW))
+        for (inputs_BCHW, labels_B), answers in zip_longest(self.images.validation_batches(), self._shared):
+            with serve(self.network, answers or {}):
+                output = logits(self.network(inputs_BCHW))
             sums[0] += F.cross_entropy(output, labels_B, reduction="sum")
             sums[1] += (output.argmax(1) == labels_B).sum()
         self._set_modes()
         loss, accuracy = (sums / len(self.images.task.validation)).tolist()
         return loss, accuracy
+
+    def _record_validation(self) -> list[Answers]:
+        """What comes before the first trained tensor, for each batch of validation images: it is the same at every
+        checkpoint. Nothing where it would take too much memory."""
+        live = self.network.state_dict(keep_vars=True)
+        state = {entry.name: live[entry.name].detach() for entry in self.layout.entries}
+
+        def forward(varying: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+            return logits(functional_call(self.network, dict(varying), (inputs,)))
+
+        shared: list[Answers] = []
+        plan: PrefixPlan | None = None
+        for inputs_BCHW, _ in self.images.validation_batches():
+            plan = plan or plan_prefix(self.network, forward, state, inputs_BCHW[:2])
+            if plan.kept_bytes * len(self.images.task.validation) > _MAX_SHARED_BYTES:
+                return []
+            shared.append(record(self.network, plan, forward, state, inputs_BCHW))
+        return shared
 
     def check_frozen(self) -> None:
         """ValueError if a float tensor outside the selection has changed in the second phase."""

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from tqdm import tqdm
 
-from pdiff_hub.evaluation.prefix_cache import Forward, plan_prefix, record, serve
 from pdiff_hub.networks import logits
+from pdiff_hub.networks.prefix_cache import Forward, plan_prefix, record, serve
 from pdiff_hub.param_autoencoder import ParamLayout
 from pdiff_hub.tasks import Split, Task
 

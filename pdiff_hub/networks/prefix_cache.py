@@ -37,6 +37,7 @@ class PrefixPlan:
     kept: modules whose recorded outputs later code reads. copied: those of them whose outputs later code also writes to
     (in-place activations): each network gets its own copy. skipped: modules whose outputs only the prefix itself reads;
     they are not stored and answer with NaN. All empty: nothing can be shared, every forward pass is a plain one.
+    kept_bytes: what the recorded outputs of one image take.
     peak_bytes, late_peak_bytes: the largest output of one module for one image, in the whole network and in the part
     that still runs for each network.
     """
@@ -46,6 +47,7 @@ class PrefixPlan:
     skipped: tuple[str, ...]
     peak_bytes: int
     late_peak_bytes: int
+    kept_bytes: int = 0
 
 
 @dataclass
@@ -91,7 +93,8 @@ def plan_prefix(network: nn.Module, forward: Forward, state: Mapping[str, Tensor
             written.append(name)
     kept = tuple(name for name in names if name in read or name in written)
     skipped = tuple(name for name in names if name not in kept)
-    plan = PrefixPlan(kept, tuple(written), skipped, peak_bytes, peak_bytes)
+    kept_bytes = sum(tensor.numel() * tensor.element_size() for name in kept for tensor in _tensors(outputs[name]))
+    plan = PrefixPlan(kept, tuple(written), skipped, peak_bytes, peak_bytes, kept_bytes // len(inputs_NCHW))
     answers = record(network, plan, forward, state, inputs_NCHW)
     if not _agrees(network, forward, state, inputs_NCHW, answers):
         return plain
