@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import Browser
 
 from pdiff_hub import workflow
 from pdiff_hub.collect.finetune import FinetuneConfig
@@ -56,14 +57,18 @@ def short(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return trained
 
 
-def test_all_of_it_leaves_one_report_and_is_not_done_twice(short: list[str], tmp_path: Path) -> None:
+def test_all_of_it_leaves_one_report_and_is_not_done_twice(short: list[str], tmp_path: Path, browser: Browser
+                                                           ) -> None:
     said: list[str] = []
     parts = reproduce("all", tmp_path, say=said.append)
     assert [part.name for part in parts] == list(PARTS)
     page = (tmp_path / "report.html").read_text()
     for part in parts:
         assert part.title.replace("'", "&#39;") in page
-    assert page.count("data:image/png") >= 8
+    browser.open((tmp_path / "report.html").as_uri())
+    assert browser.messages() == [] and len(browser.requests()) == 1 and browser.overflow() == 0
+    loaded = browser.evaluate("Array.from(document.images, each => each.complete && each.naturalWidth > 0)")
+    assert len(loaded) >= 8 and all(loaded)
     written = json.loads((tmp_path / "reproduction.json").read_text())
     claims = [each for part in written["parts"].values() for each in part["orderings"]]
     assert len(claims) >= 12 and all(each["numbers"] and each["held"] in (True, False) for each in claims)
