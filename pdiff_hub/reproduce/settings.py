@@ -24,6 +24,7 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
 _SMALL_COLLECT: Mapping[str, Any] = {"learning_rate": 1e-3, "finetune_learning_rate": 3e-3, "save_every": 1}
 _SMALL_EPOCHS: Mapping[str, int] = {"resnet18": 5, "resnet50": 5, "vit_tiny": 15, "vit_base": 6, "convnext_tiny": 10,
                                     "convnext_base": 4}
+_SMALL_JUDGED = 100  # networks a cell: what lies behind the first norm of a base model is computed for each
 _SMALL_DIFFUSION: Mapping[str, Any] = {"steps": 1500}
 # Norm layers of a ResNet-18 in the order of its modules (transformers): the stem, then per stage the shortcut's, where
 # it has one, before the two of each block. Layers 10-14, 14-16, 16-18 of table 2b: 4 x 256, 2 x 512, 2 x 512 channels.
@@ -82,6 +83,7 @@ class Settings:
             "task": dataset, "network": {"name": network, **_SMALL[network]}, "select": select,
             "collect": {**_SMALL_COLLECT, "epochs": _SMALL_EPOCHS[network]},
             "autoencoder": dict(autoencoder or {}), "diffusion": dict(_SMALL_DIFFUSION),
+            "generate": {"num_models": _SMALL_JUDGED}, "evaluate": {"num_originals": _SMALL_JUDGED},
         })))
 
     def whole(self, dataset: str, network: str) -> Recipe:
