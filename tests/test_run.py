@@ -98,12 +98,15 @@ def test_audit_with_checkpoints_and_without(run_dir: Path, tmp_path: Path) -> No
     assert "nearest known one is 'frontier'" in str(failed.exception)
     failed = CliRunner().invoke(app, ["audit", str(gone), "--metric", "accuracy", "--metric", "frontier"])
     assert "frontier cannot be measured without it" in str(failed.exception)
-    alone = ["audit", str(gone), "--metric", "accuracy", "--metric", "ensembles", "--num-models", "5"]
+    alone = ["audit", str(gone), "--metric", "accuracy", "--metric", "ensembles", "--metric",
+             "generated_similarity", "--num-models", "5"]
     result = CliRunner().invoke(app, [*alone, "--output-dir", str(tmp_path / "alone")])
     assert result.exit_code == 0, result.output
     results = json.loads((tmp_path / "alone" / "results.json").read_text())
     assert set(results["accuracy"]) == {"generated"} and results["ensembles"]["generated"]["sizes"] == [1, 2, 5]
     assert (tmp_path / "alone" / "report.html").exists()
+    assert f"among the generated networks: {results['similarity']['generated_generated']:.3f}" in " ".join(
+        result.output.split())
 
     other = tmp_path / "other"
     assert CliRunner().invoke(app, ["collect", "digits-mlp3", "--output-dir", str(other), "--override",
@@ -119,7 +122,7 @@ def test_the_report_opens_in_a_browser(run_dir: Path, browser: Browser) -> None:
     assert browser.requests() == [report.as_uri()] and browser.messages() == [] and browser.overflow() == 0
     loaded = browser.evaluate("Array.from(document.images, each => each.complete && each.naturalWidth > 0)")
     assert loaded == [True] * len(FIGURES)
-    assert browser.evaluate("document.querySelectorAll('table').length") == 5
+    assert browser.evaluate("document.querySelectorAll('table').length") == 6
     assert "At the same novelty, p-diff" in browser.evaluate("document.body.innerText")
     browser.open(report.as_uri(), width=400)
     assert browser.overflow() == 0

@@ -42,6 +42,8 @@ def evaluate_alone(judge: Judge, generated_BP: Tensor, metrics: Collection[str])
         results["accuracy"] = {"generated": judged.summary()}
     if "generated_similarity" in metrics:
         results["similarity"] = {"generated_generated": None if math.isnan(similarity) else similarity}
+        known = "undefined (no errors, or one network)" if math.isnan(similarity) else f"{similarity:.3f}"
+        results["notes"].append(f"IoU of errors among the generated networks: {known}.")
     if "ensembles" in metrics:
         curve = ensemble_curve(judge.network, judge.layout, judge.frozen, generated_BP, judge.test_images(),
                                judge.task.test.labels_N)

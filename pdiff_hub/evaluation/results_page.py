@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from pdiff_hub.evaluation.evaluate import FIGURES
 from pdiff_hub.evaluation.report import Figure, Section, Table, write_report
@@ -48,8 +46,8 @@ def write_results_page(results: Mapping[str, Any], directory: Path, name: str, r
     settings = {**(recipe or {}), "environment": results["environment"], "seed of the evaluation": results["seed"]}
     seconds = [(stage.replace("_", " "), f"{value:.1f}") for stage, value in results["seconds"].items()
                if value is not None]
-    sections.append(Section("Settings", yaml.safe_dump(settings, sort_keys=False),
-                            [Table("Seconds", ("stage", "seconds"), seconds)]))
+    sections.append(Section("Settings", "", [settings_table(settings),
+                                             Table("Seconds", ("stage", "seconds"), seconds)]))
     lead = (f"{results['num_generated']} generated {results['network']} networks for {results['task']}, "
             f"{results['num_params']:,} numbers each (select: {results['select']})")
     if results["num_checkpoints"]:
@@ -57,6 +55,19 @@ def write_results_page(results: Mapping[str, Any], directory: Path, name: str, r
     path = directory / REPORT_FILE
     write_report(path, name, f"{lead}.\n\n{verdict(results)}", sections)
     return path
+
+
+def settings_table(settings: Mapping[str, Any]) -> Table:
+    """Nested settings, a row a dotted name."""
+    return Table("Settings", ("setting", "value"), list(_flat(settings, "")))
+
+
+def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", str(value)
 
 
 def result_sections(results: Mapping[str, Any], directory: Path) -> list[Section]:

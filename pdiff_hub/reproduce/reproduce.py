@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as ConsoleTable
@@ -15,6 +14,7 @@ from rich.table import Table as ConsoleTable
 from pdiff_hub.evaluation.environment import environment
 from pdiff_hub.evaluation.evaluate import without_nan
 from pdiff_hub.evaluation.report import Section, Table, write_report
+from pdiff_hub.evaluation.results_page import settings_table
 from pdiff_hub.names import require_known
 from pdiff_hub.reproduce import figures, tables
 from pdiff_hub.reproduce.results import Ordering, Reproduced, orderings_table
@@ -74,7 +74,8 @@ def _write(parts: list[Reproduced], seconds: Mapping[str, float], settings: Sett
     lead += "".join(f"\n\n{part.text}" for part in parts if part.name == "frontier")
     sections += [part.section() for part in parts]
     about: dict[str, Any] = {"scale": settings.scale, "task": settings.task, "seed": settings.seed, **environment()}
-    sections.append(Section("Settings", yaml.safe_dump(about, sort_keys=False), [
+    sections.append(Section("Settings", "", [
+        settings_table(about),
         Table("Seconds of this call", ("part", "seconds"), [(name, f"{value:.1f}") for name, value in seconds.items()],
               "Work that parts share is counted where it was done first; what was there already took no time.")]))
     write_report(path, f"p-diff reproduced, {settings.scale} scale", lead, sections)
