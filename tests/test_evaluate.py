@@ -41,8 +41,10 @@ def judge(task: Task, originals: CheckpointDataset, generated_BP: Tensor, **opti
 
 def wrong(task: Task, originals: CheckpointDataset, params_BP: Tensor) -> Tensor:
     network, rows = build_network(SPEC).eval(), []
-    for state in originals.layout.unflatten(params_BP):
-        network.load_state_dict(dict(state))  # type: ignore[call-overload]
+    for params_P in params_BP:
+        state = originals.layout.unflatten(params_P)
+        assert isinstance(state, dict)
+        network.load_state_dict(state)
         with torch.no_grad():
             rows.append(network(task.inputs(task.test)).argmax(1) != task.test.labels_N)
     return torch.stack(rows)
@@ -89,8 +91,8 @@ def test_what_a_baseline_makes_does_not_depend_on_the_others(task: Task) -> None
 def test_a_test_set_without_errors_is_said_not_divided_by(task: Task, tmp_path: Path) -> None:
     originals = checkpoints(3)
     faultless = Split(task.test.images_NCHW, torch.zeros_like(task.test.labels_N))
-    for row in (originals.params_KP, ):
-        row[:, originals.layout.entries[-1].start] = 1e4  # the bias of the first class
+    for row_P in originals.params_KP:
+        row_P[originals.layout.entries[-1].start] = 1e4  # the bias of the first class
     perfect = Task(**{**task.__dict__, "test": faultless})
     results = judge(perfect, originals, originals.params_KP, directory=tmp_path)
     assert results["similarity"]["original_generated_max"] is None and results["audit"]["max_iou_original"] is None
