@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 
 from pdiff_hub.cells import CELL_NAMES, cell
-from pdiff_hub.collect.finetune import FinetuneConfig
+from pdiff_hub.collect.finetune_config import FinetuneConfig
 from pdiff_hub.collect.importer import ImportConfig
 from pdiff_hub.collect.population import PopulationConfig
 from pdiff_hub.names import require_known, unknown_name

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,10 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.collect import finetune, image_batches
-from pdiff_hub.collect.finetune import FinetuneConfig, collect_finetune
+from pdiff_hub.collect import finetune, finetune_run, image_batches
+from pdiff_hub.collect.finetune import collect_finetune
+from pdiff_hub.collect.finetune_config import FinetuneConfig
+from pdiff_hub.collect.finetune_run import FinetuneRun
 from pdiff_hub.collect.parts import CheckpointJournal, TrainingState
-from pdiff_hub.networks import build_network, logits, resolve_network
+from pdiff_hub.networks import build_network, logits, prefix_cache, resolve_network
 from pdiff_hub.tasks import Task, load_task
 
 TINY = FinetuneConfig(num_checkpoints=7, save_every=2, epochs=1, label_smoothing=0.1)
@@ -192,9 +195,9 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     if often:
         monkeypatch.setattr(finetune, "_STATE_SECONDS", 0.0)
     places: list[tuple[type, str, int, bool]] = [
-        (finetune._Run, "take_step", 3, True), (finetune._Run, "take_step", 4, False),
+        (FinetuneRun, "take_step", 3, True), (FinetuneRun, "take_step", 4, False),
         (CheckpointJournal, "save_state", 1, False), (CheckpointJournal, "append", 1, True),
-        (CheckpointJournal, "append", 1, False), (finetune._Run, "validate", 2, False),
+        (CheckpointJournal, "append", 1, False), (FinetuneRun, "validate", 2, False),
         (CheckpointJournal, "finish", 1, True),
     ]
     for owner, name, calls, before in places:
@@ -249,13 +252,13 @@ def test_divergence_stops_and_keeps_what_is_committed(
     with pytest.raises(ValueError, match=r"steps 1 to 5 of the train phase.*lower learning_rate \(it is 1e\+30\)"):
         collect(task, tmp_path / "train", config=FinetuneConfig(epochs=2, learning_rate=1e30))
     monkeypatch.setattr(finetune, "_PART_ROWS", 1)
-    take_step = finetune._Run.take_step
+    take_step = FinetuneRun.take_step
 
-    def spoiled(run: finetune._Run) -> Tensor:
+    def spoiled(run: FinetuneRun) -> Tensor:
         return take_step(run) * (float("nan") if run.phase == "finetune" and run.step == 7 else 1.0)
 
     with monkeypatch.context() as patch:
-        patch.setattr(finetune._Run, "take_step", spoiled)
+        patch.setattr(FinetuneRun, "take_step", spoiled)
         with pytest.raises(ValueError, match=r"steps 7 to 8 of the finetune phase.*lower finetune_learning_rate"):
             collect(task, tmp_path / "finetune")
     assert len(list((tmp_path / "finetune" / "parts").glob("part-*"))) == 3
@@ -328,10 +331,45 @@ def test_judging_with_shared_activations_gives_the_plain_figures(task: Task, tmp
                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     shared = collect(task, tmp_path / "shared", BATCH_NORM, "last_norms:1")
     recorded: list[bool] = []
-    monkeypatch.setattr(finetune, "record", lambda *arguments: recorded.append(True) or {})
-    monkeypatch.setattr(finetune, "_MAX_SHARED_BYTES", -1)
+    monkeypatch.setattr(finetune_run, "record", lambda *arguments: recorded.append(True) or {})
+    monkeypatch.setattr(finetune_run, "_MAX_SHARED_BYTES", -1)
     plain = collect(task, tmp_path / "plain", BATCH_NORM, "last_norms:1")
     assert not recorded and torch.equal(shared.params_KP, plain.params_KP)
     for one, other in zip(shared.metadata, plain.metadata, strict=True):
         assert one["validation_loss"] == pytest.approx(other["validation_loss"], rel=1e-5)
         assert one["validation_accuracy"] == other["validation_accuracy"]
+
+
+@pytest.mark.parametrize("network", [BATCH_NORM, {"name": f"{__name__}:Dropping"}],
+                         ids=["batch_norm", "dropout"])
+def test_training_on_shared_activations_is_the_plain_training(network: Any, tmp_path: Path,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    task = load_task({"dataset": "digits", "train_size": 96})
+    longer = replace(TINY, num_checkpoints=6, save_every=5)  # sees every image again
+    recorded: list[object] = []
+
+    def record_all(*arguments: Any) -> Any:
+        recorded.append(prefix_cache.record_all(*arguments))
+        return recorded[-1]
+
+    monkeypatch.setattr(finetune_run, "record_all", record_all)
+    select = "last_norms:1" if network is BATCH_NORM else "head"
+    shared = collect(task, tmp_path / "shared", network, select, config=longer)
+    monkeypatch.setattr(finetune_run, "_MAX_SHARED_BYTES", -1)
+    plain = collect(task, tmp_path / "plain", network, select, config=longer)
+    # Dropout before the selection is another one at every step: nothing is shared.
+    assert [each is not None for each in recorded] == ([True] if network is BATCH_NORM else [])
+    torch.testing.assert_close(shared.params_KP, plain.params_KP, rtol=1e-4, atol=1e-5)
+    assert float((plain.params_KP[-1] - plain.params_KP[0]).abs().max()) > 1e-3, "it trained"
+
+
+class Dropping(nn.Module):
+    """Dropout in front of what is trained."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.first, self.drop, self.head = nn.Linear(64, 8), nn.Dropout(0.5), nn.Linear(8, num_classes)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        out: Tensor = self.head(self.drop(self.first(images_BCHW.flatten(1))))
+        return out

@@ -11,7 +11,7 @@ import pytest
 from browser import Browser
 
 from pdiff_hub import workflow
-from pdiff_hub.collect.finetune import FinetuneConfig
+from pdiff_hub.collect.finetune_config import FinetuneConfig
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.param_autoencoder import ParamLayout
 from pdiff_hub.recipes import Recipe

@@ -23,19 +23,29 @@ class ImageBatches:
     def __init__(self, task: Task, batch_size: int, seed: int, device: torch.device):
         self.task, self.device, self._seed = task, device, seed
         self._train, self._validation = task.train.to(device), task.validation.to(device)
-        self._batch_size = min(batch_size, len(self._train))
-        self.steps_per_epoch = len(self._train) // self._batch_size
+        self.batch_size = min(batch_size, len(self._train))
+        self.steps_per_epoch = len(self._train) // self.batch_size
         self._resident = {id(split): task.inputs(split) for split in (self._train, self._validation)
                           if 4 * split.images_NCHW.numel() < _MAX_RESIDENT_BYTES}
         self._order: tuple[tuple[int, int], Tensor] | None = None
 
-    def batch(self, phase: int, step: int) -> tuple[Tensor, Tensor]:
-        """Augmented inputs and labels of a step. Also seeds torch's own generators, which dropout draws from."""
+    @property
+    def augments(self) -> bool:
+        """Whether a training image looks different from one step to the next."""
+        probe_BCHW = self._inputs(self._train, slice(0, 1))
+        return self.task.augment(probe_BCHW, torch.Generator()) is not probe_BCHW
+
+    def index(self, phase: int, step: int) -> Tensor:
+        """Which training images a step sees: int64 [B] on the device."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != (phase, epoch):
             order_N = torch.randperm(len(self._train), generator=self._generator(phase, 0, epoch))
             self._order = (phase, epoch), order_N.to(self.device)
-        index_B = self._order[1][place * self._batch_size : (place + 1) * self._batch_size]
+        return self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
+
+    def batch(self, phase: int, step: int) -> tuple[Tensor, Tensor]:
+        """Augmented inputs and labels of a step. Also seeds torch's own generators, which dropout draws from."""
+        index_B = self.index(phase, step)
         inputs_BCHW = self.task.augment(self._inputs(self._train, index_B), self._generator(phase, 1, step))
         # Not torch.manual_seed, which leaves a seed behind for a CUDA that is not in use yet.
         torch.default_generator.manual_seed(self._number(phase, 2, step))
@@ -44,7 +54,14 @@ class ImageBatches:
         return inputs_BCHW, self._train.labels_N[index_B]
 
     def validation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        split = self._validation
+        """All validation images in order, and their labels."""
+        return self._in_order(self._validation)
+
+    def train_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """All training images in order, as they are, and their labels."""
+        return self._in_order(self._train)
+
+    def _in_order(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
         size = min(1024, max(16, _MAX_BATCH_VALUES // split.images_NCHW[0].numel()))
         for start in range(0, len(split), size):
             yield self._inputs(split, slice(start, start + size)), split.labels_N[start : start + size]

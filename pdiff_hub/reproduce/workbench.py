@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pdiff_hub import workflow
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.collect.finetune import FinetuneConfig
+from pdiff_hub.collect.finetune_config import FinetuneConfig
 from pdiff_hub.pipeline_pdiff import PDiffPipeline
 from pdiff_hub.recipes import Recipe
 

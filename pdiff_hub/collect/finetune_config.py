@@ -1,0 +1,45 @@
+"""`FinetuneConfig`: how checkpoints of one fine-tuned network are trained and kept."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How `collect_finetune` trains.
+
+    Args:
+        num_checkpoints, save_every: K, 2 or more; and the steps from one to the next, 1 or more.
+        epochs: of the first phase; 0 collects from the initial, or pretrained, weights on.
+        batch_size: cut to the number of training images; the last incomplete batch of an epoch is left out.
+        learning_rate: of AdamW in the first phase, the peak of a linear warm-up and half a cosine.
+        finetune_learning_rate: of a fresh AdamW in the second phase, constant.
+        weight_decay, label_smoothing: of both phases; 0 or more, in [0, 1).
+        buffers: whether running statistics are collected, as in `ParamLayout.from_module`.
+
+    Raises ValueError naming the option that is out of range.
+    """
+
+    num_checkpoints: int = 200
+    save_every: int = 5
+    epochs: int = 30
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    finetune_learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    buffers: bool | None = None
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        for option, least in (("num_checkpoints", 2), ("save_every", 1), ("epochs", 0), ("batch_size", 1)):
+            if type(value := getattr(self, option)) is not int or value < least:
+                raise ValueError(f"{option} must be an integer from {least}, found {value!r}")
+        for option in ("learning_rate", "finetune_learning_rate", "weight_decay", "label_smoothing"):
+            value, rate, below = getattr(self, option), option.endswith("rate"), 1 if "label" in option else math.inf
+            if type(value) not in (int, float) or not (0 < value < below or (value == 0 and not rate)):
+                wanted = "above 0" if rate else "from 0" + " and below 1" * (below == 1)
+                raise ValueError(f"{option} must be a number {wanted}, found {value!r}")
+        if not isinstance(self.buffers, bool | None):
+            raise ValueError(f"buffers must be true, false or null, found {self.buffers!r}")
