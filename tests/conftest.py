@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from browser import Browser
+    from loopback_hub import LoopbackHub
 
 # Read by torch when it is imported, here and in subprocesses. Two torch processes that each take every core slow each
 # other tenfold, so a test run takes two threads unless it is told otherwise.
@@ -42,6 +44,35 @@ def browser() -> Iterator[Browser]:
 
     with open_browser() as opened:
         yield opened
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackHub]:
+    """A Hub on this machine that the clients in this process reach, with an empty cache and a token that may write."""
+    import datasets.config
+    from huggingface_hub import HfFileSystem, constants, hf_api
+    from loopback_hub import LoopbackHub
+
+    home = tmp_path_factory.mktemp("hf-home")
+    with LoopbackHub() as server:
+        files = "{repo_id}/resolve/{revision}"
+        # Read once, when the libraries are imported.
+        for name, value in (("ENDPOINT", server.endpoint), ("HF_HUB_OFFLINE", False),
+                            ("HUGGINGFACE_CO_URL_TEMPLATE", f"{server.endpoint}/{files}/{{filename}}"),
+                            ("HF_HOME", str(home)), ("HF_HUB_CACHE", str(home / "hub")),
+                            ("HF_TOKEN_PATH", str(home / "token"))):
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr(hf_api.api, "endpoint", server.endpoint)
+        for name, value in (("HF_ENDPOINT", server.endpoint), ("HF_HUB_OFFLINE", False),
+                            ("HF_DATASETS_CACHE", home / "datasets"),
+                            ("HUB_DATASETS_URL", f"{server.endpoint}/datasets/{files}/{{path}}")):
+            monkeypatch.setattr(datasets.config, name, value)
+        if "transformers.utils.hub" in sys.modules:  # it keeps the server of an earlier test
+            monkeypatch.setattr(sys.modules["transformers.utils.hub"], "_hf_api", None)
+        monkeypatch.setenv("HF_TOKEN", server.token)
+        HfFileSystem.clear_instance_cache()  # made for the server of another test
+        yield server
+        HfFileSystem.clear_instance_cache()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
