@@ -9,7 +9,8 @@
 
 XXXXXXXX begins the file's sha256: new content gets a new name, so that a folder is its old self until dataset.json,
 replaced last, names the new files; and what did not change is not uploaded again. `datasets.load_dataset(folder)`
-reads the parquet files (as split "train"). Rows per file are free: a set grows by adding files.
+reads the parquet files (as split "train"). Rows per file are free: a set grows by adding files. So that it can do so
+without its old rows at hand, dataset.json also holds the `columns` of data/ and, file by file, `statistics` of them.
 Shapes: K checkpoints, P parameters.
 """
 
@@ -19,23 +20,19 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import fsum, isfinite
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from pdiff_hub.checkpoint_rows import (
     PARQUET_COLUMN,
     SHARD_TENSOR,
-    ParquetRows,
     PickedRows,
     Rows,
-    ShardRows,
-    open_parquet,
 )
 from pdiff_hub.safe_files import remove_unfinished, save_tensors, write_json, write_named_by_content
 
@@ -53,8 +50,8 @@ FILE_PATTERNS = ("data/train-*.parquet", "shards/params-*.safetensors", "frozen-
 
 _STANDARD_COLUMNS = {"run": pa.string(), "seed": pa.int64(), "step": pa.int64(), "train_loss": pa.float64(),
                      "validation_loss": pa.float64(), "validation_accuracy": pa.float64()}
-_PLACE_COLUMNS = ("shard", "shard_row")  # where a row's parameters are, for readers without this package
-_RESERVED_COLUMNS = ("index", PARQUET_COLUMN, *_PLACE_COLUMNS)
+PLACE_COLUMNS = ("shard", "shard_row")  # where a row's parameters are, for readers without this package
+_RESERVED_COLUMNS = ("index", PARQUET_COLUMN, *PLACE_COLUMNS)
 
 
 def metadata_table(metadata: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -91,36 +88,13 @@ def write_folder(
     """
     if (path / INDEX_NAME).exists():
         read_index(path)  # refuses to replace what this version does not understand
-
-    def add(folder: str, stem: str, suffix: str, write: Callable[[Path], None]) -> dict[str, Any]:
-        directory = path / folder
-        directory.mkdir(parents=True, exist_ok=True)
-        file, digest = write_named_by_content(directory, stem, suffix, write)
-        return {"path": file.relative_to(path).as_posix(), "bytes": file.stat().st_size, "sha256": digest}
-
-    row_bytes = 4 * rows.num_params
-    in_parquet = rows.num_params <= MAX_PARQUET_PARAMS
     index: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, "num_checkpoints": rows.num_rows,
-                             "num_params": rows.num_params, **description, "data": [], "shards": [], "frozen": None}
+                             "num_params": rows.num_params, **description, "columns": columns_of(table), "data": [],
+                             "shards": [], "frozen": None}
     try:
-        shards = [] if in_parquet else _chunks(rows.num_rows, max(1, _SHARD_BYTES // row_bytes))
-        places: list[tuple[str, int]] = []
-        for number, (first, last) in enumerate(shards):
-            tensors = {SHARD_TENSOR: rows.read(first, last, 0, rows.num_params)}
-            entry = add("shards", f"params-{number:05d}", ".safetensors", partial(save_tensors, tensors=tensors))
-            index["shards"].append({**entry, "rows": last - first})
-            places += [(entry["path"], row) for row in range(last - first)]
-        if places:
-            for name, values in zip(_PLACE_COLUMNS, zip(*places, strict=True), strict=True):
-                table = table.append_column(name, pa.array(values))
-        data = _chunks(rows.num_rows, max(1, _PARQUET_BYTES // row_bytes) if in_parquet else rows.num_rows)
-        for number, (first, last) in enumerate(data):
-            write = partial(_write_parquet, table=table.slice(first, last - first),
-                            rows=PickedRows(rows, range(first, last)) if in_parquet else None)
-            entry = add("data", f"train-{number:05d}", ".parquet", write)
-            index["data"].append({**entry, "rows": last - first})
+        index |= _write_rows(path, rows, table, rows.num_params <= MAX_PARQUET_PARAMS, first_data=0, first_shard=0)
         if frozen:
-            index["frozen"] = add("", "frozen", ".safetensors", partial(save_tensors, tensors=frozen))
+            index["frozen"] = write_frozen(path, frozen)
         write_json(path / INDEX_NAME, index)
     except BaseException:
         remove_unlisted(path, read_index(path) if (path / INDEX_NAME).exists() else None)
@@ -128,9 +102,116 @@ def write_folder(
     remove_unlisted(path, index)
 
 
+def write_more(path: Path, index: Mapping[str, Any], rows: Rows, table: pa.Table) -> dict[str, Any]:
+    """Writes `rows` as further files of the set that `index` describes into folder `path`; -> the grown index.
+
+    The files of the set itself need not be there. Gives `index` back if these very rows are its last ones already, as
+    after an append whose answer was lost. ValueError names the metadata column that the set does not have or has of
+    another type; what `table` lacks is null.
+    """
+    total, in_parquet = index["num_checkpoints"], not index["shards"]
+    tail = _entries_of_last(index["data"], rows.num_rows), _entries_of_last(index["shards"], rows.num_rows)
+    if tail[0] and (in_parquet or tail[1]):
+        same = _write_rows(path, rows, _like(table, index["columns"], total - rows.num_rows), in_parquet,
+                           len(index["data"]) - len(tail[0]), len(index["shards"]) - len(tail[1]))
+        if (same["data"], same["shards"]) == tail:
+            return dict(index)
+    more = _write_rows(path, rows, _like(table, index["columns"], total), in_parquet, len(index["data"]),
+                       len(index["shards"]))
+    return {**index, "num_checkpoints": total + rows.num_rows,
+            **{key: [*index[key], *entries] for key, entries in more.items()}}
+
+
+def columns_of(table: pa.Table) -> dict[str, str]:
+    """What dataset.json tells of a table's columns: name -> type."""
+    return {field.name: str(field.type) for field in table.schema}
+
+
+def statistics_of(table: pa.Table) -> dict[str, Any]:
+    """Column of floats -> count, mean, min and max of its finite numbers; columns without one are left out."""
+    statistics = {}
+    for field in table.schema:
+        if pa.types.is_floating(field.type):
+            values = [value for value in table.column(field.name).to_pylist() if value is not None and isfinite(value)]
+            if values:
+                mean = fsum(value / len(values) for value in values)  # no overflow
+                statistics[field.name] = {"count": len(values), "mean": mean, "min": min(values), "max": max(values)}
+    return statistics
+
+
+def write_frozen(path: Path, frozen: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Writes the tensors that all checkpoints share into folder `path`; -> their entry in dataset.json."""
+    return _write_file(path, "", "frozen", ".safetensors", partial(save_tensors, tensors=frozen))
+
+
+def _write_rows(
+    path: Path, rows: Rows, table: pa.Table, in_parquet: bool, first_data: int, first_shard: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Writes files of parameters and metadata, numbered from `first_...` on; -> their entries."""
+    row_bytes = 4 * rows.num_params
+    entries: dict[str, list[dict[str, Any]]] = {"data": [], "shards": []}
+    shards = [] if in_parquet else _chunks(rows.num_rows, max(1, _SHARD_BYTES // row_bytes))
+    places: list[tuple[str, int]] = []
+    for number, (first, last) in enumerate(shards, start=first_shard):
+        tensors = {SHARD_TENSOR: rows.read(first, last, 0, rows.num_params)}
+        write = partial(save_tensors, tensors=tensors)
+        entry = _write_file(path, "shards", f"params-{number:05d}", ".safetensors", write)
+        entries["shards"].append({**entry, "rows": last - first})
+        places += [(entry["path"], row) for row in range(last - first)]
+    if places:
+        for name, values in zip(PLACE_COLUMNS, zip(*places, strict=True), strict=True):
+            table = table.append_column(name, pa.array(values))
+    data = _chunks(rows.num_rows, max(1, _PARQUET_BYTES // row_bytes) if in_parquet else rows.num_rows)
+    for number, (first, last) in enumerate(data, start=first_data):
+        part = table.slice(first, last - first)
+        write = partial(_write_parquet, table=part, rows=PickedRows(rows, range(first, last)) if in_parquet else None)
+        entry = _write_file(path, "data", f"train-{number:05d}", ".parquet", write)
+        entries["data"].append({**entry, "rows": last - first, "statistics": statistics_of(part)})
+    return entries
+
+
+def _write_file(path: Path, folder: str, stem: str, suffix: str, write: Callable[[Path], None]) -> dict[str, Any]:
+    directory = path / folder
+    directory.mkdir(parents=True, exist_ok=True)
+    file, digest = write_named_by_content(directory, stem, suffix, write)
+    return {"path": file.relative_to(path).as_posix(), "bytes": file.stat().st_size, "sha256": digest}
+
+
+def _entries_of_last(entries: Sequence[dict[str, Any]], num_rows: int) -> list[dict[str, Any]]:
+    """The last entries, if they hold `num_rows` rows together, else none."""
+    for first in range(len(entries)):
+        if sum(entry["rows"] for entry in entries[first:]) == num_rows:
+            return list(entries[first:])
+    return []
+
+
+def _like(table: pa.Table, columns: Mapping[str, str], first_index: int) -> pa.Table:
+    """`table` with the columns of a set, its rows counted from `first_index`."""
+    for name in table.column_names:
+        if name not in columns:
+            raise ValueError(f"metadata column {name!r} is not in the set that is there, whose columns are "
+                             f"{', '.join(columns)}: leave it out, or push the whole set anew.")
+    arrays = {}
+    for name, kind in columns.items():
+        try:
+            wanted = pa.type_for_alias(kind)
+            if name == "index":
+                arrays[name] = pa.array(range(first_index, first_index + len(table)), wanted)
+            elif name not in table.column_names:
+                arrays[name] = pa.nulls(len(table), wanted)
+            elif table.column(name).null_count == len(table) or str(table.column(name).type) == kind:
+                arrays[name] = table.column(name).cast(wanted)
+            else:
+                raise ValueError(f"it holds {table.column(name).type} here")
+        except (ValueError, pa.ArrowException) as error:
+            raise ValueError(f"metadata column {name!r} is {kind} in the set that is there, and does not fit: "
+                             f"{error}.") from error
+    return pa.table(arrays)
+
+
 def remove_unlisted(path: Path, index: Mapping[str, Any] | None) -> None:
     """Removes files of earlier, killed or failed saves: those with names of this format that `index` does not list."""
-    listed = {path / entry["path"] for entry in _file_entries(index)} if index else set()
+    listed = {path / entry["path"] for entry in file_entries(index)} if index else set()
     for pattern in FILE_PATTERNS:
         for file in set(path.glob(pattern)) - listed:
             if _FILE_NAME.fullmatch(file.relative_to(path).as_posix()):
@@ -146,7 +227,7 @@ def read_index(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} has no {INDEX_NAME}: it is no checkpoint data set, or its save was cut off.")
     try:
         index = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON ({error}).") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise ValueError(f"{file} does not describe a checkpoint data set (expected \"format\": \"{FORMAT}\").")
@@ -154,12 +235,13 @@ def read_index(path: Path) -> dict[str, Any]:
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ValueError(f"{file} has format version {version!r}, and this pdiff-hub reads up to {FORMAT_VERSION}; "
                          "upgrade with: pip install -U pdiff-hub.")
+    index.setdefault("frozen", None)
     expected = {"num_checkpoints": int, "num_params": int, "layout": dict, "data": list, "shards": list,
                 "collect": dict}
     for key, kind in expected.items():
         if not isinstance(index.get(key), kind):
             raise ValueError(f"{file}: {key!r} is {index.get(key)!r}, expected a {kind.__name__}; the file is damaged.")
-    for entry in _file_entries(index):
+    for entry in file_entries(index):
         name = entry.get("path") if isinstance(entry, dict) else None
         # Also keeps paths inside the folder, whoever wrote the file.
         if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
@@ -172,41 +254,8 @@ def read_index(path: Path) -> dict[str, Any]:
     return index
 
 
-def read_folder(path: Path, index: Mapping[str, Any]) -> tuple[Rows, pa.Table, dict[str, Tensor]]:
-    """The rows (unread, memory-mapped), metadata table and frozen tensors of the set whose `read_index` is `index`."""
-    for entry in _file_entries(index):
-        file = path / entry["path"]
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing; {path / INDEX_NAME} lists it.")
-        if file.stat().st_size != entry.get("bytes"):
-            raise ValueError(f"{file} is truncated or was changed: it has {file.stat().st_size} bytes, expected "
-                             f"{entry.get('bytes')}.")
-    data = [(path / entry["path"], entry["rows"]) for entry in index["data"]]
-    shards = [(path / entry["path"], entry["rows"]) for entry in index["shards"]]
-    rows: Rows = (ShardRows if shards else ParquetRows)(shards or data, index["num_params"])
-    tables = []
-    for file, _ in data:
-        with open_parquet(file) as parquet:
-            names = [name for name in parquet.schema_arrow.names if name not in (PARQUET_COLUMN, *_PLACE_COLUMNS)]
-            tables.append(parquet.read(columns=names, use_threads=False))
-    try:
-        table = pa.concat_tables(tables)
-        found = table.column("index").to_pylist()
-    except (pa.ArrowException, KeyError) as error:
-        raise ValueError(f"{path}: the metadata in data/ does not fit together ({error}).") from error
-    if found != list(range(index["num_checkpoints"])) or rows.num_rows != len(found):
-        raise ValueError(f"{path}: expected rows 0 to {index['num_checkpoints'] - 1} in order, found {len(found)} "
-                         f"metadata rows and {rows.num_rows} rows of parameters.")
-    if index["frozen"] is None:
-        return rows, table, {}
-    file = path / index["frozen"]["path"]
-    try:
-        return rows, table, load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f"{file} is truncated or not a safetensors file ({error}).") from error
-
-
-def _file_entries(index: Mapping[str, Any]) -> list[Any]:
+def file_entries(index: Mapping[str, Any]) -> list[Any]:
+    """The entries of all files that `index` lists."""
     return [*index["data"], *index["shards"], *([index["frozen"]] if index.get("frozen") else [])]
 
 

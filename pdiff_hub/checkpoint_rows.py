@@ -144,7 +144,9 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     """A memory-mapped parquet file (a context manager); ValueError naming it if it is truncated or something else."""
     try:
         return pq.ParquetFile(path, memory_map=True)
-    except pa.ArrowInvalid as error:
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:  # the latter for what its header says
         raise ValueError(f"{path} is truncated or not a parquet file ({error}); restore it from where the data set "
                          "came from.") from error
 

@@ -5,18 +5,23 @@ Shapes: K checkpoints, P parameters, R some of the rows, S a slice of the parame
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pdiff_hub.checkpoint_files import FILE_PATTERNS, INDEX_NAME, metadata_table, read_folder, read_index, write_folder
+from pdiff_hub.checkpoint_checks import CheckedRows, check_finite, check_frozen, json_able
+from pdiff_hub.checkpoint_files import INDEX_NAME, metadata_table, read_index, write_folder
+from pdiff_hub.checkpoint_hub import PushOptions, append, find_folder, push_folder, require_rows
+from pdiff_hub.checkpoint_reading import read_folder
 from pdiff_hub.checkpoint_rows import PickedRows, Rows, TensorRows
 from pdiff_hub.param_autoencoder import ParamLayout
+from pdiff_hub.transfer import Pushed, commit_of
+
+__all__ = ["CheckpointDataset", "check_finite", "push_dataset_folder"]
 
 
 class CheckpointDataset:
@@ -31,6 +36,8 @@ class CheckpointDataset:
         metadata: a dict a checkpoint: run, seed, step, train_loss, validation_loss, validation_accuracy (a fraction)
             and others; what is not known is None. Values are str, int, float, bool or None.
         collect: how the checkpoints were collected, JSON-able.
+
+    A set that came off the Hub or went there has a `hub_id` and a `hub_revision` (the commit), else None.
 
     Raises ValueError if these do not fit together, naming the tensor that holds NaN or Inf, is missing or mis-shaped.
     """
@@ -53,6 +60,9 @@ class CheckpointDataset:
         self.layout = layout
         self._rows: Rows = params_KP
         self._folder: Path | None = None  # where the rows are read from, if anywhere
+        self._whole_folder: Rows | None = None  # the rows when they are all of that folder's, in its order
+        self.hub_id: str | None = None
+        self.hub_revision: str | None = None
         if self._rows.num_rows < 1 or self._rows.num_params != layout.num_params:
             raise ValueError(f"the checkpoints have shape [{self._rows.num_rows}, {self._rows.num_params}], expected "
                              f"at least one row of {layout.num_params} numbers, as the layout says.")
@@ -61,15 +71,15 @@ class CheckpointDataset:
             raise ValueError(f"there are {len(rows)} metadata rows for {len(self)} checkpoints.")
         self._table = metadata_table(rows)
         self.metadata: list[dict[str, Any]] = self._table.drop_columns("index").to_pylist()
-        self.network = _json_able("network", network)
-        self.task = None if task is None else _json_able("task", task)
-        self.collect = _json_able("collect", collect or {})
+        self.network = json_able("network", network)
+        self.task = None if task is None else json_able("task", task)
+        self.collect = json_able("collect", collect or {})
         self.frozen = dict(frozen or {})
-        _check_frozen(layout, self.frozen)
+        check_frozen(layout, self.frozen)
         if isinstance(params_KP, TensorRows):
             check_finite(layout, params_KP.params_KP)
         else:
-            self._rows = _CheckedRows(params_KP, layout)
+            self._rows = CheckedRows(params_KP, layout)
 
     def __len__(self) -> int:
         return self._rows.num_rows
@@ -118,12 +128,10 @@ class CheckpointDataset:
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise ValueError(f"{path} is a file; give a folder to save the data set in.")
-        description = {"layout": self.layout.to_dict(), "network": self.network, "task": self.task,
-                       "collect": self.collect}
-        write_folder(path, self._rows, metadata_table(self.metadata), description, self.frozen)
+        write_folder(path, self._rows, metadata_table(self.metadata), self._description(), self.frozen)
         if self._folder == path.resolve() and not isinstance(self._rows, TensorRows):
             # The files that the rows were read from may be the ones just replaced.
-            self._rows = _CheckedRows(read_folder(path, read_index(path))[0], self.layout)
+            self._rows = self._whole_folder = CheckedRows(read_folder(path, read_index(path))[0], self.layout)
 
     @classmethod
     def from_pretrained(
@@ -134,42 +142,85 @@ class CheckpointDataset:
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        rows: Sequence[int] | None = None,
     ) -> CheckpointDataset:
         """Opens a folder, or a data set repository on the Hub ("user/name", at `revision`).
 
-        Parameters are read when needed, through a memory map. FileNotFoundError if there is no such set; ValueError
-        names the file that is damaged, from a newer format, or does not fit the rest.
+        Parameters are read when needed, through a memory map. With `rows` (each 0..K-1) the set is those checkpoints in
+        that order, and only the files that hold them are downloaded. FileNotFoundError if there is no such set;
+        ValueError names the file that is damaged, from a newer format, or does not fit the rest; others as
+        `transfer.pull` raises them.
         """
-        folder = Path(path_or_id)
-        if not folder.is_dir():
-            folder = _download(str(path_or_id), revision, token, cache_dir, local_files_only)
-        elif revision is not None:
-            raise ValueError(f"{folder} is a local folder, which has no revision {revision!r}.")
+        folder = find_folder(path_or_id, rows, revision=revision, token=token, cache_dir=cache_dir,
+                             local_files_only=local_files_only)
         index = read_index(folder)
-        rows, table, frozen = read_folder(folder, index)
+        which = None if rows is None else require_rows(rows, index["num_checkpoints"])
+        read, table, frozen = read_folder(folder, index, which)
         try:
-            layout = ParamLayout.from_dict(index["layout"])
-            dataset = cls(rows, layout, network=index["network"], task=index["task"], frozen=frozen,
-                          metadata=table.drop_columns("index").to_pylist(), collect=index["collect"])
-        except (KeyError, TypeError, ValueError) as error:
+            dataset = cls(read, ParamLayout.from_dict(index["layout"]), network=index["network"], task=index["task"],
+                          frozen=frozen, metadata=table.drop_columns("index").to_pylist(), collect=index["collect"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{folder / INDEX_NAME} does not fit its files or is damaged: {error}") from error
         dataset._folder = folder.resolve()
+        dataset._whole_folder = dataset._rows if rows is None else None
+        if not Path(path_or_id).is_dir():
+            dataset.hub_id, dataset.hub_revision = str(path_or_id), commit_of(folder)
         return dataset
 
     def push_to_hub(
-        self, repo_id: str, *, private: bool | None = None, token: str | bool | None = None,
-        revision: str | None = None, commit_message: str = "Upload checkpoints",
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload checkpoints",
+        create_pr: bool = False,
+        token: str | bool | None = None,
+        append: bool = False,
     ) -> str:
-        """Puts the set into the Hub's data set repository `repo_id` in one commit (made if needed); -> its URL."""
-        from huggingface_hub import HfApi
+        """Puts the set and a card into the Hub's data set repository `repo_id` in one commit; -> the commit's URL.
 
-        api = HfApi(token=token)
-        api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            commit = api.upload_folder(repo_id=repo_id, repo_type="dataset", folder_path=folder, revision=revision,
-                                       commit_message=commit_message, delete_patterns=list(FILE_PATTERNS))
-        return str(commit.commit_url)
+        Makes the repository if needed, and replaces the set that is there. What is there already is not uploaded.
+
+        Args:
+            private: whether a new repository is private (None: what the account does by default).
+            revision: a branch, by default main.
+            create_pr: open a pull request instead; -> its URL.
+            append: add these checkpoints to those that are there, which are neither downloaded nor uploaded again.
+                ValueError says what differs if they are not of the same network, data and layout.
+
+        Others as `transfer.push_files` raises them.
+        """
+        options = PushOptions(private=private, revision=revision, commit_message=commit_message, create_pr=create_pr,
+                              token=token)
+        pushed = self._append(repo_id, options) if append else None
+        if pushed is None:
+            folder = self._unchanged_folder()
+            if folder is not None:
+                pushed = push_folder(folder, repo_id, options)
+            else:
+                with TemporaryDirectory() as temporary:
+                    self.save_pretrained(temporary)
+                    pushed = push_folder(Path(temporary), repo_id, options)
+        self.hub_id, self.hub_revision = repo_id, pushed.commit
+        return pushed.url
+
+    def _append(self, repo_id: str, options: PushOptions) -> Pushed | None:
+        return append(self._rows, metadata_table(self.metadata), self._description(), self.frozen, repo_id, options)
+
+    def _description(self) -> dict[str, Any]:
+        return {"layout": self.layout.to_dict(), "network": self.network, "task": self.task, "collect": self.collect}
+
+    def _unchanged_folder(self) -> Path | None:
+        """The folder that this set would be saved as just the same, if it was opened from one."""
+        if self._folder is None or self._rows is not self._whole_folder:
+            return None
+        index = read_index(self._folder)
+        _, table, frozen = read_folder(self._folder, index)
+        same = (all(index[key] == value for key, value in self._description().items())
+                and table.equals(metadata_table(self.metadata)) and frozen.keys() == self.frozen.keys()
+                and all(torch.equal(tensor, self.frozen[name]) for name, tensor in frozen.items()))
+        return self._folder if same else None
 
     def _check_index(self, index: int) -> int:
         if not 0 <= index < len(self):
@@ -177,57 +228,19 @@ class CheckpointDataset:
         return int(index)
 
 
-class _CheckedRows:
-    """Rows from files, each rectangle of which is checked for NaN and Inf when it is read."""
-
-    def __init__(self, rows: Rows, layout: ParamLayout):
-        self._rows, self._layout = rows, layout
-        self.num_rows, self.num_params = rows.num_rows, rows.num_params
-
-    def read(self, first: int, last: int, start: int, stop: int) -> Tensor:
-        params_RS = self._rows.read(first, last, start, stop)
-        check_finite(self._layout, params_RS, first, start)
-        return params_RS
-
-
-def check_finite(layout: ParamLayout, params_RS: Tensor, first: int = 0, start: int = 0) -> None:
-    """ValueError naming checkpoint and tensor if params_RS, from row `first`, column `start` on, has NaN or Inf."""
-    # The extremes are not finite exactly if something is not; they take one pass and no memory.
-    if params_RS.numel() == 0 or all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(params_RS)):
-        return
-    row, column = (~torch.isfinite(params_RS)).nonzero()[0].tolist()
-    _, entry = layout.overlapping(start + column, start + column + 1)[0]
-    raise ValueError(f"checkpoint {first + row}: tensor {entry.name!r} holds NaN or Inf; expected finite numbers.")
-
-
-def _check_frozen(layout: ParamLayout, frozen: Mapping[str, Tensor]) -> None:
-    expected = {entry.name: f"{entry.dtype} {list(entry.shape)}" for entry in layout.frozen}
-    found = {name: f"{str(each.dtype).removeprefix('torch.')} {list(each.shape)}" for name, each in frozen.items()}
-    for name in [*expected, *found]:
-        if expected.get(name) != found.get(name):
-            raise ValueError(f"frozen tensor {name!r} is {found.get(name, 'missing')}, and the layout expects "
-                             f"{expected.get(name, 'no such tensor')}; give what layout.frozen_state returns.")
-
-
-def _json_able(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `value` as it comes back from a file."""
-    try:
-        copy: dict[str, Any] = json.loads(json.dumps(dict(value), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} cannot be written as JSON: {error}.") from error
-    return copy
-
-
-def _download(
-    repo_id: str, revision: str | None, token: str | bool | None, cache_dir: str | Path | None, local_files_only: bool
-) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(
-            repo_id, repo_type="dataset", revision=revision, token=token, cache_dir=cache_dir,
-            local_files_only=local_files_only, allow_patterns=[INDEX_NAME, *FILE_PATTERNS]))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise FileNotFoundError(f"{repo_id!r} is neither a folder here nor a data set that the Hub gives out "
-                                f"({error}).") from error
+def push_dataset_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload checkpoints",
+    create_pr: bool = False,
+    token: str | bool | None = None,
+) -> str:
+    """Pushes a saved set as `CheckpointDataset.push_to_hub` does, its files as they are; -> the commit's URL."""
+    read_index(Path(folder))  # or `from_pretrained` would look for it on the Hub
+    CheckpointDataset.from_pretrained(folder)  # says what is wrong with it
+    options = PushOptions(private=private, revision=revision, commit_message=commit_message, create_pr=create_pr,
+                          token=token)
+    return push_folder(Path(folder), repo_id, options).url
