@@ -1,22 +1,20 @@
-"""Upload a pipeline folder to the Hub. Run: python examples/share_on_hub.py FOLDER USER/NAME (needs `hf auth login`)"""
+"""Share a pipeline and the checkpoints that it was trained on. Run: python examples/share_on_hub.py FOLDER USER/NAME
+
+Needs `hf auth login` once. FOLDER is what `pdiff run` leaves, e.g. pipelines/digits-mlp3.
+"""
 
 from __future__ import annotations
 
 import sys
 
-from huggingface_hub import HfApi
-
 from pdiff_hub import PDiffPipeline
+from pdiff_hub.hub import push_pipeline_folder
 
 
 def main(folder: str, repo_id: str) -> None:
-    PDiffPipeline.from_pretrained(folder)  # what does not open here would not open there
-    api = HfApi()
-    api.create_repo(repo_id, exist_ok=True)
-    # What only resuming needs stays here.
-    done = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload pipeline",
-                             ignore_patterns=["training/**", "checkpoints/**", "generated/**"])
-    print(f"{done.commit_url}: open it with PDiffPipeline.from_pretrained({repo_id!r})")
+    url = push_pipeline_folder(folder, repo_id, checkpoints_id=f"{repo_id}-checkpoints")
+    pipe = PDiffPipeline.from_pretrained(repo_id)  # as anybody opens it now; no downloaded code is run
+    print(f"{url}: {pipe(num_models=1, num_inference_steps=20).params.shape[1]:,} parameters a network")
 
 
 if __name__ == "__main__":

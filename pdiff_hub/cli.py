@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -19,6 +19,7 @@ _Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
 _ReportDir = Annotated[Path, typer.Option(help="Where report.html, results.json and the pictures will be.")]
 _NumJudged = Annotated[int, typer.Option(help="How many networks to generate and judge.")]
 _Trust = Annotated[bool, typer.Option(help="Call the network function that the data set or pipeline names.")]
+_Revision = Annotated[str | None, typer.Option(help="Of a Hub repository: a branch, tag or commit. Default: main.")]
 _Tracker = Annotated[str | None, typer.Option(help="An Accelerate tracker, e.g. tensorboard.")]
 
 
@@ -39,7 +40,7 @@ def run(recipe: _RecipeName,
     name = find_recipe(recipe).resolve().parent.name
     directory = output_dir or Path("runs") / name
     results = workflow.run(loaded, directory, device=device, log_with=log_with, name=name, say=typer.echo)
-    write_card(directory, name)
+    write_card(directory)
     print_results(results)
     typer.echo(f"Pipeline, report.html, results.json and the pictures are in {directory}")
 
@@ -78,21 +79,33 @@ def train(recipe: _RecipeName, dataset: Annotated[str, typer.Option(help="A data
 
 @app.command()
 def generate(pipeline: Annotated[str, typer.Argument(help="A pipeline's folder or Hub id.")],
-             output_dir: Annotated[Path, typer.Option(help="Where the networks will be.")],
+             output_dir: Annotated[Path | None, typer.Option(help="Where the networks will be.")] = None,
              num_models: Annotated[int, typer.Option(help="How many, at least 1.")] = 1,
              seed: Annotated[int, typer.Option(help="The same seed gives the same networks.")] = 0,
              num_inference_steps: Annotated[int | None, typer.Option(help="Default: the pipeline's own.")] = None,
-             device: _Device = "cpu") -> None:
-    """Write generated networks as model-00000.safetensors ..., which load with strict=True.
+             push_to_hub: Annotated[str | None, typer.Option(
+                 help="Publish the network as a Hub repository of this name, with a card that says how it was made.")]
+             = None, revision: _Revision = None, device: _Device = "cpu") -> None:
+    """Write generated networks as model-00000.safetensors ..., which load with strict=True; or publish one.
 
     Example: pdiff generate pipelines/digits-mlp3 --num-models 10 --seed 0 --output-dir networks
     """
     from pdiff_hub import workflow
+    from pdiff_hub.hub import push_network
     from pdiff_hub.pipeline_pdiff import PDiffPipeline
 
-    files = workflow.write_networks(PDiffPipeline.from_pretrained(pipeline).to(device), num_models, output_dir,
-                                    seed=seed, num_inference_steps=num_inference_steps)
-    typer.echo(f"{len(files)} networks are in {output_dir}")
+    if output_dir is None and push_to_hub is None:
+        raise ValueError("nothing says where the networks should go: give --output-dir, or --push-to-hub.")
+    if push_to_hub is not None and num_models != 1:
+        raise ValueError(f"a repository holds one network, and --num-models is {num_models}: publish one at a time, "
+                         "each with a seed of its own, or call pdiff_hub.hub.push_network with its index.")
+    pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
+    if output_dir is not None:
+        files = workflow.write_networks(pipe, num_models, output_dir, seed=seed,
+                                        num_inference_steps=num_inference_steps)
+        typer.echo(f"{len(files)} networks are in {output_dir}")
+    if push_to_hub is not None:
+        typer.echo(push_network(pipe, push_to_hub, seed=seed, num_inference_steps=num_inference_steps))
 
 
 @app.command()
@@ -101,7 +114,7 @@ def evaluate(pipeline: Annotated[str, typer.Argument(help="A pipeline's folder o
              output_dir: _ReportDir,
              num_models: _NumJudged = 200, seed: int = 0, num_inference_steps: int | None = None,
              baselines: Annotated[int, typer.Option(help="Networks that each baseline makes; 0: no baselines.")] = 100,
-             device: _Device = "cpu", trust_remote_code: _Trust = False) -> None:
+             revision: _Revision = None, device: _Device = "cpu", trust_remote_code: _Trust = False) -> None:
     """Generate networks and judge them beside the originals: accuracy, similarity, and whether they are copies.
 
     Example: pdiff evaluate runs/digits --dataset runs/digits/checkpoints --output-dir report
@@ -113,23 +126,24 @@ def evaluate(pipeline: Annotated[str, typer.Argument(help="A pipeline's folder o
     from pdiff_hub.recipes import EvaluateConfig
 
     config = EvaluateConfig(baselines=baselines)
-    pipe = PDiffPipeline.from_pretrained(pipeline).to(device)
+    pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
     originals = CheckpointDataset.from_pretrained(dataset)
     params_NP = workflow.generate(pipe, num_models, seed=seed, num_inference_steps=num_inference_steps)
     print_results(workflow.evaluate(pipe, originals, params_NP, output_dir, config=config, name=Path(pipeline).name,
-                                    seed=seed, source=Path(pipeline), num_inference_steps=num_inference_steps,
+                                    seed=seed, source=pipe.folder, num_inference_steps=num_inference_steps,
                                     trust_remote_code=trust_remote_code))
     typer.echo(f"report.html, results.json and the pictures are in {output_dir}")
 
 
 @app.command()
-def audit(pipeline: Annotated[Path, typer.Argument(help="A pipeline's folder.")],
+def audit(pipeline: Annotated[str, typer.Argument(help="A pipeline's folder or Hub id.")],
           dataset: Annotated[str | None, typer.Option(help="The data set it was trained on, folder or Hub id. Default: "
-                                                           "checkpoints/ in the pipeline's folder.")] = None,
+                                                           "checkpoints/ in the pipeline's folder, or the set that "
+                                                           "its results name.")] = None,
           output_dir: Annotated[Path | None, typer.Option(help="Default: runs/NAME-audit.")] = None,
           metric: Annotated[list[str] | None, typer.Option(help="Measure only this (repeatable).")] = None,
-          num_models: _NumJudged = 200, seed: int = 0, device: _Device = "cpu", trust_remote_code: _Trust = False
-          ) -> None:
+          num_models: _NumJudged = 200, seed: int = 0, revision: _Revision = None, device: _Device = "cpu",
+          trust_remote_code: _Trust = False) -> None:
     """Does it generate, or copy and average? Judge a pipeline beside every simple baseline, and say who is better.
 
     Example: pdiff audit pipelines/digits-mlp3
@@ -138,10 +152,10 @@ def audit(pipeline: Annotated[Path, typer.Argument(help="A pipeline's folder.")]
     from pdiff_hub.checkpoints import CheckpointDataset
     from pdiff_hub.evaluation.table import print_results
 
-    directory = output_dir or Path("runs") / f"{pipeline.resolve().name}-audit"
+    directory = output_dir or Path("runs") / f"{Path(pipeline).resolve().name}-audit"
     originals = None if dataset is None else CheckpointDataset.from_pretrained(dataset)
     print_results(workflow.audit(pipeline, directory, dataset=originals, metrics=metric or (), num_models=num_models,
-                                 seed=seed, device=device, trust_remote_code=trust_remote_code))
+                                 seed=seed, device=device, trust_remote_code=trust_remote_code, revision=revision))
     typer.echo(f"report.html, results.json and the pictures are in {directory}")
 
 
@@ -166,28 +180,63 @@ def reproduce(what: Annotated[str, typer.Argument(help="all, or one of table1, t
 
 
 @app.command()
-def info(path: Annotated[Path, typer.Argument(help="A pipeline's or a data set's folder.")]) -> None:
-    """Say what a folder holds, and its results.
+def push(folder: Annotated[Path, typer.Argument(help="A pipeline's or a data set's folder.")],
+         repo_id: Annotated[str, typer.Argument(help="Where on the Hub: user/name.")],
+         checkpoints_id: Annotated[str | None, typer.Option(
+             help="A pipeline's: push its checkpoints/ too, as a data set of this name, its card then names.")] = None,
+         append: Annotated[bool, typer.Option("--append", help="A data set's: add to the checkpoints there.")] = False,
+         private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+         revision: Annotated[str | None, typer.Option(help="A branch. Default: main.")] = None,
+         message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+         create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False) -> None:
+    """Put a pipeline or a data set on the Hub, with a card, in one commit. Log in first: hf auth login
+
+    Example: pdiff push pipelines/digits-mlp3 user/digits-mlp3 --checkpoints-id user/digits-mlp3-checkpoints
+    """
+    from pdiff_hub.hub import push_folder
+
+    typer.echo(push_folder(folder, repo_id, checkpoints_id=checkpoints_id, append=append, private=private or None,
+                           revision=revision, commit_message=message, create_pr=create_pr))
+
+
+@app.command()
+def pull(repo_id: Annotated[str, typer.Argument(help="A pipeline or data set on the Hub: user/name.")],
+         directory: Annotated[Path, typer.Argument(help="A new folder; it ends whole, or is not there.")],
+         revision: _Revision = None,
+         rows: Annotated[str | None, typer.Option(help="A data set's: only these checkpoints, as 0:10 (not 10).")]
+         = None) -> None:
+    """Download a pipeline or a data set into a folder.
+
+    Example: pdiff pull user/digits-mlp3 digits-mlp3
+    """
+    import re
+
+    from pdiff_hub.hub import pull as pull_folder
+
+    wanted = None
+    if rows is not None:
+        found = re.fullmatch(r"(\d*):(\d*)", rows)
+        if found is None:
+            raise ValueError(f"--rows is {rows!r}, expected START:STOP such as 0:10.")
+        wanted = slice(int(found[1] or 0), int(found[2]) if found[2] else None)
+    kind = pull_folder(repo_id, directory, revision=revision, rows=wanted)
+    typer.echo(f"The {kind} is in {directory}")
+
+
+@app.command()
+def info(path: Annotated[str, typer.Argument(help="A pipeline's or a data set's folder or Hub id.")],
+         revision: _Revision = None) -> None:
+    """Say what a folder or Hub repository holds, and its results.
 
     Example: pdiff info pipelines/digits-mlp3
     """
-    import json
-
-    from pdiff_hub.checkpoints import CheckpointDataset
     from pdiff_hub.evaluation.table import print_results
-    from pdiff_hub.pipeline_pdiff import PDiffPipeline
+    from pdiff_hub.hub import describe
 
-    if (path / "model_index.json").exists():
-        pipe = PDiffPipeline.from_pretrained(path)
-        config: Any = pipe.autoencoder.config
-        typer.echo(f"pipeline: {pipe.autoencoder.layout}; {config.form} autoencoder, latents "
-                   f"{config.latent_channels} x {config.latent_length}; {type(pipe.scheduler).__name__}, "
-                   f"{pipe.config.default_num_inference_steps} steps")
-        if (path / "results.json").exists():
-            print_results(json.loads((path / "results.json").read_text()))
-    else:
-        dataset = CheckpointDataset.from_pretrained(path)
-        typer.echo(f"data set: {len(dataset)} checkpoints, {dataset.layout}, network {dataset.network['name']}")
+    text, results = describe(path, revision=revision)
+    typer.echo(text)
+    if results.get("accuracy"):
+        print_results(results)
 
 
 def main() -> None:

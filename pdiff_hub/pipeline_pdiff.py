@@ -6,25 +6,29 @@ Shapes: N networks, B of them at once, P parameters, C latent channels, L latent
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin, UNet1DModel
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 _MEMORY_BYTES = 512 * 2**20  # what one batch of networks may take; bounds memory, not results
-_INDEX = "model_index.json"
+_FORMAT_VERSION = 1
+INDEX = "model_index.json"
+COMPONENTS = ("autoencoder", "unet", "scheduler")
+WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*-of-*.safetensors")
+# What was measured and drawn, and how it was made: true of these weights only.
+COMPANIONS = ("README.md", "recipe.yaml", "results.json", "networks.json", "report.html", "*.png", "*.svg")
 
 
 @dataclass
@@ -52,6 +56,11 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         unet: the denoiser, epsilon prediction.
         scheduler: any diffusers scheduler that takes its epsilon from one model call a step.
         default_num_inference_steps: the steps that this pipeline was judged with.
+        format_version: of its folder. ValueError for one that is newer than this code.
+
+    Attributes:
+        folder: where it was opened from (a copy in the cache, if that was the Hub), or None.
+        hub_id, hub_revision: where on the Hub it was opened or pushed, and the commit (40 hexadecimal digits), or None.
     """
 
     model_cpu_offload_seq = "unet->autoencoder"
@@ -62,10 +71,15 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         unet: UNet1DModel,
         scheduler: SchedulerMixin,
         default_num_inference_steps: int = 50,
+        format_version: int = _FORMAT_VERSION,
     ):
         super().__init__()
+        _require_known_format(format_version, "this pipeline")
+        self.folder: Path | None = None
+        self.hub_id: str | None = None
+        self.hub_revision: str | None = None
         self.register_modules(autoencoder=autoencoder, unet=unet, scheduler=scheduler)
-        self.register_to_config(default_num_inference_steps=default_num_inference_steps)
+        self.register_to_config(default_num_inference_steps=default_num_inference_steps, format_version=format_version)
 
     @torch.no_grad()
     def __call__(
@@ -202,13 +216,8 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         if spec is None:
             raise ValueError("this pipeline does not say which network it generates; build it yourself and load "
                              "out.state_dicts[0] into it.")
-        try:
-            networks = importlib.import_module("pdiff_hub.networks")
-        except ModuleNotFoundError as error:
-            raise ImportError("build_network needs the package: pip install pdiff-hub.") from error
-        network: nn.Module = networks.build_network(
-            dict(spec), pretrained=False, allow_factory=trust_remote_code
-        )
+        network: nn.Module = _room("networks").build_network(dict(spec), pretrained=False,
+                                                             allow_factory=trust_remote_code)
         if state_dict is not None:
             network.load_state_dict(state_dict, strict=True)
         return network.eval()
@@ -217,14 +226,15 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         """Write the pipeline as a folder that is shaped as its Hub repository, code included.
 
         The index names the two code files, so that `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)`
-        opens it without this package; no path of this machine is written.
+        opens it without this package; no path of this machine is written. Recipe, results, report, pictures and card
+        come along from the folder that the pipeline was opened from, unless it was changed since.
         """
         super().save_pretrained(save_directory, *args, **kwargs)
-        folder = Path(save_directory)
-        for path in [folder / _INDEX, *folder.glob("*/*config.json")]:
+        folder = Path(save_directory).resolve()
+        for path in [folder / INDEX, *folder.glob("*/*config.json")]:
             config = json.loads(path.read_text())
             config.pop("_name_or_path", None)
-            if path.name == _INDEX:
+            if path.name == INDEX:
                 config["_class_name"] = ["pipeline_pdiff", "PDiffPipeline"]
                 config["autoencoder"] = ["param_autoencoder", "ParamAutoencoder"]
             path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -233,52 +243,150 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
                                (code, folder / "autoencoder" / "param_autoencoder.py")):
             if source is not None and Path(source).resolve() != target.resolve():
                 shutil.copyfile(source, target)
+        if self.folder is None or self.folder == folder:
+            return
+        companions = _companions(self.folder)
+        if companions and not _same_pipeline(self.folder, folder):
+            warnings.warn(f"the pipeline is not the one in {self.folder} any more, so {companions[0].name} and others "
+                          "there, which are of that one, were left out.", stacklevel=2)
+            return
+        for file in companions:
+            shutil.copyfile(file, folder / file.name)
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, revision: str | None = None,
+                    commit_message: str = "Upload pipeline", create_pr: bool = False,
+                    token: str | bool | None = None) -> str:
+        """Put the pipeline into the Hub's repository `repo_id` in one commit; -> the commit's URL. Needs pdiff_hub.
+
+        Weights, configuration, code, a card, and what `save_pretrained` takes along. What is there already is not
+        uploaded. Makes the repository if needed.
+
+        Args:
+            private: whether a new repository is private (None: what the account does by default).
+            revision: a branch, by default main.
+            create_pr: open a pull request instead; -> its URL.
+
+        Errors as `pdiff_hub.transfer.push_files` raises them.
+        """
+        url: str = _room("hub").push_pipeline(
+            self, repo_id, private=private, revision=revision, commit_message=commit_message, create_pr=create_pr,
+            token=token)
+        return url
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> PDiffPipeline:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *, revision: str | None = None,
+        token: str | bool | None = None, cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False, torch_dtype: torch.dtype | None = None, **components: Any,
+    ) -> PDiffPipeline:
         """Open a pipeline folder or Hub repository with this package's classes; downloaded code is never run.
 
-        Keyword arguments as in diffusers: `revision`, `cache_dir`, `token`, `local_files_only`, `torch_dtype`, and
-        components by name (`scheduler=...`). FileNotFoundError if the folder is no pipeline.
+        Args:
+            revision, token, cache_dir, local_files_only: of a Hub repository, as in diffusers.
+            components: by name, instead of those that are there (`scheduler=...`).
+
+        Raises:
+            FileNotFoundError: no such folder or repository, or a folder that is no pipeline.
+            ValueError: a repository that is no pipeline, a newer format, a file that is damaged or does not fit the
+                rest; it names the file.
+            Others as `pdiff_hub.transfer.pull` raises them.
         """
-        download = {k: kwargs.pop(k) for k in ("revision", "cache_dir", "token", "local_files_only") if k in kwargs}
-        dtype = kwargs.pop("torch_dtype", None)
+        files = _room("pipeline_files")  # nothing of it is needed where diffusers opens the pipeline
         folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
-            name = str(pretrained_model_name_or_path)
-            if name.count("/") > 1 or name.startswith((".", "/", "~")):
-                raise FileNotFoundError(f"no pipeline folder {name!r}; expected a folder with {_INDEX}, or a Hub id "
-                                        "such as 'user/name'.")
-            hub = importlib.import_module("huggingface_hub")
-            folder = Path(hub.snapshot_download(name, ignore_patterns=["*.py"], **download))
-        if not (folder / _INDEX).is_file():
-            raise FileNotFoundError(f"{folder} is no pipeline: it has no {_INDEX}. `pdiff run` and `pdiff train` "
+        hub_id = None if folder.is_dir() else str(pretrained_model_name_or_path)
+        if hub_id is not None:
+            folder = files.download(hub_id, revision=revision, token=token, cache_dir=cache_dir,
+                                    local_files_only=local_files_only)
+        elif revision is not None:
+            raise ValueError(f"{folder} is a local folder, which has no revision {revision!r}.")
+        if not (folder / INDEX).is_file():
+            raise FileNotFoundError(f"{folder} is no pipeline: it has no {INDEX}. `pdiff run` and `pdiff train` "
                                     "write such a folder.")
-        index = json.loads((folder / _INDEX).read_text())
-        if "autoencoder" not in index or "scheduler" not in index:
-            raise ValueError(f"{folder / _INDEX} describes no PDiffPipeline: expected an autoencoder and a scheduler.")
-        unknown = set(kwargs) - {"autoencoder", "unet", "scheduler", "default_num_inference_steps"}
+        index = read_json(folder / INDEX)
+        if not all(isinstance(index.get(name), list) and len(index[name]) == 2 for name in COMPONENTS):
+            raise ValueError(f"{folder / INDEX} describes no PDiffPipeline: expected an autoencoder, a unet and a "
+                             "scheduler.")
+        _require_known_format(index.get("format_version", 1), str(folder / INDEX))
+        settings = ("default_num_inference_steps", "format_version")
+        unknown = set(components) - {*COMPONENTS, *settings}
         if unknown:
             raise ValueError(f"unknown option {sorted(unknown)[0]!r} for from_pretrained; expected a component name, "
                              "revision, cache_dir, token, local_files_only or torch_dtype.")
-        if "autoencoder" not in kwargs:
-            # Not a top-level import: from the Hub this file stands alone, and diffusers loads the component itself.
-            own = importlib.import_module(f"{__package__}.param_autoencoder")
-            kwargs["autoencoder"] = own.ParamAutoencoder.from_pretrained(folder / "autoencoder", use_safetensors=True)
-        if "unet" not in kwargs:
-            kwargs["unet"] = UNet1DModel.from_pretrained(folder / "unet", use_safetensors=True)
-        if "scheduler" not in kwargs:
-            name = str(index["scheduler"][1])
-            scheduler_class: Any = getattr(diffusers, name, None)
-            if scheduler_class is None or not issubclass(scheduler_class, SchedulerMixin):
-                raise ValueError(f"{folder / _INDEX} names the scheduler {name!r}, which diffusers does not have. "
-                                 f"The nearest known one is {_nearest_scheduler(name)!r}.")
-            kwargs["scheduler"] = scheduler_class.from_pretrained(folder / "scheduler")
-        steps = index.get("default_num_inference_steps", 50)
-        pipe = cls(**{"default_num_inference_steps": steps, **kwargs})
-        return pipe.to(dtype=dtype) if dtype is not None else pipe
+        if "autoencoder" not in components:
+            components["autoencoder"] = files.load_component(_room("param_autoencoder").ParamAutoencoder,
+                                                             folder / "autoencoder")
+        if "unet" not in components:
+            components["unet"] = files.load_component(UNet1DModel, folder / "unet")
+        if "scheduler" not in components:
+            components["scheduler"] = files.load_scheduler(str(index["scheduler"][1]), folder)
+        pipe = cls(**{name: index[name] for name in settings if name in index} | components)
+        pipe.folder = folder.resolve()
+        if hub_id is not None:
+            pipe.hub_id, pipe.hub_revision = hub_id, files.commit_of(folder)
+        return pipe.to(dtype=torch_dtype) if torch_dtype is not None else pipe
 
 
-def _nearest_scheduler(name: object) -> str:
-    known = [each for each in dir(diffusers) if each.endswith("Scheduler")]
-    return difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
+def _room(name: str) -> Any:
+    """A module of the package. This file may lie alone in a repository; there is none then."""
+    try:
+        return importlib.import_module(f"pdiff_hub.{name}")
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("pdiff_hub"):
+            raise
+        raise ImportError("this needs the package: pip install pdiff-hub.") from error
+
+
+def _require_known_format(version: object, what: str) -> None:
+    """ValueError if `what` is of a format that this code does not read."""
+    if type(version) is not int or version < 1:
+        raise ValueError(f"{what} has format version {version!r}, expected a number from 1 to {_FORMAT_VERSION}.")
+    if version > _FORMAT_VERSION:
+        raise ValueError(f"{what} has format version {version}, and this pdiff-hub reads up to {_FORMAT_VERSION}; "
+                         "upgrade with: pip install -U pdiff-hub.")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; ValueError if there is none in it, FileNotFoundError if there is no file."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{file} does not exist: the pipeline is not whole.") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds {type(content).__name__}, expected an object.")
+    return content
+
+
+def _companions(folder: Path) -> list[Path]:
+    return [file for pattern in COMPANIONS for file in sorted(folder.glob(pattern)) if file.is_file()]
+
+
+def _same_pipeline(one: Path, other: Path) -> bool:
+    """Whether two pipeline folders hold the same weights and configuration, whoever wrote them."""
+    for name in COMPONENTS[:2]:
+        files = [sorted(file.name for pattern in WEIGHTS for file in (folder / name).glob(pattern))
+                 for folder in (one, other)]
+        if files[0] != files[1] or not all(_same_bytes(one / name / file, other / name / file) for file in files[0]):
+            return False
+    configs = [[read_json(file) for file in (folder / INDEX, folder / "autoencoder" / "config.json",
+                                              folder / "unet" / "config.json",
+                                              folder / "scheduler" / "scheduler_config.json")]
+               for folder in (one, other)]
+    return all(_told(first) == _told(second) for first, second in zip(*configs, strict=True))
+
+
+def _told(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if not key.startswith("_") and key != "format_version"}
+
+
+def _same_bytes(one: Path, other: Path) -> bool:
+    if one.stat().st_size != other.stat().st_size:
+        return False
+    with one.open("rb") as first, other.open("rb") as second:
+        return all(a == b for a, b in zip(_chunks(first), _chunks(second), strict=True))
+
+
+def _chunks(file: Any) -> Iterator[bytes]:
+    while chunk := file.read(1 << 20):
+        yield chunk

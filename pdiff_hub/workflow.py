@@ -17,17 +17,19 @@ import yaml
 from safetensors.torch import load_file
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.collect.finetune import FinetuneConfig, collect_finetune
+from pdiff_hub.collect.finetune import collect_finetune
+from pdiff_hub.collect.finetune_config import FinetuneConfig
 from pdiff_hub.collect.importer import import_checkpoints
 from pdiff_hub.collect.population import PopulationConfig, collect_population
-from pdiff_hub.evaluation.alone import evaluate_alone, require_no_originals
+from pdiff_hub.evaluation.alone import METRICS, evaluate_alone, require_no_originals
 from pdiff_hub.evaluation.baselines import baseline_variants
 from pdiff_hub.evaluation.environment import environment
-from pdiff_hub.evaluation.evaluate import evaluate_networks, require_originals
+from pdiff_hub.evaluation.evaluate import FIGURES, evaluate_networks, require_originals
 from pdiff_hub.evaluation.judging import Judge
 from pdiff_hub.evaluation.results_page import write_results_page
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.param_autoencoder import ParamLayout
+from pdiff_hub.pipeline_facts import about, checkpoints_of, measured_in_training, recipe_of
 from pdiff_hub.pipeline_pdiff import PDiffPipeline
 from pdiff_hub.recipes import RECIPE_FILE, EvaluateConfig, Recipe
 from pdiff_hub.safe_files import replacing, require_same_settings, write_json, write_safetensors
@@ -105,7 +107,8 @@ def evaluate(pipe: PDiffPipeline, dataset: CheckpointDataset, generated_BP: torc
     """Judge networks and write `results.json`, `networks.json`, `report.html` and the pictures into `directory`.
 
     Args:
-        name, recipe: what the report calls the pipeline, and what it says about how it was made.
+        name, recipe: what report and card call the pipeline, and what they say about how it was made; by default the
+            directory's name, and the recipe in the pipeline's folder.
         num_inference_steps: that the networks were generated with; None: the pipeline's own.
         source: the pipeline's folder, which knows what training measured; None: `directory`.
         trust_remote_code: whether a data set may name a function of yours that builds its network, to be called.
@@ -118,17 +121,20 @@ def evaluate(pipe: PDiffPipeline, dataset: CheckpointDataset, generated_BP: torc
         raise ValueError("the data set does not say which task its networks are for, so they cannot be judged; import "
                          "it again with a task.")
     task: Task = load_task(dataset.task)
-    trained = _measured_in_training(source or directory)
+    trained = measured_in_training(source or directory)
+    recipe = recipe or recipe_of(source or directory)
     directory.mkdir(parents=True, exist_ok=True)
     network = build_network(dataset.network, pretrained=False, allow_factory=trust_remote_code)
     variants = baseline_variants(network, task, pipe.autoencoder, fine_tune_steps=config.fine_tune_steps)
     measured = evaluate_networks(network, task, dataset, generated_BP, deviation_r2=trained.get("deviation_r2"),
                                  num_originals=config.num_originals, variants=variants if config.baselines else (),
                                  num_models=config.baselines, seed=seed, directory=directory)
+    name = name or directory.resolve().name
+    checkpoints = {"repo_id": dataset.hub_id, "revision": dataset.hub_revision} if dataset.hub_id else None
     results = {
-        "task": dataset.task["dataset"], "network": dataset.network["name"], "select": dataset.layout.select,
-        **measured,
-        "num_inference_steps": num_inference_steps or pipe.config.default_num_inference_steps, "seed": seed,
+        **about(pipe, dataset.network, dataset.task, name=name, recipe=recipe, checkpoints=checkpoints,
+                figures=[stem for stem in FIGURES if (directory / f"{stem}.png").exists()]),
+        **measured, "num_inference_steps": num_inference_steps or pipe.config.default_num_inference_steps, "seed": seed,
         "environment": environment(),
         "seconds": {
             "collect": None, "train_autoencoder": trained.get("seconds_autoencoder"),
@@ -137,24 +143,30 @@ def evaluate(pipe: PDiffPipeline, dataset: CheckpointDataset, generated_BP: torc
         },
     }
     write_json(directory / "results.json", results)
-    write_results_page(results, directory, name or directory.resolve().name, recipe)
+    write_results_page(results, directory, name, recipe)
     return results
 
 
-def audit(pipeline: Path, directory: Path, *, dataset: CheckpointDataset | None = None, metrics: Collection[str] = (),
-          num_models: int = 200, seed: int = 0, device: str = "cpu", trust_remote_code: bool = False
-          ) -> dict[str, Any]:
-    """Generate networks of the pipeline in folder `pipeline` and judge them beside every baseline.
+def audit(pipeline: str | Path, directory: Path, *, dataset: CheckpointDataset | None = None,
+          metrics: Collection[str] = (), num_models: int = 200, seed: int = 0, device: str = "cpu",
+          trust_remote_code: bool = False, revision: str | None = None) -> dict[str, Any]:
+    """Generate networks of the pipeline (a folder, or a Hub id at `revision`) and judge them beside every baseline.
 
-    dataset: None reads `checkpoints/` in the pipeline's folder. metrics: names out of `alone.METRICS`; none means all.
-    Raises ValueError if the checkpoints are gone and a metric needs them.
+    dataset: None reads `checkpoints/` in the pipeline's folder, or else the set on the Hub that its results name.
+    metrics: names out of `alone.METRICS`; none means all. Raises ValueError if the checkpoints are gone and a metric
+    needs them.
     """
-    pipe = PDiffPipeline.from_pretrained(pipeline).to(device)
-    if dataset is None and (pipeline / CHECKPOINTS).is_dir():
-        dataset = CheckpointDataset.from_pretrained(pipeline / CHECKPOINTS)
+    pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
+    folder, name = pipe.folder, Path(pipeline).resolve().name
+    assert folder is not None
+    if dataset is None and (folder / CHECKPOINTS).is_dir():
+        dataset = CheckpointDataset.from_pretrained(folder / CHECKPOINTS)
+    needed = not metrics or any(METRICS.get(metric) for metric in metrics)
+    if dataset is None and needed and (known := checkpoints_of(folder)):
+        dataset = CheckpointDataset.from_pretrained(known["repo_id"], revision=known["revision"])
     if dataset is None:
         require_no_originals(metrics, f"{pipeline} has no {CHECKPOINTS}/: the data set that it was trained on is gone")
-        return _audit_alone(pipe, directory, pipeline.resolve().name, metrics, num_models, seed, trust_remote_code)
+        return _audit_alone(pipe, directory, name, metrics, num_models, seed, trust_remote_code)
     _require_same_layout(pipe, dataset)
     require_originals(dataset)
     began = time.perf_counter()
@@ -162,8 +174,8 @@ def audit(pipeline: Path, directory: Path, *, dataset: CheckpointDataset | None 
     seconds: dict[str, float | None] = {"generate": time.perf_counter() - began}
     wanted = not metrics or bool({"frontier", "ensembles"} & set(metrics))
     return evaluate(pipe, dataset, params_NP, directory, config=EvaluateConfig() if wanted else
-                    EvaluateConfig(baselines=0), name=pipeline.resolve().name, seed=seed, source=pipeline,
-                    seconds=seconds, trust_remote_code=trust_remote_code)
+                    EvaluateConfig(baselines=0), name=name, seed=seed, source=folder, seconds=seconds,
+                    trust_remote_code=trust_remote_code)
 
 
 def _audit_alone(pipe: PDiffPipeline, directory: Path, name: str, metrics: Collection[str], num_models: int, seed: int,
@@ -176,12 +188,13 @@ def _audit_alone(pipe: PDiffPipeline, directory: Path, name: str, metrics: Colle
     network = build_network(dict(spec), pretrained=False, allow_factory=trust_remote_code)
     judge = Judge(network, load_task(dict(task)), pipe.autoencoder.layout, pipe.autoencoder.frozen_state())
     measured = evaluate_alone(judge, generate(pipe, num_models, seed=seed), metrics)
-    results = {"task": task["dataset"], "network": spec["name"], "select": pipe.autoencoder.layout.select, **measured,
-               "num_inference_steps": pipe.config.default_num_inference_steps, "seed": seed,
+    known = {"recipe": None, "checkpoints": None} if pipe.folder is None else {
+        "recipe": recipe_of(pipe.folder), "checkpoints": checkpoints_of(pipe.folder)}
+    results = {**about(pipe, spec, task, name=name, figures=[], **known), **measured, "seed": seed,
                "environment": environment(), "seconds": {"evaluate": time.perf_counter() - began}}
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "results.json", results)
-    write_results_page(results, directory, name)
+    write_results_page(results, directory, name, results["recipe"])
     return results
 
 
@@ -190,20 +203,6 @@ def _require_same_layout(pipe: PDiffPipeline, dataset: CheckpointDataset) -> Non
         raise ValueError(f"the data set holds {dataset.layout!r}, and the pipeline generates "
                          f"{pipe.autoencoder.layout!r}: originals and generated networks have different layouts; give "
                          "the data set that the pipeline was trained on.")
-
-
-def _measured_in_training(pipeline: Path) -> dict[str, Any]:
-    """What training measured; out of `results.json` for a pipeline that travels without its `training/` folder."""
-    summary, results = pipeline / "training" / "summary.json", pipeline / "results.json"
-    if summary.exists():
-        measured: dict[str, Any] = json.loads(summary.read_text())
-        return measured
-    if not results.exists():
-        return {}
-    there = json.loads(results.read_text())
-    return {"deviation_r2": there["audit"].get("deviation_r2"),
-            "seconds_autoencoder": there["seconds"].get("train_autoencoder"),
-            "seconds_diffusion": there["seconds"].get("train_diffusion")}
 
 
 def run(recipe: Recipe, directory: Path, *, device: str = "cpu", log_with: str | None = None, name: str = "",

@@ -1,25 +1,31 @@
-"""Cards come from `results.json` and the recipe alone, and are valid metadata."""
+"""Cards come from `results.json` alone, and are valid metadata for the client and the Hub."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from huggingface_hub import ModelCard
+from loopback_hub import LoopbackHub
 
-from pdiff_hub.evaluation.evaluate import FIGURES
-from pdiff_hub.hub import render_card
+from pdiff_hub.hub import render_card, write_card
 from pdiff_hub.pipeline_pdiff import PDiffPipeline
 from pdiff_hub.recipes import load_recipe
 from pdiff_hub.tasks import load_task
 
-SHIPPED = Path(__file__).parent.parent / "pipelines" / "digits-mlp3"
+PIPELINES = Path(__file__).parent.parent / "pipelines"
+SHIPPED = PIPELINES / "digits-mlp3"
+JUDGED = sorted(file.parent.name for file in PIPELINES.glob("*/results.json"))
 
 ROW = {"best": 0.97, "mean": 0.96, "median": 0.961, "std": 0.002}
-RESULTS = {
-    "task": "digits", "network": "mlp3", "select": "all", "num_params": 8970, "num_checkpoints": 200,
-    "num_generated": 200, "num_inference_steps": 50,
+RESULTS: dict[str, Any] = {
+    "name": "it", "task": "mnist", "task_dataset": "ylecun/mnist", "network": "resnet18",
+    "base_model": "some/resnet", "select": "all", "recipe": {"task": "mnist", "network": "resnet18"},
+    "figures": ["frontier"], "checkpoints": {"repo_id": "me/them", "revision": "c" * 40},
+    "num_params": 8970, "num_checkpoints": 200, "num_generated": 200, "num_inference_steps": 50,
     "accuracy": {"original": ROW, "generated": ROW, "ensemble": ROW},
     "similarity": {"original_original": 0.9, "generated_generated": 0.91, "original_generated": 0.92,
                    "original_generated_max": None},
@@ -34,31 +40,78 @@ RESULTS = {
         "verdict": "At the same novelty, p-diff is within the interval of original."},
     "ensembles": {name: {"sizes": [1, 2], "accuracy": [0.96, 0.97], "nll": [0.2, 0.1], "calibration_error": [0.0, 0.01]}
                   for name in ("original", "generated")},
-    "notes": [],
+    "notes": ["A note."],
     "seconds": {"collect": 1.0, "train_autoencoder": 0.1, "train_diffusion": 60.0, "generate": None, "evaluate": 1.0},
 }
+# As `workflow.about` gives it of a pipeline that nobody evaluated.
+UNKNOWN = {key: RESULTS[key] for key in ("name", "task", "task_dataset", "network", "base_model", "select", "recipe",
+                                         "checkpoints", "num_params", "num_inference_steps")} | {"figures": []}
 
 
-def test_card_states_what_was_measured() -> None:
-    text = render_card(RESULTS, load_recipe("digits-mlp3").to_dict(), "digits-mlp3", figures=["frontier"])
+def test_card_states_what_was_measured(hub: LoopbackHub) -> None:
+    text = render_card(RESULTS, repo_id="me/other-name")
     card = ModelCard(text)
-    assert card.data.library_name == "diffusers" and card.data.license == "apache-2.0"
-    assert {result.metric_value for result in card.data.eval_results} == {0.97, 0.96, 0.961}
-    assert "| generated | 97.00 | 96.00 | 96.10 | 0.20 |" in text
-    assert "| max IoU of a generated one to any original | undefined |" in text
-    assert "**At the same novelty, p-diff is within the interval of original.**" in text
-    assert "| originals | 3 | 96.00 | 0.900 | undefined | +0.10 (-1.00 to +2.00) | within the interval |" in text
-    assert "| 2 | 97.00 | 97.00 | 0.1000 | 0.1000 | 1.00 | 1.00 |" in text
-    assert "frontier.png" in text and "pdiff run digits-mlp3" in text
-    assert ".png" not in render_card(RESULTS, {}, "x", figures=[])
-    assert "As ensembles" not in render_card({**RESULTS, "frontier": None}, {}, "x", figures=[])
+    card.validate(repo_type="model")
+    data = card.data
+    assert data.library_name == "diffusers" and data.license == "apache-2.0" and data.model_name == "other-name"
+    assert data.datasets == ["ylecun/mnist", "me/them"] and data.base_model == "some/resnet"
+    assert "neural-network-diffusion" in data.tags
+    assert {result.metric_value for result in data.eval_results} == {0.97, 0.96, 0.961}
+    assert {result.dataset_type for result in data.eval_results} == {"ylecun/mnist"}
+    for part in ("# other-name", "| generated | 97.00 | 96.00 | 96.10 | 0.20 |", "A note.",
+                 "| max IoU of a generated one to any original | undefined |",
+                 "**At the same novelty, p-diff is within the interval of original.**",
+                 "| originals | 3 | 96.00 | 0.900 | undefined | +0.10 (-1.00 to +2.00) | within the interval |",
+                 "| 2 | 97.00 | 97.00 | 0.1000 | 0.1000 | 1.00 | 1.00 |", "![frontier](frontier.png)",
+                 "pdiff run recipe.yaml", "train diffusion 60.0", f"`me/them`, revision `{'c' * 40}`"):
+        assert part in text, part
+    snippets = [part.split("\n```")[0].splitlines() for part in text.split("```python\n")[1:]]
+    assert [len(lines) for lines in snippets] == [5, 5]
+    assert 'from_pretrained("me/other-name")' in snippets[0][2]
+    assert 'from_pretrained("me/other-name", trust_remote_code=True)' in snippets[1][2]
 
 
-def test_the_shipped_card_is_rendered_from_its_results() -> None:
-    results = json.loads((SHIPPED / "results.json").read_text())
-    card = render_card(results, load_recipe(SHIPPED).to_dict(), SHIPPED.name,
-                       figures=[stem for stem in FIGURES if (SHIPPED / f"{stem}.png").exists()])
-    assert card == (SHIPPED / "README.md").read_text()
+def test_card_of_less(hub: LoopbackHub) -> None:
+    less = {**RESULTS, "frontier": None, "ensembles": None, "figures": [], "recipe": None, "checkpoints": None,
+            "task_dataset": None, "base_model": None}
+    text = render_card(less)
+    ModelCard(text).validate(repo_type="model")
+    assert ".png" not in text and "As ensembles" not in text and "recipe is not known" in text
+    assert "datasets:" not in text and "base_model" not in text and 'from_pretrained("path/to/it")' in text
+    # As an audit without checkpoints leaves it.
+    alone = {**less, "accuracy": {"generated": ROW}, "audit": {}, "similarity": {}, "num_checkpoints": None}
+    text = render_card(alone)
+    assert "200 generated." in text and "originals" not in text.split("## Accuracy")[1].split("## How")[0]
+    text = render_card(UNKNOWN, repo_id="me/it")
+    ModelCard(text).validate(repo_type="model")
+    assert "was not evaluated" in text and "pdiff audit me/it --dataset me/them" in text
+    assert "model-index" not in text and "pdiff run recipe.yaml" in text
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_the_shipped_cards_are_rendered_from_their_results(name: str, hub: LoopbackHub) -> None:
+    folder = PIPELINES / name
+    results = json.loads((folder / "results.json").read_text())
+    text = render_card(results)
+    assert text == (folder / "README.md").read_text()
+    ModelCard(text).validate(repo_type="model")
+    assert any(request.path == "/api/validate-yaml" for request in hub.requests)
+    assert results["recipe"] == load_recipe(folder).to_dict() and results["name"] == name
+    assert all((folder / f"{stem}.png").is_file() and f"({stem}.png)" in text for stem in results["figures"])
+
+
+def test_other_peoples_text_stays_text(tmp_path: Path, hub: LoopbackHub) -> None:
+    odd = "{{ 7 * 7 }} {name} %s \n---\ntags: [x]"
+    text = render_card({**RESULTS, "name": odd, "task": odd, "network": odd, "notes": [odd]})
+    card = ModelCard(text)
+    card.validate(repo_type="model")
+    assert card.data.model_name == odd and "49" not in text.split("## Accuracy")[0] and "x" not in card.data.tags
+    for wrong in ({}, {**RESULTS, "similarity": None}, {**RESULTS, "accuracy": [1]}, {**RESULTS, "num_params": "many"}):
+        with pytest.raises(ValueError, match="evaluate the pipeline again"):
+            render_card(wrong)
+    (tmp_path / "results.json").write_text(json.dumps(RESULTS))
+    write_card(tmp_path)
+    assert (tmp_path / "README.md").read_text() == render_card(RESULTS)
 
 
 def test_the_shipped_pipeline_makes_networks_as_good_as_its_results_say() -> None:

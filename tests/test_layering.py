@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "pdiff_hub"
 
 TIERS = [
-    {"names", "safe_files"},
+    {"names", "safe_files", "transfer"},
     {"param_autoencoder", "pipeline_pdiff", "networks", "tasks", "cells"},
-    {"checkpoints"},
+    {"pipeline_files", "checkpoints"},
     {"collect", "training", "evaluation"},
     {"recipes"},
     {"workflow"},
@@ -28,11 +28,16 @@ TIERS = [
     {"cli"},
 ]
 TIER = {room: height for height, rooms in enumerate(TIERS) for room in rooms}
-# One room, three files: what a set is, its files, its rows.
-ROOM_OF_FILE = {"checkpoint_files": "checkpoints", "checkpoint_rows": "checkpoints"}
+# Rooms of several files: files to and from the Hub, with the client and its errors; what a set is, its files, its rows,
+# its card; stages of a run, and what a pipeline's folder says of it.
+ROOM_OF_FILE = {
+    **dict.fromkeys(("transfer_client", "transfer_errors"), "transfer"),
+    **{f"checkpoint_{part}": "checkpoints" for part in ("files", "rows", "card", "hub", "checks", "reading")},
+    "pipeline_facts": "workflow",
+}
 # Rooms that may use less than their tier allows. The first two travel to the Hub, where no sibling is installed.
 ONLY = {"param_autoencoder": set[str](), "pipeline_pdiff": set[str](), "networks": {"names"}, "tasks": {"names"},
-        "cells": {"names"}}
+        "cells": {"names"}, "pipeline_files": {"pipeline_pdiff", "transfer"}}
 TRAVELLING = ["param_autoencoder.py", "pipeline_pdiff.py"]
 
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))

@@ -12,9 +12,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loopback_hub import LoopbackHub
 from torch import nn
 
-from pdiff_hub.networks import NETWORK_NAMES, build_network, logits, resolve_network
+from pdiff_hub.networks import NETWORK_NAMES, base_model, build_network, logits, resolve_network
 
 TRANSFORMERS_NAMES = [name for name in NETWORK_NAMES if name not in ("mlp3", "convnet3")]
 FACTORIES = """
@@ -158,6 +159,17 @@ def test_stem_of_small_images(options: dict[str, Any], stem_size: int) -> None:
         network: Any = build_network(resolve({"name": "resnet18", **options}, 1, 28))
         stem = network.resnet.embedder(torch.zeros(1, 1, 28, 28))
     assert stem.shape == (1, 64, stem_size, stem_size)
+
+
+def test_pretrained_models_from_the_hub_are_pinned(hub: LoopbackHub, tmp_path: Path) -> None:
+    build_network(resolve("vit_tiny", 3, 32, 10)).save_pretrained(tmp_path)
+    commit = hub.add("user/vit", {file.name: file.read_bytes() for file in tmp_path.iterdir()})
+    spec = resolve({"name": "vit_tiny", "pretrained": "user/vit"}, 3, 32, 10)
+    assert spec["revision"] == commit and base_model(spec) == "user/vit"
+    hub.add("user/vit", {"config.json": b"{}"})
+    assert resolve(spec, 3, 32, 10) == spec and build_network(spec)
+    folder = resolve({"name": "vit_tiny", "pretrained": str(tmp_path)}, 3, 32, 10)
+    assert folder["revision"] is None and base_model(folder) is None
 
 
 def test_pretrained_weights_from_a_folder(tmp_path: Path) -> None:

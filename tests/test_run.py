@@ -49,6 +49,9 @@ def test_run_leaves_what_the_contract_says(run_dir: Path) -> None:
     assert {"nearest_l2_generated", "nearest_l2_original", "deviation_r2", "spread_ratio"} <= set(results["audit"])
     assert set(results["seconds"]) == {"collect", "train_autoencoder", "train_diffusion", "generate", "evaluate"}
     assert all(value is not None for value in results["seconds"].values())
+    assert results["name"] == "digits-mlp3" and results["figures"] == list(FIGURES)
+    assert results["recipe"]["collect"]["num_checkpoints"] == 12
+    assert results["task_dataset"] is results["base_model"] is results["checkpoints"] is None
     assert set(results["frontier"]["versus"]) == {row["method"] for row in results["methods"].values()} - {"generated"}
     assert set(results["methods"]) == set(results["accuracy"]) and "noise_raw_0.12" in results["methods"]
     for name in (*(f"{stem}.{suffix}" for stem in FIGURES for suffix in ("png", "svg")), "README.md", "recipe.yaml",
@@ -103,6 +106,7 @@ def test_audit_with_checkpoints_and_without(run_dir: Path, tmp_path: Path) -> No
     result = CliRunner().invoke(app, [*alone, "--output-dir", str(tmp_path / "alone")])
     assert result.exit_code == 0, result.output
     results = json.loads((tmp_path / "alone" / "results.json").read_text())
+    assert results["recipe"]["network"]["hidden"] == [8, 8] and results["figures"] == []
     assert set(results["accuracy"]) == {"generated"} and results["ensembles"]["generated"]["sizes"] == [1, 2, 5]
     assert (tmp_path / "alone" / "report.html").exists()
     assert f"among the generated networks: {results['similarity']['generated_generated']:.3f}" in " ".join(
@@ -152,5 +156,5 @@ def test_another_recipe_in_the_same_folder_is_refused(run_dir: Path) -> None:
 
 
 def test_help_has_an_example_each() -> None:
-    for name in ("run", "collect", "train", "generate", "evaluate", "audit", "reproduce", "info"):
+    for name in ("run", "collect", "train", "generate", "evaluate", "audit", "reproduce", "push", "pull", "info"):
         assert f"Example: pdiff {name}" in CliRunner().invoke(app, [name, "--help"]).output

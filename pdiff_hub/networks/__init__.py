@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pdiff_hub.names import unknown_name
 from pdiff_hub.networks import factory, small, vision
 
-__all__ = ["NETWORK_NAMES", "build_network", "logits", "resolve_network"]
+__all__ = ["NETWORK_NAMES", "base_model", "build_network", "logits", "resolve_network"]
 
 NETWORK_NAMES: tuple[str, ...] = (*small.NAMES, *vision.NAMES)
 _TASK_FIELDS = ("in_channels", "image_size", "num_classes")
@@ -117,6 +117,14 @@ def build_network(
         if name in small.NAMES:
             return small.build(complete).to(torch.float32)
         return vision.build(complete, pretrained=pretrained)
+
+
+def base_model(spec: Mapping[str, Any]) -> str | None:
+    """The Hub id of the pretrained model that a complete spec starts from; None if there is none, or in a folder."""
+    # The commit is recorded where a config was read from the Hub, and never for a local folder.
+    revision = str(spec.get("revision"))
+    from_hub = len(revision) == 40 and set(revision) <= set("0123456789abcdef")
+    return str(spec["pretrained"]) if from_hub and spec.get("pretrained") else None
 
 
 def logits(output: Any) -> Tensor:

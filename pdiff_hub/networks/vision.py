@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -150,13 +151,15 @@ def _load(model_class: Any, spec: dict[str, Any], config: PretrainedConfig) -> A
 
 def _read_config(pretrained: str, revision: str | None) -> tuple[dict[str, Any], str | None]:
     """The config of a pretrained model, without its class names, and the commit that it was read at."""
+    from huggingface_hub import try_to_load_from_cache
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(pretrained, revision=revision or "main")
     values = {key: value for key, value in config.to_dict().items() if key not in _NOT_ARCHITECTURE}
-    commit: str | None = getattr(config, "_commit_hash", None)
     plain: dict[str, Any] = json.loads(json.dumps(values))
-    return plain, commit or revision
+    # transformers does not say which commit it read; the cache does, in the name of the snapshot's folder.
+    cached = None if Path(pretrained).is_dir() else try_to_load_from_cache(pretrained, "config.json", revision=revision)
+    return plain, Path(cached).parent.name if isinstance(cached, str) else revision
 
 
 def _check_config(name: str, pretrained: Any, config: Any, in_channels: int, image_size: int | None) -> None:

@@ -14,11 +14,11 @@ import torch
 
 from pdiff_hub.tasks.images import same_channels
 from pdiff_hub.tasks.source import Source, open_source
-from pdiff_hub.tasks.spec import RESOLVED, TASK_NAMES, complete_spec
+from pdiff_hub.tasks.spec import RESOLVED, TASK_NAMES, complete_spec, hub_id_of
 from pdiff_hub.tasks.splits import choose_splits, fingerprint
 from pdiff_hub.tasks.task import Split, Task
 
-__all__ = ["TASK_NAMES", "Split", "Task", "load_task"]
+__all__ = ["TASK_NAMES", "Split", "Task", "hub_id_of", "load_task"]
 
 SPLITS = ("train", "validation", "test")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ HUB_OPTIONS = (
     "config_name", "revision", "image_column", "label_column", "train_split", "validation_split", "test_split",
 )  # fmt: skip
 _OPTIONS = ("dataset", *HUB_OPTIONS, *SIZES, "image_size", "augment", "seed")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _AUGMENT = {"flip": False, "crop_padding": 0}
 
 # Short names of data sets on the Hub, and the options that their columns and splits need; a spec's own go before them.
@@ -31,6 +33,15 @@ HUB_DATASETS: dict[str, dict[str, str]] = {
     "imagenet-1k": {"id": "ILSVRC/imagenet-1k", "test_split": "validation"},
 }
 TASK_NAMES = ("digits", *HUB_DATASETS)
+
+
+def hub_id_of(task: Mapping[str, Any]) -> str | None:
+    """The Hub id of the data of a task, given its complete spec; None for data that are not on the Hub."""
+    dataset = task["dataset"]
+    # A data set's source is its id where it was read from the Hub, and an absolute path where it was a folder.
+    if _HUB_ID.fullmatch(dataset) and task.get(RESOLVED, {}).get("source") == dataset:
+        return str(dataset)
+    return HUB_DATASETS.get(dataset, {}).get("id")
 
 
 def complete_spec(spec: str | Mapping[str, Any], seed: int) -> tuple[dict[str, Any], dict[str, Any] | None]:

@@ -1,0 +1,157 @@
+"""What `pdiff push`, `pull` and `info` do: a pipeline or a data set, told apart, to the Hub and back into a folder."""
+
+from __future__ import annotations
+
+import filecmp
+import secrets
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pdiff_hub import transfer
+from pdiff_hub.checkpoint_files import INDEX_NAME as DATASET_INDEX
+from pdiff_hub.checkpoint_files import read_index
+from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.hub.pipelines import push_pipeline_folder
+from pdiff_hub.param_autoencoder import ParamLayout
+from pdiff_hub.pipeline_facts import read_results
+from pdiff_hub.pipeline_files import download
+from pdiff_hub.pipeline_pdiff import INDEX, PDiffPipeline
+
+Kind = Literal["pipeline", "data set"]
+
+
+def kind_of(repo_id: str, *, revision: str | None = None, token: str | bool | None = None) -> Kind:
+    """What a repository on the Hub is; a pipeline, if there is one and a data set of the same name.
+
+    ValueError if it is neither; errors of `pdiff_hub.transfer.list_files` if there is none.
+    """
+    found: list[str] = []
+    failure: Exception | None = None
+    kinds: tuple[tuple[Kind, Literal["model", "dataset"], str], ...] = (
+        ("pipeline", "model", INDEX), ("data set", "dataset", DATASET_INDEX))
+    for kind, repo_type, index in kinds:
+        try:
+            _, files = transfer.list_files(repo_id, repo_type=repo_type, revision=revision, token=token)
+        except (FileNotFoundError, PermissionError) as error:
+            failure = failure or error
+            continue
+        if index in files:
+            return kind
+        found.append(f"{'model repository' if repo_type == 'model' else 'data set'} without {index}")
+    if not found and failure is not None:
+        raise failure
+    raise ValueError(f"{repo_id!r} is neither a pipeline nor a checkpoint data set of this package: it is a "
+                     f"{' and a '.join(found)}.")
+
+
+def push_folder(
+    folder: str | Path, repo_id: str, *, checkpoints_id: str | None = None, append: bool = False,
+    commit_message: str | None = None, **options: Any,
+) -> str:
+    """Push what is in `folder`, a pipeline or a checkpoint data set; -> the commit's URL.
+
+    Args:
+        checkpoints_id: as in `push_pipeline_folder`; of a pipeline only.
+        append: as in `CheckpointDataset.push_to_hub`; of a data set only.
+        commit_message: None: "Upload pipeline" or "Upload checkpoints".
+        options: private, revision, create_pr and token, as in both.
+    """
+    folder = Path(folder)
+    if commit_message is not None:
+        options["commit_message"] = commit_message
+    if (folder / INDEX).is_file():
+        if append:
+            raise ValueError(f"{folder} is a pipeline, which cannot be appended to another; append is for data sets.")
+        return push_pipeline_folder(folder, repo_id, checkpoints_id=checkpoints_id, **options)
+    if not (folder / DATASET_INDEX).is_file():
+        raise FileNotFoundError(f"{folder} is neither a pipeline (it has no {INDEX}) nor a checkpoint data set (no "
+                                f"{DATASET_INDEX}).")
+    if checkpoints_id is not None:
+        raise ValueError(f"{folder} is a data set itself: push it to one name, without checkpoints_id.")
+    return CheckpointDataset.from_pretrained(folder).push_to_hub(repo_id, append=append, **options)
+
+
+def describe(path_or_id: str | Path, *, revision: str | None = None, token: str | bool | None = None
+             ) -> tuple[str, dict[str, Any]]:
+    """One line on the pipeline or data set in a folder or on the Hub, and the pipeline's results ({}: none)."""
+    folder = Path(path_or_id)
+    local = folder.is_dir()
+    kind = kind_of(str(path_or_id), revision=revision, token=token) if not local else None
+    if kind == "pipeline" or (local and (folder / INDEX).is_file()):
+        pipe = PDiffPipeline.from_pretrained(path_or_id, revision=revision, token=token)
+        config: Any = pipe.autoencoder.config
+        assert pipe.folder is not None
+        return (f"pipeline: {pipe.autoencoder.layout}; {config.form} autoencoder, latents {config.latent_channels} x "
+                f"{config.latent_length}; {type(pipe.scheduler).__name__}, {pipe.config.default_num_inference_steps} "
+                "steps"), read_results(pipe.folder)
+    index = read_index(folder if local else _dataset_index(str(path_or_id), revision, token))
+    layout = ParamLayout.from_dict(index["layout"])
+    return f"data set: {index['num_checkpoints']} checkpoints, {layout}, network {index['network']['name']}", {}
+
+
+def pull(
+    repo_id: str, directory: str | Path, *, revision: str | None = None, rows: slice | Sequence[int] | None = None,
+    token: str | bool | None = None,
+) -> Kind:
+    """Download a pipeline or a checkpoint data set into `directory`, which ends whole, or as it was; -> what it is.
+
+    Args:
+        directory: a new folder, an empty one, or one that holds just this already.
+        rows: only these checkpoints of a data set (0..K-1), without downloading the rest. None: a pipeline, if there
+            are one and a data set of this name.
+
+    Raises:
+        FileExistsError: something else is in `directory`.
+        ValueError: the repository is neither, a file of it is damaged, or a row does not exist.
+        Others as `pdiff_hub.transfer.pull` raises them.
+    """
+    directory = Path(directory).absolute()
+    kind: Kind = "data set" if rows is not None else kind_of(repo_id, revision=revision, token=token)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    staged = directory.parent / f".unfinished-{directory.name}-{secrets.token_hex(4)}"
+    try:
+        if kind == "pipeline":
+            folder = download(repo_id, revision=revision, token=token)
+            PDiffPipeline.from_pretrained(folder)  # says what is wrong with it
+            shutil.copytree(folder, staged, ignore=shutil.ignore_patterns("*.py"))
+        else:
+            _open_rows(repo_id, rows, revision, token).save_pretrained(staged)
+        _put_in_place(staged, directory)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return kind
+
+
+def _open_rows(repo_id: str, rows: slice | Sequence[int] | None, revision: str | None, token: str | bool | None
+               ) -> CheckpointDataset:
+    if not isinstance(rows, slice):
+        return CheckpointDataset.from_pretrained(repo_id, revision=revision, token=token, rows=rows)
+    index = _dataset_index(repo_id, revision, token)
+    number = read_index(index)["num_checkpoints"]
+    # One row too many is enough to be told of it.
+    stop = number if rows.stop is None else min(rows.stop, number + 1)
+    return CheckpointDataset.from_pretrained(repo_id, revision=transfer.commit_of(index), token=token,
+                                             rows=range(rows.start or 0, stop))
+
+
+def _dataset_index(repo_id: str, revision: str | None, token: str | bool | None) -> Path:
+    """A folder with the index of a data set on the Hub, without its checkpoints."""
+    return transfer.pull(repo_id, repo_type="dataset", what="checkpoint data set", required=DATASET_INDEX,
+                         revision=revision, token=token, allow_patterns=[DATASET_INDEX])
+
+
+def _put_in_place(staged: Path, directory: Path) -> None:
+    if directory.exists():
+        if not directory.is_dir() or (any(directory.iterdir()) and not _same_tree(staged, directory)):
+            raise FileExistsError(f"{directory} holds something else, and was not changed: give a new folder.")
+        if any(directory.iterdir()):
+            return
+        directory.rmdir()
+    staged.rename(directory)
+
+
+def _same_tree(one: Path, other: Path) -> bool:
+    files = [{file.relative_to(folder) for file in folder.rglob("*") if file.is_file()} for folder in (one, other)]
+    return files[0] == files[1] and all(filecmp.cmp(one / file, other / file, shallow=False) for file in files[0])

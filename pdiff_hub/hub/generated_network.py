@@ -1,0 +1,140 @@
+"""`GeneratedNetwork`: opens a published network that is no transformers architecture; and how such a one is written.
+
+    config.json          `network`, what `build_network` builds it from, and `format_version`
+    model.safetensors    the network's state dict, under its own names
+
+Safetensors only: weights in a pickle could run code when they are read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pdiff_hub.networks import NETWORK_NAMES, build_network, logits
+from pdiff_hub.safe_files import write_json, write_safetensors
+from pdiff_hub.transfer import pull
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FORMAT_VERSION = 1
+
+
+class GeneratedNetwork(nn.Module, PyTorchModelHubMixin, library_name="pdiff-hub",
+                       pipeline_tag="image-classification", tags=["generated-network", "pdiff-hub"]):
+    """A published network; a call gives logits [B, num_classes] for images [B, in_channels, image_size, image_size].
+
+    Attributes:
+        spec: what `build_network` builds it from.
+        network: the plain network. `model.safetensors` holds its state dict, so that
+            `build_network(spec).load_state_dict(load_file("model.safetensors"), strict=True)` works as well.
+    """
+
+    def __init__(self, spec: dict[str, Any], network: nn.Module):
+        super().__init__()
+        self.spec, self.network = spec, network
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        return logits(self.network(images_BCHW))
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        write_generated_network(save_directory, self.spec, self.network.state_dict())
+
+    # Not the mixin's: that one takes any constructor argument out of config.json, and falls back to a pickle.
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | Path, *, revision: str | None = None,
+        token: str | bool | None = None, cache_dir: str | Path | None = None, local_files_only: bool = False,
+        trust_remote_code: bool = False,
+    ) -> GeneratedNetwork:
+        """Open a published network (a Hub id or a folder) in eval mode, on the CPU.
+
+        Args:
+            revision, token, cache_dir, local_files_only: as in `PDiffPipeline.from_pretrained`.
+            trust_remote_code: whether a function that the repository names may be imported and called to build the
+                network. Networks that the package knows by name never need it.
+
+        Raises:
+            ValueError: no generated network, a newer format, a function that is not trusted, weights that are not
+                safetensors or do not fit the network.
+            Others as `pdiff_hub.transfer.pull` raises them.
+        """
+        name, folder = str(pretrained_model_name_or_path), Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            folder = pull(name, repo_type="model", what="generated network", required=CONFIG, revision=revision,
+                          token=token, cache_dir=cache_dir, local_files_only=local_files_only,
+                          allow_patterns=[CONFIG, WEIGHTS])
+        spec = _read_spec(folder / CONFIG, name)
+        state = _read_weights(folder / WEIGHTS, name)
+        if spec["name"] in NETWORK_NAMES:
+            _require_fit(_sketch(spec, name), state, name)
+        network = build_network(spec, pretrained=False, allow_factory=trust_remote_code)
+        _require_fit(network, state, name)
+        network.load_state_dict(state, strict=True)
+        return cls(spec, network).eval()
+
+
+def write_generated_network(directory: Path, spec: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Write `config.json` and `model.safetensors` of a network with that spec and state dict into `directory`."""
+    write_json(directory / CONFIG, {"format_version": FORMAT_VERSION, "network": dict(spec)})
+    # One header entry: safetensors writes several in random order, and the same network should be the same file.
+    write_safetensors(directory / WEIGHTS, state, {"format": "pt"})
+
+
+def _read_spec(file: Path, name: str) -> dict[str, Any]:
+    if not file.is_file():
+        raise FileNotFoundError(f"{name} is no generated network: it has no {CONFIG}. `push_network` publishes one.")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{name} is no generated network: its {CONFIG} is not JSON ({error}).") from error
+    config = config if isinstance(config, dict) else {}
+    if "model_type" in config:
+        raise ValueError(f"{name} is a network of transformers: open it with "
+                         "transformers.AutoModelForImageClassification.from_pretrained.")
+    version, spec = config.get("format_version"), config.get("network")
+    if type(version) is int and version > FORMAT_VERSION:
+        raise ValueError(f"{name} has format version {version}, and this pdiff-hub reads up to {FORMAT_VERSION}; "
+                         "upgrade with: pip install -U pdiff-hub.")
+    if type(version) is not int or not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
+        raise ValueError(f"{name} is no generated network: expected its {CONFIG} to hold a format_version and a "
+                         "network with a name.")
+    return spec
+
+
+def _read_weights(file: Path, name: str) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise ValueError(f"{name} has no {WEIGHTS}. Weights in another format are not opened, because reading a pickle "
+                         "can run code; ask its author for safetensors.")
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{name}: its {WEIGHTS} is damaged or no safetensors file ({error}).") from error
+
+
+def _sketch(spec: dict[str, Any], name: str) -> nn.Module:
+    """The network without memory for its numbers, so that a spec that claims a huge one costs nothing."""
+    try:
+        with torch.device("meta"):
+            return build_network(spec, pretrained=False, allow_factory=False)
+    except ImportError:
+        raise
+    except Exception as error:  # a config made up for transformers can fail anywhere in it
+        raise ValueError(f"{name}: its {CONFIG} describes no network that can be built ({error}).") from error
+
+
+def _require_fit(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    expected = network.state_dict()
+    for tensor in sorted({*expected, *state}):
+        what = [f"{each[tensor].dtype} {list(each[tensor].shape)}".removeprefix("torch.") if tensor in each else "none"
+                for each in (state, expected)]
+        if what[0] != what[1]:
+            raise ValueError(f"{name}: its {WEIGHTS} does not fit the network in its {CONFIG}: tensor {tensor!r} is "
+                             f"{what[0]}, expected {what[1]}.")

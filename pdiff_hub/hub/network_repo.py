@@ -1,0 +1,196 @@
+"""`push_network`: one generated network as a Hub repository of its own, that says how it can be made again.
+
+What transformers has a class for becomes a repository that `AutoModelForImageClassification` opens; every other
+network one that `GeneratedNetwork` opens. Both hold safetensors only, and no code.
+
+    config.json, model.safetensors   transformers' own, or as `generated_network` writes them
+    preprocessor_config.json         for transformers, where the task is known: how a picture becomes an input
+    generated.json                   `Origin`: how to make the network again
+    README.md                        the card, which says the same to people
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from torch import nn
+
+from pdiff_hub.evaluation.environment import environment
+from pdiff_hub.evaluation.table import verdict
+from pdiff_hub.hub.generated_network import CONFIG, write_generated_network
+from pdiff_hub.hub.network_card import Images, Origin, render_network_card
+from pdiff_hub.networks import vision
+from pdiff_hub.pipeline_pdiff import PDiffPipeline
+from pdiff_hub.safe_files import write_json
+from pdiff_hub.transfer import is_repo_id, list_files, push_files
+from pdiff_hub.workflow import generate
+
+_PROCESSOR, _PIPELINE_INDEX = "preprocessor_config.json", "model_index.json"
+# What an earlier network of another kind or size may have left in the same repository.
+_REPLACES = (CONFIG, _PROCESSOR, "model*.safetensors", "model.safetensors.index.json")
+_BILINEAR = 2  # PIL's number
+
+
+def push_network(
+    pipe: PDiffPipeline, repo_id: str, *, seed: int, index: int = 0, num_models: int = 1,
+    num_inference_steps: int | None = None, private: bool | None = None, revision: str | None = None,
+    commit_message: str = "Upload generated network", create_pr: bool = False, token: str | bool | None = None,
+    accuracy: float | None = None,
+) -> str:
+    """Generate one network and publish it in one commit; -> its URL.
+
+    Args:
+        pipe: from the Hub (the card then names its id and commit), or not (the card gives its weights' sha256).
+        repo_id: "owner/name"; made if there is none, and not a pipeline's.
+        seed, index, num_models, num_inference_steps: network `index`, counted from 0, of the `num_models` that `pdiff
+            generate` writes with these options. How many are made together is part of what a network is.
+        private, revision, commit_message, create_pr, token: as in `PDiffPipeline.push_to_hub`.
+        accuracy: fraction on the test split of the pipeline's task, as you measured it; None: the card says so.
+
+    Raises:
+        ValueError: an argument out of range, a pipeline that does not say which network it generates or that was
+            changed since it was loaded from the Hub, a repository that holds a pipeline.
+        Others as `pdiff_hub.transfer.push_files` raises them.
+    """
+    _check(repo_id, seed, index, num_models, accuracy)
+    if pipe.autoencoder.config.network is None:
+        raise ValueError("this pipeline does not say which network it generates, so nobody could open it from a "
+                         "repository; save the tensors of out.state_dicts yourself.")
+    spec = dict(pipe.autoencoder.config.network)
+    _require_no_pipeline(repo_id, revision, token)
+    known = _known(pipe, token)
+    params_NP = generate(pipe, num_models, seed=seed, num_inference_steps=num_inference_steps)
+    state = pipe.autoencoder.state_dicts(params_NP[index])[0]
+    origin = Origin(
+        pipe.hub_id, pipe.hub_revision, known.weights, seed, index, num_models,
+        num_inference_steps or pipe.config.default_num_inference_steps, type(pipe.scheduler).__name__,
+        pipe.device.type, environment(),
+    )
+    images = Images.of_task(pipe.autoencoder.config.task or {}, spec["num_classes"])
+    transformers = spec["name"] in vision.NAMES and not spec.get("small_images")  # its stem is not transformers' own
+    card = render_network_card(
+        repo_id, origin, spec, images, transformers=transformers, layout=pipe.autoencoder.layout,
+        licence=known.licence, accuracy=accuracy, results=known.results,
+    )
+    with tempfile.TemporaryDirectory(prefix="pdiff-network-") as name:
+        directory = Path(name)
+        if transformers:
+            _write_for_transformers(directory, pipe.build_network(state), spec, images)
+        else:
+            write_generated_network(directory, spec, state)
+        write_json(directory / "generated.json", asdict(origin))
+        (directory / "README.md").write_text(card, encoding="utf-8")
+        files = {file.relative_to(directory).as_posix(): file for file in directory.rglob("*") if file.is_file()}
+        pushed = push_files(files, repo_id, repo_type="model", commit_message=commit_message, replaces=_REPLACES,
+                            private=private, revision=revision, create_pr=create_pr, token=token)
+    return pushed.url
+
+
+def _check(repo_id: str, seed: int, index: int, num_models: int, accuracy: float | None) -> None:
+    if "/" not in repo_id or not is_repo_id(repo_id):
+        raise ValueError(f"cannot publish a network as {repo_id!r}; expected owner/name.")
+    for name, value, least, below in (("num_models", num_models, 1, 2**63), ("seed", seed, 0, 2**63),
+                                      ("index", index, 0, num_models)):
+        if type(value) is not int or not least <= value < below:
+            raise ValueError(f"{name} is {value!r}, expected an integer from {least} to {below - 1}.")
+    if accuracy is not None and not 0 <= accuracy <= 1:
+        raise ValueError(f"accuracy is {accuracy!r}, expected a fraction from 0 to 1.")
+
+
+def _require_no_pipeline(repo_id: str, revision: str | None, token: str | bool | None) -> None:
+    with suppress(FileNotFoundError):  # not there yet: the usual case
+        _, files = list_files(repo_id, repo_type="model", revision=revision, token=token)
+        if _PIPELINE_INDEX in files:
+            raise ValueError(f"{repo_id} holds a pipeline, and the network's card would replace the pipeline's; give "
+                             "the network a repository of its own.")
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a pipeline: sha256 of its weights by file, if it is not on the Hub; licence; `results.json`."""
+
+    weights: dict[str, str]
+    licence: str | None
+    results: dict[str, Any] | None
+
+
+def _known(pipe: PDiffPipeline, token: str | bool | None) -> _Known:
+    """ValueError if `pipe` is from the Hub and is not what is there: what the card says would give other networks."""
+    if pipe.hub_id is None:
+        with tempfile.TemporaryDirectory(prefix="pdiff-pipeline-") as name:
+            folder = Path(name)
+            pipe.save_pretrained(folder)  # with its results and card, if they are of these weights
+            files = [file for part in ("autoencoder", "unet") for file in sorted((folder / part).glob("*.safetensors"))]
+            weights = {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+                       for file in files}
+            return _Known(weights, _licence(folder), _results(folder))
+    there = PDiffPipeline.from_pretrained(pipe.hub_id, revision=pipe.hub_revision, token=token)
+    for name in ("autoencoder", "unet", "scheduler"):
+        if not _same(getattr(pipe, name), getattr(there, name)):
+            raise ValueError(f"the {name} of this pipeline is not that of {pipe.hub_id} at commit {pipe.hub_revision}, "
+                             "so a card that names them would be wrong; push the changed pipeline first "
+                             "(pipe.push_to_hub).")
+    assert there.folder is not None  # it was opened from its copy in the cache
+    return _Known({}, _licence(there.folder), _results(there.folder))
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two components are of one class, one configuration and, where they have any, the same weights."""
+    # As JSON: what was loaded has lists where what was built has tuples.
+    settings = {json.dumps({key: value for key, value in each.config.items() if not key.startswith("_")},
+                           sort_keys=True, default=str) for each in (one, other)}
+    if type(one) is not type(other) or len(settings) > 1:
+        return False
+    if not isinstance(one, nn.Module):
+        return True
+    states = one.state_dict(), other.state_dict()
+    return states[0].keys() == states[1].keys() and all(
+        states[0][name].dtype == tensor.dtype and torch.equal(states[0][name].cpu(), tensor)
+        for name, tensor in states[1].items()
+    )
+
+
+def _licence(folder: Path) -> str | None:
+    """The licence in a pipeline's card; nothing is assumed where there is none."""
+    try:
+        licence = ModelCard((folder / "README.md").read_text(encoding="utf-8")).data.get("license")
+    except (OSError, ValueError, TypeError, yaml.YAMLError):
+        return None
+    return licence if isinstance(licence, str) else None
+
+
+def _results(folder: Path) -> dict[str, Any] | None:
+    """A pipeline's `results.json`, if it has one that ends in a verdict."""
+    try:
+        results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        verdict(results)
+        return results if type(results["num_generated"]) is int else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def _write_for_transformers(directory: Path, network: Any, spec: Mapping[str, Any], images: Images | None) -> None:
+    if images is not None:
+        network.config.id2label = dict(enumerate(images.classes))
+        network.config.label2id = {name: number for number, name in enumerate(images.classes)}
+        side = spec["image_size"]
+        # What `Task.inputs` does. Pictures of other sizes are resized and then cropped, and not cropped first as tasks
+        # do it: the same for squares, and to rounding for others.
+        write_json(directory / _PROCESSOR, {
+            "image_processor_type": "BitImageProcessor", "do_convert_rgb": spec["in_channels"] == 3,
+            "do_resize": True, "size": {"shortest_edge": side}, "resample": _BILINEAR,
+            "do_center_crop": True, "crop_size": {"height": side, "width": side},
+            "do_rescale": True, "rescale_factor": 1 / 255,
+            "do_normalize": True, "image_mean": images.mean, "image_std": images.std,
+        })
+    network.save_pretrained(directory)
