@@ -1,0 +1,244 @@
+"""A Space: sample networks from a pipeline, see how good and how new they are, let them read a drawn digit.
+
+Run: python examples/space/app.py [--pipeline NAME_FOLDER_OR_HUB_ID] [--host 127.0.0.1] [--port 7860]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from html import escape
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+
+import gradio as gr
+import views
+from drawing import digit_image, read_strokes, vote
+from look import COLORS, STYLE, theme
+from opening import Opened, local_pipelines, open_pipeline, pull_pipeline
+from pad import drawing_pad
+from pictures import accuracy_picture, novelty_pictures, path_picture
+from sampling import (
+    MOST_NETWORKS,
+    Sample,
+    accuracy_by_step,
+    logits_of,
+    method_points,
+    sample,
+    sample_verdict,
+    write_network,
+)
+
+_FIRST_SAMPLE = 20
+_MOST_STEPS = 250
+_READERS = 10  # networks that read a drawing
+_BY_STEP = "Accuracy on the way"
+_EMPTY = "The answer appears here with the first stroke."
+_NO_DIGITS = "The networks of this pipeline do not read 8 x 8 digits, so there is nothing to draw."
+
+Where = tuple[str, str]
+"""A pipeline's folder and name: what a visitor's session remembers."""
+Settings = tuple[str, str, int, int, int]
+"""Folder, name, number, seed and steps: `sample` gives the same networks for the same ones."""
+
+
+def told(work: Callable[..., Any]) -> Callable[..., Any]:
+    """Errors that the package explains in a sentence are shown to the visitor as that sentence."""
+    @wraps(work)
+    def safely(*arguments: Any) -> Any:
+        try:
+            return work(*arguments)
+        except (ValueError, OSError, ImportError) as error:  # files, permissions and connections are OSErrors
+            raise gr.Error(escape(str(error)), duration=None, print_exception=False) from error
+    return safely
+
+
+def again(settings: Settings | None) -> Sample:
+    """The sample that a session has; made again where it is no longer kept."""
+    if settings is None:
+        raise ValueError("there are no networks yet; sample some first.")
+    folder, name, *numbers = settings
+    return sample(open_pipeline(Path(folder), name), *numbers)
+
+
+def show_pipeline(opened: Opened) -> tuple[Any, ...]:
+    """Everything that belongs to a pipeline and not to a sample."""
+    most = min(_MOST_STEPS, int(opened.pipe.scheduler.config.num_train_timesteps))
+    steps = min(most, int(opened.pipe.config.default_num_inference_steps))
+    return ((str(opened.folder), opened.name), views.pipeline_view(opened), views.results_view(opened),
+            gr.Slider(maximum=most, value=steps))
+
+
+@told
+def open_local(name: str) -> tuple[Any, ...]:
+    return show_pipeline(open_pipeline(local_pipelines()[name], name))
+
+
+@told
+def open_from_hub(hub_id: str) -> tuple[Any, ...]:
+    return show_pipeline(open_pipeline(pull_pipeline(hub_id), hub_id.strip()))
+
+
+@told
+def draw_sample(where: Where | None, number: float, seed: float | None, steps: float, directory: Path
+                ) -> tuple[Any, ...]:
+    """Numbers of a sample, the choice of a network and its file, and a pad for the new networks."""
+    if where is None:
+        raise ValueError("no pipeline is open; choose one above.")
+    if seed is None or seed != int(seed) or not 0 <= seed < 2**63:
+        raise ValueError(f"the seed is {seed}; expected a whole number from 0 on.")
+    settings = (*where, int(number), int(seed), int(steps))
+    drawn = again(settings)
+    choices = [(f"network {index} ({100 * float(accuracy):.2f} % on test)", index)
+               for index, accuracy in enumerate(drawn.judged.test.accuracy_B)]
+    waiting = _EMPTY if drawn.opened.reads_digits else _NO_DIGITS
+    return (settings, views.summary_view(drawn), views.networks_view(drawn), gr.Dropdown(choices=choices, value=0),
+            str(write_network(drawn, 0, directory)), "", views.no_answer_view(waiting))
+
+
+@lru_cache(maxsize=16)
+def draw_pictures(drawn: Sample, directory: Path) -> tuple[Any, ...]:
+    """The pictures of a sample and the sentences about them; kept, as most visitors see the same first sample."""
+    points = method_points(drawn)
+    similarity = frontier = None
+    text = ""
+    if points:
+        similarity, frontier = novelty_pictures(drawn, points, directory)
+        text = sample_verdict(points, drawn.opened.judge.task.num_classes)
+    steps, accuracy_sM = accuracy_by_step(drawn)
+    start, end = (f"{100 * float(accuracy_sM[step].mean()):.1f} %" for step in (0, -1))
+    note = f"Pure noise, decoded, has {start} on average; after the last step it is {end}."
+    return (views.sample_verdict_view(drawn, text), similarity, frontier, views.caption(_BY_STEP, note),
+            accuracy_picture(drawn, steps, accuracy_sM, directory), path_picture(drawn, directory))
+
+
+@told
+def read_drawing(strokes: str, settings: Settings | None) -> str:
+    if not strokes:
+        return views.no_answer_view(_EMPTY)
+    drawn = again(settings)
+    if not drawn.opened.reads_digits:
+        raise ValueError(_NO_DIGITS)
+    image_HW = digit_image(read_strokes(strokes))
+    return views.answer_view(vote(logits_of(drawn, image_HW, _READERS)), image_HW)
+
+
+@told
+def network_file(index: int, settings: Settings | None, directory: Path) -> str:
+    return str(write_network(again(settings), index, directory))
+
+
+def build(first: Where, directory: Path) -> gr.Blocks:
+    """The page. first: the folder and name of the pipeline that it opens with. directory: for pictures and files."""
+    def picture(title: str, note: str = "") -> tuple[gr.HTML, gr.Image]:
+        """A heading with a note, and a picture below it."""
+        with gr.Column(min_width=300):
+            caption = gr.HTML(views.caption(title, note))
+            image = gr.Image(label=title, show_label=False, type="filepath", interactive=False,
+                             buttons=["download", "fullscreen"], elem_classes="pd-picture")
+        return caption, image
+
+    names = list(local_pipelines())
+    with gr.Blocks(title=views.TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
+        where, settings = gr.State(None), gr.State(None)
+        gr.HTML(views.INTRODUCTION)
+        with gr.Row(equal_height=False):
+            local = gr.Dropdown(names, value=first[1] if first[1] in names else None, label="Pipeline", min_width=240,
+                                info="Those that lie here with their weights.", elem_id="local")
+            hub_id = gr.Textbox(label="or one from the Hub", placeholder="owner/name", max_lines=1, min_width=240,
+                                submit_btn="Open", elem_id="hub",
+                                info="Only weights are loaded; code in the repository is never run.")
+        about = gr.HTML(elem_id="pipeline")
+        with gr.Tabs():
+            with gr.Tab("Sample"), gr.Row(equal_height=False):
+                with gr.Column(scale=2, min_width=280):
+                    number = gr.Slider(1, MOST_NETWORKS, value=_FIRST_SAMPLE, step=1, label="Networks",
+                                       elem_id="number")
+                    steps = gr.Slider(1, _MOST_STEPS, value=50, step=1, label="Sampling steps")
+                    seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="seed",
+                                     info="The same seed always gives the same networks.")
+                    go = gr.Button("Sample networks", variant="primary", elem_id="sample")
+                    choice = gr.Dropdown([], label="Take one home", elem_id="choice")
+                    download = gr.DownloadButton("Download .safetensors", elem_id="download")
+                with gr.Column(scale=4, min_width=320):
+                    summary = gr.HTML(elem_id="summary")
+                    table = gr.HTML(elem_id="networks")
+            with gr.Tab("Copied?"):
+                sample_says = gr.HTML(elem_id="sample-verdict")
+                with gr.Row():
+                    _, similarity = picture("Accuracy against similarity", "To the right: networks that err as an "
+                                                                           "original does, so copies.")
+                    _, frontier = picture("The frontier", "Up is more accurate, to the right is newer; higher lines "
+                                                          "are better.")
+            with gr.Tab("Path"), gr.Row():
+                start_says, by_step = picture(_BY_STEP)
+                _, path = picture("The way itself", "Latents of the first networks of the sample, among those of the "
+                                                    "originals.")
+            with gr.Tab("Draw"), gr.Row(equal_height=False):
+                with gr.Column(scale=2, min_width=280):
+                    pad = drawing_pad(elem_id="pad")
+                    clear = gr.Button("Clear", elem_id="clear")
+                with gr.Column(scale=3, min_width=320):
+                    answer = gr.HTML(views.no_answer_view(_EMPTY), elem_id="answer")
+            with gr.Tab("Numbers"):
+                gr.Markdown(views.EXPLANATION)
+                results = gr.HTML(elem_id="results")
+
+        def once(*arguments: Any) -> tuple[Any, ...]:
+            return draw_sample(*arguments, directory)
+
+        # One piece of work at a time: samplers keep their place in themselves, and torch takes all cores.
+        alone = {"concurrency_id": "networks", "concurrency_limit": 1, "api_visibility": "private"}
+        of_pipeline = [where, about, results, steps]
+        of_sample = [settings, summary, table, choice, download, pad, answer]
+        of_pictures = [sample_says, similarity, frontier, start_says, by_step, path]
+        opened = [
+            page.load(told(lambda: show_pipeline(open_pipeline(Path(first[0]), first[1]))), None, of_pipeline, **alone),
+            local.input(open_local, local, of_pipeline, **alone),
+            hub_id.submit(open_from_hub, hub_id, of_pipeline, **alone),
+        ]
+        sampled = [each.success(once, [where, number, seed, steps], of_sample, **alone) for each in opened]
+        sampled.append(go.click(once, [where, number, seed, steps], of_sample, **alone))
+        for each in sampled:
+            each.success(told(lambda kept: draw_pictures(again(kept), directory)), settings, of_pictures,
+                         show_progress_on=[similarity, frontier, by_step, path], **alone)
+        choice.input(lambda index, kept: network_file(index, kept, directory), [choice, settings], download, **alone)
+        pad.input(read_drawing, [pad, settings], answer, show_progress="hidden", **alone)
+        clear.click(lambda: ("", views.no_answer_view(_EMPTY)), None, [pad, answer], api_visibility="private")
+    return page
+
+
+def find(pipeline: str) -> Where:
+    """The folder and name of a pipeline given by name, folder or Hub id."""
+    known = local_pipelines()
+    if pipeline in known:
+        return str(known[pipeline]), pipeline
+    if Path(pipeline).is_dir():
+        return str(Path(pipeline).resolve()), Path(pipeline).resolve().name
+    return str(pull_pipeline(pipeline)), pipeline
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pipeline", default="digits-mlp3", help="opened first: a name under pipelines/, a folder or "
+                                                                  "a Hub id")
+    parser.add_argument("--host", help="address to listen on; by default this machine only, in a Space as it asks")
+    parser.add_argument("--port", type=int, help="port to listen on; by default the first free one from 7860")
+    args = parser.parse_args()
+    try:
+        first = find(args.pipeline)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    with tempfile.TemporaryDirectory(prefix="pdiff-space-") as directory:
+        page = build(first, Path(directory))
+        page.launch(server_name=args.host, server_port=args.port, theme=theme(), css=COLORS, css_paths=STYLE,
+                    footer_links=["gradio"], run_history=False, ssr_mode=False, share=False)
+
+
+if __name__ == "__main__":
+    main()

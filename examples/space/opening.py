@@ -1,0 +1,113 @@
+"""Pipelines that the page can open: folders beside it, and repositories on the Hub, without running their code."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.evaluation.judging import Judge, Judged
+from pdiff_hub.networks import build_network
+from pdiff_hub.pipeline_pdiff import PDiffPipeline
+from pdiff_hub.tasks import load_task
+from pdiff_hub.transfer import pull
+
+_HERE = Path(__file__).resolve().parent
+# In a Space the pipelines lie beside this file, in a source tree at its root.
+_FOLDERS = (_HERE / "pipelines", _HERE.parent.parent / "pipelines")
+_INDEX, _CHECKPOINTS = "model_index.json", "checkpoints"
+LEAST_ORIGINALS = 3
+"""Fewer have no spread to compare with."""
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A pipeline, ready to sample from and to judge with.
+
+    Attributes:
+        name: what people call it. folder: where it lies.
+        judge: of networks of its architecture, on its task.
+        originals: the checkpoints that it was trained on, None where they are gone; `gone` is then a sentence that
+            says what.
+        results: `results.json`, None where there is none.
+    """
+
+    name: str
+    folder: Path
+    pipe: PDiffPipeline
+    judge: Judge
+    originals: CheckpointDataset | None
+    gone: str
+    results: Mapping[str, Any] | None
+
+    @cached_property
+    def judged_originals(self) -> Judged | None:
+        """The originals judged, on first use; None where they are gone."""
+        return None if self.originals is None else self.judge(self.originals.params_KP)
+
+    @property
+    def reads_digits(self) -> bool:
+        """Whether its networks read 8 x 8 digits, so that a drawing can be shown to them."""
+        task = self.judge.task
+        return task.spec["dataset"] == "digits" and (task.in_channels, task.image_size) == (1, 8)
+
+
+def local_pipelines() -> dict[str, Path]:
+    """Name -> folder of the pipelines here that hold weights, not only a recipe."""
+    folders = next((each for each in _FOLDERS if each.is_dir()), _FOLDERS[0])
+    return {index.parent.name: index.parent for index in sorted(folders.glob(f"*/{_INDEX}"))
+            if any(index.parent.glob("unet/*.safetensors"))}
+
+
+def pull_pipeline(hub_id: str) -> Path:
+    """The folder that `hub_id` ("owner/name") was downloaded to, code left out.
+
+    ValueError for a text that is no Hub id: a visitor's text must never name a folder of this machine.
+    """
+    hub_id = hub_id.strip()
+    if not _HUB_ID.fullmatch(hub_id) or ".." in hub_id:
+        raise ValueError(f"{hub_id!r} is no Hub id; expected owner/name, such as 'user/digits-mlp3'.")
+    return pull(hub_id, repo_type="model", what="pipeline", required=_INDEX, ignore_patterns=["*.py"])
+
+
+@lru_cache(maxsize=4)
+def open_pipeline(folder: Path, name: str) -> Opened:
+    """Open a pipeline folder. ValueError if it does not say which network and task it is for; else as the package."""
+    pipe = PDiffPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    spec, task = pipe.autoencoder.config.network, pipe.autoencoder.config.task
+    if spec is None or task is None:
+        raise ValueError(f"{name} does not say which network and task it is for, so its networks cannot be judged.")
+    # No factory: a name out of a downloaded file must not choose a function to call.
+    network = build_network(dict(spec), pretrained=False, allow_factory=False)
+    judge = Judge(network, load_task(dict(task)), pipe.autoencoder.layout, pipe.autoencoder.frozen_state())
+    originals, gone = _originals(folder, pipe)
+    return Opened(name, folder, pipe, judge, originals, gone, _results(folder))
+
+
+def _originals(folder: Path, pipe: PDiffPipeline) -> tuple[CheckpointDataset | None, str]:
+    if not (folder / _CHECKPOINTS).is_dir():
+        return None, (f"The checkpoints that it was trained on are gone: {_CHECKPOINTS}/ is not in the pipeline's "
+                      "folder. So there is no similarity to originals, and no picture of it.")
+    try:
+        originals = CheckpointDataset.from_pretrained(folder / _CHECKPOINTS)
+    except (ValueError, OSError) as error:
+        return None, f"The checkpoints that it was trained on cannot be read, so there is no similarity: {error}"
+    if originals.layout != pipe.autoencoder.layout or len(originals) < LEAST_ORIGINALS:
+        return None, (f"{_CHECKPOINTS}/ in the pipeline's folder holds {len(originals)} checkpoints, too few or of "
+                      "another network than this pipeline makes. So there is no similarity to originals.")
+    return originals, ""
+
+
+def _results(folder: Path) -> Mapping[str, Any] | None:
+    try:
+        results: Mapping[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return results

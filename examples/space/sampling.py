@@ -1,0 +1,155 @@
+"""Draw networks from a pipeline and measure them with the package's own measures; the same settings, the same networks.
+
+Shapes: N networks, P parameters, T sampling steps, C x L latents, K originals, s steps looked at, M networks followed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from opening import Opened
+from torch import Tensor
+
+from pdiff_hub.evaluation.audit import nearest_l2
+from pdiff_hub.evaluation.baselines import ensemble, gaussian, noise_standardised
+from pdiff_hub.evaluation.figures import METHOD_STYLE, MethodPoints
+from pdiff_hub.evaluation.frontier import NoveltyPoints, frontier_report
+from pdiff_hub.evaluation.judging import Judged
+from pdiff_hub.evaluation.predictions import evaluate, predict_logits
+from pdiff_hub.evaluation.similarity import max_to_any
+from pdiff_hub.safe_files import write_safetensors
+from pdiff_hub.tasks import Split
+
+MOST_NETWORKS = 50
+FOLLOWED = 8
+"""Networks whose way from the noise is looked at."""
+_MOST_NUMBERS = 1 << 25  # of all networks together, and of a trajectory: 128 MiB
+_NOISE = 0.05  # after standardising each tensor: the middle one of the three that the package reports
+_LOOKED_AT = 12  # steps of a trajectory, beside the noise, whose networks are judged
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """N networks and how they were made and measured.
+
+    Attributes:
+        params_NP: float32, raw weight units. trajectory_TNCL: float32 [T+1,N,C,L], from the noise to the end.
+        judged: on validation and test.
+        similarity_N, nearest_N: highest IoU of wrong predictions with an original (NaN where undefined), and L2 to the
+            nearest one; None where the originals are gone.
+    """
+
+    opened: Opened
+    seed: int
+    steps: int
+    params_NP: Tensor
+    trajectory_TNCL: Tensor
+    judged: Judged
+    similarity_N: Tensor | None
+    nearest_N: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.params_NP)
+
+
+@lru_cache(maxsize=4)
+def sample(opened: Opened, num_models: int, seed: int, steps: int) -> Sample:
+    """Networks exactly as `pdiff generate PIPELINE --num-models --seed --num-inference-steps` makes them, judged.
+
+    num_models: 1..50. seed: 0 or larger. steps: 1..1000. ValueError for more numbers than this page can hold.
+    """
+    layout, config = opened.pipe.autoencoder.layout, opened.pipe.autoencoder.config
+    each = max(layout.num_params, (steps + 1) * config.latent_channels * config.latent_length)
+    if num_models * each > _MOST_NUMBERS:
+        raise ValueError(f"{num_models} networks of {layout.num_params:,} numbers in {steps} steps are more than this "
+                         f"page can hold; ask for {max(1, _MOST_NUMBERS // each)} or fewer, or for fewer steps.")
+    out = opened.pipe(num_models, steps, torch.Generator().manual_seed(seed), output_type="params",
+                      return_trajectory=True)
+    judged = opened.judge(out.params)
+    similarity_N = nearest_N = None
+    if opened.originals is not None and opened.judged_originals is not None:
+        similarity_N = max_to_any(judged.test.wrong_BN, opened.judged_originals.test.wrong_BN, exclude_self=False)
+        nearest_N = nearest_l2(out.params, opened.originals.params_KP, leave_one_out=False)
+    return Sample(opened, seed, steps, out.params, out.trajectory, judged, similarity_N, nearest_N)
+
+
+def table_rows(drawn: Sample) -> list[tuple[str, ...]]:
+    """A row a network: its number, accuracy on test [%], wrong answers, highest IoU, L2 to the nearest original."""
+    wrong_N = drawn.judged.test.wrong_BN.sum(dim=1)
+
+    def text(values_N: Tensor | None, index: int, digits: int) -> str:
+        if values_N is None:
+            return "unknown"
+        return "undefined" if bool(values_N[index].isnan()) else f"{float(values_N[index]):.{digits}f}"
+
+    return [(str(index), f"{100 * float(accuracy):.2f}", str(int(wrong_N[index])), text(drawn.similarity_N, index, 3),
+             text(drawn.nearest_N, index, 3))
+            for index, accuracy in enumerate(drawn.judged.test.accuracy_B)]
+
+
+def method_points(drawn: Sample) -> dict[str, MethodPoints]:
+    """Accuracy and highest IoU of the sample, the originals and as many networks of two simple baselines; {} if gone.
+
+    Baselines: the average of all originals, a Gaussian per coordinate, and originals with noise added.
+    """
+    opened, originals = drawn.opened, drawn.opened.judged_originals
+    if opened.originals is None or originals is None or drawn.similarity_N is None:
+        return {}
+    wrong_KN = originals.test.wrong_BN
+    points = {"original": MethodPoints(originals.test.accuracy_B, max_to_any(wrong_KN, wrong_KN, exclude_self=True)),
+              "generated": MethodPoints(drawn.judged.test.accuracy_B, drawn.similarity_N)}
+    generator = torch.Generator().manual_seed(drawn.seed)
+    made = {"ensemble": ensemble(opened.originals, 1, generator),
+            "gaussian": gaussian(opened.originals, len(drawn), generator),
+            "noise_standardised": noise_standardised(opened.originals, len(drawn), generator, _NOISE)}
+    for name, params_BP in made.items():
+        judged = opened.judge(params_BP)
+        points[name] = MethodPoints(judged.test.accuracy_B,
+                                    max_to_any(judged.test.wrong_BN, wrong_KN, exclude_self=False))
+    return points
+
+
+def sample_verdict(points: Mapping[str, MethodPoints], num_classes: int) -> str:
+    """The package's verdict on this sample alone; fewer networks decide less."""
+    novelty = {name: NoveltyPoints(each.accuracy_B, 1 - each.similarity_B) for name, each in points.items()}
+    report = frontier_report(novelty, torch.Generator().manual_seed(0), floor=1 / num_classes,
+                             labels={name: style.label for name, style in METHOD_STYLE.items()})
+    return str(report["verdict"])
+
+
+def accuracy_by_step(drawn: Sample) -> tuple[list[int], Tensor]:
+    """Steps looked at, from 0 (the noise) to T, and float64 [s,M]: accuracy on test of the first M networks there."""
+    judge, last = drawn.opened.judge, len(drawn.trajectory_TNCL) - 1
+    chosen = torch.linspace(0, last, min(_LOOKED_AT, last) + 1).round().long().unique()
+    latents_sMCL = drawn.trajectory_TNCL[chosen][:, :FOLLOWED]
+    params_BP = drawn.opened.pipe.decode_latents(latents_sMCL.flatten(0, 1))
+    found = evaluate(judge.network, judge.layout, judge.frozen, params_BP, judge.test_images(),
+                     judge.task.test.labels_N)
+    return chosen.tolist(), found.accuracy_B.reshape(len(chosen), -1)
+
+
+def logits_of(drawn: Sample, image_HW: Tensor, most: int) -> Tensor:
+    """Logits [N,c] of the first `most` networks for one grey image, uint8 [H,W]."""
+    judge = drawn.opened.judge
+    inputs_1CHW = judge.task.inputs(Split(image_HW[None, None], torch.zeros(1, dtype=torch.int64)))
+    logits_N1c = predict_logits(judge.network, judge.layout, judge.frozen, drawn.params_NP[:most], inputs_1CHW)
+    return logits_N1c[:, 0]
+
+
+def settings_name(drawn: Sample) -> str:
+    """A file name without suffix that no other sample has."""
+    return f"{drawn.opened.name.replace('/', '--')}-n{len(drawn)}-seed{drawn.seed}-steps{drawn.steps}"
+
+
+def write_network(drawn: Sample, index: int, directory: Path) -> Path:
+    """Network `index` as a .safetensors file that loads with `strict=True`: the bytes that `pdiff generate` writes."""
+    if not 0 <= index < len(drawn):
+        raise ValueError(f"there is no network {index}; the sample has {len(drawn)}, counted from 0.")
+    state = drawn.opened.pipe.autoencoder.state_dicts(drawn.params_NP[index])[0]
+    file = directory / f"{settings_name(drawn)}-network{index:02d}.safetensors"
+    write_safetensors(file, state, {"format": "pt"})
+    return file

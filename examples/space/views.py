@@ -1,0 +1,184 @@
+"""What the page says, as HTML: every text that comes out of a pipeline's files is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+import torch
+from drawing import SIDE, Vote
+from opening import Opened
+from sampling import Sample, table_rows
+from torch import Tensor
+
+from pdiff_hub.evaluation.table import (
+    ACCURACY_COLUMNS,
+    ACCURACY_NOTE,
+    AUDIT_COLUMNS,
+    METHOD_COLUMNS,
+    METHOD_NOTE,
+    accuracy_rows,
+    audit_rows,
+    method_rows,
+    verdict,
+)
+
+TITLE = "Networks out of noise"
+INTRODUCTION = f"""<header class="pd-head"><h1>{TITLE}</h1>
+<p>A diffusion model draws <b>the weights of whole neural networks</b>. Sample some: how good are they, are they new or
+only copies of the networks that the model learned from, and what do they say to your handwriting?</p></header>"""
+
+EXPLANATION = """
+**Accuracy** is measured on a test split that neither the networks nor the diffusion model ever saw.
+
+**Highest IoU** asks whether a network is a copy. Take the test images that two networks get wrong: the images that both
+get wrong, divided by those that at least one gets wrong. 1 means the same errors, 0 means none in common. The table has
+the highest value over all *originals*, the checkpoints that the diffusion model was trained on. **Novelty** is 1 less
+that.
+
+**L2 to the nearest original** is the distance of the weights themselves; 0 is an exact copy.
+
+**The frontier** is the highest accuracy at a novelty or more. A generator is worth its name only if it is above simple
+ways to make networks of the same checkpoints: their average, random numbers of the right mean and spread, or
+checkpoints with some noise added.
+
+**Ten networks read your digit**: votes are their answers; the mean probability is what an ensemble of them answers;
+disagreement is the share of networks that answer something else than most. Networks that are near copies of each other
+agree even where all of them are wrong.
+
+A seed and a number of steps always give the same networks, here and by
+`pdiff generate PIPELINE --num-models N --seed S`. Method:
+[Neural Network Diffusion](https://arxiv.org/abs/2402.13144); the audit follows
+[arXiv 2506.07998](https://arxiv.org/abs/2506.07998).
+"""
+
+
+def pipeline_view(opened: Opened) -> str:
+    """Which pipeline this is, and its verdict."""
+    layout, task = opened.judge.layout, opened.judge.task
+    known = "unknown" if opened.originals is None else f"{len(opened.originals):,}"
+    network = str(opened.pipe.autoencoder.config.network["name"])
+    facts = (("makes", network), ("for", str(task.spec["dataset"])), ("numbers each", f"{layout.num_params:,}"),
+             ("originals here", known), ("test images", f"{len(task.test):,}"))
+    return f'<div class="pd-facts">{"".join(_fact(*each) for each in facts)}</div>{_verdict(opened)}'
+
+
+def _verdict(opened: Opened) -> str:
+    missing = f"<p>{escape(opened.gone)}</p>" if opened.gone else ""
+    if opened.results is None:
+        return _callout("No verdict", "This pipeline has no results.json, so it has not been audited.", missing)
+    try:
+        text = verdict(opened.results)
+        similarity = opened.results["similarity"]["original_generated_max"]
+        accuracy = {name: float(opened.results["accuracy"][name]["mean"]) for name in ("original", "generated")}
+        numbers = (f"Measured on {int(opened.results['num_generated']):,} generated networks when the pipeline was "
+                   f"made: mean accuracy {100 * accuracy['generated']:.2f} % (originals "
+                   f"{100 * accuracy['original']:.2f} %), mean highest IoU with an original {float(similarity):.3f}, "
+                   "where 1 is a copy.")
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return _callout("No verdict", "The results.json of this pipeline is damaged.", missing)
+    return _callout("The verdict of its audit", text, f"<p>{escape(numbers)}</p>{missing}")
+
+
+def summary_view(drawn: Sample) -> str:
+    """The sample in four numbers."""
+    accuracy_N = drawn.judged.test.accuracy_B
+    facts = [("mean accuracy", f"{100 * float(accuracy_N.mean()):.2f} %")]
+    originals = drawn.opened.judged_originals
+    if originals is not None:
+        facts.append(("originals, mean", f"{100 * float(originals.test.accuracy_B.mean()):.2f} %"))
+    facts.append(("best pick*", f"{100 * drawn.judged.summary()['best']:.2f} %"))
+    if drawn.similarity_N is not None and bool(drawn.similarity_N.isfinite().any()):
+        facts.append(("mean highest IoU", f"{float(drawn.similarity_N.nanmean()):.3f}"))
+    if drawn.nearest_N is not None:
+        facts.append(("mean nearest L2", f"{float(drawn.nearest_N.mean()):.3f}"))
+    return (f'<div class="pd-facts pd-big">{"".join(_fact(*each) for each in facts)}</div>'
+            f'<p class="pd-note">{escape(ACCURACY_NOTE)}</p>')
+
+
+def networks_view(drawn: Sample) -> str:
+    """A row a network."""
+    columns = ("network", "accuracy on test [%]", f"wrong of {len(drawn.opened.judge.task.test):,}", "highest IoU",
+               "L2 to nearest")
+    return _rows(columns, table_rows(drawn), "pd-table pd-scroll")
+
+
+def sample_verdict_view(drawn: Sample, verdict_text: str) -> str:
+    """The verdict on this sample, beside what few networks can say."""
+    if not verdict_text:
+        return _callout("Nothing to compare with", drawn.opened.gone)
+    return _callout(f"The same audit, on this sample of {len(drawn)}", verdict_text,
+                    "<p>Fewer networks decide less: with few of them most comparisons stay within the interval.</p>")
+
+
+def answer_view(answers: Vote, image_HW: Tensor) -> str:
+    """What the networks see, what they answer together, and what each answers."""
+    number = len(answers.answers_N)
+    most = int(answers.votes_c[answers.winner])
+    head = (f'<div class="pd-said"><div class="pd-digit">{answers.winner}</div><div><b>{most} of {number} networks say '
+            f"{answers.winner}</b><br>mean probability {100 * float(answers.probability_c[answers.winner]):.1f} %<br>"
+            f"disagreement {100 * answers.disagreement:.0f} %</div>"
+            f'<figure>{_pixels(image_HW)}<figcaption>what they see</figcaption></figure></div>')
+    bars = "".join(
+        f'<div class="pd-bar{" pd-won" if c == answers.winner else ""}"><span>{c}</span><div><i style="width:'
+        f'{100 * float(probability):.1f}%"></i></div><span>{100 * float(probability):.1f} %</span><span>'
+        f"{int(votes)} vote{'' if int(votes) == 1 else 's'}</span></div>"
+        for c, (probability, votes) in enumerate(zip(answers.probability_c, answers.votes_c, strict=True)))
+    each = "".join(
+        f'<li{"" if int(answer) == answers.winner else " class=pd-other"}><small>network {index}</small>'
+        f"<b>{int(answer)}</b><small>{100 * float(confidence):.0f} %</small></li>"
+        for index, (answer, confidence) in enumerate(zip(answers.answers_N, answers.confidence_N, strict=True)))
+    return f'<div class="pd-answer">{head}<div class="pd-bars">{bars}</div><ol class="pd-each">{each}</ol></div>'
+
+
+def caption(title: str, note: str) -> str:
+    """A heading over a picture."""
+    return f'<div class="pd-caption"><h3>{escape(title)}</h3><p>{escape(note)}</p></div>'
+
+
+def no_answer_view(text: str) -> str:
+    """In place of an answer."""
+    return f'<div class="pd-answer pd-empty">{escape(text)}</div>'
+
+
+def results_view(opened: Opened) -> str:
+    """results.json as tables."""
+    results = opened.results
+    if results is None:
+        return "<p>This pipeline has no results.json.</p>"
+    try:
+        tables = [("Accuracy on test [%]", ACCURACY_COLUMNS, accuracy_rows(results), ACCURACY_NOTE)]
+        if results.get("audit"):
+            tables.append(("Does it generate, or copy and average?", AUDIT_COLUMNS, audit_rows(results), ""))
+        if results.get("frontier"):
+            tables.append(("Against simple baselines", METHOD_COLUMNS, method_rows(results), METHOD_NOTE))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return "<p>The results.json of this pipeline is damaged.</p>"
+    return "".join(_table(*each) for each in tables)
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], note: str) -> str:
+    return f"<h3>{escape(title)}</h3>{_rows(columns, rows, 'pd-table')}<p><small>{escape(note)}</small></p>"
+
+
+def _rows(columns: Sequence[str], rows: Iterable[Sequence[str]], look: str) -> str:
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return (f'<div class="{look}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
+            "</table></div>")
+
+
+def _fact(name: str, value: str) -> str:
+    return f"<div><small>{escape(name)}</small><b>{escape(value)}</b></div>"
+
+
+def _callout(title: str, text: str, more: str = "") -> str:
+    return f'<div class="pd-callout"><small>{escape(title)}</small><b>{escape(text)}</b>{more}</div>'
+
+
+def _pixels(image_HW: Tensor) -> str:
+    """Grey levels as an SVG, white ink on black."""
+    cells = "".join(f'<rect x="{x}" y="{y}" width="1.02" height="1.02" fill="rgb({v},{v},{v})"/>'
+                    for y, row in enumerate(image_HW.to(torch.int64).tolist()) for x, v in enumerate(row))
+    return (f'<svg viewBox="0 0 {SIDE} {SIDE}" role="img" aria-label="The drawing as {SIDE} x {SIDE} grey '
+            f'levels">{cells}</svg>')

@@ -1,0 +1,178 @@
+"""The page of examples/space in Chromium: it works, asks nothing of others and says nothing on the console.
+
+Screenshots are left in test-output/, to be looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from browser import Browser
+from drawn_digits import DRAWN, SPACE, Drawn
+from safetensors.torch import load_file
+from selenium.webdriver import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from pdiff_hub import PDiffPipeline
+
+import opening  # isort: skip
+import sampling  # isort: skip
+
+ROOT = Path(__file__).parents[1]
+PIPELINE = ROOT / "pipelines" / "digits-mlp3"
+PICTURES = ROOT / "test-output"
+
+
+@pytest.fixture(scope="module")
+def address(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A running page. It depends on the browser, so that nothing is started where there is none."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("space")
+    environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "no_proxy": "127.0.0.1",
+                   "GRADIO_TEMP_DIR": str(folder / "gradio"), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    log = folder / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen([sys.executable, str(SPACE / "app.py"), "--host", "127.0.0.1", "--port", str(port)],
+                                   cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    found = f"http://127.0.0.1:{port}/"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        until = time.monotonic() + 120
+        while True:
+            assert process.poll() is None and time.monotonic() < until, log.read_text()
+            try:
+                opener.open(found, timeout=10).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield found
+        assert "Traceback" not in log.read_text(), log.read_text()
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def wait(what: str, found: Callable[[], bool], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < until, f"waited {seconds:g} s for {what}"
+        time.sleep(0.1)
+
+
+def count(browser: Browser, selector: str) -> int:
+    return len(browser.driver.find_elements(By.CSS_SELECTOR, selector))
+
+
+def text(browser: Browser, selector: str) -> str:
+    return browser.driver.find_element(By.CSS_SELECTOR, selector).text
+
+
+def show(browser: Browser, tab: str) -> None:
+    tabs = browser.driver.find_elements(By.CSS_SELECTOR, "button[role=tab]")
+    next(each for each in tabs if each.text == tab).click()
+
+
+def settled(browser: Browser) -> bool:
+    """All four pictures are drawn and nothing is being worked on; the tabs' contents are in the page, if hidden."""
+    return browser.evaluate("[...document.querySelectorAll('.progress-text')].every(each => !each.offsetParent)")
+
+
+def draw(browser: Browser, drawn: Drawn) -> None:
+    pad = browser.driver.find_element(By.CSS_SELECTOR, "#pad canvas")
+    browser.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", pad)
+    side = pad.size["width"]
+    for stroke in drawn:
+        at = [(int((x / 100 - 0.5) * side), int((y / 100 - 0.5) * side)) for x, y in stroke]
+        actions = ActionChains(browser.driver, duration=20).move_to_element_with_offset(pad, *at[0]).click_and_hold()
+        for point in at[1:]:
+            actions.move_to_element_with_offset(pad, *point)
+        actions.release().perform()
+
+
+def test_the_page(browser: Browser, address: str, tmp_path: Path) -> None:
+    """All that a visitor does, on one page: it takes a while to load."""
+    PICTURES.mkdir(exist_ok=True)
+    browser.open(address)
+    wait("the first sample", lambda: count(browser, "#networks tbody tr") == 20)
+    assert "p-diff loses to" in text(browser, "#pipeline") and "8,970" in text(browser, "#pipeline")
+    wait("the page to settle", lambda: settled(browser))
+    assert browser.overflow() == 0
+    browser.screenshot(PICTURES / "space.png")
+
+    number, seed = (browser.driver.find_element(By.CSS_SELECTOR, f"#{name} input[type=number]")
+                    for name in ("number", "seed"))
+    for field, value in ((number, "5"), (seed, "3")):
+        field.send_keys(Keys.CONTROL, "a")
+        field.send_keys(value, Keys.TAB)
+    browser.driver.find_element(By.ID, "sample").click()
+    wait("five networks", lambda: count(browser, "#networks tbody tr") == 5)
+    drawn = sampling.sample(opening.open_pipeline(PIPELINE, "digits-mlp3"), 5, 3, 50)
+    cells = [tuple(cell.text for cell in row.find_elements(By.TAG_NAME, "td"))
+             for row in browser.driver.find_elements(By.CSS_SELECTOR, "#networks tbody tr")]
+    expected = sampling.table_rows(drawn)
+    # Another process may add up in another order: the same networks to rounding, so the same answers but for a few.
+    assert [float(each[1]) for each in cells] == pytest.approx([float(each[1]) for each in expected], abs=0.3)
+    assert [each[0] for each in cells] == [each[0] for each in expected]
+
+    browser.driver.execute_cdp_cmd("Browser.setDownloadBehavior",
+                                   {"behavior": "allow", "downloadPath": str(tmp_path)})
+    browser.driver.find_element(By.ID, "download").click()
+    wait("the download", lambda: any(tmp_path.glob("*.safetensors")))
+    (file,) = tmp_path.glob("*.safetensors")
+    pipe = PDiffPipeline.from_pretrained(PIPELINE)
+    state = load_file(file)
+    pipe.build_network(state)  # strict
+    assert file.name == "digits-mlp3-n5-seed3-steps50-network00.safetensors"
+    torch.testing.assert_close(state, pipe.autoencoder.state_dicts(drawn.params_NP)[0])
+
+    show(browser, "Draw")
+    draw(browser, DRAWN[3])
+    wait("the answer", lambda: count(browser, "#answer .pd-digit") == 1)
+    assert text(browser, "#answer .pd-digit") == "3" and count(browser, "#answer .pd-each li") == 5
+    assert re.search(r"\d of 5 networks say 3", text(browser, "#answer"))
+    wait("the page to settle", lambda: settled(browser))
+    browser.screenshot(PICTURES / "space-draw.png")
+    browser.driver.find_element(By.ID, "clear").click()
+    wait("the pad to be clear", lambda: count(browser, "#answer .pd-digit") == 0)
+    draw(browser, DRAWN[0])
+    wait("another answer", lambda: count(browser, "#answer .pd-digit") == 1)
+    assert text(browser, "#answer .pd-digit") == "0"
+
+    show(browser, "Copied?")
+    wait("two pictures", lambda: count(browser, ".pd-picture img") >= 2 and settled(browser))
+    assert "on this sample of 5" in text(browser, "#sample-verdict")
+    browser.screenshot(PICTURES / "space-copied.png")
+    show(browser, "Path")
+    wait("four pictures", lambda: count(browser, ".pd-picture img") == 4 and settled(browser))
+    browser.screenshot(PICTURES / "space-path.png")
+
+    hub = browser.driver.find_element(By.CSS_SELECTOR, "#hub textarea, #hub input")
+    hub.send_keys("../secrets", Keys.ENTER)
+    wait("the error", lambda: "is no Hub id; expected owner/name" in browser.evaluate("document.body.innerText"))
+    assert browser.messages() == []  # Gradio itself says nothing either
+    assert [each for each in browser.requests() if not each.startswith(address)] == []
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_page_on_a_phone(browser: Browser, address: str, dark: bool) -> None:
+    browser.open(address, width=390, dark=dark)
+    wait("the first sample", lambda: count(browser, "#networks tbody tr") == 20)
+    for tab in ("Draw", "Numbers", "Sample"):
+        show(browser, tab)
+        wait("the page to settle", lambda: settled(browser))
+        assert browser.overflow() == 0, tab
+    assert browser.messages() == []
+    browser.screenshot(PICTURES / f"space-phone{'-dark' if dark else ''}.png")
