@@ -117,8 +117,10 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         num_models = self._check(num_models, steps, generator, output_type, latents, batch_size, shape)
         device = self._execution_device
         noise, step_generators = self._noise(num_models, shape, generator, latents)
-        batch = batch_size or self._default_batch_size(output_type)
-        ends, paths, params = [], [], []
+        batch = batch_size or self.default_batch_size(output_type)
+        ends, paths = [], []
+        wanted = output_type != "latent"
+        params_NP = torch.empty(num_models, self.autoencoder.layout.num_params) if wanted else None
         with self.progress_bar(total=steps * -(-num_models // batch)) as bar:
             for start in range(0, num_models, batch):
                 one = slice(start, min(start + batch, num_models))
@@ -127,11 +129,11 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
                 ends.append(path[-1].cpu())
                 if return_trajectory:
                     paths.append(torch.stack(path).cpu())
-                if output_type != "latent":
-                    params.append(self.autoencoder.decode(path[-1].to(self.autoencoder.device)).float().cpu())
+                if params_NP is not None:
+                    params_NP[one] = self.autoencoder.decode(path[-1].to(self.autoencoder.device))
         self.maybe_free_model_hooks()
         output = PDiffPipelineOutput(
-            params=torch.cat(params) if params else None,
+            params=params_NP,
             latents=torch.cat(ends),
             trajectory=torch.cat(paths, dim=1) if paths else None,
         )
@@ -193,7 +195,8 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
             bar.update()
         return path
 
-    def _default_batch_size(self, output_type: str) -> int:
+    def default_batch_size(self, output_type: str = "state_dict") -> int:
+        """Networks that a call makes at once, so that memory stays bounded."""
         # The U-Net keeps about 16 activations of its widest level; a decoded network costs two copies of P numbers.
         config = self.autoencoder.config
         numbers = 16 * max(self.unet.config.block_out_channels) * config.latent_length

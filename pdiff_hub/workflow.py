@@ -28,7 +28,7 @@ from pdiff_hub.evaluation.evaluate import FIGURES, evaluate_networks, require_or
 from pdiff_hub.evaluation.judging import Judge
 from pdiff_hub.evaluation.results_page import write_results_page
 from pdiff_hub.networks import build_network, resolve_network
-from pdiff_hub.param_autoencoder import ParamLayout
+from pdiff_hub.param_autoencoder import ParamLayout, write_tensors
 from pdiff_hub.pipeline_facts import about, checkpoints_of, measured_in_training, recipe_of
 from pdiff_hub.pipeline_pdiff import PDiffPipeline
 from pdiff_hub.recipes import RECIPE_FILE, EvaluateConfig, Recipe
@@ -72,11 +72,14 @@ def train(recipe: Recipe, dataset: CheckpointDataset, directory: Path, *, log_wi
 def generate(pipe: PDiffPipeline, num_models: int, *, seed: int, num_inference_steps: int | None = None
              ) -> torch.Tensor:
     """float32 [num_models, P]: parameters of generated networks, raw weight units."""
+    return _sample(pipe, num_models, "params", seed, num_inference_steps)
+
+
+def _sample(pipe: PDiffPipeline, num_models: int, output_type: str, seed: int, steps: int | None) -> torch.Tensor:
     pipe.set_progress_bar_config(desc="generate", unit="step", disable=None)
-    params: torch.Tensor
-    params, _ = pipe(num_models, num_inference_steps, torch.Generator().manual_seed(seed), output_type="params",
-                     return_dict=False)
-    return params
+    output: tuple[torch.Tensor, ...] = pipe(num_models, steps, torch.Generator().manual_seed(seed),
+                                            output_type=output_type, return_dict=False)
+    return output[0]
 
 
 def write_networks(pipe: PDiffPipeline, num_models: int, directory: Path, *, seed: int,
@@ -85,16 +88,17 @@ def write_networks(pipe: PDiffPipeline, num_models: int, directory: Path, *, see
 
     `generated.json` beside them says how to make them again.
     """
-    params_NP = generate(pipe, num_models, seed=seed, num_inference_steps=num_inference_steps)
+    latents_NCL = _sample(pipe, num_models, "latent", seed, num_inference_steps)
     directory.mkdir(parents=True, exist_ok=True)
     files = []
-    for index in range(num_models):
-        file = directory / f"model-{index:05d}.safetensors"
-        # Own memory for every name: safetensors refuses tied tensors.
-        state = {name: tensor.clone() for name, tensor in pipe.autoencoder.state_dicts(params_NP[index])[0].items()}
-        # One header entry: safetensors writes several in random order, and the same seed should give the same bytes.
-        write_safetensors(file, state, {"format": "pt"})
-        files.append(file)
+    frozen, batch = pipe.autoencoder.frozen_state(), pipe.default_batch_size()
+    for start in range(0, num_models, batch):  # no more of them in memory at once
+        stacked = pipe.autoencoder.layout.stack(pipe.decode_latents(latents_NCL[start : start + batch]))
+        for index in range(start, min(start + batch, num_models)):
+            file = directory / f"model-{index:05d}.safetensors"
+            with replacing(file) as temporary:
+                write_tensors(temporary, {**frozen, **{name: t_B[index - start] for name, t_B in stacked.items()}})
+            files.append(file)
     steps = num_inference_steps or pipe.config.default_num_inference_steps
     write_json(directory / "generated.json", {"seed": seed, "num_models": num_models, "num_inference_steps": steps})
     return files

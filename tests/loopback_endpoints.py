@@ -163,8 +163,6 @@ class Handler(BaseHTTPRequestHandler):
         repo_id = f"{asked.get('organization') or self.hub.user}/{asked['name']}"
         if not is_allowed(repo_id):
             raise _Refusal(400, None, f"{repo_id} is no name for a repository")
-        if not repo_id.startswith(f"{self.hub.user}/"):
-            raise _Refusal(403, None, f"you have no rights in the namespace of {repo_id}")
         kind = asked.get("type") or "model"
         address = f"{self.hub.endpoint}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
         if (kind, repo_id) in self.hub.repos:

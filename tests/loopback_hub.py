@@ -2,7 +2,8 @@
 
 Standard library only. It shares our reading of the protocol (what the clients send and accept), so a test that passes
 here says that client and package fit each other, not that the real Hub does the same. It is laxer than the real one in
-two ways that we know of: LFS objects are shared by all repositories, and the metadata of cards is not fully parsed.
+three ways that we know of: a token may write in every namespace, LFS objects are shared by all repositories, and the
+metadata of cards is not fully parsed.
 
 Large and binary files go by LFS. There is no Xet store (a service with a protocol of its own): clients that push must
 run with HF_HUB_DISABLE_XET=1. What is kept is in `loopback_repos`, what is answered in `loopback_endpoints`, and what

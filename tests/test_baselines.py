@@ -73,7 +73,9 @@ def fitted(of: CheckpointDataset) -> ParamAutoencoder:
     torch.manual_seed(3)
     model = ParamAutoencoder(of.layout.to_dict(), latent_channels=2, latent_length=3, num_components=5,
                              normalization="none", slice_size=7)
-    model.components_NP.data = torch.linalg.qr(torch.randn(of.layout.num_params, 5)).Q.T.contiguous()
+    components_NP = torch.linalg.qr(torch.randn(of.layout.num_params, 5)).Q.T
+    for part_NS, (start, stop) in zip(model.components, model.slices, strict=True):
+        part_NS.data = components_NP[:, start:stop].contiguous()
     model.mean_P.copy_(of.params_KP.mean(dim=0))
     return model.eval().requires_grad_(False)
 

@@ -107,7 +107,7 @@ def test_who_may_do_what(hub: LoopbackHub, api: HfApi) -> None:
     with pytest.raises(HfHubHTTPError) as caught:
         HfApi(token="hf_wrong").whoami()
     assert caught.value.response.status_code == 401
-    for name, status in ((ID, 409), ("someone/else", 403), ("user/-x", 400), ("user/x--y", 400), ("user/x.git", 400)):
+    for name, status in ((ID, 409), ("user/-x", 400), ("user/x--y", 400), ("user/x.git", 400)):
         owner, _, bare = name.partition("/")
         answer = get_session().post(f"{hub.endpoint}/api/repos/create", json={"name": bare, "organization": owner},
                                     headers={"Authorization": f"Bearer {hub.token}"})

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.param_autoencoder import ParamAutoencoder, ParamLayout
+from pdiff_hub.param_autoencoder import ParamAutoencoder, ParamLayout, _StridedConv, give_back, write_tensors
 from pdiff_hub.training.autoencoder import fit_autoencoder, held_out_r2, split_rows
 from pdiff_hub.training.config import AutoencoderConfig
 from pdiff_hub.training.loop import build_accelerator
@@ -53,7 +54,8 @@ def test_principal_components_hold_low_rank_checkpoints(tmp_path: Path, normaliz
     assert used.sum() == autoencoder.config.num_components
     assert torch.allclose(std_CL[used], torch.ones(int(used.sum())), atol=1e-3)
     assert latent_KCL.mean(dim=0).abs().max() < 1e-3
-    gram = autoencoder.components_NP @ autoencoder.components_NP.T
+    components_NP = torch.cat(list(autoencoder.components), dim=1)
+    gram = components_NP @ components_NP.T
     assert torch.allclose(gram, torch.eye(len(gram)), atol=1e-3)
 
 
@@ -75,10 +77,14 @@ def test_slices_give_what_the_whole_gives(form: str, normalization: str) -> None
     whole = ParamAutoencoder(**options)
     nn.init.normal_(whole.scale).abs_().add_(0.1)
     if form == "linear":
-        nn.init.normal_(whole.components_NP)
+        nn.init.normal_(whole.components[0])
     sliced = ParamAutoencoder(**options, slice_size=700)
-    sliced.load_state_dict(whole.state_dict())
     assert len(list(sliced.slices)) > 1
+    state = whole.state_dict()
+    if form == "linear":
+        whole_NP = state.pop("components.0")
+        state |= {f"components.{i}": whole_NP[:, start:stop] for i, (start, stop) in enumerate(sliced.slices)}
+    sliced.load_state_dict(state)
     params_BP = torch.rand(3, layout.num_params) + 0.1
     latent_BCL = whole.encode(params_BP)
     assert torch.allclose(latent_BCL, sliced.encode(params_BP), rtol=1e-4, atol=1e-4)
@@ -96,6 +102,59 @@ def test_save_and_load_keep_every_bit(tmp_path: Path) -> None:
     for name, tensor in dataset.frozen.items():
         assert torch.equal(tensor, loaded.frozen_state()[name]) and tensor.dtype == loaded.frozen_state()[name].dtype
     network().load_state_dict(exact.state_dicts(exact.decode(latent))[1], strict=True)
+
+
+def test_many_components_lie_in_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = ParamLayout.from_module(network())
+    torch.manual_seed(0)
+    autoencoder = ParamAutoencoder(layout.to_dict(), slice_size=300)
+    for part_NS in autoencoder.components:
+        nn.init.normal_(part_NS)
+    autoencoder.save_pretrained(tmp_path / "one")
+    monkeypatch.setattr("pdiff_hub.param_autoencoder._SHARD_BYTES", 100_000)
+    autoencoder.save_pretrained(tmp_path / "many")
+    assert len(list((tmp_path / "many").glob("*.safetensors"))) > 3
+    one, many = (ParamAutoencoder.from_pretrained(tmp_path / name, use_safetensors=True) for name in ("one", "many"))
+    many.save_pretrained(tmp_path / "again")
+    for file in (tmp_path / "many").glob("*.safetensors*"):
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
+    latent_BCL = torch.randn(3, one.config.latent_channels, one.config.latent_length)
+    assert torch.equal(one.decode(latent_BCL), many.decode(latent_BCL))
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, many.state_dict()[name])
+
+
+def test_tensors_are_written_as_safetensors_writes_them(tmp_path: Path) -> None:
+    whole = torch.randn(4, 6)
+    tensors = {"b": torch.arange(5, dtype=torch.int64), "tied": whole[1], "a": whole[1].clone(), "turned": whole.T,
+               "half": torch.ones(3, dtype=torch.bfloat16), "flag": torch.tensor(True), "none": torch.empty(0, 2)}
+    write_tensors(tmp_path / "ours", tensors)
+    save_file({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()},
+              tmp_path / "theirs", {"format": "pt"})
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+def test_memory_given_back_keeps_its_content(tmp_path: Path) -> None:
+    own = torch.randn(3_000_000)
+    save_file({"x": own}, tmp_path / "file")
+    mapped, before = load_file(tmp_path / "file")["x"], own.clone()
+    for tensor in (own, mapped, mapped[10:50_000], own[:3]):
+        give_back(tensor)
+    assert torch.equal(own, before) and torch.equal(mapped, before)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_strided_convolutions_are_torchs(transposed: bool) -> None:
+    torch.manual_seed(0)
+    ours = _StridedConv(3, 5, 4, transposed)
+    theirs = (nn.ConvTranspose1d if transposed else nn.Conv1d)(3, 5, kernel_size=4, stride=4)
+    values_BLC = torch.randn(2, 8, 3)
+    with torch.no_grad():
+        theirs.bias.copy_(ours.bias)
+        theirs.weight.copy_(ours.weight.reshape(3, 4, 5).permute(0, 2, 1) if transposed else
+                            ours.weight.reshape(4, 3, 5).permute(2, 1, 0))
+        expected_BCL = theirs(values_BLC.transpose(1, 2))
+        assert torch.allclose(ours(values_BLC).transpose(1, 2), expected_BCL, atol=1e-6)
 
 
 def test_conv_form_overfits_one_checkpoint(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ _SMALL_DIFFUSION: Mapping[str, Any] = {"steps": 1500}
 # it has one, before the two of each block. Layers 10-14, 14-16, 16-18 of table 2b: 4 x 256, 2 x 512, 2 x 512 channels.
 _DEPTHS = {"10-14": "norms:12-15", "14-16": "norms:17-18", "16-18": "norms:19-20"}
 _PAPER_AUTOENCODER: Mapping[str, Any] = {"form": "conv", "normalization": "none", "steps": 30_000}
-_SMALL_NOISE_STEPS = 1000
+_SMALL_NOISE_STEPS = 500
 _NOISES: Mapping[str, Mapping[str, float]] = {
     "none": {"input_noise": 0.0, "latent_noise": 0.0}, "parameters": {"input_noise": 1e-3, "latent_noise": 0.0},
     "latents": {"input_noise": 0.0, "latent_noise": 0.1}, "both": {"input_noise": 1e-3, "latent_noise": 0.1},

@@ -12,14 +12,17 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.param_autoencoder import ParamAutoencoder
+from pdiff_hub.param_autoencoder import ParamAutoencoder, write_tensors
 from pdiff_hub.training.config import AutoencoderConfig
 from pdiff_hub.training.loop import LoopConfig, run_loop, share
+from pdiff_hub.training.memory import return_large_tensors
 
 _MIN_COMPONENTS = 16
+_MANY_PARAMS = 1_000_000  # several slices: memory matters more than the time that new pages take
 _RANK_TOLERANCE = 1e-9  # eigenvalues below this share of the largest are rounding, not structure
 
 
@@ -50,9 +53,12 @@ def fit_autoencoder(
     `length_multiple`: the latent length is padded to a multiple of it, as the U-Net's levels ask.
     """
     train_K, held_out_H = split_rows(len(dataset), config.holdout)
+    if dataset.layout.num_params > _MANY_PARAMS:
+        return_large_tensors()
     statistics = _statistics(dataset, train_K, config)
     if config.form == "linear":
-        autoencoder = _principal_components(dataset, train_K, held_out_H, config, statistics, length_multiple)
+        autoencoder = _principal_components(dataset, train_K, held_out_H, config, statistics, length_multiple,
+                                            directory / f"components-{accelerator.process_index}")
     else:
         block = config.kernel_size ** len(config.encoder_widths)
         length = math.ceil(dataset.layout.num_params / block / length_multiple) * length_multiple
@@ -88,11 +94,16 @@ def _build(dataset: CheckpointDataset, config: AutoencoderConfig, length: int, s
         latent_length=length, num_components=num_components, normalization=config.normalization,
         encoder_widths=list(config.encoder_widths), decoder_widths=list(config.decoder_widths),
         kernel_size=config.kernel_size, network=dataset.network, task=dataset.task,
+        slice_size=_slice_size(len(dataset)),
     )
-    if statistics is not None:
-        autoencoder.mean_P.copy_(statistics.mean_P)
-        autoencoder.scale.copy_(statistics.scale)
+    if statistics is not None:  # not copied: both are as large as a network
+        autoencoder.mean_P, autoencoder.scale = statistics.mean_P, statistics.scale
     return autoencoder
+
+
+def _slice_size(num_checkpoints: int) -> int:
+    """Parameters in a slice, so that a slice of all checkpoints in float64 takes 128 MiB at most."""
+    return min(max(2**27 // (8 * num_checkpoints), 2**14), 10**6)
 
 
 def _statistics(dataset: CheckpointDataset, train_K: list[int], config: AutoencoderConfig) -> ParamAutoencoder:
@@ -121,9 +132,12 @@ def _positive(std: Tensor) -> Tensor:
 
 
 def _principal_components(dataset: CheckpointDataset, train_K: list[int], held_out_H: list[int],
-                          config: AutoencoderConfig, statistics: ParamAutoencoder,
-                          length_multiple: int) -> ParamAutoencoder:
-    """Principal components through the K x K Gram matrix: nothing of size P x P, one pass over slices for each step."""
+                          config: AutoencoderConfig, statistics: ParamAutoencoder, length_multiple: int,
+                          directory: Path) -> ParamAutoencoder:
+    """Principal components through the K x K Gram matrix: nothing of size P x P, one pass over slices for each step.
+
+    The components of each slice are written into `directory` and mapped from there: memory does not grow with P.
+    """
     gram_KK = torch.zeros(len(train_K), len(train_K), dtype=torch.float64)
     cross_HK = torch.zeros(len(held_out_H), len(train_K), dtype=torch.float64)
     held_out_total = 0.0
@@ -156,12 +170,19 @@ def _principal_components(dataset: CheckpointDataset, train_K: list[int], held_o
         num_components = min(max(enough, _MIN_COMPONENTS), config.max_components, rank)
     columns = math.ceil(num_components / config.latent_channels)
     length = math.ceil(columns / length_multiple) * length_multiple
-    autoencoder = _build(dataset, config, length, statistics, num_components)
+    with torch.device("meta"):  # the components are too many to be made, only to be replaced
+        autoencoder = _build(dataset, config, length, statistics, num_components)
+    for name, buffer in autoencoder.named_buffers():
+        if buffer.is_meta:
+            setattr(autoencoder, name, torch.zeros_like(buffer, device="cpu"))
+    autoencoder.latent_std_CL.fill_(1.0)
     read = _rows_of(dataset, train_K)
-    with torch.no_grad():
-        for start, stop in statistics.slices:
-            train_KS = statistics.normalize(read(start, stop), start)
-            autoencoder.components_NP[:, start:stop] = basis_KN[:, :num_components].float().T @ train_KS
+    directory.mkdir(parents=True, exist_ok=True)
+    for index, (start, stop) in enumerate(autoencoder.slices):
+        train_KS = statistics.normalize(read(start, stop), start)
+        file = directory / f"slice-{index:05d}.safetensors"
+        write_tensors(file, {"components_NS": basis_KN[:, :num_components].float().T @ train_KS})
+        autoencoder.components[index] = nn.Parameter(load_file(file)["components_NS"])
     return autoencoder
 
 

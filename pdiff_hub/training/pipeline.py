@@ -133,6 +133,7 @@ def _stage_one(dataset: CheckpointDataset, config: AutoencoderConfig, diffusion:
         })
         # Last: its presence says that stage one is done.
         write_safetensors(state / "latents.safetensors", {"latent_KCL": latent_KCL.contiguous()})
+    shutil.rmtree(state / f"components-{accelerator.process_index}", ignore_errors=True)  # where they were fitted
 
 
 def publish(pipe: PDiffPipeline, folder: Path) -> None:
