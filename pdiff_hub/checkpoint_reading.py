@@ -92,7 +92,7 @@ def _holding(entries: Sequence[Any], rows: Sequence[int] | None) -> list[tuple[A
 
 def _positions(rows: Sequence[int], spans: Sequence[range]) -> list[int]:
     """Where each of `rows` lies when only `spans` are laid end to end."""
-    positions = {}
+    positions: dict[int, int] = {}
     begin = 0
     for span in spans:
         positions |= {row: begin + row - span.start for row in rows if row in span}

@@ -265,7 +265,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     with file.open("wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
         for tensor in tensors.values():
-            stream.write(memoryview(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()))
+            stream.write(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
             give_back(tensor)
         # Pages that are not yet on the disk cannot be given back by who maps the file next.
         stream.flush()

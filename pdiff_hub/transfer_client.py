@@ -27,7 +27,7 @@ T = TypeVar("T")
 def is_repo_id(name: str) -> bool:
     """Whether `name` could be a repository: "user/name" of letters, digits, "-", "_" and "."."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(name)
@@ -119,8 +119,7 @@ def check_name(path: str, place: Place) -> None:
 def progress_bars() -> Iterator[None]:
     """The client's progress bars where somebody can see them, none elsewhere."""
     from huggingface_hub import constants
-    from huggingface_hub.utils import disable_progress_bars
-    from huggingface_hub.utils.tqdm import progress_bar_states
+    from huggingface_hub.utils.tqdm import disable_progress_bars, progress_bar_states
 
     watched = sys.stderr is not None and sys.stderr.isatty()
     if watched or constants.HF_HUB_DISABLE_PROGRESS_BARS is not None:  # the variable decides
