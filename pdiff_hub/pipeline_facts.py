@@ -41,10 +41,15 @@ def recipe_of(pipeline: Path) -> dict[str, Any] | None:
     return load_recipe(pipeline).to_dict() if (pipeline / RECIPE_FILE).is_file() else None
 
 
-def checkpoints_of(pipeline: Path) -> dict[str, str] | None:
+def checkpoints_of(pipeline: Path) -> dict[str, Any] | None:
     """{"repo_id", "revision"} of the data set that the results in a pipeline's folder name, if they do."""
-    found: dict[str, str] | None = read_results(pipeline).get("checkpoints")
-    return found
+    found = read_results(pipeline).get("checkpoints")
+    if found is None:
+        return None
+    if not isinstance(found, dict) or not isinstance(found.get("repo_id"), str):
+        raise ValueError(f"{pipeline / RESULTS_FILE}: checkpoints is {found!r}, expected repo_id and revision; give "
+                         "the data set that the pipeline was trained on.")
+    return {"repo_id": found["repo_id"], "revision": found.get("revision")}
 
 
 def measured_in_training(pipeline: Path) -> dict[str, Any]:
@@ -56,9 +61,9 @@ def measured_in_training(pipeline: Path) -> dict[str, Any]:
     results = read_results(pipeline)
     if not results:
         return {}
-    return {"deviation_r2": results["audit"].get("deviation_r2"),
-            "seconds_autoencoder": results["seconds"].get("train_autoencoder"),
-            "seconds_diffusion": results["seconds"].get("train_diffusion")}
+    audit, seconds = results.get("audit") or {}, results.get("seconds") or {}
+    return {"deviation_r2": audit.get("deviation_r2"), "seconds_autoencoder": seconds.get("train_autoencoder"),
+            "seconds_diffusion": seconds.get("train_diffusion")}
 
 
 def read_results(pipeline: Path) -> dict[str, Any]:

@@ -21,9 +21,10 @@ from pdiff_hub.transfer import commit_of, is_repo_id, pull
 
 __all__ = ["commit_of", "download", "load_component", "load_scheduler", "weight_files"]
 
+_SHARD_INDEX = "diffusion_pytorch_model.safetensors.index.json"
 # What is downloaded: no code, no pickles, nothing that is not ours.
 _DOWNLOADED = (INDEX, "*/config.json", "*/scheduler_config.json", *(f"*/{name}" for name in WEIGHTS),
-               "*/diffusion_pytorch_model.safetensors.index.json", *COMPANIONS)
+               f"*/{_SHARD_INDEX}", *COMPANIONS)
 _MOST_TRAIN_TIMESTEPS = 1_000_000
 _MOST_HEADER_BYTES = 100_000_000  # as the safetensors library has it
 
@@ -44,8 +45,11 @@ def load_component(kind: Any, folder: Path) -> nn.Module:
     """A component, after its files were found to fit: what they claim costs no memory before that."""
     config = read_json(folder / "config.json")
     there: dict[str, list[int]] = {}
+    places: dict[str, str] = {}
     for file in weight_files(folder):
-        there |= _shapes(file)
+        there |= (shapes := _shapes(file))
+        places |= dict.fromkeys(shapes, file.name)
+    _require_true_index(folder, places)
     try:
         with torch.device("meta"):
             sketch = kind.from_config(config)
@@ -58,6 +62,18 @@ def load_component(kind: Any, folder: Path) -> nn.Module:
                              f"{there.get(name, 'missing')}, expected {expected.get(name, 'none')}.")
     component: nn.Module = kind.from_pretrained(folder, use_safetensors=True)
     return component
+
+
+def _require_true_index(folder: Path, places: dict[str, str]) -> None:
+    """ValueError if an index of shards says otherwise than `places` (tensor -> file), or is there for one file."""
+    file = folder / _SHARD_INDEX
+    sharded = WEIGHTS[0] not in places.values()
+    if not sharded and not file.exists():
+        return
+    index = read_json(file)
+    if not sharded or index.get("weight_map") != places or not isinstance(index.get("metadata"), dict):
+        raise ValueError(f"{file} does not say which file holds which tensor as the weights beside it do; expected "
+                         f"{'that' if sharded else 'no such file beside ' + WEIGHTS[0]}. Restore the folder.")
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -6,13 +6,14 @@ Shapes: N networks, B of them at once, P parameters, C latent channels, L latent
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ INDEX = "model_index.json"
 COMPONENTS = ("autoencoder", "unet", "scheduler")
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*-of-*.safetensors")
 # What was measured and drawn, and how it was made: true of these weights only.
-COMPANIONS = ("README.md", "recipe.yaml", "results.json", "networks.json", "report.html", "*.png", "*.svg")
+RECIPE = "recipe.yaml"
+COMPANIONS = ("README.md", RECIPE, "results.json", "networks.json", "report.html", "*.png", "*.svg")
 
 
 @dataclass
@@ -225,15 +227,18 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
             network.load_state_dict(state_dict, strict=True)
         return network.eval()
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         """Write the pipeline as a folder that is shaped as its Hub repository, code included.
 
         The index names the two code files, so that `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)`
         opens it without this package; no path of this machine is written. Recipe, results, report, pictures and card
-        come along from the folder that the pipeline was opened from, unless it was changed since.
+        come along from the folder that the pipeline was opened from, unless it was changed since. Those of another
+        pipeline in `save_directory` are removed, all but its recipe.
         """
-        super().save_pretrained(save_directory, *args, **kwargs)
         folder = Path(save_directory).resolve()
+        there = companions_in(folder) if (folder / INDEX).is_file() else []
+        before = fingerprint(folder) if there else None
+        super().save_pretrained(save_directory)
         for path in [folder / INDEX, *folder.glob("*/*config.json")]:
             config = json.loads(path.read_text())
             config.pop("_name_or_path", None)
@@ -246,10 +251,16 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
                                (code, folder / "autoencoder" / "param_autoencoder.py")):
             if source is not None and Path(source).resolve() != target.resolve():
                 shutil.copyfile(source, target)
-        if self.folder is None or self.folder == folder:
+        if before is not None and before != fingerprint(folder):
+            stale = [file for file in there if file.name != RECIPE]
+            for file in stale:
+                file.unlink()
+            if stale:
+                warnings.warn(f"{folder} held another pipeline: {stale[0].name} and others, which told of that one, "
+                              "were removed.", stacklevel=2)
+        if self.folder is None or self.folder == folder or not (companions := companions_in(self.folder)):
             return
-        companions = _companions(self.folder)
-        if companions and not _same_pipeline(self.folder, folder):
+        if fingerprint(self.folder) != fingerprint(folder):
             warnings.warn(f"the pipeline is not the one in {self.folder} any more, so {companions[0].name} and others "
                           "there, which are of that one, were left out.", stacklevel=2)
             return
@@ -361,35 +372,23 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _companions(folder: Path) -> list[Path]:
+def companions_in(folder: Path) -> list[Path]:
+    """The files in a pipeline's folder that tell of it: `COMPANIONS`."""
     return [file for pattern in COMPANIONS for file in sorted(folder.glob(pattern)) if file.is_file()]
 
 
-def _same_pipeline(one: Path, other: Path) -> bool:
-    """Whether two pipeline folders hold the same weights and configuration, whoever wrote them."""
+def fingerprint(folder: Path) -> dict[str, Any]:
+    """What makes a pipeline's folder this pipeline, whoever wrote it: digests of its weights, and its configuration."""
+    found: dict[str, Any] = {}
     for name in COMPONENTS[:2]:
-        files = [sorted(file.name for pattern in WEIGHTS for file in (folder / name).glob(pattern))
-                 for folder in (one, other)]
-        if files[0] != files[1] or not all(_same_bytes(one / name / file, other / name / file) for file in files[0]):
-            return False
-    configs = [[read_json(file) for file in (folder / INDEX, folder / "autoencoder" / "config.json",
-                                              folder / "unet" / "config.json",
-                                              folder / "scheduler" / "scheduler_config.json")]
-               for folder in (one, other)]
-    return all(_told(first) == _told(second) for first, second in zip(*configs, strict=True))
+        for file in sorted(file for pattern in WEIGHTS for file in (folder / name).glob(pattern)):
+            with file.open("rb") as opened:
+                found[f"{name}/{file.name}"] = hashlib.file_digest(opened, "sha256").hexdigest()
+    for file in (folder / INDEX, folder / "autoencoder" / "config.json", folder / "unet" / "config.json",
+                 folder / "scheduler" / "scheduler_config.json"):
+        found[file.relative_to(folder).as_posix()] = _told(read_json(file)) if file.is_file() else None
+    return found
 
 
 def _told(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if not key.startswith("_") and key != "format_version"}
-
-
-def _same_bytes(one: Path, other: Path) -> bool:
-    if one.stat().st_size != other.stat().st_size:
-        return False
-    with one.open("rb") as first, other.open("rb") as second:
-        return all(a == b for a, b in zip(_chunks(first), _chunks(second), strict=True))
-
-
-def _chunks(file: Any) -> Iterator[bytes]:
-    while chunk := file.read(1 << 20):
-        yield chunk

@@ -149,7 +149,7 @@ def test_half_a_commit_is_no_commit(hub: LoopbackHub, api: HfApi) -> None:
     lines = [{"key": "header", "value": {"summary": "x"}}, {"key": "file", "value": {"path": "x", "content": "eA=="}}]
     body = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
     address = urlsplit(hub.endpoint)
-    for sent in range(0, len(body), 7):
+    for sent in range(len(body)):
         with socket.create_connection((address.hostname, address.port)) as connection:
             connection.sendall(f"POST /api/models/{ID}/commit/main HTTP/1.1\r\nAuthorization: Bearer {hub.token}\r\n"
                                f"Content-Length: {len(body)}\r\n\r\n".encode() + body[:sent])

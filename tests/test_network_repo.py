@@ -67,7 +67,7 @@ def make_pipe(task: Task, network: str | dict[str, Any], select: str = "all") ->
     built = build_network(spec)
     layout = ParamLayout.from_module(built, select)
     autoencoder = ParamAutoencoder(layout.to_dict(), num_components=14, latent_length=4, network=spec, task=task.spec)
-    nn.init.normal_(autoencoder.components_NP, std=0.05)
+    nn.init.normal_(autoencoder.components[0], std=0.05)
     autoencoder.set_frozen_state(layout.frozen_state(built.state_dict()))
     pipe = PDiffPipeline(autoencoder.eval(), build_unet(4, 4, (16,), 1).eval(), build_scheduler(), 7)
     pipe.set_progress_bar_config(disable=True)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -127,21 +124,6 @@ def test_saved_folder_gives_equal_samples_and_leaks_no_path(pipe: PDiffPipeline,
         content = (tmp_path / "a" / file).read_bytes()
         assert content == (tmp_path / "b" / file).read_bytes(), file
         assert (str(tmp_path).encode() not in content and b"_name_or_path" not in content) or file.suffix == ".py"
-
-
-def test_opens_without_the_package(pipe: PDiffPipeline, tmp_path: Path) -> None:
-    pipe.save_pretrained(tmp_path / "pipeline")
-    code = (
-        "import sys, torch; sys.modules['pdiff_hub'] = None\n"
-        "from diffusers import DiffusionPipeline\n"
-        "pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
-        "out = pipe(2, generator=torch.Generator().manual_seed(5))\n"
-        "torch.save(out.params, sys.argv[2])\n"
-    )
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "pipeline"), str(tmp_path / "params.pt")], check=True,
-                   cwd=tmp_path, env=environment, capture_output=True)
-    assert torch.equal(torch.load(tmp_path / "params.pt", weights_only=True), pipe(2, generator=seeded(5)).params)
 
 
 def test_from_pretrained_refuses_what_is_no_pipeline(pipe: PDiffPipeline, tmp_path: Path) -> None:

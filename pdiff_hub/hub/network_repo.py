@@ -29,6 +29,7 @@ from pdiff_hub.evaluation.environment import environment
 from pdiff_hub.evaluation.table import verdict
 from pdiff_hub.hub.generated_network import CONFIG, write_generated_network
 from pdiff_hub.hub.network_card import Images, Origin, render_network_card
+from pdiff_hub.hub.public import public
 from pdiff_hub.networks import vision
 from pdiff_hub.pipeline_pdiff import PDiffPipeline
 from pdiff_hub.safe_files import write_json
@@ -147,7 +148,8 @@ def _known(pipe: PDiffPipeline, token: str | bool | None) -> _Known:
 def _same(one: Any, other: Any) -> bool:
     """Whether two components are of one class, one configuration and, where they have any, the same weights."""
     # As JSON: what was loaded has lists where what was built has tuples.
-    settings = {json.dumps({key: value for key, value in each.config.items() if not key.startswith("_")},
+    # What was pushed has no paths of this machine.
+    settings = {json.dumps({key: public(value) for key, value in each.config.items() if not key.startswith("_")},
                            sort_keys=True, default=str) for each in (one, other)}
     if type(one) is not type(other) or len(settings) > 1:
         return False

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from html import escape
-from pathlib import Path, PurePath
+import shutil
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -13,7 +13,9 @@ import yaml
 from pdiff_hub import param_autoencoder, pipeline_pdiff
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.evaluation.evaluate import FIGURES
+from pdiff_hub.evaluation.results_page import write_results_page
 from pdiff_hub.hub.pipeline_card import render_card
+from pdiff_hub.hub.public import public
 from pdiff_hub.pipeline_facts import RESULTS_FILE, about, read_results, recipe_of
 from pdiff_hub.pipeline_files import weight_files
 from pdiff_hub.pipeline_pdiff import COMPONENTS, INDEX, PDiffPipeline
@@ -99,17 +101,22 @@ def _described(pipe: PDiffPipeline, folder: Path, repo_id: str, checkpoints: dic
     results = known or about(
         pipe, pipe.autoencoder.config.network, pipe.autoencoder.config.task, name=repo_id.split("/")[-1],
         recipe=recipe_of(folder), checkpoints=checkpoints, figures=[])
-    private = _private_texts([json.loads(file.read_text(encoding="utf-8")) for path, file in files.items()
-                              if path.endswith("config.json") or path in (INDEX, RESULTS_FILE)]
-                             + [_read_yaml(file) for path, file in files.items() if path == RECIPE_FILE])
+    results = public(results)
+    changed = False
     for path, file in list(files.items()):
-        if path.endswith((".json", ".yaml", ".html")):
-            text = file.read_text(encoding="utf-8")
-            public = _without(private, text, path)
-            if public != text:
+        if path.endswith((".json", ".yaml")):
+            found = _read_yaml(file) if path.endswith(".yaml") else json.loads(file.read_text(encoding="utf-8"))
+            if (shown := public(found)) != found:
+                changed = True
                 files[path] = made / path.replace("/", "-")
-                files[path].write_text(public, encoding="utf-8")
-    results = json.loads(_without(private, json.dumps(results), RESULTS_FILE))
+                text = yaml.safe_dump(shown, sort_keys=False) if path.endswith(".yaml") else json.dumps(shown, indent=2)
+                files[path].write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    if changed and _REPORT in files:  # it tells the same; drawn from what is public, and from the pictures
+        del files[_REPORT]
+        if known.get("environment"):
+            for path in set(_PICTURES) & files.keys():
+                shutil.copyfile(files[path], made / path)
+            files[_REPORT] = write_results_page(results, made, results["name"], results["recipe"])
     if known and checkpoints is not None:
         results["checkpoints"] = checkpoints
         files[RESULTS_FILE] = made / RESULTS_FILE
@@ -124,26 +131,3 @@ def _read_yaml(file: Path) -> Any:
         return yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is no valid YAML: {error}") from error
-
-
-def _private_texts(value: Any) -> set[str]:
-    """The paths of this machine among the strings of `value`: absolute ones, and those in a home folder."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        return {text for each in value for text in _private_texts(each)}
-    if not isinstance(value, str) or len(value) < 2:
-        return set()
-    return {value} if value.startswith(("/", "~/", "~\\", "\\\\")) or value[1:3] in (":\\", ":/") else set()
-
-
-def _without(private: set[str], text: str, name: str) -> str:
-    """`text`, of a file of that name, with the last part of each path instead of the path."""
-    for path in sorted(private, key=len, reverse=True):
-        last = PurePath(path.replace("\\", "/")).name or "folder"
-        if name.endswith(".json"):
-            for ascii_only in (True, False):
-                text = text.replace(json.dumps(path, ensure_ascii=ascii_only), json.dumps(last))
-        else:
-            text = text.replace(escape(path), last).replace(path, last)
-    return text

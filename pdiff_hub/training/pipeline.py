@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.param_autoencoder import ParamAutoencoder
-from pdiff_hub.pipeline_pdiff import PDiffPipeline
+from pdiff_hub.pipeline_pdiff import INDEX, RECIPE, PDiffPipeline, companions_in, fingerprint
 from pdiff_hub.safe_files import require_same_settings, write_json, write_safetensors
 from pdiff_hub.training.autoencoder import fit_autoencoder, held_out_r2, split_rows
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
@@ -141,7 +141,11 @@ def publish(pipe: PDiffPipeline, folder: Path) -> None:
     unfinished = folder / "training" / "unfinished-pipeline"
     shutil.rmtree(unfinished, ignore_errors=True)
     pipe.save_pretrained(unfinished)
-    index = folder / "model_index.json"
+    index = folder / INDEX
+    if not index.exists() or fingerprint(folder) != fingerprint(unfinished):
+        for file in companions_in(folder):  # they tell of the pipeline that was there before
+            if file.name != RECIPE:
+                file.unlink()
     index.unlink(missing_ok=True)
     for source in sorted(unfinished.iterdir(), key=lambda path: path.name == index.name):
         target = folder / source.name
