@@ -229,7 +229,7 @@ pipe.save_pretrained("saved")
 
 def test_opens_without_the_package(hub: LoopbackHub, tmp_path: Path) -> None:
     push_pipeline_folder(SHIPPED, ID)
-    environment = {**os.environ, **hub.environment(), "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **hub.environment(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", ALONE, ID], cwd=tmp_path, env=environment, capture_output=True,
                           text=True)
     assert done.returncode == 0, done.stderr
