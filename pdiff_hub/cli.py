@@ -176,7 +176,8 @@ def reproduce(what: Annotated[str, typer.Argument(help="all, or one of table1, t
 
     directory = output_dir or Path("runs") / f"reproduce-{scale}"
     run_reproduction(what, directory, scale=scale, task=task, seed=seed, device=device, say=typer.echo)
-    typer.echo(f"report.html, reproduction.json and the pictures are in {directory}")
+    written = "report.html, reproduction.json" if what == "all" else f"{what}.html, {what}.json"
+    typer.echo(f"{written} and the pictures are in {directory}")
 
 
 @app.command()

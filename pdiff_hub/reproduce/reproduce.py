@@ -32,8 +32,9 @@ PARTS: Mapping[str, Callable[[Workbench, Settings], Reproduced]] = {
 
 def reproduce(what: str, directory: Path, *, scale: str = "small", task: str | None = None, seed: int = 0,
               device: str = "cpu", say: Callable[[str], None] = lambda text: None) -> list[Reproduced]:
-    """Measure `what` ("all", or a key of `PARTS`) and write `report.html` and `reproduction.json` into `directory`.
+    """Measure `what` ("all", or a key of `PARTS`) and write a report, its numbers and pictures into `directory`.
 
+    They are `report.html` and `reproduction.json` for all, else `WHAT.html` and `WHAT.json`.
     What an earlier call has collected and trained there is used again. ValueError for an unknown part or scale, and
     for a directory that was begun with another scale, task or seed.
     """
