@@ -136,7 +136,7 @@ class _Push:
                     repo_type=self.place.repo_type, revision=self.place.revision, commit_message=message,
                     parent_commit=self.head or None, create_pr=create_pr)
                 return self.done(info.oid, info.pr_url)
-            except Exception as error:
+            except Exception as error:  # raised again below, in our words
                 failure = error
             if create_pr and is_transient(failure):  # a second request would open a second one
                 raise ConnectionError(f"the connection failed while a pull request was opened: look whether it is at "

@@ -92,7 +92,7 @@ def retried(call: Callable[[], T], place: Place, tries: int = TRIES) -> T:
     for number in range(1, tries + 1):
         try:
             return call()
-        except Exception as error:
+        except Exception as error:  # raised again below, in our words
             failure = error
         if not is_transient(failure):
             break

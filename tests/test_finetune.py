@@ -22,7 +22,7 @@ from pdiff_hub.collect.finetune import collect_finetune
 from pdiff_hub.collect.finetune_config import FinetuneConfig
 from pdiff_hub.collect.finetune_run import FinetuneRun
 from pdiff_hub.collect.parts import CheckpointJournal, TrainingState
-from pdiff_hub.networks import build_network, logits, prefix_cache, resolve_network
+from pdiff_hub.networks import build_network, logits, prefix_recording, resolve_network
 from pdiff_hub.tasks import Task, load_task
 
 TINY = FinetuneConfig(num_checkpoints=7, save_every=2, epochs=1, label_smoothing=0.1)
@@ -349,7 +349,7 @@ def test_training_on_shared_activations_is_the_plain_training(network: Any, tmp_
     recorded: list[object] = []
 
     def record_all(*arguments: Any) -> Any:
-        recorded.append(prefix_cache.record_all(*arguments))
+        recorded.append(prefix_recording.record_all(*arguments))
         return recorded[-1]
 
     monkeypatch.setattr(finetune_run, "record_all", record_all)

@@ -19,16 +19,8 @@ from pdiff_hub.collect.finetune_config import FinetuneConfig
 from pdiff_hub.collect.image_batches import ImageBatches
 from pdiff_hub.collect.parts import TrainingState
 from pdiff_hub.networks import logits
-from pdiff_hub.networks.prefix_cache import (
-    Answers,
-    PrefixPlan,
-    Recording,
-    plan_prefix,
-    record,
-    record_all,
-    same_outputs,
-    serve,
-)
+from pdiff_hub.networks.prefix_cache import Answers, PrefixPlan, plan_prefix, record, serve
+from pdiff_hub.networks.prefix_recording import Recording, record_all, same_outputs
 from pdiff_hub.param_autoencoder import ParamLayout
 
 _RATES = {"train": "learning_rate", "finetune": "finetune_learning_rate"}  # the two phases

@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pdiff_hub.networks.output_tensors import map_tensors, tensors_in
+
 Forward = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 """(varying tensors by name, inputs_NCHW) -> logits; everything else the network needs is fixed inside."""
 
@@ -81,19 +83,19 @@ def plan_prefix(network: nn.Module, forward: Forward, state: Mapping[str, Tensor
     if not all(_same(outputs[name], poisoned.get(name)) for name in names) or not bool(baseline.isfinite().all()):
         return plain
 
-    answers: Answers = {name: partial(_map_tensors, output, torch.clone) for name, output in outputs.items()}
+    answers: Answers = {name: partial(map_tensors, output, torch.clone) for name, output in outputs.items()}
     read, written = [], []
     for name in names:
-        nothing = _map_tensors(outputs[name], lambda tensor: torch.full_like(tensor, torch.nan))
-        versions = [tensor._version for tensor in _tensors(nothing)]  # autograd's count of in-place changes
-        with serve(network, {**answers, name: partial(_map_tensors, nothing, _itself)}):
+        nothing = map_tensors(outputs[name], lambda tensor: torch.full_like(tensor, torch.nan))
+        versions = [tensor._version for tensor in tensors_in(nothing)]  # autograd's count of in-place changes
+        with serve(network, {**answers, name: partial(map_tensors, nothing, _itself)}):
             if not torch.equal(forward(state, inputs_NCHW), baseline):
                 read.append(name)
-        if versions != [tensor._version for tensor in _tensors(nothing)]:
+        if versions != [tensor._version for tensor in tensors_in(nothing)]:
             written.append(name)
     kept = tuple(name for name in names if name in read or name in written)
     skipped = tuple(name for name in names if name not in kept)
-    kept_bytes = sum(tensor.numel() * tensor.element_size() for name in kept for tensor in _tensors(outputs[name]))
+    kept_bytes = sum(tensor.numel() * tensor.element_size() for name in kept for tensor in tensors_in(outputs[name]))
     plan = PrefixPlan(kept, tuple(written), skipped, peak_bytes, peak_bytes, kept_bytes // len(inputs_NCHW))
     answers = record(network, plan, forward, state, inputs_NCHW)
     if not _agrees(network, forward, state, inputs_NCHW, answers):
@@ -117,66 +119,9 @@ def record(
         _itself,
     )
     return {
-        name: partial(_map_tensors, output, torch.clone if name in plan.copied else _itself)
+        name: partial(map_tensors, output, torch.clone if name in plan.copied else _itself)
         for name, output in outputs.items()
     }
-
-
-@dataclass(frozen=True)
-class Recording:
-    """Outputs of the shared modules for many images, which answer for any batch of them; `record_all` makes it.
-
-    kept: by module, tensors [N, ...]. skipped: by module, NaN in the shape of one image's output.
-    """
-
-    kept: Mapping[str, Any]
-    skipped: Mapping[str, Any]
-
-    def answers(self, index_B: Tensor) -> Answers:
-        """What `serve` needs for the images index_B, int64 [B], each 0..N-1."""
-        def of_batch(tensor: Tensor) -> Tensor:
-            return tensor.expand(len(index_B), *tensor.shape[1:])
-
-        kept = {name: partial(_map_tensors, output, lambda tensor: tensor[index_B])
-                for name, output in self.kept.items()}
-        return kept | {name: partial(_map_tensors, output, of_batch) for name, output in self.skipped.items()}
-
-
-def record_all(
-    network: nn.Module, plan: PrefixPlan, forward: Forward, state: Mapping[str, Tensor], batches: Iterable[Tensor]
-) -> Recording | None:
-    """`record` for many images, batch after batch; None where nothing is shared, or an output is not one row an image.
-
-    Takes `plan.kept_bytes` an image, and as much again while it puts them together.
-    """
-    parts: list[Answers] = []
-    for inputs_NCHW in batches:
-        parts.append(record(network, plan, forward, state, inputs_NCHW))
-        sizes = {len(tensor) if tensor.ndim else 0 for answer in parts[-1].values() for tensor in _tensors(answer())}
-        if sizes != {len(inputs_NCHW)}:
-            return None
-    if not parts:
-        return None
-    kept = {name: _concatenated([part[name]() for part in parts]) for name in plan.kept}
-    return Recording(kept, {name: _map_tensors(parts[0][name](), lambda tensor: tensor[:1]) for name in plan.skipped})
-
-
-def _concatenated(outputs: Sequence[Any]) -> Any:
-    first = outputs[0]
-    if isinstance(first, Tensor):
-        return torch.cat(list(outputs))
-    if isinstance(first, dict):
-        return {key: _concatenated([output[key] for output in outputs]) for key in first}
-    if isinstance(first, (tuple, list)):
-        return type(first)(_concatenated(part) for part in zip(*outputs, strict=True))
-    return first
-
-
-def same_outputs(one: Answers, other: Answers) -> bool:
-    """Whether two recordings of the same images agree to float tolerance."""
-    return one.keys() == other.keys() and all(
-        torch.allclose(a, b, rtol=1e-4, atol=1e-6, equal_nan=True)
-        for name in one for a, b in zip(_tensors(one[name]()), _tensors(other[name]()), strict=True))
 
 
 @contextmanager
@@ -216,7 +161,7 @@ def _capture(
         change = (changes or {}).get(name, default)
 
         def hook(_module: nn.Module, _arguments: object, output: Any) -> None:
-            outputs[name] = _map_tensors(output, change)
+            outputs[name] = map_tensors(output, change)
 
         return hook
 
@@ -247,7 +192,7 @@ def _trace(network: nn.Module, run: Callable[[], object]) -> list[_Call]:
             nonlocal events
             call = calls[running.pop()]
             call.end, call.plain = events, _is_plain(output)
-            call.num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(output))
+            call.num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(output))
             events += 1
 
         return [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
@@ -318,16 +263,6 @@ def _is_plain(output: Any) -> bool:
     return output is None
 
 
-def _map_tensors(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(output, Tensor):
-        return change(output)
-    if isinstance(output, dict):
-        return {key: _map_tensors(part, change) for key, part in output.items()}
-    if isinstance(output, (tuple, list)):
-        return type(output)(_map_tensors(part, change) for part in output)
-    return output
-
-
 def _itself(tensor: Tensor) -> Tensor:
     return tensor
 
@@ -337,20 +272,9 @@ def _nothing(tensor: Tensor) -> Tensor:
     return tensor.new_full((), torch.nan).expand(tensor.shape)
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, dict):
-        for part in output.values():
-            yield from _tensors(part)
-    elif isinstance(output, (tuple, list)):
-        for part in output:
-            yield from _tensors(part)
-
-
 def _same(first: Any, second: Any) -> bool:
     """Bitwise equality of all tensors, NaN equal to NaN."""
-    pairs = list(_tensors(first)), list(_tensors(second))
+    pairs = list(tensors_in(first)), list(tensors_in(second))
     return len(pairs[0]) == len(pairs[1]) and all(
         one.shape == two.shape and bool(((one == two) | (one.isnan() & two.isnan())).all())
         for one, two in zip(*pairs, strict=True)
