@@ -14,13 +14,14 @@ PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,
 # torch processes that each take every core slow each other tenfold.
 TEST_THREADS ?= 2
 
-.PHONY: help demo test test-slow lint bench clean install browser
+.PHONY: help demo test test-slow lint bench bench-scale clean install browser
 
 help:
 	@echo 'make demo   train on digits, generate networks, judge them: a table, and a picture in demo-output/'
 	@echo 'make test   the tests (make test-slow: those that take minutes)'
 	@echo 'make lint   ruff and mypy'
-	@echo 'make bench  the measured comparisons in benchmarks/'
+	@echo 'make bench  the measured comparisons, which write benchmarks/RESULTS.md'
+	@echo 'make bench-scale  how time and memory grow with networks and sets of them'
 	@echo 'make clean  remove what the above wrote, .venv included'
 
 demo: $(READY)
@@ -37,7 +38,10 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	$(BIN)/python benchmarks/run_all.py
+
+bench-scale: $(READY)
+	$(BIN)/python benchmarks/growth.py
 
 clean:
 	rm -rf .venv demo-output test-output runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,62 +2,62 @@
 
 200 variants that differ in the last two norm layers (2,048 numbers), 2,000 images of 28 x 28, as in
 `fashion-mnist-resnet18-norms`. The plain way is timed on a few networks, one after another, and scaled up: every
-network costs it the same. Prints the median ratio of a few rounds, all in one run.
+network costs it the same.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
+from collections.abc import Iterator
 
 import torch
+from harness import Result, compare, count_flops, main, result
+from torch import Tensor
 
 from pdiff_hub.evaluation.predictions import evaluate
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.param_autoencoder import ParamLayout
 
 
-def main() -> None:
-    """Time both ways and print the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--networks", type=int, default=200)
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--plain-networks", type=int, default=4, help="of these the plain way judges, a round")
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
+def measure(options: argparse.Namespace) -> Iterator[Result]:
     generator = torch.Generator().manual_seed(0)
     spec = resolve_network({"name": "resnet18", "stem_stride": 2}, in_channels=1, image_size=28, num_classes=10)
     network = build_network(spec, pretrained=False).eval()
     layout = ParamLayout.from_module(network, "last_norms:2")
-    state = network.state_dict()
-    own_P = layout.flatten(state)
-    params_BP = own_P + 0.1 * torch.randn(options.networks, layout.num_params, generator=generator)
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    params_BP = layout.flatten(state) + 0.1 * torch.randn(options.networks, layout.num_params, generator=generator)
     images = torch.randn(options.images, 1, 28, 28, generator=generator)
     labels_N = torch.randint(10, (options.images,), generator=generator)
-    ratios = []
-    for _ in range(options.rounds):
+    wrong: dict[str, Tensor] = {}  # of either way, in the last round
+
+    def shared() -> None:
+        wrong["ours"] = evaluate(network, layout, layout.frozen_state(state), params_BP, images, labels_N).wrong_BN
+
+    @torch.no_grad()
+    def plain() -> float:
         began = time.perf_counter()
-        found = evaluate(network, layout, layout.frozen_state(state), params_BP, images, labels_N)
-        cached = time.perf_counter() - began
-        began = time.perf_counter()
-        agree = 0
-        for b in range(options.plain_networks):
-            variant = layout.unflatten(params_BP[b])
+        rows = []
+        for variant in layout.unflatten(params_BP[: options.plain_networks]):
             assert isinstance(variant, dict)
             network.load_state_dict({**state, **variant}, strict=True)
-            with torch.no_grad():
-                answers = torch.cat([network(part).logits.argmax(1) for part in images.split(256)])
-            agree += int(((answers != labels_N) == found.wrong_BN[b]).sum())
-        network.load_state_dict(state)
-        plain = (time.perf_counter() - began) * options.networks / options.plain_networks
-        ratios.append(plain / cached)
-        same = agree / (options.plain_networks * options.images)
-        print(f"shared {cached:.1f} s, plain {plain:.0f} s (scaled up), same answers {100 * same:.2f} %, "
-              f"ratio {ratios[-1]:.1f}")
-    print(f"median ratio {statistics.median(ratios):.1f} ({options.networks} networks, {options.images} images, "
-          f"{torch.get_num_threads()} threads)")
+            rows.append(torch.cat([network(part).logits.argmax(1) for part in images.split(256)]) != labels_N)
+        wrong["plain"] = torch.stack(rows)
+        return (time.perf_counter() - began) * options.networks / len(rows)
+
+    seconds_plain, seconds_ours = compare(plain, shared, options.rounds)
+    same = float((wrong["plain"] == wrong["ours"][: options.plain_networks]).double().mean())
+    yield result("evaluation", f"{options.networks} networks, ResNet-18 that differ in 2,048 norm numbers, "
+                 f"{options.images:,} images of 28 x 28", seconds_ours, plain="a full forward pass of each network",
+                 seconds_plain=seconds_plain, flops=count_flops(shared),
+                 note=f"Both ways are right on the same images for {100 * same:.2f} % of networks and images.")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--networks", type=int, default=200)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--plain-networks", type=int, default=4, help="of these the plain way judges, a round")
 
 
 if __name__ == "__main__":
-    main()
+    main("prefix_cache", measure, add_options)

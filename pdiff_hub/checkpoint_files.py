@@ -28,12 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from pdiff_hub.checkpoint_rows import (
-    PARQUET_COLUMN,
-    SHARD_TENSOR,
-    PickedRows,
-    Rows,
-)
+from pdiff_hub.checkpoint_rows import PARQUET_COLUMN, PickedRows, Rows, pieces_of, write_shard
 from pdiff_hub.safe_files import remove_unfinished, save_tensors, write_json, write_named_by_content
 
 INDEX_NAME = "dataset.json"
@@ -153,8 +148,8 @@ def _write_rows(
     shards = [] if in_parquet else _chunks(rows.num_rows, max(1, _SHARD_BYTES // row_bytes))
     places: list[tuple[str, int]] = []
     for number, (first, last) in enumerate(shards, start=first_shard):
-        tensors = {SHARD_TENSOR: rows.read(first, last, 0, rows.num_params)}
-        write = partial(save_tensors, tensors=tensors)
+        write = partial(write_shard, num_rows=last - first, num_params=rows.num_params,
+                        pieces=pieces_of(rows, first, last))
         entry = _write_file(path, "shards", f"params-{number:05d}", ".safetensors", write)
         entries["shards"].append({**entry, "rows": last - first})
         places += [(entry["path"], row) for row in range(last - first)]

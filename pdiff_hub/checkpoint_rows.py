@@ -5,7 +5,9 @@ Shapes: K checkpoints, P parameters, R some of the rows, S a slice of the parame
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -19,6 +21,7 @@ from torch import Tensor
 
 SHARD_TENSOR = "params"
 PARQUET_COLUMN = "params"
+_PIECE_BYTES = 32 << 20
 T = TypeVar("T")
 
 
@@ -42,6 +45,15 @@ class TensorRows:
 
     def read(self, first: int, last: int, start: int, stop: int) -> Tensor:
         return self.params_KP[first:last, start:stop]
+
+
+def as_rows(params: Tensor | Rows) -> Rows:
+    """A tensor [K,P] as `Rows`, which are views of it; `Rows` as they are. ValueError for another number of axes."""
+    if not isinstance(params, Tensor):
+        return params
+    if params.ndim != 2:
+        raise ValueError(f"parameters have shape {list(params.shape)}, expected networks x parameters.")
+    return TensorRows(params)
 
 
 class PickedRows:
@@ -92,6 +104,35 @@ class ShardRows:
         except SafetensorError as error:
             raise ValueError(f"{path} is truncated or not a safetensors file with a tensor {SHARD_TENSOR!r} "
                              f"({error}); restore it from where the data set came from.") from error
+
+
+def write_shard(file: Path, num_rows: int, num_params: int, pieces: Iterable[tuple[int, int, Tensor]]) -> None:
+    """The safetensors file that `ShardRows` reads, out of `pieces`: (first row, first column, float32 [R,S]).
+
+    They come in any order and cover all; each is written where it belongs, so that no more than one is in memory.
+    """
+    end = 4 * num_rows * num_params
+    entry = {"dtype": "F32", "shape": [num_rows, num_params], "data_offsets": [0, end]}
+    header = json.dumps({SHARD_TENSOR: entry}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    with file.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(header)) + header)
+        begin = stream.tell()
+        stream.truncate(begin + end)
+        for first, start, params_RS in pieces:
+            for row, params_S in enumerate(params_RS.to("cpu", torch.float32), start=first):
+                stream.seek(begin + 4 * (row * num_params + start))
+                stream.write(params_S.contiguous().numpy().data)
+
+
+def pieces_of(rows: Rows, first: int, last: int) -> Iterator[tuple[int, int, Tensor]]:
+    """Rows first..last in `pieces` for `write_shard`, counted from `first`: whole rows, or parts of long ones."""
+    step = max(1, min(rows.num_params, _PIECE_BYTES // 4))
+    at_once = max(1, _PIECE_BYTES // (4 * step))
+    for row in range(first, last, at_once):
+        for start in range(0, rows.num_params, step):
+            stop = min(start + step, rows.num_params)
+            yield row - first, start, rows.read(row, min(row + at_once, last), start, stop)
 
 
 class ParquetRows:

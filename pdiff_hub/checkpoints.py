@@ -88,6 +88,11 @@ class CheckpointDataset:
         return f"CheckpointDataset(num_checkpoints={len(self)}, num_params={self.layout.num_params})"
 
     @property
+    def rows(self) -> Rows:
+        """The checkpoints as rows that are read when needed, any rectangle of them: for what streams."""
+        return self._rows
+
+    @property
     def params_KP(self) -> Tensor:
         """All checkpoints, float32 [K,P] on the CPU; read on first use and kept (see `read_slice` for large sets)."""
         if not isinstance(self._rows, TensorRows):

@@ -128,10 +128,12 @@ def evaluate(pipeline: Annotated[str, typer.Argument(help="A pipeline's folder o
     config = EvaluateConfig(baselines=baselines)
     pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
     originals = CheckpointDataset.from_pretrained(dataset)
-    params_NP = workflow.generate(pipe, num_models, seed=seed, num_inference_steps=num_inference_steps)
-    print_results(workflow.evaluate(pipe, originals, params_NP, output_dir, config=config, name=Path(pipeline).name,
+    with workflow.generated_rows(pipe, num_models, output_dir, seed=seed,
+                                 num_inference_steps=num_inference_steps) as generated:
+        results = workflow.evaluate(pipe, originals, generated, output_dir, config=config, name=Path(pipeline).name,
                                     seed=seed, source=pipe.folder, num_inference_steps=num_inference_steps,
-                                    trust_remote_code=trust_remote_code))
+                                    trust_remote_code=trust_remote_code)
+    print_results(results)
     typer.echo(f"report.html, results.json and the pictures are in {output_dir}")
 
 

@@ -182,14 +182,18 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     def _denoise(self, sample: Tensor, steps: int, generators: list[torch.Generator], callback: Any,
                  keep: bool, bar: Any) -> list[Tensor]:
-        self.scheduler.set_timesteps(steps, device=sample.device)
+        # The scheduler's own numbers stay on the CPU, where it looks them up; the U-Net's are on the device: nothing
+        # has to come back from it within a step.
+        self.scheduler.set_timesteps(steps)
+        timesteps = self.scheduler.timesteps
+        on_device = timesteps.to(sample.device)
         accepted = inspect.signature(self.scheduler.step).parameters
         options = {"generator": generators} if "generator" in accepted else {}
         sample = sample.to(self.unet.dtype) * self.scheduler.init_noise_sigma
         path = [sample]
-        for index, timestep in enumerate(self.scheduler.timesteps):
+        for index, timestep in enumerate(timesteps):
             model_input = self.scheduler.scale_model_input(sample, timestep)
-            epsilon = self.unet(model_input, timestep.expand(len(sample))).sample
+            epsilon = self.unet(model_input, on_device[index].expand(len(sample))).sample
             sample = self.scheduler.step(epsilon, timestep, sample, **options).prev_sample
             if callback is not None:
                 sample = (callback(self, index, int(timestep), {"latents": sample}) or {}).get("latents", sample)

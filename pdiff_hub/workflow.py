@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
 import yaml
-from safetensors.torch import load_file
 
+from pdiff_hub.checkpoint_rows import Rows, ShardRows, write_shard
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.collect.finetune import collect_finetune
 from pdiff_hub.collect.finetune_config import FinetuneConfig
@@ -32,14 +34,15 @@ from pdiff_hub.param_autoencoder import ParamLayout, write_tensors
 from pdiff_hub.pipeline_facts import about, checkpoints_of, measured_in_training, recipe_of
 from pdiff_hub.pipeline_pdiff import PDiffPipeline
 from pdiff_hub.recipes import RECIPE_FILE, EvaluateConfig, Recipe
-from pdiff_hub.safe_files import replacing, require_same_settings, write_json, write_safetensors
+from pdiff_hub.safe_files import replacing, require_same_settings, write_json
 from pdiff_hub.tasks import Task, load_task
 from pdiff_hub.training.pipeline import TrainingSummary, train_pipeline
 
 _Result = TypeVar("_Result")
 GENERATED = Path("generated") / "params.safetensors"
-"""Where a run keeps the networks that it generated and judged: float32 params_NP [N,P]."""
+"""Where a run keeps the networks that it generated and judged: float32 `params` [N,P]."""
 CHECKPOINTS = "checkpoints"
+_DECODED_BYTES = 256 << 20  # of one slice of many networks
 
 
 def collect(recipe: Recipe, directory: Path, *, device: str = "cpu", trained: Path | None = None) -> CheckpointDataset:
@@ -82,6 +85,34 @@ def _sample(pipe: PDiffPipeline, num_models: int, output_type: str, seed: int, s
     return output[0]
 
 
+def write_params(pipe: PDiffPipeline, num_models: int, file: Path, *, seed: int,
+                 num_inference_steps: int | None = None) -> Rows:
+    """Generate networks into `file`, float32 `params` [num_models, P], a slice of P at a time; -> its rows."""
+    latents_NCL = _sample(pipe, num_models, "latent", seed, num_inference_steps).to(pipe.autoencoder.device)
+    num_params = pipe.autoencoder.layout.num_params
+    batch = max(1, _DECODED_BYTES // (4 * max(stop - start for start, stop in pipe.autoencoder.slices)))
+
+    def pieces() -> Iterator[tuple[int, int, torch.Tensor]]:
+        for first in range(0, num_models, batch):
+            for start, _, params_BS in pipe.autoencoder.decode_slices(latents_NCL[first : first + batch]):
+                yield first, start, params_BS
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as temporary, torch.no_grad():
+        write_shard(temporary, num_models, num_params, pieces())
+    return ShardRows([(file, num_models)], num_params)
+
+
+@contextmanager
+def generated_rows(pipe: PDiffPipeline, num_models: int, directory: Path, *, seed: int,
+                   num_inference_steps: int | None = None) -> Iterator[Rows]:
+    """Generated networks [num_models, P] for judging, in a file in `directory` that goes when the block ends."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=directory) as temporary:
+        yield write_params(pipe, num_models, Path(temporary) / GENERATED.name, seed=seed,
+                           num_inference_steps=num_inference_steps)
+
+
 def write_networks(pipe: PDiffPipeline, num_models: int, directory: Path, *, seed: int,
                    num_inference_steps: int | None = None) -> list[Path]:
     """Generate networks as `model-00000.safetensors` ..., each with the frozen rest: they load with `strict=True`.
@@ -104,7 +135,7 @@ def write_networks(pipe: PDiffPipeline, num_models: int, directory: Path, *, see
     return files
 
 
-def evaluate(pipe: PDiffPipeline, dataset: CheckpointDataset, generated_BP: torch.Tensor, directory: Path, *,
+def evaluate(pipe: PDiffPipeline, dataset: CheckpointDataset, generated_BP: torch.Tensor | Rows, directory: Path, *,
              config: EvaluateConfig | None = None, name: str = "", seed: int = 0, source: Path | None = None,
              seconds: dict[str, float | None] | None = None, recipe: dict[str, Any] | None = None,
              num_inference_steps: int | None = None, trust_remote_code: bool = False) -> dict[str, Any]:
@@ -174,12 +205,12 @@ def audit(pipeline: str | Path, directory: Path, *, dataset: CheckpointDataset |
     _require_same_layout(pipe, dataset)
     require_originals(dataset)
     began = time.perf_counter()
-    params_NP = generate(pipe, num_models, seed=seed)
-    seconds: dict[str, float | None] = {"generate": time.perf_counter() - began}
     wanted = not metrics or bool({"frontier", "ensembles"} & set(metrics))
-    return evaluate(pipe, dataset, params_NP, directory, config=EvaluateConfig() if wanted else
-                    EvaluateConfig(baselines=0), name=name, seed=seed, source=folder, seconds=seconds,
-                    trust_remote_code=trust_remote_code)
+    with generated_rows(pipe, num_models, directory, seed=seed) as generated:
+        seconds: dict[str, float | None] = {"generate": time.perf_counter() - began}
+        return evaluate(pipe, dataset, generated, directory, config=EvaluateConfig() if wanted else
+                        EvaluateConfig(baselines=0), name=name, seed=seed, source=folder, seconds=seconds,
+                        trust_remote_code=trust_remote_code)
 
 
 def _audit_alone(pipe: PDiffPipeline, directory: Path, name: str, metrics: Collection[str], num_models: int, seed: int,
@@ -191,12 +222,12 @@ def _audit_alone(pipe: PDiffPipeline, directory: Path, name: str, metrics: Colle
     began = time.perf_counter()
     network = build_network(dict(spec), pretrained=False, allow_factory=trust_remote_code)
     judge = Judge(network, load_task(dict(task)), pipe.autoencoder.layout, pipe.autoencoder.frozen_state())
-    measured = evaluate_alone(judge, generate(pipe, num_models, seed=seed), metrics)
+    with generated_rows(pipe, num_models, directory, seed=seed) as generated:
+        measured = evaluate_alone(judge, generated, metrics)
     known = {"recipe": None, "checkpoints": None} if pipe.folder is None else {
         "recipe": recipe_of(pipe.folder), "checkpoints": checkpoints_of(pipe.folder)}
     results = {**about(pipe, spec, task, name=name, figures=[], **known), **measured, "seed": seed,
                "environment": environment(), "seconds": {"evaluate": time.perf_counter() - began}}
-    directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "results.json", results)
     write_results_page(results, directory, name, results["recipe"])
     return results
@@ -230,13 +261,12 @@ def run(recipe: Recipe, directory: Path, *, device: str = "cpu", log_with: str |
         train(recipe, dataset, directory, log_with=log_with)
     pipe = PDiffPipeline.from_pretrained(directory).to(device)
     say(f"3/4 generate {recipe.generate.num_models} networks")
+    num_models = recipe.generate.num_models
     if not (directory / GENERATED).exists():
-        params_NP = clock.time("generate", lambda: generate(pipe, recipe.generate.num_models, seed=recipe.seed))
-        (directory / GENERATED).parent.mkdir(exist_ok=True)
-        write_safetensors(directory / GENERATED, {"params_NP": params_NP})
-    params_NP = load_file(directory / GENERATED)["params_NP"]
+        clock.time("generate", lambda: write_params(pipe, num_models, directory / GENERATED, seed=recipe.seed))
+    generated = ShardRows([(directory / GENERATED, num_models)], dataset.layout.num_params)
     say("4/4 evaluate, beside simple baselines" if recipe.evaluate.baselines else "4/4 evaluate")
-    return evaluate(pipe, dataset, params_NP, directory, config=recipe.evaluate, name=name, seed=recipe.seed,
+    return evaluate(pipe, dataset, generated, directory, config=recipe.evaluate, name=name, seed=recipe.seed,
                     seconds=dict(clock.seconds), recipe=recipe.to_dict(),
                     trust_remote_code=True)  # the recipe itself named the network
 

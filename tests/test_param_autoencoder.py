@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.param_autoencoder import ParamAutoencoder, ParamLayout, _StridedConv, give_back, write_tensors
-from pdiff_hub.training.autoencoder import fit_autoencoder, held_out_r2, split_rows
+from pdiff_hub.training.autoencoder import _statistics, fit_autoencoder, held_out_r2, split_rows
 from pdiff_hub.training.config import AutoencoderConfig
 from pdiff_hub.training.loop import build_accelerator
+from pdiff_hub.training.principal_components import _from_covariance, _from_gram
 
 
 def network() -> nn.Module:
@@ -57,6 +58,27 @@ def test_principal_components_hold_low_rank_checkpoints(tmp_path: Path, normaliz
     components_NP = torch.cat(list(autoencoder.components), dim=1)
     gram = components_NP @ components_NP.T
     assert torch.allclose(gram, torch.eye(len(gram)), atol=1e-3)
+
+
+@pytest.mark.parametrize("normalization", ["none", "per_tensor", "per_parameter"])
+def test_components_through_either_matrix_are_the_same(normalization: str) -> None:
+    dataset, config = checkpoints(noise=1e-4), AutoencoderConfig(normalization=normalization)
+    train_K, held_out_H = split_rows(len(dataset), 0.1)
+    statistics = _statistics(dataset, train_K, config)
+    ours, theirs = (spectrum(dataset, train_K, held_out_H, statistics) for spectrum in (_from_gram, _from_covariance))
+    assert ours.rank == theirs.rank == len(train_K) - 1
+    assert torch.allclose(ours.explained_N, theirs.explained_N, atol=1e-5)
+    for spectrum in (ours, theirs):
+        assert torch.equal(spectrum.components(6, 0, 40)[:, 10:], spectrum.components(6, 10, 40))
+    first_NP, second_NP = (spectrum.components(6, 0, dataset.layout.num_params) for spectrum in (ours, theirs))
+    assert torch.allclose((first_NP * second_NP).sum(dim=1).abs(), torch.ones(6), atol=1e-4)  # up to their signs
+
+
+def test_more_checkpoints_than_numbers(tmp_path: Path) -> None:
+    dataset = checkpoints(num=1800, rank=6, noise=1e-3)
+    assert dataset.layout.num_params < len(split_rows(len(dataset), 0.1)[0])
+    autoencoder = fit(dataset, AutoencoderConfig(), tmp_path)
+    assert autoencoder.config.num_components == 16 and held_out_r2(autoencoder, dataset, 0.1) > 0.95
 
 
 def test_variances_come_out_positive(tmp_path: Path) -> None:

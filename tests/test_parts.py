@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pdiff_hub import safe_files
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.collect.background import BackgroundJournal
 from pdiff_hub.collect.parts import CheckpointJournal, TrainingState
 from pdiff_hub.param_autoencoder import ParamLayout
 
@@ -208,3 +209,20 @@ def test_damaged_or_misused(tmp_path: Path) -> None:
     finish(journal)
     with pytest.raises(ValueError, match="is finished"):
         journal.append(row(3), [{}], state(3))
+
+
+def test_a_journal_in_the_background_is_the_same_journal(tmp_path: Path) -> None:
+    """States are those of when they were given, and an error of a write is not lost."""
+    weight = torch.zeros(3)
+    with BackgroundJournal(CheckpointJournal(tmp_path / "a", SETTINGS, LAYOUT)) as writer:
+        for step in range(4):
+            weight += 1
+            writer.append(torch.full((1, LAYOUT.num_params), float(step)), [{"step": step}],
+                          TrainingState({"weight": weight}, {"step": step}))
+    reopened = CheckpointJournal(tmp_path / "a", SETTINGS, LAYOUT)
+    assert reopened.num_checkpoints == 4 and reopened.state is not None
+    assert torch.equal(reopened.state.tensors["weight"], torch.full((3,), 4.0)) and reopened.state.info == {"step": 3}
+    bad = torch.full((1, LAYOUT.num_params), torch.nan)
+    with pytest.raises(ValueError, match="NaN"), BackgroundJournal(reopened) as writer:
+        writer.append(bad, [{"step": 4}], TrainingState())
+    assert CheckpointJournal(tmp_path / "a", SETTINGS, LAYOUT).num_checkpoints == 4

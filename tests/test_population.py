@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 
@@ -78,15 +75,14 @@ def test_a_killed_collection_goes_on(tmp_path: Path) -> None:
         "config = PopulationConfig(num_checkpoints=9, epochs=4, networks_at_once=3)\n"
         "collect_population(load_task('digits'), spec, 'all', config, Path(sys.argv[1]), seed=0)\n"
     )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = subprocess.Popen([sys.executable, "-c", code, str(killed)], env=environment, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list(killed.rglob("part-00001*")):
+    process = processes.start(code, str(killed))
+    while process.is_alive() and not list(killed.rglob("part-00001*")):
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     for folder in (killed, whole):
-        subprocess.run([sys.executable, "-c", code, str(folder)], env=environment, check=True, capture_output=True)
+        processes.run(code, str(folder))
     first, second = (CheckpointDataset.from_pretrained(folder) for folder in (killed, whole))
     assert torch.equal(first.params_KP, second.params_KP) and first.metadata == second.metadata
 

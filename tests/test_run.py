@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from browser import Browser
@@ -18,7 +16,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.cli import app
+from pdiff_hub.cli import app, main
 from pdiff_hub.evaluation.evaluate import FIGURES
 from pdiff_hub.pipeline_pdiff import PDiffPipeline
 
@@ -134,25 +132,29 @@ def test_the_report_opens_in_a_browser(run_dir: Path, browser: Browser) -> None:
 
 def test_killed_runs_go_on(run_dir: Path, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
-    command = [sys.executable, "-m", "pdiff_hub.cli", "run", "digits-mlp3", "--output-dir", str(folder), *OVERRIDES]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = ["from pdiff_hub.cli import main; main()", "run", "digits-mlp3", "--output-dir", str(folder), *OVERRIDES]
     for mark in ("checkpoints/dataset.json", "training/latents.safetensors"):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and not (folder / mark).exists():
+        process = processes.start(*command)
+        while process.is_alive() and not (folder / mark).exists():
             time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+        process.kill()
+        process.join()
+    processes.run(*command)
     for file in ("unet/diffusion_pytorch_model.safetensors", "generated/params.safetensors"):
         first, second = load_file(run_dir / file), load_file(folder / file)
         assert all(torch.allclose(first[name], second[name], rtol=1e-3, atol=1e-4) for name in first)
 
 
-def test_another_recipe_in_the_same_folder_is_refused(run_dir: Path) -> None:
-    command = [sys.executable, "-m", "pdiff_hub.cli", "run", "digits-mlp3", "--output-dir", str(run_dir), *OVERRIDES,
-               "--override", "seed=5"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and "seed was 0 and is 5" in done.stderr and "Traceback" not in done.stderr
+def test_another_recipe_in_the_same_folder_is_refused(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "argv", ["pdiff", "run", "digits-mlp3", "--output-dir", str(run_dir), *OVERRIDES,
+                                      "--override", "seed=5"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    error = capsys.readouterr().err
+    assert ended.value.code == 1 and "seed was 0 and is 5" in error and "Traceback" not in error
 
 
 def test_help_has_an_example_each() -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -24,6 +25,7 @@ from pdiff_hub.training.loop import build_accelerator
 from pdiff_hub.training.pipeline import require_processes, train_pipeline
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "train.py"
+TRAIN = f"import runpy; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
 OPTIONS = ["diffusion.steps=60", "diffusion.widths=[16]", "diffusion.batch_size=16", "diffusion.save_every=7",
            "diffusion.log_every=5"]
 
@@ -45,10 +47,9 @@ def dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(dataset_dir: Path, output_dir: Path, launcher: list[str], extra: list[str] | None = None) -> list[str]:
+def arguments(dataset_dir: Path, output_dir: Path, extra: list[str] | None = None) -> list[str]:
     overrides = [part for option in OPTIONS for part in ("--override", option)]
-    return [*launcher, str(EXAMPLE), "--dataset", str(dataset_dir), "--output-dir", str(output_dir), *overrides,
-            *(extra or [])]
+    return ["--dataset", str(dataset_dir), "--output-dir", str(output_dir), *overrides, *(extra or [])]
 
 
 def environment() -> dict[str, str]:
@@ -61,18 +62,18 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_killed_and_resumed_ends_in_the_same_bytes(dataset_dir: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(dataset_dir, whole, [sys.executable]), check=True, env=environment(), capture_output=True)
+    processes.run(TRAIN, *arguments(dataset_dir, whole))
     kills = 0
     for target in (7, 21, 42):
-        process = subprocess.Popen(command(dataset_dir, killed, [sys.executable]), env=environment(),
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None:
+        process = processes.start(TRAIN, *arguments(dataset_dir, killed))
+        while process.is_alive():
             saves = sorted((killed / "training" / "diffusion").glob("step-*"))
             if saves and int(saves[-1].name[5:]) >= target:
-                process.send_signal(signal.SIGKILL)
-                kills += process.wait() == -signal.SIGKILL
+                process.kill()
+                process.join()
+                kills += process.exitcode == -signal.SIGKILL
             time.sleep(0.001)
-    subprocess.run(command(dataset_dir, killed, [sys.executable]), check=True, env=environment(), capture_output=True)
+    processes.run(TRAIN, *arguments(dataset_dir, killed))
     assert kills >= 1
     for file in ("unet/diffusion_pytorch_model.safetensors", "autoencoder/diffusion_pytorch_model.safetensors",
                  "model_index.json"):
@@ -84,10 +85,9 @@ def test_two_processes_learn_what_one_does(dataset_dir: Path, tmp_path: Path) ->
     one, two = tmp_path / "one", tmp_path / "two"
     # Gentle steps: at the default rate rounding differences grow a thousandfold in 60 steps.
     gentle = ["--override", "diffusion.learning_rate=0.0005"]
-    subprocess.run(command(dataset_dir, one, [sys.executable], gentle), check=True, env=environment(),
-                   capture_output=True)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(command(dataset_dir, two, launcher, ["--num-processes", "2", *gentle]), check=True,
+    processes.run(TRAIN, *arguments(dataset_dir, one, gentle))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(EXAMPLE)]
+    done = subprocess.run([*launcher, *arguments(dataset_dir, two, ["--num-processes", "2", *gentle])], check=True,
                           env=environment(), capture_output=True, text=True)
     assert "2 processes" in done.stdout
     curves = [json.loads((folder / "training" / "summary.json").read_text())["loss"] for folder in (one, two)]

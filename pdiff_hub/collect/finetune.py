@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 from tqdm import tqdm
 
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.collect.background import BackgroundJournal
 from pdiff_hub.collect.finetune_config import FinetuneConfig
 from pdiff_hub.collect.finetune_run import FinetuneRun, trainable
 from pdiff_hub.collect.image_batches import ImageBatches
@@ -101,20 +101,21 @@ def collect_finetune(
           torch.backends.cudnn.flags(enabled=True, deterministic=True)):
         if state is not None:
             run.load(state)
-        if run.phase == "train":
-            _trained_network(run, journal, hide, None if trained is None else trained / _trained_name(settings))
-        _finetune(run, journal, {"run": f"finetune-{seed}", "seed": seed}, hide)
+        with BackgroundJournal(journal) as writer:
+            if run.phase == "train":
+                _trained_network(run, writer, hide, None if trained is None else trained / _trained_name(settings))
+            _finetune(run, writer, journal.num_checkpoints, {"run": f"finetune-{seed}", "seed": seed}, hide)
     return journal.finish(network=spec, task=task.spec, frozen=layout.frozen_state(network.state_dict()),
                           collect={"method": "finetune"})
 
 
-def _trained_network(run: FinetuneRun, journal: CheckpointJournal, hide: bool | None, file: Path | None) -> None:
+def _trained_network(run: FinetuneRun, writer: BackgroundJournal, hide: bool | None, file: Path | None) -> None:
     """The first phase, or the network that another run's first phase has left in `file`."""
     if file is not None and file.exists():
         run.network.load_state_dict(load_file(file, device=str(run.images.device)))
         run.begin("finetune")
         return
-    _train(run, journal, hide)
+    _train(run, writer, hide)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_safetensors(file, run.network.state_dict())
@@ -127,7 +128,7 @@ def _trained_name(settings: Mapping[str, Any]) -> str:
     return f"trained-{hashlib.sha256(json.dumps(first, sort_keys=True).encode()).hexdigest()[:12]}.safetensors"
 
 
-def _train(run: FinetuneRun, journal: CheckpointJournal, hide: bool | None) -> None:
+def _train(run: FinetuneRun, writer: BackgroundJournal, hide: bool | None) -> None:
     """The first phase from where `run` is; leaves it at the start of the second, saved."""
     per_epoch, saved = run.images.steps_per_epoch, time.monotonic()
     loss, first = torch.zeros((), device=run.images.device), run.step
@@ -140,18 +141,19 @@ def _train(run: FinetuneRun, journal: CheckpointJournal, hide: bool | None) -> N
                 bar.set_postfix(loss=f"{run.checked_mean(loss, first):.4f}")
                 loss, first = torch.zeros_like(loss), run.step
             if old:
-                journal.save_state(run.state())
+                writer.save_state(run.state())
                 saved = time.monotonic()
     run.begin("finetune")
-    journal.save_state(run.state())
+    writer.save_state(run.state())
 
 
-def _finetune(run: FinetuneRun, journal: CheckpointJournal, row: Mapping[str, Any], hide: bool | None) -> None:
-    """The second phase from where `run` is, with parts committed on the way."""
+def _finetune(run: FinetuneRun, writer: BackgroundJournal, start: int, row: Mapping[str, Any], hide: bool | None
+              ) -> None:
+    """The second phase from where `run` is, after `start` checkpoints, with parts committed on the way."""
     total, every = run.config.num_checkpoints, run.config.save_every
     most = max(1, min(_PART_ROWS, _PART_BYTES // (4 * run.layout.num_params)))
-    rows: list[tuple[Tensor, dict[str, Any]]] = []
-    saved, start = time.monotonic(), journal.num_checkpoints
+    params_RP, metadata = torch.empty(0, run.layout.num_params), list[dict[str, Any]]()
+    saved = time.monotonic()
     with tqdm(total=total, initial=start, desc="checkpoints", unit="checkpoint", disable=hide) as bar:
         for number in range(start + 1, total + 1):
             loss, first = torch.zeros((), device=run.images.device), run.step
@@ -159,11 +161,14 @@ def _finetune(run: FinetuneRun, journal: CheckpointJournal, row: Mapping[str, An
                 loss += run.take_step()
             train_loss = run.checked_mean(loss, first)
             validation_loss, accuracy = run.validate()
-            rows.append((run.params(), {**row, "step": run.step, "train_loss": train_loss,
-                                        "validation_loss": validation_loss, "validation_accuracy": accuracy}))
+            if not metadata:  # a new part; the last one may still be on its way to the disk
+                params_RP = torch.empty(most, run.layout.num_params)
+            params_RP[len(metadata)] = run.params()
+            metadata.append({**row, "step": run.step, "train_loss": train_loss, "validation_loss": validation_loss,
+                             "validation_accuracy": accuracy})
             bar.set_postfix(loss=f"{train_loss:.4f}", accuracy=f"{accuracy:.4f}")
             bar.update()
-            if number == total or len(rows) >= most or time.monotonic() - saved >= _STATE_SECONDS:
+            if number == total or len(metadata) >= most or time.monotonic() - saved >= _STATE_SECONDS:
                 run.check_frozen()
-                journal.append(torch.stack([each for each, _ in rows]), [each for _, each in rows], run.state())
-                rows, saved = [], time.monotonic()
+                writer.append(params_RP[: len(metadata)], metadata, run.state())
+                metadata, saved = [], time.monotonic()

@@ -98,12 +98,12 @@ def collect_population(
     settings = {"collect": asdict(config), "network": spec, "task": task.spec, "seed": seed}
     if (directory / INDEX_NAME).exists():
         return _finished(directory, settings)
-    inputs_NX = task.inputs(task.train).to(device)
     if config.align:  # refuse before the work, not after it
         one = {name: tensor[None] for name, tensor in network.state_dict().items()}
         find_hidden_layers(network, one, task.inputs(task.validation, slice(0, _SAMPLE)))
-    # Told of CPUs, it joins a launcher's processes there too.
+    # Told of CPUs, it joins a launcher's processes there too. First, since it gives each process a GPU of its own.
     processes = PartialState(cpu=not torch.accelerator.is_available())
+    inputs_NX = task.inputs(task.train).to(device)
     rank, world = processes.process_index, processes.num_processes
     shares = [directory / f"seeds-{part}-of-{world}" for part in range(world)]
     _train_share(task, spec, layout, config, shares[rank], settings, rank, world, inputs_NX, progress)

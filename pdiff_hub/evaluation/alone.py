@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pdiff_hub.checkpoint_rows import Rows, as_rows
 from pdiff_hub.evaluation.ensembles import ensemble_curve
 from pdiff_hub.evaluation.judging import Judge
 from pdiff_hub.evaluation.similarity import mean_pairwise
@@ -29,12 +30,12 @@ def require_no_originals(metrics: Collection[str], why: str) -> None:
                          f"ask for what needs none: {' '.join(f'--metric {name}' for name in alone)}.")
 
 
-def evaluate_alone(judge: Judge, generated_BP: Tensor, metrics: Collection[str]) -> dict[str, Any]:
+def evaluate_alone(judge: Judge, generated_BP: Tensor | Rows, metrics: Collection[str]) -> dict[str, Any]:
     """The parts of `evaluate_networks`' answer that are asked for and need no originals; the others are empty."""
-    judged = judge(generated_BP)
-    similarity = mean_pairwise(judged.test.wrong_BN) if len(generated_BP) > 1 else math.nan
+    judged, num_generated = judge(generated_BP), as_rows(generated_BP).num_rows
+    similarity = mean_pairwise(judged.test.wrong_BN) if num_generated > 1 else math.nan
     results: dict[str, Any] = {
-        "num_params": judge.layout.num_params, "num_checkpoints": None, "num_generated": len(generated_BP),
+        "num_params": judge.layout.num_params, "num_checkpoints": None, "num_generated": num_generated,
         "accuracy": {}, "similarity": {}, "audit": {}, "methods": {}, "frontier": None, "ensembles": None,
         "notes": ["The checkpoints were not there: nothing is said of copying."],
     }

@@ -12,28 +12,33 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from pdiff_hub.checkpoint_rows import Rows, as_rows
+
 _SLICE_BYTES = 64 << 20  # float64 copies of both sets for one slice of P
 
 
-def nearest_l2(query_BP: Tensor, reference_KP: Tensor, *, leave_one_out: bool) -> Tensor:
+def nearest_l2(query_BP: Tensor | Rows, reference_KP: Tensor | Rows, *, leave_one_out: bool) -> Tensor:
     """L2 distance of each query to the nearest reference, float64 [B], in raw weight units; exactly 0 for a duplicate.
+
+    Both are read slice by slice of P.
 
     leave_one_out: True where both are the same set in the same order: a network is then not compared with itself, but
     is with its duplicates elsewhere in the set. Raises ValueError for different P, for an empty set, for NaN or Inf,
     and with leave_one_out for sets of different sizes or of one network.
     """
-    _check(query_BP, reference_KP)
-    if leave_one_out and (query_BP.shape != reference_KP.shape or len(query_BP) < 2):
+    query, reference = as_rows(query_BP), as_rows(reference_KP)
+    _check(query, reference)
+    if leave_one_out and (query.num_rows != reference.num_rows or query.num_rows < 2):
         raise ValueError(
-            "leave_one_out compares a set of at least two networks with itself; got parameters of shapes "
-            f"{list(query_BP.shape)} and {list(reference_KP.shape)}."
+            "leave_one_out compares a set of at least two networks with itself; got sets of "
+            f"{query.num_rows} and {reference.num_rows}."
         )
     # Who is nearest: |q|^2 + |r|^2 - 2 q.r, one matrix product. Cancellation would leave 1e-16 of the squared norms, so
     # norms are made small by centring, and the distance to the nearest one is then taken from the differences.
-    gram_BK = torch.zeros(len(query_BP), len(reference_KP), dtype=torch.float64)
-    square_B = torch.zeros(len(query_BP), dtype=torch.float64)
-    square_K = torch.zeros(len(reference_KP), dtype=torch.float64)
-    for query_Bp, reference_Kp in _slices(query_BP, reference_KP):
+    gram_BK = torch.zeros(query.num_rows, reference.num_rows, dtype=torch.float64)
+    square_B = torch.zeros(query.num_rows, dtype=torch.float64)
+    square_K = torch.zeros(reference.num_rows, dtype=torch.float64)
+    for query_Bp, reference_Kp in _slices(query, reference):
         mean_p = reference_Kp.mean(dim=0)
         query_Bp, reference_Kp = query_Bp - mean_p, reference_Kp - mean_p
         gram_BK += query_Bp @ reference_Kp.T
@@ -43,26 +48,27 @@ def nearest_l2(query_BP: Tensor, reference_KP: Tensor, *, leave_one_out: bool) -
     if leave_one_out:
         distance_BK.fill_diagonal_(torch.inf)
     nearest_B = distance_BK.argmin(dim=1)
-    total_B = torch.zeros(len(query_BP), dtype=torch.float64)
-    for query_Bp, reference_Kp in _slices(query_BP, reference_KP):
+    total_B = torch.zeros(query.num_rows, dtype=torch.float64)
+    for query_Bp, reference_Kp in _slices(query, reference):
         total_B += (query_Bp - reference_Kp[nearest_B]).square().sum(dim=1)
     return total_B.sqrt()
 
 
-def spread_ratio(generated_BP: Tensor, original_KP: Tensor) -> float:
+def spread_ratio(generated_BP: Tensor | Rows, original_KP: Tensor | Rows) -> float:
     """sqrt(sum_p var(generated) / sum_p var(original)): 1 is the same spread, below 1 narrower, 0 one point.
 
     Variances are unbiased (n - 1). Raises ValueError for fewer than two networks in a set, for different P, for NaN or
     Inf, and for originals that are all the same.
     """
-    _check(generated_BP, original_KP)
-    if len(generated_BP) < 2 or len(original_KP) < 2:
+    sets = as_rows(generated_BP), as_rows(original_KP)
+    _check(*sets)
+    if min(each.num_rows for each in sets) < 2:
         raise ValueError(
-            f"there are {len(generated_BP)} generated and {len(original_KP)} original networks; a spread needs at "
+            f"there are {sets[0].num_rows} generated and {sets[1].num_rows} original networks; a spread needs at "
             "least two of each."
         )
     generated, original = 0.0, 0.0
-    for generated_Bp, original_Kp in _slices(generated_BP, original_KP):
+    for generated_Bp, original_Kp in _slices(*sets):
         generated += float(generated_Bp.var(dim=0).sum())
         original += float(original_Kp.var(dim=0).sum())
     if original == 0.0:
@@ -96,23 +102,23 @@ def summarise_accuracy(validation_accuracy_B: Tensor, test_accuracy_B: Tensor) -
     }
 
 
-def _slices(*sets: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def _slices(*sets: Rows) -> Iterator[tuple[Tensor, ...]]:
     """Sets of networks [*,P] in float64 on the CPU, in slices of P that fit `_SLICE_BYTES` together."""
-    step = max(1, _SLICE_BYTES // (8 * sum(len(params) for params in sets)))
-    for p in range(0, sets[0].shape[1], step):
-        yield tuple(params[:, p : p + step].cpu().double() for params in sets)
+    step = max(1, _SLICE_BYTES // (8 * sum(rows.num_rows for rows in sets)))
+    for p in range(0, sets[0].num_params, step):
+        stop = min(p + step, sets[0].num_params)
+        yield tuple(rows.read(0, rows.num_rows, p, stop).cpu().double() for rows in sets)
 
 
-def _check(first_BP: Tensor, second_KP: Tensor) -> None:
-    for params in (first_BP, second_KP):
-        if params.ndim != 2 or 0 in params.shape:
-            raise ValueError(
-                f"parameters have shape {list(params.shape)}; expected networks x parameters, at least one of each."
-            )
-    if first_BP.shape[1] != second_KP.shape[1]:
+def _check(first: Rows, second: Rows) -> None:
+    for rows in (first, second):
+        if 0 in (rows.num_rows, rows.num_params):
+            raise ValueError(f"parameters have shape {[rows.num_rows, rows.num_params]}; expected networks x "
+                             "parameters, at least one of each.")
+    if first.num_params != second.num_params:
         raise ValueError(
-            f"networks have {first_BP.shape[1]} and {second_KP.shape[1]} parameters; expected two sets of one layout."
+            f"networks have {first.num_params} and {second.num_params} parameters; expected two sets of one layout."
         )
-    for first_Bp, second_Kp in _slices(first_BP, second_KP):
+    for first_Bp, second_Kp in _slices(first, second):
         if not bool(first_Bp.isfinite().all()) or not bool(second_Kp.isfinite().all()):
             raise ValueError("parameters hold NaN or Inf; expected finite numbers.")

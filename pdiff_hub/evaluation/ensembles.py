@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pdiff_hub.checkpoint_rows import PickedRows, Rows, as_rows
 from pdiff_hub.evaluation.predictions import Images, predict_logits
 from pdiff_hub.param_autoencoder import ParamLayout
 
@@ -34,7 +35,7 @@ def ensemble_curve(
     network: nn.Module,
     layout: ParamLayout,
     frozen: Mapping[str, Tensor],
-    params_BP: Tensor,
+    params_BP: Tensor | Rows,
     images: Images,
     labels_N: Tensor,
     sizes: Sequence[int] = (1, 2, 5, 10, 20),
@@ -57,19 +58,20 @@ def ensemble_curve(
     """
     if not sizes or min(sizes) < 1:
         raise ValueError(f"sizes are {list(sizes)}; expected numbers of networks, from 1.")
-    kept = [size for size in sizes if size <= len(params_BP)]
+    rows = as_rows(params_BP)
+    kept = [size for size in sizes if size <= rows.num_rows]
     if not kept:
-        raise ValueError(f"there are {len(params_BP)} networks, fewer than the smallest ensemble of {list(sizes)}.")
+        raise ValueError(f"there are {rows.num_rows} networks, fewer than the smallest ensemble of {list(sizes)}.")
     if labels_N.shape != (len(images),):
         raise ValueError(f"labels have shape {list(labels_N.shape)}, expected [{len(images)}], one an image.")
     if len(images) == 0:
         raise ValueError("there are no images to evaluate on; expected at least one.")
-    params_BP = params_BP[: max(sizes)]
-    totals = {size: _Totals(len(params_BP) // size) for size in kept}
+    rows = PickedRows(rows, range(min(rows.num_rows, max(sizes))))
+    totals = {size: _Totals(rows.num_rows // size) for size in kept}
     step = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // (4 * images[:1].numel())))
     for n in range(0, len(images), step):
         labels_n = labels_N[n : n + step].cpu()
-        logits_Bnc = predict_logits(network, layout, frozen, params_BP, images[n : n + step])
+        logits_Bnc = predict_logits(network, layout, frozen, rows, images[n : n + step])
         _check(logits_Bnc, labels_n)
         log_Bnc = logits_Bnc.double().log_softmax(dim=-1)
         for size, total in totals.items():

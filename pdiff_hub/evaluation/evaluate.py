@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pdiff_hub.checkpoint_rows import PickedRows, Rows, as_rows
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.evaluation.audit import nearest_l2, spread_ratio
-from pdiff_hub.evaluation.baselines import Variant, ensemble, evenly_spaced, original
+from pdiff_hub.evaluation.baselines import Variant, ensemble, evenly_spaced
 from pdiff_hub.evaluation.ensembles import EnsembleCurve, ensemble_curve
 from pdiff_hub.evaluation.figures import (
     METHOD_STYLE,
@@ -44,7 +45,7 @@ def evaluate_networks(
     network: nn.Module,
     task: Task,
     originals: CheckpointDataset,
-    generated_BP: Tensor,
+    generated_BP: Tensor | Rows,
     *,
     deviation_r2: float | None,
     num_originals: int | None = None,
@@ -61,7 +62,8 @@ def evaluate_networks(
 
     Args:
         network: any instance of the architecture; its weights are not looked at.
-        generated_BP: float32 [B,P], raw weight units.
+        generated_BP: float32 [B,P], raw weight units; as `Rows` they, and the originals, are read when needed, so that
+            memory does not grow with their number.
         deviation_r2: as training measured it on held-out checkpoints.
         num_originals: judge only so many originals, evenly spaced.
         variants: baselines to stand beside (`baselines.baseline_variants`); with any, the frontier of accuracy and
@@ -80,21 +82,19 @@ def evaluate_networks(
     """
     require_originals(originals)
     judge = Judge(network, task, originals.layout, originals.frozen)
-    if generated_BP.ndim != 2 or generated_BP.shape[1] != originals.layout.num_params:
-        raise ValueError(f"generated parameters have shape {list(generated_BP.shape)}, expected [*, "
+    generated = as_rows(generated_BP)
+    if generated.num_params != originals.layout.num_params:
+        raise ValueError(f"generated parameters have shape {[generated.num_rows, generated.num_params]}, expected [*, "
                          f"{originals.layout.num_params}]: originals and generated networks have different layouts.")
-    params_KP = originals.params_KP
-    unused = torch.Generator()
-    # All of them are judged as they lie in memory; a choice is a copy.
-    chosen = num_originals is not None and num_originals < len(originals)
-    kept_JP = original(originals, num_originals or 0, unused) if chosen else params_KP
-    judged = {"original": judge(kept_JP), "generated": judge(generated_BP),
-              "ensemble": judge(ensemble(originals, 1, unused))}
+    chosen = evenly_spaced(len(originals), num_originals or len(originals))
+    kept = originals.select_rows(chosen) if len(chosen) < len(originals) else originals
+    mean_1P = ensemble(originals, 1, torch.Generator())
+    judged = {"original": judge(kept.rows), "generated": judge(generated), "ensemble": judge(mean_1P)}
     wrong_KN = judged["original"].test.wrong_BN
     nearest = {
-        "original": nearest_l2(params_KP, params_KP, leave_one_out=True)[evenly_spaced(len(originals), len(kept_JP))],
-        "generated": nearest_l2(generated_BP, params_KP, leave_one_out=False),
-        "ensemble": nearest_l2(ensemble(originals, 1, unused), params_KP, leave_one_out=False),
+        "original": nearest_l2(originals.rows, originals.rows, leave_one_out=True)[chosen],
+        "generated": nearest_l2(generated, originals.rows, leave_one_out=False),
+        "ensemble": nearest_l2(mean_1P, originals.rows, leave_one_out=False),
     }
     similar = {name: _max_iou(name, each, wrong_KN) for name, each in judged.items()}
     methods = {name: name for name in judged}
@@ -104,22 +104,22 @@ def evaluate_networks(
         generator = torch.Generator().manual_seed(_stream(seed, variant.name))
         params_BP = variant.make(originals, num_models, generator)
         judged[variant.name] = judge(params_BP)
-        nearest[variant.name] = nearest_l2(params_BP, params_KP, leave_one_out=False)
+        nearest[variant.name] = nearest_l2(params_BP, originals.rows, leave_one_out=False)
         similar[variant.name] = _max_iou(variant.name, judged[variant.name], wrong_KN)
         methods[variant.name] = variant.method
     points = _by_method(methods, judged, similar)
-    curves = _ensembles(judge, kept_JP, generated_BP) if variants else None
+    curves = _ensembles(judge, kept.rows, generated) if variants else None
     results = {
         "num_params": originals.layout.num_params,
         "num_checkpoints": len(originals),
-        "num_generated": len(generated_BP),
+        "num_generated": generated.num_rows,
         "accuracy": {name: each.summary() for name, each in judged.items()},
         "similarity": similarity_summary(wrong_KN, judged["generated"].test.wrong_BN),
         "audit": {
             "nearest_l2_generated": float(nearest["generated"].mean()),
             "nearest_l2_original": float(nearest["original"].mean()),
             "deviation_r2": deviation_r2,
-            "spread_ratio": spread_ratio(generated_BP, params_KP) if len(generated_BP) > 1 else None,
+            "spread_ratio": spread_ratio(generated, originals.rows) if generated.num_rows > 1 else None,
             "max_iou_ensemble": float(similar["ensemble"][0]),
             "max_iou_original": _mean(similar["original"]),
         },
@@ -170,11 +170,12 @@ def _frontier(points: Mapping[str, MethodPoints], task: Task, seed: int) -> dict
     return frontier_report(novelty, generator, floor=1 / task.num_classes, labels=labels)
 
 
-def _ensembles(judge: Judge, originals_JP: Tensor, generated_BP: Tensor) -> dict[str, EnsembleCurve]:
+def _ensembles(judge: Judge, originals: Rows, generated: Rows) -> dict[str, EnsembleCurve]:
     images, labels_N = judge.test_images(), judge.task.test.labels_N
-    spaced_JP = originals_JP[evenly_spaced(len(originals_JP), _LARGEST_ENSEMBLE)]
-    return {name: ensemble_curve(judge.network, judge.layout, judge.frozen, params_BP, images, labels_N)
-            for name, params_BP in (("original", spaced_JP), ("generated", generated_BP[:_LARGEST_ENSEMBLE]))}
+    picked = {"original": PickedRows(originals, evenly_spaced(originals.num_rows, _LARGEST_ENSEMBLE)),
+              "generated": PickedRows(generated, range(min(generated.num_rows, _LARGEST_ENSEMBLE)))}
+    return {name: ensemble_curve(judge.network, judge.layout, judge.frozen, rows, images, labels_N)
+            for name, rows in picked.items()}
 
 
 def _notes(judged: Mapping[str, Judged]) -> list[str]:

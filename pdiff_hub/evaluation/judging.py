@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from pdiff_hub.checkpoint_rows import Rows, as_rows
 from pdiff_hub.evaluation.audit import summarise_accuracy
 from pdiff_hub.evaluation.predictions import Predictions, SplitImages, evaluate
 from pdiff_hub.param_autoencoder import ParamLayout
@@ -40,17 +41,18 @@ class Judge:
     layout: ParamLayout
     frozen: Mapping[str, Tensor]
 
-    def __call__(self, params_BP: Tensor) -> Judged:
+    def __call__(self, params_BP: Tensor | Rows) -> Judged:
         """params_BP: float32 [B,P], raw weight units. ValueError if P is not that of the layout."""
-        if params_BP.ndim != 2 or params_BP.shape[1] != self.layout.num_params:
-            raise ValueError(f"parameters have shape {list(params_BP.shape)}, expected [*, {self.layout.num_params}]: "
-                             "originals and generated networks have different layouts.")
-        return Judged(self._on(self.task.validation, params_BP).accuracy_B, self._on(self.task.test, params_BP))
+        rows = as_rows(params_BP)
+        if rows.num_params != self.layout.num_params:
+            raise ValueError(f"parameters have shape {[rows.num_rows, rows.num_params]}, expected "
+                             f"[*, {self.layout.num_params}]: originals and generated networks have different layouts.")
+        return Judged(self._on(self.task.validation, rows).accuracy_B, self._on(self.task.test, rows))
 
     def test_images(self) -> SplitImages:
         """The images of the test split, normalised a slice at a time."""
         return SplitImages(self.task, self.task.test)
 
-    def _on(self, split: Split, params_BP: Tensor) -> Predictions:
-        return evaluate(self.network, self.layout, self.frozen, params_BP, SplitImages(self.task, split),
+    def _on(self, split: Split, rows: Rows) -> Predictions:
+        return evaluate(self.network, self.layout, self.frozen, rows, SplitImages(self.task, split),
                         split.labels_N)

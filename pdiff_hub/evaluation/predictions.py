@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from tqdm import tqdm
 
+from pdiff_hub.checkpoint_rows import Rows, as_rows
 from pdiff_hub.networks import logits
 from pdiff_hub.networks.prefix_cache import Forward, plan_prefix, record, serve
 from pdiff_hub.param_autoencoder import ParamLayout
@@ -65,7 +66,7 @@ def evaluate(
     network: nn.Module,
     layout: ParamLayout,
     frozen: Mapping[str, Tensor],
-    params_BP: Tensor,
+    params_BP: Tensor | Rows,
     inputs_NCHW: Images,
     labels_N: Tensor,
 ) -> Predictions:
@@ -77,8 +78,9 @@ def evaluate(
     if labels_N.shape != (len(inputs_NCHW),):
         raise ValueError(f"labels have shape {list(labels_N.shape)}, expected [{len(inputs_NCHW)}], one an image.")
     labels_N = labels_N.cpu()
-    wrong_BN = torch.empty(len(params_BP), len(inputs_NCHW), dtype=torch.bool)
-    for networks, images, logits_bnc in _chunks(network, layout, frozen, params_BP, inputs_NCHW):
+    rows = as_rows(params_BP)
+    wrong_BN = torch.empty(rows.num_rows, len(inputs_NCHW), dtype=torch.bool)
+    for networks, images, logits_bnc in _chunks(network, layout, frozen, rows, inputs_NCHW):
         labels_n, num_classes = labels_N[images], logits_bnc.shape[-1]
         if int(labels_n.min()) < 0 or int(labels_n.max()) >= num_classes:
             raise ValueError(
@@ -95,20 +97,21 @@ def predict_logits(
     network: nn.Module,
     layout: ParamLayout,
     frozen: Mapping[str, Tensor],
-    params_BP: Tensor,
+    params_BP: Tensor | Rows,
     inputs_NCHW: Images,
 ) -> Tensor:
     """Logits of B networks for N images, float32 [B,N,c] on the CPU; takes 4 B N c bytes, so give it few networks.
 
     network: any instance of the architecture; its own weights are not used and not changed, and it is put into eval
     mode and back. Work is done on its device. layout, frozen: from the data set or pipeline: `frozen` holds every
-    tensor that the layout leaves out. params_BP: raw weight units, any device. inputs_NCHW: normalised images.
+    tensor that the layout leaves out. params_BP: raw weight units, any device; `Rows` are read a chunk of networks at
+    a time. inputs_NCHW: normalised images.
     Raises ValueError for shapes that do not fit, for no network or no image, and for a network of another layout.
     """
-    result_BNc = None
-    for networks, images, logits_bnc in _chunks(network, layout, frozen, params_BP, inputs_NCHW):
+    result_BNc, rows = None, as_rows(params_BP)
+    for networks, images, logits_bnc in _chunks(network, layout, frozen, rows, inputs_NCHW):
         if result_BNc is None:
-            result_BNc = torch.empty(len(params_BP), len(inputs_NCHW), logits_bnc.shape[-1])
+            result_BNc = torch.empty(rows.num_rows, len(inputs_NCHW), logits_bnc.shape[-1])
         result_BNc[networks, images] = logits_bnc
     assert result_BNc is not None  # _chunks refuses B = 0 and N = 0
     return result_BNc
@@ -119,12 +122,12 @@ def _chunks(
     network: nn.Module,
     layout: ParamLayout,
     frozen: Mapping[str, Tensor],
-    params_BP: Tensor,
+    rows: Rows,
     inputs_NCHW: Images,
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """(which networks, which images, their logits on the CPU), covering all of B x N once."""
-    if params_BP.ndim != 2 or len(params_BP) == 0:
-        raise ValueError(f"parameters have shape {list(params_BP.shape)}, expected [B,P] with at least one network.")
+    if rows.num_rows == 0:
+        raise ValueError("there are no networks to evaluate; expected parameters of at least one network.")
     if len(inputs_NCHW) == 0:
         raise ValueError("there are no images to evaluate on; expected at least one.")
     selected, rest = tensor_names(network, layout, frozen)
@@ -139,7 +142,7 @@ def _chunks(
         own = {name: tensor.detach() for name, tensor in network.state_dict().items() if name in selected}
         probe = inputs_NCHW[:2].to(device)
         plan = plan_prefix(network, forward, own, probe)
-        num_networks, num_images = len(params_BP), len(inputs_NCHW)
+        num_networks, num_images = rows.num_rows, len(inputs_NCHW)
         batched, step_b, step_n = _chunk_sizes(plan.peak_bytes, plan.late_peak_bytes, num_networks, num_images, device)
         batched = batched and can_vmap(forward, own, probe)
         total = num_networks * num_images
@@ -150,7 +153,7 @@ def _chunks(
                 shared = record(network, plan, forward, own, inputs)
                 for b in range(0, num_networks, step_b if batched else 1):
                     networks = slice(b, min(b + (step_b if batched else 1), num_networks))
-                    stacked = layout.stack(params_BP[networks].to(device))
+                    stacked = layout.stack(rows.read(networks.start, networks.stop, 0, rows.num_params).to(device))
                     stacked = {name: stacked[name] for name in selected}
                     with serve(network, shared) if shared else nullcontext():
                         if batched:

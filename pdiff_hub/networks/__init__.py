@@ -36,7 +36,8 @@ def resolve_network(
             - `convnet3`: three 3x3 convolutions, one linear layer. `widths: [w1, w2, w3]` (default [8, 16, 16]),
               `norm: none|batch|group` (none), `downsample: max_pool|stride` (max_pool), `global_pool: bool` (false: the
               last map is flattened, which is more accurate on small images).
-            - `resnet18`, `resnet50`, `vit_tiny`, `vit_base`, `convnext_tiny`, `convnext_base` (needs transformers):
+            - `resnet18`, `resnet50`, `vit_tiny`, `vit_base`, `convnext_atto`,
+              `convnext_pico`, `convnext_tiny`, `convnext_base` (needs transformers):
               `pretrained: HUB_ID_OR_FOLDER` and `revision`; ResNets `small_images: bool` (3x3 stem, no max-pool; the
               default up to 64 pixels) and `stem_stride: 1|2`; the others `patch_size`.
             - `some.module:factory` or `some.module.factory`: called with the other options as keyword arguments.

@@ -1,6 +1,6 @@
 """`mlp3` and `convnet3`, the small networks that p-diff generates whole (arXiv 2402.13144, table 3).
 
-Both are plain `nn.Sequential`s whose modules run in the order in which they are registered, with a ReLU module after
+Both are plain `nn.Sequential`s whose modules run in the order in which they are registered, with a ReLU module behind
 every hidden layer: hidden units can be put in another order without changing the function, by looking at the list.
 """
 
@@ -84,9 +84,10 @@ def _convnet3(options: dict[str, Any], in_channels: int, image_size: int, num_cl
         elif norm == "group":
             # One group: channels in different groups could not change places when hidden units are aligned.
             layers[f"norm{number}"] = nn.GroupNorm(1, width)
-        layers[f"relu{number}"] = nn.ReLU()
         if halve and not strided:
+            # In front of the ReLU, which gives the same numbers, gradients included, from a quarter of the work.
             layers[f"pool{number}"] = nn.MaxPool2d(2)
+        layers[f"relu{number}"] = nn.ReLU()
         if halve:
             size = (size + 1) // 2 if strided else size // 2
         channels = width

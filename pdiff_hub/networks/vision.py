@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 # What makes a config the architecture of that name. ResNet: arXiv 1512.03385, table 1; ViT: arXiv 2010.11929, table 1
-# and arXiv 2012.12877 (Tiny), table 1; ConvNeXt: arXiv 2201.03545, sec. 3.
+# and arXiv 2012.12877 (Tiny), table 1; ConvNeXt: arXiv 2201.03545, sec. 3, and below Tiny arXiv 2301.00808, app. A.
 _ARCHITECTURES: dict[str, dict[str, Any]] = {
     "resnet18": {
         "model_type": "resnet", "layer_type": "basic", "embedding_size": 64,
@@ -38,6 +38,8 @@ _ARCHITECTURES: dict[str, dict[str, Any]] = {
         "model_type": "vit", "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
         "intermediate_size": 3072,
     },
+    "convnext_atto": {"model_type": "convnext", "hidden_sizes": [40, 80, 160, 320], "depths": [2, 2, 6, 2]},
+    "convnext_pico": {"model_type": "convnext", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 6, 2]},
     "convnext_tiny": {"model_type": "convnext", "hidden_sizes": [96, 192, 384, 768], "depths": [3, 3, 9, 3]},
     "convnext_base": {"model_type": "convnext", "hidden_sizes": [128, 256, 512, 1024], "depths": [3, 3, 27, 3]},
 }  # fmt: skip

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pdiff_hub import workflow
+from pdiff_hub.checkpoint_rows import SHARD_TENSOR
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.collect.finetune_config import FinetuneConfig
 from pdiff_hub.pipeline_pdiff import PDiffPipeline
@@ -43,7 +44,7 @@ class Run:
 
     def generated(self) -> Tensor:
         """float32 [B,P]: the generated networks that were judged."""
-        return load_file(self.folder / workflow.GENERATED)["params_NP"]
+        return load_file(self.folder / workflow.GENERATED)[SHARD_TENSOR]
 
     def networks(self) -> dict[str, dict[str, Tensor]]:
         """By variant and measure, a number a network (`networks.json`), float64 [B]; NaN where it is undefined."""

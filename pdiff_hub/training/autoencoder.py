@@ -20,10 +20,10 @@ from pdiff_hub.param_autoencoder import ParamAutoencoder, write_tensors
 from pdiff_hub.training.config import AutoencoderConfig
 from pdiff_hub.training.loop import LoopConfig, run_loop, share
 from pdiff_hub.training.memory import return_large_tensors
+from pdiff_hub.training.principal_components import spectrum_of
 
 _MIN_COMPONENTS = 16
 _MANY_PARAMS = 1_000_000  # several slices: memory matters more than the time that new pages take
-_RANK_TOLERANCE = 1e-9  # eigenvalues below this share of the largest are rounding, not structure
 
 
 def split_rows(num_checkpoints: int, holdout: float) -> tuple[list[int], list[int]]:
@@ -134,40 +134,17 @@ def _positive(std: Tensor) -> Tensor:
 def _principal_components(dataset: CheckpointDataset, train_K: list[int], held_out_H: list[int],
                           config: AutoencoderConfig, statistics: ParamAutoencoder, length_multiple: int,
                           directory: Path) -> ParamAutoencoder:
-    """Principal components through the K x K Gram matrix: nothing of size P x P, one pass over slices for each step.
-
-    The components of each slice are written into `directory` and mapped from there: memory does not grow with P.
-    """
-    gram_KK = torch.zeros(len(train_K), len(train_K), dtype=torch.float64)
-    cross_HK = torch.zeros(len(held_out_H), len(train_K), dtype=torch.float64)
-    held_out_total = 0.0
-    for start, stop in statistics.slices:
-        all_S = dataset.read_slice(start, stop)
-        train_KS = statistics.normalize(all_S[train_K], start)
-        held_out_HS = statistics.normalize(all_S[held_out_H], start)
-        gram_KK += train_KS.double() @ train_KS.double().T
-        cross_HK += held_out_HS.double() @ train_KS.double().T
-        held_out_total += float(held_out_HS.double().square().sum())
-    eigenvalues, vectors_KN = torch.linalg.eigh(gram_KK)
-    eigenvalues, vectors_KN = eigenvalues.flip(0), vectors_KN.flip(1)
-    rank = int((eigenvalues > _RANK_TOLERANCE * eigenvalues[0].clamp_min(1e-30)).sum())
-    if rank == 0:
-        raise ValueError("all training checkpoints are equal: there is nothing to learn from them. Collect them with "
-                         "a larger learning rate or from more seeds.")
-    rank = min(rank, len(train_K) - 1)
-    # Signs are arbitrary; fixed, so that a rerun gives the same latents.
-    vectors_KN *= torch.sign(vectors_KN.gather(0, vectors_KN.abs().argmax(dim=0, keepdim=True)))
-    basis_KN = vectors_KN[:, :rank] / eigenvalues[:rank].sqrt()
+    """The components of each slice are written into `directory` and mapped from there: memory does not grow with P."""
+    spectrum = spectrum_of(dataset, train_K, held_out_H, statistics)
     if config.num_components is not None:
         num_components = config.num_components
-        if num_components > rank:
-            raise ValueError(f"autoencoder.num_components is {num_components}, expected at most {rank}: "
-                             f"{len(train_K)} training checkpoints span no more.")
+        if num_components > spectrum.rank:
+            raise ValueError(f"autoencoder.num_components is {num_components}, expected at most {spectrum.rank}: "
+                             f"{len(train_K)} training checkpoints of {dataset.layout.num_params} numbers span no "
+                             "more.")
     else:
-        held_N = (cross_HK @ basis_KN).square().sum(dim=0).cumsum(0) / max(held_out_total, 1e-30)
-        explained_N = held_N if held_out_H else eigenvalues[:rank].cumsum(0) / eigenvalues[:rank].sum()
-        enough = int((explained_N < config.explained).sum()) + 1
-        num_components = min(max(enough, _MIN_COMPONENTS), config.max_components, rank)
+        enough = int((spectrum.explained_N < config.explained).sum()) + 1
+        num_components = min(max(enough, _MIN_COMPONENTS), config.max_components, spectrum.rank)
     columns = math.ceil(num_components / config.latent_channels)
     length = math.ceil(columns / length_multiple) * length_multiple
     with torch.device("meta"):  # the components are too many to be made, only to be replaced
@@ -176,33 +153,32 @@ def _principal_components(dataset: CheckpointDataset, train_K: list[int], held_o
         if buffer.is_meta:
             setattr(autoencoder, name, torch.zeros_like(buffer, device="cpu"))
     autoencoder.latent_std_CL.fill_(1.0)
-    read = _rows_of(dataset, train_K)
     directory.mkdir(parents=True, exist_ok=True)
     for index, (start, stop) in enumerate(autoencoder.slices):
-        train_KS = statistics.normalize(read(start, stop), start)
         file = directory / f"slice-{index:05d}.safetensors"
-        write_tensors(file, {"components_NS": basis_KN[:, :num_components].float().T @ train_KS})
+        write_tensors(file, {"components_NS": spectrum.components(num_components, start, stop)})
         autoencoder.components[index] = nn.Parameter(load_file(file)["components_NS"])
     return autoencoder
 
 
 def _train(autoencoder: ParamAutoencoder, dataset: CheckpointDataset, train_K: list[int], config: AutoencoderConfig,
            seed: int, accelerator: Accelerator, directory: Path) -> None:
-    rows_K = torch.tensor(train_K)
-    params_KP = dataset.params_KP
-
+    device = accelerator.device
+    rows_K = torch.tensor(train_K, device=device)
+    params_KP = dataset.read_slice(0, dataset.layout.num_params).to(device)
     latent_shape = (config.batch_size, autoencoder.config.latent_channels, autoencoder.config.latent_length)
 
     def loss_of(model: nn.Module, generator: torch.Generator) -> Tensor:
-        picked_B = rows_K[torch.randint(len(rows_K), (config.batch_size,), generator=generator)]
-        params_BP = params_KP[picked_B]
-        target_BP = noisy_BP = autoencoder.normalize(share(params_BP, accelerator))
+        picked_B = rows_K[torch.randint(len(rows_K), (config.batch_size,), generator=generator, device=device)]
+        params_BP = params_KP[share(picked_B, accelerator)]
+        target_BP = noisy_BP = autoencoder.normalize(params_BP)
         if config.input_noise > 0:
-            params_BP = params_BP + config.input_noise * torch.randn(params_BP.shape, generator=generator)
-            noisy_BP = autoencoder.normalize(share(params_BP, accelerator))
+            noise_BP = torch.randn(len(picked_B), params_BP.shape[1], generator=generator, device=device)
+            noisy_BP = autoencoder.normalize(params_BP + config.input_noise * share(noise_BP, accelerator))
         noise_BCL = None
         if config.latent_noise > 0:
-            noise_BCL = share(config.latent_noise * torch.randn(latent_shape, generator=generator), accelerator)
+            noise_BCL = torch.randn(latent_shape, generator=generator, device=device)
+            noise_BCL = config.latent_noise * share(noise_BCL, accelerator)
         return nn.functional.mse_loss(model(noisy_BP, noise_BCL), target_BP)
 
     loop = LoopConfig(

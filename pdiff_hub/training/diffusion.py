@@ -60,13 +60,13 @@ def train_unet(
     num_steps = scheduler.config.num_train_timesteps
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(accelerator.device)
     latent_KCL = latent_KCL.to(accelerator.device)
-    batch = (config.batch_size, *latent_KCL.shape[1:])
+    batch, device = (config.batch_size, *latent_KCL.shape[1:]), accelerator.device
 
     def loss_of(model: nn.Module, generator: torch.Generator) -> Tensor:
-        rows_B = share(torch.randint(len(latent_KCL), batch[:1], generator=generator), accelerator)
-        noise_BCL = share(torch.randn(batch, generator=generator), accelerator)
+        rows_B = share(torch.randint(len(latent_KCL), batch[:1], generator=generator, device=device), accelerator)
+        noise_BCL = share(torch.randn(batch, generator=generator, device=device), accelerator)
         # One time step a network, not one a batch.
-        time_B = share(torch.randint(num_steps, batch[:1], generator=generator), accelerator)
+        time_B = share(torch.randint(num_steps, batch[:1], generator=generator, device=device), accelerator)
         noisy_BCL = scheduler.add_noise(latent_KCL[rows_B], noise_BCL, time_B)
         with accelerator.autocast():
             predicted_BCL = model(noisy_BCL, time_B, return_dict=False)[0]

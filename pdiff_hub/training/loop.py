@@ -1,7 +1,8 @@
 """One training loop for both stages: Accelerate, EMA, warm-up and cosine, atomic saves, exact resume.
 
-Randomness comes from a generator seeded by (seed, step) and is drawn for the whole batch of all processes; each
-process takes its share. So a resumed run repeats nothing, and two processes see what one would.
+Randomness comes from a generator seeded by (seed, step), on the device that trains, and is drawn for the whole batch of
+all processes; each process takes its share. So a resumed run repeats nothing, two processes see what one would, and
+nothing goes to the device or comes back within a step.
 """
 
 from __future__ import annotations
@@ -60,16 +61,16 @@ class _Progress:
         self.step, self.first_loss, self.loss = int(state["step"]), float(state["first_loss"]), float(state["loss"])
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """The generator of one step; the multiplier keeps steps of neighbouring seeds apart."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+def step_seed(seed: int, step: int) -> int:
+    """The seed of one step; the multiplier keeps steps of neighbouring seeds apart."""
+    return (seed * 1_000_003 + step) % 2**63
 
 
 def share(batch: Tensor, accelerator: Accelerator) -> Tensor:
-    """This process's part of a global batch, on its device."""
+    """This process's part of a global batch."""
     size = len(batch) // accelerator.num_processes
     start = accelerator.process_index * size
-    return batch[start : start + size].to(accelerator.device, non_blocking=True)
+    return batch[start : start + size]
 
 
 def run_loop(
@@ -84,7 +85,8 @@ def run_loop(
 ) -> float:
     """Train `model` in place; at the end it holds the averaged (EMA) weights. Returns the last average loss.
 
-    `loss_of(model, generator)` is the mean loss over this process's share of one batch. Goes on from the newest whole
+    `loss_of(model, generator)` is the mean loss over this process's share of one batch; the generator is on the
+    accelerator's device, and what it draws must be drawn for all processes (`share`). Goes on from the newest whole
     save in `directory`. `accelerator` must be new: it saves all that it has prepared. Raises ValueError when the loss
     is not finite or diverges: the saves stay.
     """
@@ -106,11 +108,12 @@ def run_loop(
     if newest is not None:
         accelerator.load_state(str(newest))
     model.train()
+    generator = torch.Generator(accelerator.device)
     window: list[Tensor] = []
     bar = tqdm(total=config.steps, initial=progress.step, desc=f"train {config.name}", unit="step",
                disable=None if accelerator.is_main_process else True)
     while progress.step < config.steps:
-        loss = loss_of(model, step_generator(seed, progress.step))
+        loss = loss_of(model, generator.manual_seed(step_seed(seed, progress.step)))
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         optimizer.step()

@@ -88,6 +88,9 @@ def train_pipeline(
         state.mkdir(parents=True, exist_ok=True)
         require_same_settings(state / "settings.json", settings)
     accelerator.wait_for_everyone()
+    if not (state / "settings.json").exists():
+        raise ValueError(f"process {accelerator.process_index} does not see {state / 'settings.json'}, which the first "
+                         "process wrote; give an output_dir on a file system that all machines share.")
     if not (state / "latents.safetensors").exists():
         # An Accelerator of its own: each saves all that it has prepared.
         _stage_one(dataset, autoencoder, diffusion, seed, build_accelerator(mixed_precision=precision),

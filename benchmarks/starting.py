@@ -1,0 +1,54 @@
+"""What one waits for before any work: importing the package, the command's help, opening a shipped pipeline.
+
+Each in fresh processes, one after another. Nothing is compared: each has a limit that it should stay under.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from harness import ROOT, Result, main, result, timed
+
+_IMPORT = """
+import time
+began = time.perf_counter()
+import pdiff_hub
+print(time.perf_counter() - began)
+"""
+_OPEN = f"""
+import time
+from pdiff_hub import PDiffPipeline
+began = time.perf_counter()
+PDiffPipeline.from_pretrained({str(ROOT / 'pipelines' / 'digits-mlp3')!r})
+print(time.perf_counter() - began)
+"""
+
+
+def seconds_of(program: str) -> float:
+    """The seconds that a Python program prints, run in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def show_help() -> None:
+    """`pdiff --help`, from the start of Python on."""
+    subprocess.run([Path(sys.executable).with_name("pdiff"), "--help"], check=True, capture_output=True)
+
+
+def measure(options: argparse.Namespace) -> Iterator[Result]:
+    cases = (("import pdiff_hub, after Python's own start", partial(seconds_of, _IMPORT), 0.2),
+             ("pdiff --help, the whole process", show_help, 0.5),
+             ("open pipelines/digits-mlp3, after imports", partial(seconds_of, _OPEN), 1.5))
+    for case, work, limit in cases:
+        seconds = timed(work, options.rounds)
+        yield result("start-up", case, seconds, note=f"The limit is {limit} s; the slowest round took "
+                                                     f"{max(seconds):.3f} s.")
+
+
+if __name__ == "__main__":
+    main("starting", measure)

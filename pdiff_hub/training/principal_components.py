@@ -1,0 +1,108 @@
+"""The principal components of a set of checkpoints, from a matrix of the smaller of its two sides.
+
+Shapes: K training checkpoints, H held-out ones, P parameters, S a slice of P, N components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.param_autoencoder import ParamAutoencoder
+
+_RANK_TOLERANCE = 1e-9  # eigenvalues below this share of the largest are rounding, not structure
+_BLOCK_BYTES = 64 << 20  # float64 copies of some checkpoints
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """What the checkpoints span.
+
+    Attributes:
+        rank: the number of components, all of them.
+        explained_N: float64 [rank], which share of the squared deviations the first n + 1 hold: of the held-out
+            checkpoints, or of the training ones where none is held out.
+        components: `(N, start, stop)` -> the first N, orthonormal over P, parameters start..stop: float32 [N,S].
+    """
+
+    rank: int
+    explained_N: Tensor
+    components: Callable[[int, int, int], Tensor]
+
+
+def spectrum_of(dataset: CheckpointDataset, train_K: list[int], held_out_H: list[int], statistics: ParamAutoencoder
+                ) -> Spectrum:
+    """The spectrum of the deviations that `statistics.normalize` gives. ValueError if all checkpoints are equal.
+
+    Through the K x K Gram matrix, a slice of P at a time; for small networks with more checkpoints than numbers through
+    the P x P covariance, which is then the smaller of the two.
+    """
+    if dataset.layout.num_params < len(train_K):
+        return _from_covariance(dataset, train_K, held_out_H, statistics)
+    return _from_gram(dataset, train_K, held_out_H, statistics)
+
+
+def _from_gram(dataset: CheckpointDataset, train_K: list[int], held_out_H: list[int], statistics: ParamAutoencoder
+               ) -> Spectrum:
+    gram_KK = torch.zeros(len(train_K), len(train_K), dtype=torch.float64)
+    cross_HK = torch.zeros(len(held_out_H), len(train_K), dtype=torch.float64)
+    held_out_total = 0.0
+    for start, stop in statistics.slices:
+        all_S = dataset.read_slice(start, stop)
+        train_KS = statistics.normalize(all_S[train_K], start)
+        held_out_HS = statistics.normalize(all_S[held_out_H], start)
+        gram_KK += train_KS.double() @ train_KS.double().T
+        cross_HK += held_out_HS.double() @ train_KS.double().T
+        held_out_total += float(held_out_HS.double().square().sum())
+    eigenvalues_N, vectors_KN = _leading(gram_KK, len(train_K))
+    basis_KN = vectors_KN / eigenvalues_N.sqrt()
+
+    def components(num: int, start: int, stop: int) -> Tensor:
+        train_KS = statistics.normalize(dataset.read_slice(start, stop)[train_K], start)
+        return basis_KN[:, :num].float().T @ train_KS
+
+    return Spectrum(len(eigenvalues_N), _explained(eigenvalues_N, cross_HK @ basis_KN, held_out_total), components)
+
+
+def _from_covariance(dataset: CheckpointDataset, train_K: list[int], held_out_H: list[int],
+                     statistics: ParamAutoencoder) -> Spectrum:
+    num_params = dataset.layout.num_params
+
+    def blocks(rows: list[int]) -> Iterator[Tensor]:
+        at_once = max(1, _BLOCK_BYTES // (8 * num_params))
+        for first in range(0, len(rows), at_once):
+            some = dataset.select_rows(rows[first : first + at_once])
+            yield statistics.normalize(some.read_slice(0, num_params)).double()
+
+    covariance_PP = torch.zeros(num_params, num_params, dtype=torch.float64)
+    for block_RP in blocks(train_K):
+        covariance_PP += block_RP.T @ block_RP
+    eigenvalues_N, vectors_PN = _leading(covariance_PP, len(train_K))
+    held_out_HP = torch.cat([torch.empty(0, num_params, dtype=torch.float64), *blocks(held_out_H)])
+    explained_N = _explained(eigenvalues_N, held_out_HP @ vectors_PN, float(held_out_HP.square().sum()))
+    return Spectrum(len(eigenvalues_N), explained_N,
+                    lambda num, start, stop: vectors_PN[start:stop, :num].T.float().contiguous())
+
+
+def _leading(matrix: Tensor, num_train: int) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, largest first, and eigenvectors in columns, of those that are not rounding."""
+    eigenvalues, vectors = torch.linalg.eigh(matrix)
+    eigenvalues, vectors = eigenvalues.flip(0), vectors.flip(1)
+    rank = int((eigenvalues > _RANK_TOLERANCE * eigenvalues[0].clamp_min(1e-30)).sum())
+    if rank == 0:
+        raise ValueError("all training checkpoints are equal: there is nothing to learn from them. Collect them with "
+                         "a larger learning rate or from more seeds.")
+    rank = min(rank, num_train - 1)
+    # Signs are arbitrary; fixed, so that a rerun gives the same latents.
+    vectors *= torch.sign(vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True)))
+    return eigenvalues[:rank], vectors[:, :rank]
+
+
+def _explained(eigenvalues_N: Tensor, held_out_HN: Tensor, held_out_total: float) -> Tensor:
+    if len(held_out_HN):
+        return held_out_HN.square().sum(dim=0).cumsum(0) / max(held_out_total, 1e-30)
+    return eigenvalues_N.cumsum(0) / eigenvalues_N.sum()

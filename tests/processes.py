@@ -1,0 +1,35 @@
+"""Processes that tests start and kill, forked from a server that has imported the package once: that takes seconds."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from multiprocessing.context import ForkServerProcess
+
+import torch
+
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["pdiff_hub.cli", "pdiff_hub.workflow", "pdiff_hub.hub", "pdiff_hub.evaluation.table"])
+
+
+def start(code: str, *arguments: str) -> ForkServerProcess:
+    """Python that runs `code` on one thread with `sys.argv[1:] == arguments`, and prints nowhere."""
+    process = _SERVER.Process(target=_run, args=(code, arguments))
+    process.start()
+    return process
+
+
+def run(code: str, *arguments: str) -> None:
+    """`start`, to its end, which must be a good one."""
+    process = start(code, *arguments)
+    process.join()
+    assert process.exitcode == 0
+
+
+def _run(code: str, arguments: tuple[str, ...]) -> None:
+    with open(os.devnull, "w") as nowhere:
+        sys.stdout = sys.stderr = nowhere
+        torch.set_num_threads(1)
+        sys.argv = ["-c", *arguments]
+        exec(compile(code, "<test>", "exec"), {"__name__": "__main__"})
