@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from growth_axes import Axis
-from growth_points import LEAST_MEMORY, Point, line, parts, slope, working_memory
+from growth_points import LEAST_MEMORY, Point, line, parts, slope, upper_half, working_memory
 
 from pdiff_hub.evaluation.figures.style import MethodStyle, footnote, marker_look, page, plain_axes, save
 
@@ -61,7 +61,7 @@ def _panel(axes: Axes, xs: Sequence[float], lines: Mapping[str, Sequence[float]]
                      **marker_look(look))
         if fitted := line(xs, ys, least):
             scale, exponent = fitted
-            ends = [(min(xs) * max(xs)) ** 0.5, max(xs)]
+            ends = [min(x for x, _ in shown if x >= upper_half(xs)), max(xs)]
             axes.plot(ends, [scale * x**exponent for x in ends], color="black", linewidth=0.9, linestyle=":", zorder=3)
     if drawn:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize=7.5,

@@ -64,7 +64,7 @@ def slope(xs: Sequence[float], ys: Sequence[float], least: float = 0.0) -> float
 
 def line(xs: Sequence[float], ys: Sequence[float], least: float = 0.0) -> tuple[float, float] | None:
     """(a, b) of `slope`."""
-    middle = math.sqrt(min(xs) * max(xs)) * (1 - 1e-9)
+    middle = upper_half(xs)
     logs = [(math.log(x), math.log(y)) for x, y in zip(xs, ys, strict=True) if x >= middle and y > least]
     if len({x for x, _ in logs}) < 2:
         return None
@@ -72,6 +72,11 @@ def line(xs: Sequence[float], ys: Sequence[float], least: float = 0.0) -> tuple[
     exponent = (math.fsum((x - mean_x) * (y - mean_y) for x, y in logs)
                 / math.fsum((x - mean_x) ** 2 for x, _ in logs))
     return math.exp(mean_y - exponent * mean_x), exponent
+
+
+def upper_half(xs: Sequence[float]) -> float:
+    """Where the upper half of the range of log x begins; a point in the very middle belongs to it."""
+    return math.sqrt(min(xs) * max(xs)) * (1 - 1e-9)
 
 
 def parts(points: Sequence[Point]) -> dict[str, list[float]]:

@@ -75,7 +75,8 @@ def measure(options: argparse.Namespace) -> Iterator[Result]:
         steps = options.networks * options.epochs * (len(task.train) // batch)
         yield result(
             "collecting", f"{options.networks} networks, {name}, batch {batch}, {options.epochs} epochs of digits",
-            [options.networks * seconds for seconds in ours], plain="one network after another",
+            [options.networks * seconds for seconds in ours],
+            plain=f"one network after another, scaled up from {options.plain_networks}",
             seconds_plain=[options.networks * seconds for seconds in plain],
             flops=steps * step_flops(spec, task, batch))
 

@@ -48,17 +48,20 @@ def run(script: str, options: Sequence[str]) -> list[Result] | None:
         return [Result(**each) for each in json.loads(file.read_text())["results"]]
 
 
-def page(results: Sequence[Result], failed: Sequence[str], about: Mapping[str, Any], minutes: float) -> str:
-    """RESULTS.md. failed: names of scripts. about: what `harness.machine` gives."""
+def page(results: Sequence[Result], failed: Sequence[str], about: Mapping[str, Any], minutes: float,
+         command: str = "make bench") -> str:
+    """RESULTS.md. failed: names of scripts. about: what `harness.machine` gives. command: that wrote it."""
     versions = ", ".join(f"{name} {about[name]}" for name in ("python", "torch", "diffusers", "transformers")
                          if about[name] is not None)
     parts = [
         "# Benchmarks",
-        f"Written by `make bench` on {about['date']}, in {minutes:.0f} minutes: {about['cpu']}, {about['cores']} "
+        f"Written by `{command}` on {about['date']}, in {minutes:.0f} minutes: {about['cpu']}, {about['cores']} "
         f"cores, {about['threads']} threads, {about['memory_gib']} GiB; {versions}.",
         "Seconds are medians over the rounds, in each of which both ways were timed by turns in one process, after one "
-        "that does not count. Times as fast: the median of the rounds' ratios, with the least and the most. The last "
-        "column is the float32 rate that ours reached over that of a matrix product, measured in the same process.",
+        "that does not count, where a note does not say otherwise. A plain way that is too slow for that did a part of "
+        "the work, and its seconds are scaled up, as the table says. Times as fast: the median of the rounds' ratios, "
+        "with the least and the most. The last column is the float32 rate that ours reached over that of a matrix "
+        "product, measured in the same process.",
     ]
     if failed:
         parts.append(f"**Failed, and not in the table: {', '.join(f'{name}.py' for name in failed)}.**")
@@ -100,8 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if found is None:
             failed.append(script)
     output = options.output or PAGE
+    command = "make bench"
+    if options.only or options.quick:
+        command = " ".join(["run_all.py", *(["--quick"] if options.quick else []), *(options.only or [])])
     with replacing(output) as temporary:
-        temporary.write_text(page(results, failed, machine(), (time.perf_counter() - began) / 60), encoding="utf-8")
+        temporary.write_text(page(results, failed, machine(), (time.perf_counter() - began) / 60, command),
+                             encoding="utf-8")
     print(f"{output} is written." + (f" Failed: {', '.join(failed)}." if failed else ""))
     return 1 if failed else 0
 

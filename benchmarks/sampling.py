@@ -69,7 +69,8 @@ def measure(options: argparse.Namespace) -> Iterator[Result]:
         lambda: pipe(networks, generator=torch.Generator().manual_seed(0)), options.rounds)
     length = pipe.autoencoder.config.latent_length
     yield result("sampling", f"{networks} networks of digits-mlp3, {steps} steps", seconds_ours,
-                 plain=f"DDPM of {_PLAIN_STEPS:,} steps, batch 1", seconds_plain=seconds_plain,
+                 plain=f"DDPM of {_PLAIN_STEPS:,} steps, batch 1, scaled up from {options.plain_networks}",
+                 seconds_plain=seconds_plain,
                  flops=steps * count_flops(lambda: forward(pipe.unet, networks, length)),
                  note="What the accuracy of both is, on networks of the authors' sizes: under `against the authors`.")
     for each in options.lengths:

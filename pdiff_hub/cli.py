@@ -10,6 +10,7 @@ import typer
 
 app = typer.Typer(
     name="pdiff", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # importing rich is half of the time that `--help` takes
     help="Generate the weights of neural networks by latent diffusion. Begin with: pdiff run digits-mlp3",
 )
 _RecipeName = Annotated[str, typer.Argument(help="A folder or file with a recipe, or the name of a shipped one.")]

@@ -135,6 +135,15 @@ def test_conv_stage_is_trained_then_resumed_from_disk(tmp_path: Path) -> None:
     assert again.deviation_r2 == first.deviation_r2
 
 
+@pytest.mark.slow
+def test_a_compiled_unet_learns_the_same(tmp_path: Path) -> None:
+    losses = [train_pipeline(checkpoints(), tmp_path / str(compiled), diffusion=DiffusionConfig(
+        steps=30, widths=(16,), batch_size=8, compile=compiled, learning_rate=1e-3)).loss for compiled in (False, True)]
+    assert math.isclose(*losses, rel_tol=1e-3)
+    pipe = PDiffPipeline.from_pretrained(tmp_path / "True")  # saved under the plain names of its weights
+    assert set(pipe.unet.state_dict()) == set(weights(tmp_path / "False"))
+
+
 def test_one_checkpoint_and_odd_batches_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected at least 2"):
         train_pipeline(checkpoints().select_rows([0]), tmp_path / "a")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from pdiff_hub.collect.layer_chain import is_layer_chain, run_layer_chain
 from pdiff_hub.networks import logits
 
 NetworkFactory = Callable[[int], nn.Module]
@@ -42,7 +43,7 @@ class NetworkStack:
                 f"the network's module {dropout!r} is active dropout, whose noise would depend on how many networks "
                 "are trained together; set its probability to 0"
             )
-        self._network, self._seeds = network, tuple(seeds)
+        self._network, self._seeds, self._is_chain = network, tuple(seeds), is_layer_chain(network)
         live = network.state_dict(keep_vars=True)
         names = {id(tensor): name for name, tensor in [*network.named_parameters(), *network.named_buffers()]}
         # Tied weights have one name and several keys.
@@ -66,6 +67,8 @@ class NetworkStack:
 
     def forward(self, inputs_KBX: Tensor) -> Tensor:
         """Logits [K, B, C] of each network on its own batch. ValueError for a network that `vmap` cannot run."""
+        if self._is_chain and inputs_KBX.dim() == 5:
+            return run_layer_chain(self._network, self.weights, inputs_KBX)
 
         def one(weights: dict[str, Tensor], buffers: dict[str, Tensor], inputs_BX: Tensor) -> Tensor:
             return logits(functional_call(self._network, (weights, buffers), (inputs_BX,)))

@@ -84,6 +84,8 @@ class DiffusionConfig:
         steps, batch_size, learning_rate, warmup_steps, weight_decay, max_grad_norm: AdamW, warm-up and cosine;
             batch_size is of all processes together.
         ema_decay: in [0, 1); the averaged weights are what is kept.
+        compile: `torch.compile` of the U-Net. On two CPU cores it takes half a minute and saves a fifth of each step on
+            latents of length 16, nothing on shorter ones; it pays for long trainings.
         mixed_precision: "auto" (bf16 where a GPU has it), "no", "fp16" or "bf16".
         save_every, save_limit: steps between saves, and how many are kept.
         log_every: steps between looks at the loss (tracker, divergence).
@@ -98,6 +100,7 @@ class DiffusionConfig:
     weight_decay: float = 2e-6
     max_grad_norm: float = 1.0
     ema_decay: float = 0.998
+    compile: bool = False
     mixed_precision: str = "auto"
     save_every: int = 500
     save_limit: int = 2
@@ -106,6 +109,7 @@ class DiffusionConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "save_every", "save_limit", "log_every", "layers_per_block"):
             require(getattr(self, name) >= 1, f"diffusion.{name}", getattr(self, name), "at least 1")
+        require(isinstance(self.compile, bool), "diffusion.compile", self.compile, "true or false")
         require(self.learning_rate > 0, "diffusion.learning_rate", self.learning_rate, "a positive number")
         require(self.max_grad_norm > 0, "diffusion.max_grad_norm", self.max_grad_norm, "a positive number")
         require(self.warmup_steps >= 0, "diffusion.warmup_steps", self.warmup_steps, "at least 0")

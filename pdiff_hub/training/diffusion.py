@@ -56,6 +56,8 @@ def train_unet(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = build_unet(latent_KCL.shape[1], latent_KCL.shape[2], config.widths, config.layers_per_block)
+    if config.compile:
+        unet.compile()
     scheduler = build_scheduler()
     num_steps = scheduler.config.num_train_timesteps
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(accelerator.device)

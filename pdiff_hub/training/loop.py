@@ -100,7 +100,7 @@ def run_loop(
     schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.steps)
     model, optimizer = accelerator.prepare(model, optimizer)
     plain = accelerator.unwrap_model(model)
-    ema = EMAModel(plain.parameters(), decay=config.ema_decay)
+    ema = EMAModel(plain.parameters(), decay=config.ema_decay, foreach=True)
     ema.to(accelerator.device)
     progress = _Progress()
     accelerator.register_for_checkpointing(schedule, ema, progress)
