@@ -24,6 +24,7 @@ from typing import Any, cast
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.utils import logging
 from torch import Tensor, nn
 
 StateDict = dict[str, Tensor]
@@ -576,6 +577,18 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
                  "weight_map": where}
         (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(
             json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, *given: Any, **options: Any) -> ParamAutoencoder:
+        """As in diffusers; its bar over the files of a large one shows in a terminal only."""
+        hide = logging.is_progress_bar_enabled() and not sys.stderr.isatty()
+        if hide:
+            logging.disable_progress_bar()
+        try:
+            return cast(ParamAutoencoder, super().from_pretrained(*given, **options))
+        finally:
+            if hide:
+                logging.enable_progress_bar()
 
     def set_frozen_state(self, state: Mapping[str, Tensor]) -> None:
         """Keep the frozen rest (`ParamLayout.frozen_state`) with the weights, bit for bit."""
