@@ -31,7 +31,7 @@ SCRIPTS: Mapping[str, Sequence[str]] = {
     "prefix_cache": ("--networks", "4", "--images", "16", "--plain-networks", "1"),
     "population": ("--networks", "4", "--plain-networks", "1", "--epochs", "1"),
     "training": ("--steps", "10", "--plain-steps", "5", "--hidden", "16", "8", "--checkpoints", "20", "--lengths", "4"),
-    "sampling": ("--networks", "4", "--plain-networks", "1", "--lengths", "4"),
+    "sampling_speed": ("--networks", "4", "--plain-networks", "1", "--lengths", "4"),
     "authors": ("--networks", "4", "--steps", "20", "--subset", _SHIPPED_SET, "--mlp", _SHIPPED_SET),
 }
 _COLUMNS = ("part", "case", "plain way", "seconds, plain", "seconds, ours", "times as fast",

@@ -84,4 +84,4 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    main("sampling", measure, add_options)
+    main("sampling_speed", measure, add_options)
