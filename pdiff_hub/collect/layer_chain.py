@@ -42,16 +42,17 @@ def run_layer_chain(network: nn.Module, weights: Mapping[str, Tensor], inputs_KB
     num_networks, batch = inputs_KBX.shape[:2]
     values = inputs_KBX.transpose(0, 1).flatten(1, 2)  # [B,KC,H,W] up to the Flatten, [K,B,F] behind it
     for name, layer in network.named_children():
+        bias_KF = weights.get(f"{name}.bias")
         if isinstance(layer, nn.Conv2d):
-            bias = None if layer.bias is None else weights[f"{name}.bias"].flatten()
-            values = F.conv2d(values, weights[f"{name}.weight"].flatten(0, 1), bias, layer.stride, layer.padding,
+            values = F.conv2d(values, weights[f"{name}.weight"].flatten(0, 1),
+                              None if bias_KF is None else bias_KF.flatten(), layer.stride, layer.padding,
                               layer.dilation, groups=num_networks)
         elif isinstance(layer, nn.Linear):
             weight_KFF = weights[f"{name}.weight"].transpose(1, 2)
-            if layer.bias is None:
+            if bias_KF is None:
                 values = torch.bmm(values, weight_KFF)
             else:
-                values = torch.baddbmm(weights[f"{name}.bias"][:, None], values, weight_KFF)
+                values = torch.baddbmm(bias_KF[:, None], values, weight_KFF)
         elif isinstance(layer, nn.Flatten):
             values = values.reshape(batch, num_networks, -1).transpose(0, 1)
         elif isinstance(layer, nn.MaxPool2d) and _halves(layer, values):
