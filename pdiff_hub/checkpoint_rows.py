@@ -5,8 +5,6 @@ Shapes: K checkpoints, P parameters, R some of the rows, S a slice of the parame
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -18,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from pdiff_hub.param_autoencoder import safetensors_header
 
 SHARD_TENSOR = "params"
 PARQUET_COLUMN = "params"
@@ -111,14 +111,11 @@ def write_shard(file: Path, num_rows: int, num_params: int, pieces: Iterable[tup
 
     They come in any order and cover all; each is written where it belongs, so that no more than one is in memory.
     """
-    end = 4 * num_rows * num_params
-    entry = {"dtype": "F32", "shape": [num_rows, num_params], "data_offsets": [0, end]}
-    header = json.dumps({SHARD_TENSOR: entry}, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
+    header = safetensors_header({SHARD_TENSOR: (torch.float32, (num_rows, num_params))}, {})
+    begin = len(header)
     with file.open("wb") as stream:
-        stream.write(struct.pack("<Q", len(header)) + header)
-        begin = stream.tell()
-        stream.truncate(begin + end)
+        stream.write(header)
+        stream.truncate(begin + 4 * num_rows * num_params)
         for first, start, params_RS in pieces:
             for row, params_S in enumerate(params_RS.to("cpu", torch.float32), start=first):
                 stream.seek(begin + 4 * (row * num_params + start))

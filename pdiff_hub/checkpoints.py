@@ -21,6 +21,7 @@ from pdiff_hub.checkpoint_rows import PickedRows, Rows, TensorRows
 from pdiff_hub.param_autoencoder import ParamLayout
 from pdiff_hub.transfer import Pushed, commit_of
 
+_KEPT_BYTES = 256 << 20
 __all__ = ["CheckpointDataset", "check_finite", "push_dataset_folder"]
 
 
@@ -89,7 +90,9 @@ class CheckpointDataset:
 
     @property
     def rows(self) -> Rows:
-        """The checkpoints as rows that are read when needed, any rectangle of them: for what streams."""
+        """The checkpoints as rows, any rectangle of them, for what streams: small sets are read once and kept."""
+        if 4 * len(self) * self.layout.num_params <= _KEPT_BYTES:  # else parquet would be decoded at every look
+            return TensorRows(self.params_KP)
         return self._rows
 
     @property

@@ -255,22 +255,27 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """
     # Its order: the widest numbers first, so that all of them are aligned.
     tensors = dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    position = 0
-    for name, tensor in tensors.items():
-        header[name] = {"dtype": _SAFETENSORS_DTYPES[tensor.dtype], "shape": list(tensor.shape),
-                        "data_offsets": [position, position + tensor.nbytes]}
-        position += tensor.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    kinds = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
     with file.open("wb") as stream:
-        stream.write(struct.pack("<Q", len(text)) + text)
+        stream.write(safetensors_header(kinds, {"__metadata__": {"format": "pt"}}))
         for tensor in tensors.values():
             stream.write(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
             give_back(tensor)
         # Pages that are not yet on the disk cannot be given back by who maps the file next.
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def safetensors_header(kinds: Mapping[str, tuple[torch.dtype, Sequence[int]]], more: Mapping[str, Any]) -> bytes:
+    """What a safetensors file begins with, up to its first number; the tensors follow in the order of `kinds`."""
+    header, position = dict(more), 0
+    for name, (dtype, shape) in kinds.items():
+        end = position + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _SAFETENSORS_DTYPES[dtype], "shape": list(shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

@@ -8,17 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import harness
 import pytest
+import run_all
 import torch
+from harness import Result
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-if str(BENCHMARKS) not in sys.path:  # they are run as scripts, and find the files beside them so
-    sys.path.append(str(BENCHMARKS))
-
-import harness  # noqa: E402
-import run_all  # noqa: E402
-from harness import Result  # noqa: E402
-
 COMPARED = Result("sampling", "200 networks", "one by one", 1234.5, 0.5, 2469.0, 2000.0, 3000.0, 3, 40.0, 0.5, "Fine.")
 ALONE = Result("start-up", "import | open", None, None, 0.123, None, None, None, 3)
 ABOUT: dict[str, Any] = {"cpu": "A CPU", "cores": 2, "threads": 2, "memory_gib": 23.5, "python": "3.11.7",

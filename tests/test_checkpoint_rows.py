@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import checkpoint_sets
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from pdiff_hub import checkpoint_rows, workflow
+from pdiff_hub import checkpoint_rows, checkpoints, workflow
 from pdiff_hub.checkpoint_rows import PickedRows, ShardRows, TensorRows, as_rows, pieces_of, write_shard
+from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.evaluation.audit import nearest_l2, spread_ratio
 from pdiff_hub.evaluation.judging import Judge
 from pdiff_hub.networks import build_network
@@ -65,3 +67,13 @@ def test_judged_networks_leave_no_file_behind(tmp_path: Path) -> None:
 def test_what_is_no_matrix_is_refused() -> None:
     with pytest.raises(ValueError, match=r"shape \[4\], expected networks x parameters"):
         as_rows(torch.zeros(4))
+
+
+def test_small_sets_are_read_once_and_large_ones_when_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = checkpoint_sets.dataset()
+    made.save_pretrained(tmp_path)
+    small, large = (CheckpointDataset.from_pretrained(tmp_path) for _ in range(2))
+    assert small.rows.read(0, 4, 0, made.layout.num_params).data_ptr() == small.params_KP.data_ptr()
+    monkeypatch.setattr(checkpoints, "_KEPT_BYTES", 0)
+    assert not isinstance(large.rows, TensorRows)
+    assert torch.equal(large.rows.read(1, 3, 2, 9), made.params_KP[1:3, 2:9])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from test_training import checkpoints
 
 from pdiff_hub.collect.batched_training import BatchedTrainer
@@ -55,9 +56,9 @@ def test_a_training_step_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.M
         torch.cuda.set_sync_debug_mode("error" if step > 1 else "default")
         return seed_of(seed, step)
 
-    def averaged(*given: object) -> float:  # what is logged may wait
+    def averaged(window: list[torch.Tensor], accelerator: Accelerator) -> float:  # what is logged may wait
         torch.cuda.set_sync_debug_mode("default")
-        return average(*given)  # type: ignore[arg-type]
+        return average(window, accelerator)
 
     monkeypatch.setattr(loop, "step_seed", seeded)
     monkeypatch.setattr(loop, "_average", averaged)

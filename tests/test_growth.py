@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # scripts, which no package holds
-
 import growth
 import growth_stages
+import pytest
+import torch
 from growth_axes import AXES, PARAMETERS
 from growth_page import draw, render, summary
 from growth_points import KeptPoints, Point, line, slope
