@@ -4,7 +4,9 @@ Every point is measured in a fresh process. Writes a page, benchmarks/GROWTH.md,
 lines through them. Finished points are kept in --work-dir, and a run that was stopped goes on from them: remove the
 folder to measure all of them again. A network of 1e8 parameters takes minutes, and about 12 GB of disk in --work-dir.
 
-Example, in a minute: python benchmarks/growth.py --sizes 1e3 1e4 --checkpoints 10 30 --models 1 4 --output-dir trial
+Example, three minutes:
+
+    python benchmarks/growth.py --sizes 1e3 1e4 --checkpoints 10 30 --models 1 4 --output-dir trial
 """
 
 from __future__ import annotations

@@ -46,10 +46,13 @@ def draw(axis: Axis, points: Sequence[Point], stem: Path) -> list[Path]:
 
 
 def _panel(axes: Axes, xs: Sequence[float], lines: Mapping[str, Sequence[float]], least: float) -> None:
+    from matplotlib.ticker import NullFormatter
+
     plain_axes(axes)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(min(xs) / 1.5, max(xs) * 1.5)
+    axes.xaxis.set_minor_formatter(NullFormatter())  # their labels would lie on each other
     drawn = False
     for name, ys in lines.items():
         shown = [(x, y) for x, y in zip(xs, ys, strict=True) if y > least]
