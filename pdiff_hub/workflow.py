@@ -29,12 +29,13 @@ from pdiff_hub.evaluation.environment import environment
 from pdiff_hub.evaluation.evaluate import FIGURES, evaluate_networks, require_originals
 from pdiff_hub.evaluation.judging import Judge
 from pdiff_hub.evaluation.results_page import write_results_page
+from pdiff_hub.names import require_known
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.param_autoencoder import ParamLayout, write_tensors
 from pdiff_hub.pipeline_facts import about, checkpoints_of, measured_in_training, recipe_of
 from pdiff_hub.pipeline_pdiff import PDiffPipeline
 from pdiff_hub.recipes import RECIPE_FILE, EvaluateConfig, Recipe
-from pdiff_hub.safe_files import replacing, require_same_settings, write_json
+from pdiff_hub.safe_files import remove_unfinished, replacing, require_same_settings, write_json
 from pdiff_hub.tasks import Task, load_task
 from pdiff_hub.training.pipeline import TrainingSummary, train_pipeline
 
@@ -98,6 +99,7 @@ def write_params(pipe: PDiffPipeline, num_models: int, file: Path, *, seed: int,
                 yield first, start, params_BS
 
     file.parent.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(file.parent)  # gigabytes, where a run was killed
     with replacing(file) as temporary, torch.no_grad():
         write_shard(temporary, num_models, num_params, pieces())
     return ShardRows([(file, num_models)], num_params)
@@ -196,7 +198,8 @@ def audit(pipeline: str | Path, directory: Path, *, dataset: CheckpointDataset |
     assert folder is not None
     if dataset is None and (folder / CHECKPOINTS).is_dir():
         dataset = CheckpointDataset.from_pretrained(folder / CHECKPOINTS)
-    needed = not metrics or any(METRICS.get(metric) for metric in metrics)
+    require_known("metric", metrics, METRICS)
+    needed = not metrics or any(METRICS[metric] for metric in metrics)
     if dataset is None and needed and (known := checkpoints_of(folder)):
         dataset = CheckpointDataset.from_pretrained(known["repo_id"], revision=known["revision"])
     if dataset is None:

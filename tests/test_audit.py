@@ -16,6 +16,7 @@ from pdiff_hub.evaluation.audit import nearest_l2, spread_ratio, summarise_accur
 @pytest.fixture(autouse=True)
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "_SLICE_BYTES", 400)
+    monkeypatch.setattr(audit, "_PRODUCT_BYTES", 80)
 
 
 @st.composite

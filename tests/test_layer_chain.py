@@ -63,3 +63,14 @@ def test_what_is_no_chain() -> None:
                     nn.Sequential(nn.Conv2d(2, 2, 3, groups=2), nn.Flatten(), linear),
                     nn.Sequential(nn.Flatten(2), linear), nn.Sequential(linear, nn.Flatten())):
         assert not is_layer_chain(network)
+
+
+def test_layers_with_two_names_or_hooks_are_no_chain() -> None:
+    relu, tied = nn.ReLU(), nn.Linear(8, 8)
+    tied.weight = (first := nn.Linear(8, 8)).weight
+    hooked = nn.Sequential(nn.Flatten(), nn.Linear(8, 8))
+    assert is_layer_chain(hooked)
+    hooked[1].register_forward_hook(lambda module, inputs, output: output + 1)
+    for network in (nn.Sequential(nn.Flatten(), nn.Linear(8, 8), relu, nn.Linear(8, 8), relu), hooked,
+                    nn.Sequential(nn.Flatten(), first, nn.ReLU(), tied)):
+        assert not is_layer_chain(network)

@@ -95,8 +95,9 @@ def test_audit_with_checkpoints_and_without(run_dir: Path, tmp_path: Path) -> No
     failed = CliRunner().invoke(app, ["audit", str(gone), "--output-dir", str(tmp_path / "none")])
     assert isinstance(failed.exception, ValueError) and "is gone" in str(failed.exception)
     assert "--metric accuracy" in str(failed.exception) and not (tmp_path / "none").exists()
-    failed = CliRunner().invoke(app, ["audit", str(gone), "--metric", "frontiers"])
-    assert "nearest known one is 'frontier'" in str(failed.exception)
+    for folder in (run_dir, gone):
+        failed = CliRunner().invoke(app, ["audit", str(folder), "--metric", "frontiers"])
+        assert "nearest known one is 'frontier'" in str(failed.exception)
     failed = CliRunner().invoke(app, ["audit", str(gone), "--metric", "accuracy", "--metric", "frontier"])
     assert "frontier cannot be measured without it" in str(failed.exception)
     alone = ["audit", str(gone), "--metric", "accuracy", "--metric", "ensembles", "--metric",

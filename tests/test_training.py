@@ -30,11 +30,11 @@ OPTIONS = ["diffusion.steps=60", "diffusion.widths=[16]", "diffusion.batch_size=
            "diffusion.log_every=5"]
 
 
-def checkpoints(num: int = 24) -> CheckpointDataset:
+def checkpoints(num: int = 24, seed: int = 0) -> CheckpointDataset:
     spec = resolve_network({"name": "mlp3", "hidden": [8, 8]}, in_channels=1, image_size=8, num_classes=10)
     network = build_network(spec)
     layout = ParamLayout.from_module(network)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     params_KP = torch.randn(num, 5, generator=generator) @ torch.randn(5, layout.num_params, generator=generator)
     return CheckpointDataset(params_KP, layout, network=spec, task={"dataset": "digits"}, frozen={},
                              metadata=[{"step": i} for i in range(num)], collect={})
@@ -114,6 +114,8 @@ def test_training_makes_a_pipeline_and_keeps_its_settings(tmp_path: Path) -> Non
     assert pipe.config.default_num_inference_steps == 9
     with pytest.raises(ValueError, match=r"diffusion\.steps was 20 and is 30"):
         train_pipeline(checkpoints(), tmp_path, diffusion=DiffusionConfig(steps=30, widths=(16,), batch_size=8))
+    with pytest.raises(ValueError, match="checkpoints_sha256 was "):
+        train_pipeline(checkpoints(seed=1), tmp_path, diffusion=config)
 
 
 def test_diverging_loss_stops_and_keeps_the_last_good_state(tmp_path: Path) -> None:

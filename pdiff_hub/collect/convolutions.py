@@ -2,7 +2,8 @@
 
 A grouped convolution serves all sizes, but badly at both ends of a small network, where it is a matrix product in
 disguise. First, images: few channels, no gradient to them, so their patches are laid out once a batch (twice as fast
-on digits). Last, maps smaller than the kernel: each pixel hears of every other, so the layer is dense (1.6 times).
+on digits). Last, maps of few pixels, fewer than the kernel has: each hears of all others, so the layer is dense (1.6
+times).
 Shapes: K networks, B batch, C channels in, O channels out, H, W pixels, T taps of a kernel (C x height x width).
 """
 
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _FEW_TAPS = 16  # at 27, images of three channels, the patches cost what the product saves
+_FEW_PIXELS = 4  # at 9 the dense matrix costs what the product saves, and its size grows with the square
 
 
 def convolve(layer: nn.Conv2d, weight_KOCHW: Tensor, bias_KO: Tensor | None, maps: Tensor) -> Tensor:
@@ -21,7 +23,8 @@ def convolve(layer: nn.Conv2d, weight_KOCHW: Tensor, bias_KO: Tensor | None, map
     if _is_plain(layer):
         if not maps.requires_grad and weight_KOCHW[0, 0].numel() <= _FEW_TAPS:
             return _by_patches(layer, weight_KOCHW, bias_KO, maps)
-        if maps.shape[-2] < height and maps.shape[-1] < width:
+        rows, columns = maps.shape[-2:]
+        if rows < height and columns < width and rows * columns <= _FEW_PIXELS:
             return _dense(layer, weight_KOCHW, bias_KO, maps)
     return F.conv2d(maps, weight_KOCHW.flatten(0, 1), None if bias_KO is None else bias_KO.flatten(), layer.stride,
                     layer.padding, layer.dilation, groups=len(weight_KOCHW))

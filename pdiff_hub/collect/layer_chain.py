@@ -22,10 +22,22 @@ def is_layer_chain(network: nn.Module) -> bool:
     """Whether `run_layer_chain` can: a plain `nn.Sequential` of layers that it knows, of maps, then of vectors."""
     if type(network) is not nn.Sequential or not all(type(layer) in _LAYERS for layer in network):
         return False
+    # `run_layer_chain` goes by names, so nothing may have two, and it does not call the layers, which hooks wait for.
+    if len(set(network)) < len(network) or len(set(_tensors(network))) < len(_tensors(network)) or _has_hooks(network):
+        return False
     flat = [index for index, layer in enumerate(network) if isinstance(layer, nn.Flatten)]
     if len(flat) != 1:
         return False
     return all(_fits(layer, behind=index > flat[0]) for index, layer in enumerate(network))
+
+
+def _tensors(network: nn.Module) -> list[nn.Parameter]:
+    return [tensor for _, tensor in network.named_parameters(remove_duplicate=False)]
+
+
+def _has_hooks(network: nn.Module) -> bool:
+    return any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or
+               module._backward_pre_hooks for module in network.modules())
 
 
 def _fits(layer: nn.Module, *, behind: bool) -> bool:

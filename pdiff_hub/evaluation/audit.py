@@ -15,12 +15,13 @@ from torch import Tensor
 from pdiff_hub.checkpoint_rows import Rows, as_rows
 
 _SLICE_BYTES = 64 << 20  # float64 copies of both sets for one slice of P
+_PRODUCT_BYTES = 256 << 20  # of the products of some queries with all references, float64
 
 
 def nearest_l2(query_BP: Tensor | Rows, reference_KP: Tensor | Rows, *, leave_one_out: bool) -> Tensor:
     """L2 distance of each query to the nearest reference, float64 [B], in raw weight units; exactly 0 for a duplicate.
 
-    Both are read slice by slice of P.
+    Both are read slice by slice of P, once more for every 256 MiB of products between them.
 
     leave_one_out: True where both are the same set in the same order: a network is then not compared with itself, but
     is with its duplicates elsewhere in the set. Raises ValueError for different P, for an empty set, for NaN or Inf,
@@ -33,23 +34,32 @@ def nearest_l2(query_BP: Tensor | Rows, reference_KP: Tensor | Rows, *, leave_on
             "leave_one_out compares a set of at least two networks with itself; got sets of "
             f"{query.num_rows} and {reference.num_rows}."
         )
+    step = max(1, _PRODUCT_BYTES // (8 * reference.num_rows))
+    return torch.cat([
+        _nearest_l2(query, range(start, min(start + step, query.num_rows)), reference, leave_one_out=leave_one_out)
+        for start in range(0, query.num_rows, step)
+    ])
+
+
+def _nearest_l2(query: Rows, block: range, reference: Rows, *, leave_one_out: bool) -> Tensor:
+    """`nearest_l2` of a block of the queries."""
     # Who is nearest: |q|^2 + |r|^2 - 2 q.r, one matrix product. Cancellation would leave 1e-16 of the squared norms, so
     # norms are made small by centring, and the distance to the nearest one is then taken from the differences.
-    gram_BK = torch.zeros(query.num_rows, reference.num_rows, dtype=torch.float64)
-    square_B = torch.zeros(query.num_rows, dtype=torch.float64)
+    gram_BK = torch.zeros(len(block), reference.num_rows, dtype=torch.float64)
+    square_B = torch.zeros(len(block), dtype=torch.float64)
     square_K = torch.zeros(reference.num_rows, dtype=torch.float64)
-    for query_Bp, reference_Kp in _slices(query, reference):
+    for query_Bp, reference_Kp in _slices(query, reference, block):
         mean_p = reference_Kp.mean(dim=0)
         query_Bp, reference_Kp = query_Bp - mean_p, reference_Kp - mean_p
         gram_BK += query_Bp @ reference_Kp.T
         square_B += query_Bp.square().sum(dim=1)
         square_K += reference_Kp.square().sum(dim=1)
-    distance_BK = square_B[:, None] + square_K[None, :] - 2 * gram_BK
+    distance_BK = gram_BK.mul_(-2).add_(square_B[:, None]).add_(square_K[None, :])
     if leave_one_out:
-        distance_BK.fill_diagonal_(torch.inf)
+        distance_BK.diagonal(block.start).fill_(torch.inf)
     nearest_B = distance_BK.argmin(dim=1)
-    total_B = torch.zeros(query.num_rows, dtype=torch.float64)
-    for query_Bp, reference_Kp in _slices(query, reference):
+    total_B = torch.zeros(len(block), dtype=torch.float64)
+    for query_Bp, reference_Kp in _slices(query, reference, block):
         total_B += (query_Bp - reference_Kp[nearest_B]).square().sum(dim=1)
     return total_B.sqrt()
 
@@ -102,12 +112,15 @@ def summarise_accuracy(validation_accuracy_B: Tensor, test_accuracy_B: Tensor) -
     }
 
 
-def _slices(*sets: Rows) -> Iterator[tuple[Tensor, ...]]:
-    """Sets of networks [*,P] in float64 on the CPU, in slices of P that fit `_SLICE_BYTES` together."""
-    step = max(1, _SLICE_BYTES // (8 * sum(rows.num_rows for rows in sets)))
-    for p in range(0, sets[0].num_params, step):
-        stop = min(p + step, sets[0].num_params)
-        yield tuple(rows.read(0, rows.num_rows, p, stop).cpu().double() for rows in sets)
+def _slices(first: Rows, second: Rows, block: range | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Two sets of networks [*,P], of the first perhaps a block of rows, in float64 on the CPU, in slices of P that fit
+    `_SLICE_BYTES` together."""
+    block = range(first.num_rows) if block is None else block
+    step = max(1, _SLICE_BYTES // (8 * (len(block) + second.num_rows)))
+    for start in range(0, first.num_params, step):
+        stop = min(start + step, first.num_params)
+        yield (first.read(block.start, block.stop, start, stop).cpu().double(),
+               second.read(0, second.num_rows, start, stop).cpu().double())
 
 
 def _check(first: Rows, second: Rows) -> None:

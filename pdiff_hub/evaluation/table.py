@@ -138,7 +138,9 @@ def _print(console: Console, title: str, columns: tuple[str, ...], rows: Rows) -
     table = Table(title=title, box=SIMPLE_HEAD)
     for index, (column, cells) in enumerate(zip(columns, zip(*rows, strict=True), strict=True)):
         numeric = index > 0 and all(cell[:1].isdigit() or cell[:1] in "+-u" for cell in cells if cell)
-        table.add_column(column, justify="right" if numeric else "left")
+        # Names are told apart by their ends, so in a narrow terminal the first column is wrapped, never cut.
+        least = max(len(word) for cell in cells for word in cell.split()) if index == 0 else None
+        table.add_column(column, justify="right" if numeric else "left", min_width=least)
     for row in rows:
         table.add_row(*row)
     console.print(table)

@@ -101,12 +101,12 @@ def run_loop(
     model, optimizer = accelerator.prepare(model, optimizer)
     plain = accelerator.unwrap_model(model)
     ema = EMAModel(plain.parameters(), decay=config.ema_decay, foreach=True)
-    ema.to(accelerator.device)
     progress = _Progress()
     accelerator.register_for_checkpointing(schedule, ema, progress)
     newest = max(_saves(directory), default=None)
     if newest is not None:
         accelerator.load_state(str(newest))
+    ema.to(accelerator.device)  # Accelerate reads what is not prepared into the CPU's memory
     model.train()
     generator = torch.Generator(accelerator.device)
     window: list[Tensor] = []

@@ -6,6 +6,7 @@ The folder's `training/` holds what resuming needs: `autoencoder/` and `latents.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -27,6 +28,8 @@ from pdiff_hub.training.autoencoder import fit_autoencoder, held_out_r2, split_r
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 from pdiff_hub.training.diffusion import build_scheduler, length_multiple, train_unet
 from pdiff_hub.training.loop import build_accelerator
+
+_DIGESTED = 2**20  # numbers at either end of a set
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ def train_pipeline(
     accelerator = build_accelerator(mixed_precision=precision, log_with=log_with,
                                     project_dir=str(state / "logs") if log_with else None)
     settings = {"autoencoder": _jsonable(asdict(autoencoder)), "diffusion": _jsonable(asdict(diffusion)),
-                "seed": seed, "num_checkpoints": len(dataset), "num_params": dataset.layout.num_params}
+                "seed": seed, "num_checkpoints": len(dataset), "num_params": dataset.layout.num_params,
+                "checkpoints_sha256": _digest(dataset)}
     split_rows(len(dataset), autoencoder.holdout)
     if accelerator.is_main_process:
         state.mkdir(parents=True, exist_ok=True)
@@ -117,6 +121,14 @@ def train_pipeline(
     if log_with:
         accelerator.end_training()
     return summary
+
+
+def _digest(dataset: CheckpointDataset) -> str:
+    """SHA-256 of the first and the last numbers of all checkpoints: which set it is, without reading all of it."""
+    columns, digest = min(max(1, _DIGESTED // len(dataset)), dataset.layout.num_params), hashlib.sha256()
+    for start in (0, dataset.layout.num_params - columns):
+        digest.update(dataset.read_slice(start, start + columns).contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _stage_one(dataset: CheckpointDataset, config: AutoencoderConfig, diffusion: DiffusionConfig, seed: int,
