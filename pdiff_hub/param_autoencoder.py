@@ -382,7 +382,9 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
             # A tensor a slice: each lies in one piece in its file, and is read and given back alone.
             self.components = nn.ParameterList()
             for start, stop in self.slices:  # one at a time: diffusers loads into a model without memory of its own
-                self.components.append(nn.Parameter(torch.zeros(num_components, stop - start)))
+                self.components.append(nn.Parameter(torch.empty(num_components, stop - start)))
+                # Where they have been put by now: memory that was touched before is not always given back at once.
+                nn.init.zeros_(self.components[-1])
         else:
             if encoder_widths[-1] != latent_channels:
                 raise ValueError(f"the last of encoder_widths is {encoder_widths[-1]}, expected latent_channels = "
