@@ -8,19 +8,21 @@ from __future__ import annotations
 import difflib
 import json
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from diffusers import SchedulerMixin
+from diffusers import SchedulerMixin, UNet1DModel
 from torch import nn
 
-from pdiff_hub.pipeline_pdiff import COMPANIONS, INDEX, WEIGHTS, read_json
+from pdiff_hub.pipeline_pdiff import COMPANIONS, COMPONENTS, INDEX, WEIGHTS, read_json, require_known_format
 from pdiff_hub.transfer import commit_of, is_repo_id, pull
 
-__all__ = ["commit_of", "download", "load_component", "load_scheduler", "weight_files"]
+__all__ = ["commit_of", "download", "load_arguments", "load_component", "load_scheduler", "weight_files"]
 
+_SETTINGS = ("default_num_inference_steps", "format_version")
 _SHARD_INDEX = "diffusion_pytorch_model.safetensors.index.json"
 # What is downloaded: no code, no pickles, nothing that is not ours.
 _DOWNLOADED = (INDEX, "*/config.json", "*/scheduler_config.json", *(f"*/{name}" for name in WEIGHTS),
@@ -39,6 +41,32 @@ def download(repo_id: str, **options: Any) -> Path:
     except FileNotFoundError as error:
         missing = f"{repo_id!r} is no folder here, and {error}"
     raise FileNotFoundError(missing)
+
+
+def load_arguments(folder: Path, given: Mapping[str, Any], autoencoder: type[nn.Module]) -> dict[str, Any]:
+    """What `PDiffPipeline` is made of: components by name, and settings, out of a folder unless they are given.
+
+    autoencoder: its class. Errors as in `PDiffPipeline.from_pretrained`, for which this is.
+    """
+    if not (folder / INDEX).is_file():
+        raise FileNotFoundError(f"{folder} is no pipeline: it has no {INDEX}. `pdiff run` and `pdiff train` "
+                                "write such a folder.")
+    index = read_json(folder / INDEX)
+    if not all(isinstance(index.get(name), list) and len(index[name]) == 2 for name in COMPONENTS):
+        raise ValueError(f"{folder / INDEX} describes no PDiffPipeline: expected an autoencoder, a unet and a "
+                         "scheduler.")
+    require_known_format(index.get("format_version", 1), str(folder / INDEX))
+    unknown = set(given) - {*COMPONENTS, *_SETTINGS}
+    if unknown:
+        raise ValueError(f"unknown option {sorted(unknown)[0]!r} for from_pretrained; expected a component name, "
+                         "revision, cache_dir, token, local_files_only or torch_dtype.")
+    arguments = {**{name: index[name] for name in _SETTINGS if name in index}, **given}
+    for name, kind in (("autoencoder", autoencoder), ("unet", UNet1DModel)):
+        if name not in given:
+            arguments[name] = load_component(kind, folder / name)
+    if "scheduler" not in given:
+        arguments["scheduler"] = load_scheduler(str(index["scheduler"][1]), folder)
+    return arguments
 
 
 def load_component(kind: Any, folder: Path) -> nn.Module:

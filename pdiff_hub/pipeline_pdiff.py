@@ -76,7 +76,7 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         format_version: int = _FORMAT_VERSION,
     ):
         super().__init__()
-        _require_known_format(format_version, "this pipeline")
+        require_known_format(format_version, "this pipeline")
         self.folder: Path | None = None
         self.hub_id: str | None = None
         self.hub_revision: str | None = None
@@ -317,27 +317,7 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
                                     local_files_only=local_files_only)
         elif revision is not None:
             raise ValueError(f"{folder} is a local folder, which has no revision {revision!r}.")
-        if not (folder / INDEX).is_file():
-            raise FileNotFoundError(f"{folder} is no pipeline: it has no {INDEX}. `pdiff run` and `pdiff train` "
-                                    "write such a folder.")
-        index = read_json(folder / INDEX)
-        if not all(isinstance(index.get(name), list) and len(index[name]) == 2 for name in COMPONENTS):
-            raise ValueError(f"{folder / INDEX} describes no PDiffPipeline: expected an autoencoder, a unet and a "
-                             "scheduler.")
-        _require_known_format(index.get("format_version", 1), str(folder / INDEX))
-        settings = ("default_num_inference_steps", "format_version")
-        unknown = set(components) - {*COMPONENTS, *settings}
-        if unknown:
-            raise ValueError(f"unknown option {sorted(unknown)[0]!r} for from_pretrained; expected a component name, "
-                             "revision, cache_dir, token, local_files_only or torch_dtype.")
-        if "autoencoder" not in components:
-            components["autoencoder"] = files.load_component(_room("param_autoencoder").ParamAutoencoder,
-                                                             folder / "autoencoder")
-        if "unet" not in components:
-            components["unet"] = files.load_component(UNet1DModel, folder / "unet")
-        if "scheduler" not in components:
-            components["scheduler"] = files.load_scheduler(str(index["scheduler"][1]), folder)
-        pipe = cls(**{name: index[name] for name in settings if name in index} | components)
+        pipe = cls(**files.load_arguments(folder, components, _room("param_autoencoder").ParamAutoencoder))
         pipe.folder = folder.resolve()
         if hub_id is not None:
             pipe.hub_id, pipe.hub_revision = hub_id, files.commit_of(folder)
@@ -354,7 +334,7 @@ def _room(name: str) -> Any:
         raise ImportError("this needs the package: pip install pdiff-hub.") from error
 
 
-def _require_known_format(version: object, what: str) -> None:
+def require_known_format(version: object, what: str) -> None:
     """ValueError if `what` is of a format that this code does not read."""
     if type(version) is not int or version < 1:
         raise ValueError(f"{what} has format version {version!r}, expected a number from 1 to {_FORMAT_VERSION}.")

@@ -190,15 +190,15 @@ def audit(pipeline: str | Path, directory: Path, *, dataset: CheckpointDataset |
     """Generate networks of the pipeline (a folder, or a Hub id at `revision`) and judge them beside every baseline.
 
     dataset: None reads `checkpoints/` in the pipeline's folder, or else the set on the Hub that its results name.
-    metrics: names out of `alone.METRICS`; none means all. Raises ValueError if the checkpoints are gone and a metric
-    needs them.
+    metrics: names out of `alone.METRICS`; none means all. Raises ValueError for one that is unknown, and if the
+        checkpoints are gone and one needs them.
     """
+    require_known("metric", metrics, METRICS)
     pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
     folder, name = pipe.folder, Path(pipeline).resolve().name
     assert folder is not None
     if dataset is None and (folder / CHECKPOINTS).is_dir():
         dataset = CheckpointDataset.from_pretrained(folder / CHECKPOINTS)
-    require_known("metric", metrics, METRICS)
     needed = not metrics or any(METRICS[metric] for metric in metrics)
     if dataset is None and needed and (known := checkpoints_of(folder)):
         dataset = CheckpointDataset.from_pretrained(known["repo_id"], revision=known["revision"])

@@ -20,6 +20,7 @@ def cases(draw: st.DrawFn) -> tuple[nn.Conv2d, Tensor]:
     kernel, stride, margin = draw(pairs), draw(pairs), draw(st.tuples(st.integers(0, 2), st.integers(0, 2)))
     channels, outputs, bias = draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(st.booleans())
     height, width = (draw(st.integers(max(1, size - 2 * pad), 5)) for size, pad in zip(kernel, margin, strict=True))
+    torch.manual_seed(draw(st.integers(0, 2**31)))
     maps = torch.randn(BATCH, NETWORKS * channels, height, width, dtype=torch.float64)
     return nn.Conv2d(channels, outputs, kernel, stride, margin, bias=bias), maps
 

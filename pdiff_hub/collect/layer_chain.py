@@ -23,7 +23,10 @@ def is_layer_chain(network: nn.Module) -> bool:
     if type(network) is not nn.Sequential or not all(type(layer) in _LAYERS for layer in network):
         return False
     # `run_layer_chain` goes by names, so nothing may have two, and it does not call the layers, which hooks wait for.
-    if len(set(network)) < len(network) or len(set(_tensors(network))) < len(_tensors(network)) or _has_hooks(network):
+    names = [name for name, _ in network.named_parameters(remove_duplicate=False)]
+    if len(list(network.children())) < len(network) or len(list(network.parameters())) < len(names):
+        return False
+    if any(_has_hooks(module) for module in network.modules()):
         return False
     flat = [index for index, layer in enumerate(network) if isinstance(layer, nn.Flatten)]
     if len(flat) != 1:
@@ -31,13 +34,9 @@ def is_layer_chain(network: nn.Module) -> bool:
     return all(_fits(layer, behind=index > flat[0]) for index, layer in enumerate(network))
 
 
-def _tensors(network: nn.Module) -> list[nn.Parameter]:
-    return [tensor for _, tensor in network.named_parameters(remove_duplicate=False)]
-
-
-def _has_hooks(network: nn.Module) -> bool:
-    return any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or
-               module._backward_pre_hooks for module in network.modules())
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or
+                module._backward_pre_hooks)
 
 
 def _fits(layer: nn.Module, *, behind: bool) -> bool:

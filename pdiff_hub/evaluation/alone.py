@@ -13,7 +13,6 @@ from pdiff_hub.checkpoint_rows import Rows, as_rows
 from pdiff_hub.evaluation.ensembles import ensemble_curve
 from pdiff_hub.evaluation.judging import Judge
 from pdiff_hub.evaluation.similarity import mean_pairwise
-from pdiff_hub.names import require_known
 
 METRICS: dict[str, bool] = {"accuracy": False, "ensembles": False, "generated_similarity": False, "similarity": True,
                             "nearest_l2": True, "spread_ratio": True, "max_iou": True, "frontier": True}
@@ -21,8 +20,7 @@ METRICS: dict[str, bool] = {"accuracy": False, "ensembles": False, "generated_si
 
 
 def require_no_originals(metrics: Collection[str], why: str) -> None:
-    """ValueError for an unknown metric, and for one that needs original checkpoints, which `why` says are missing."""
-    require_known("metric", metrics, METRICS)
+    """ValueError for a metric (known ones only) that needs original checkpoints, which `why` says are missing."""
     alone = [name for name, needs in METRICS.items() if not needs]
     needing = [name for name in metrics or METRICS if METRICS[name]]
     if needing:
