@@ -99,6 +99,7 @@ def train(folder: Path) -> Seconds:
     summary = train_pipeline(CheckpointDataset.from_pretrained(folder / "checkpoints"), folder / "pipeline",
                              AutoencoderConfig(), DiffusionConfig(steps=UNET_STEPS, save_every=UNET_STEPS))
     total = time.perf_counter() - began
+    assert summary.seconds_autoencoder is not None and summary.seconds_diffusion is not None  # in a new folder
     return {"fit autoencoder": summary.seconds_autoencoder, "U-Net steps": summary.seconds_diffusion,
             "write pipeline": total - summary.seconds_autoencoder - summary.seconds_diffusion}
 

@@ -110,8 +110,8 @@ def measure(options: argparse.Namespace) -> Iterator[Result]:
                    CheckpointDataset.from_pretrained(SHIPPED / "checkpoints"), options)
     large = random_checkpoints(options.hidden, options.checkpoints)
     with TemporaryDirectory() as folder:
-        fitted = fit_autoencoder(large, AutoencoderConfig(), length_multiple=1, seed=0,
-                                 accelerator=build_accelerator(), directory=Path(folder))
+        fitted, _ = fit_autoencoder(large, AutoencoderConfig(), length_multiple=1, seed=0,
+                                    accelerator=build_accelerator(), directory=Path(folder))
         yield compared(f"checkpoints of {large.layout.num_params:,} numbers", fitted, large, options)
     for length in options.lengths:
         yield one_pass(length, options)

@@ -167,15 +167,16 @@ class ParquetRows:
         """Rows first..last of one file, row group after row group."""
         with open_parquet(path) as file:
             sizes = [(group, file.metadata.row_group(group).num_rows) for group in range(file.num_row_groups)]
-            for group, _, a, b in _overlaps(sizes, first, last):
+            for group, size, a, b in _overlaps(sizes, first, last):
                 try:
                     column = file.read_row_group(group, columns=[PARQUET_COLUMN], use_threads=False).column(0)
                     values = pa.concat_arrays(column.chunks).flatten().to_numpy()
                 except (pa.ArrowException, OSError) as error:
                     raise ValueError(f"{path} is damaged: row group {group} cannot be read ({error}).") from error
-                if len(values) != len(column) * self.num_params:
-                    raise ValueError(f"{path}: column {PARQUET_COLUMN!r} has empty rows.")
-                yield values.reshape(len(column), self.num_params)[a:b]
+                if len(column) != size or len(values) != size * self.num_params:
+                    raise ValueError(f"{path} is damaged: row group {group} holds {len(column)} rows and {len(values)} "
+                                     f"numbers, expected {size} rows of {self.num_params}.")
+                yield values.reshape(size, self.num_params)[a:b]
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:

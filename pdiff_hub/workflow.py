@@ -7,11 +7,11 @@ A run's folder is the pipeline's folder: `model_index.json` and its components a
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
@@ -43,6 +43,7 @@ _Result = TypeVar("_Result")
 GENERATED = Path("generated") / "params.safetensors"
 """Where a run keeps the networks that it generated and judged: float32 `params` [N,P]."""
 CHECKPOINTS = "checkpoints"
+_UNJUDGED = "unfinished-generated"  # one name, so that what a kill left is written over and not kept
 _DECODED_BYTES = 256 << 20  # of one slice of many networks
 
 
@@ -109,29 +110,33 @@ def write_params(pipe: PDiffPipeline, num_models: int, file: Path, *, seed: int,
 def generated_rows(pipe: PDiffPipeline, num_models: int, directory: Path, *, seed: int,
                    num_inference_steps: int | None = None) -> Iterator[Rows]:
     """Generated networks [num_models, P] for judging, in a file in `directory` that goes when the block ends."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=directory) as temporary:
-        yield write_params(pipe, num_models, Path(temporary) / GENERATED.name, seed=seed,
+    temporary = directory / _UNJUDGED
+    try:
+        yield write_params(pipe, num_models, temporary / GENERATED.name, seed=seed,
                            num_inference_steps=num_inference_steps)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_networks(pipe: PDiffPipeline, num_models: int, directory: Path, *, seed: int,
                    num_inference_steps: int | None = None) -> list[Path]:
     """Generate networks as `model-00000.safetensors` ..., each with the frozen rest: they load with `strict=True`.
 
-    `generated.json` beside them says how to make them again.
+    `generated.json` beside them says how to make them again. ValueError if `directory` holds more networks than
+    these, which an earlier call wrote and which would then lie among them.
     """
+    files = [directory / f"model-{index:05d}.safetensors" for index in range(num_models)]
+    if more := sorted(set(directory.glob("model-*.safetensors")) - set(files)):
+        raise ValueError(f"{more[0]} is there already and not one of the {num_models} networks to be written; give an "
+                         "empty folder, or remove what an earlier call left in this one.")
     latents_NCL = _sample(pipe, num_models, "latent", seed, num_inference_steps)
     directory.mkdir(parents=True, exist_ok=True)
-    files = []
     frozen, batch = pipe.autoencoder.frozen_state(), pipe.default_batch_size()
     for start in range(0, num_models, batch):  # no more of them in memory at once
         stacked = pipe.autoencoder.layout.stack(pipe.decode_latents(latents_NCL[start : start + batch]))
         for index in range(start, min(start + batch, num_models)):
-            file = directory / f"model-{index:05d}.safetensors"
-            with replacing(file) as temporary:
+            with replacing(files[index]) as temporary:
                 write_tensors(temporary, {**frozen, **{name: t_B[index - start] for name, t_B in stacked.items()}})
-            files.append(file)
     steps = num_inference_steps or pipe.config.default_num_inference_steps
     write_json(directory / "generated.json", {"seed": seed, "num_models": num_models, "num_inference_steps": steps})
     return files
@@ -275,16 +280,21 @@ def run(recipe: Recipe, directory: Path, *, device: str = "cpu", log_with: str |
 
 
 class _Clock:
-    """Seconds a stage took, kept on disk so that a run that was stopped still reports all of them."""
+    """Seconds a stage took, kept on disk; None for one that was stopped and went on, whose first part nobody timed."""
 
     def __init__(self, file: Path):
         self.file = file
-        self.seconds: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+        self.seconds: dict[str, float | None] = json.loads(file.read_text()) if file.exists() else {}
 
     def time(self, stage: str, work: Callable[[], _Result]) -> _Result:
+        if stage in self.seconds:  # done, or begun
+            return work()
+        self._keep(stage, None)
         began = time.perf_counter()
         result = work()
-        if stage not in self.seconds:
-            self.seconds[stage] = time.perf_counter() - began
-            write_json(self.file, self.seconds)
+        self._keep(stage, time.perf_counter() - began)
         return result
+
+    def _keep(self, stage: str, seconds: float | None) -> None:
+        self.seconds[stage] = seconds
+        write_json(self.file, self.seconds)

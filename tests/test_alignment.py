@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pdiff_hub.collect import alignment
 from pdiff_hub.collect.alignment import align_to_mean
 from pdiff_hub.networks import build_network, resolve_network
+from pdiff_hub.param_autoencoder import ParamLayout
+
+INPUTS = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def spec(**options: object) -> dict[str, object]:
@@ -23,31 +29,51 @@ SPECS = [
 ]
 
 
-def population(one: dict[str, object], num: int) -> dict[str, Tensor]:
-    states = [build_network(one, seed=seed).state_dict() for seed in range(num)]
-    return {name: torch.stack([state[name] for state in states]) for name in states[0]}
+def population(network: nn.Module, states: Sequence[Mapping[str, Tensor]]
+               ) -> tuple[Tensor, ParamLayout, dict[str, Tensor]]:
+    """Networks as `align_to_mean` takes them: parameters [K,P], their layout, what all share."""
+    layout = ParamLayout.from_module(network)
+    return layout.flatten(states), layout, layout.frozen_state(states[0])
 
 
-def outputs(network: nn.Module, stacked: dict[str, Tensor], inputs: Tensor) -> Tensor:
+def from_seeds(one: dict[str, object], num: int) -> list[dict[str, Tensor]]:
+    return [build_network(one, seed=seed).state_dict() for seed in range(num)]
+
+
+def outputs(network: nn.Module, params_KP: Tensor, layout: ParamLayout, frozen: dict[str, Tensor], inputs: Tensor
+            ) -> Tensor:
     with torch.no_grad():
-        return torch.stack([functional_call(network, {name: tensor[k] for name, tensor in stacked.items()}, (inputs,))
-                            for k in range(len(next(iter(stacked.values()))))])
+        return torch.stack([functional_call(network, {**frozen, **state}, (inputs,))
+                            for state in layout.unflatten(params_KP)])
 
 
 @pytest.mark.parametrize("one", SPECS, ids=lambda one: f"{one['name']}-{one.get('norm')}")
 def test_outputs_stay_and_networks_come_closer(one: dict[str, object]) -> None:
     network = build_network(one).eval()
-    stacked = population(one, 6)
-    inputs = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    aligned, info = align_to_mean(network, stacked, inputs)
-    expected = outputs(network, stacked, inputs)
-    assert (outputs(network, aligned, inputs) - expected).abs().max() <= 1e-5 * expected.abs().max().clamp_min(1)
+    params_KP, layout, frozen = population(network, from_seeds(one, 6))
+    aligned_KP = params_KP.clone()
+    info = align_to_mean(network, aligned_KP, layout, INPUTS, frozen=frozen)
+    expected = outputs(network, params_KP, layout, frozen, INPUTS)
+    change = outputs(network, aligned_KP, layout, frozen, INPUTS) - expected
+    assert change.abs().max() <= 1e-5 * expected.abs().max().clamp_min(1)
     assert info.output_change <= 1e-5
     # Scaling untrained units may make weights longer; order alone never takes networks apart.
-    _, ordered = align_to_mean(network, stacked, inputs, rescale=False)
+    ordered = align_to_mean(network, params_KP, layout, INPUTS, frozen=frozen, rescale=False)
     assert ordered.distance_after < ordered.distance_before
-    assert list(aligned) == list(stacked)
-    assert all(aligned[name].shape == stacked[name].shape for name in stacked)
+
+
+@pytest.mark.parametrize("one", SPECS, ids=lambda one: f"{one['name']}-{one.get('norm')}")
+def test_some_networks_at_a_time_give_what_all_together_give(one: dict[str, object], monkeypatch: pytest.MonkeyPatch
+                                                             ) -> None:
+    network = build_network(one).eval()
+    together_KP, layout, frozen = population(network, from_seeds(one, 5))
+    apart_KP = together_KP.clone()
+    whole = align_to_mean(network, together_KP, layout, INPUTS, frozen=frozen)
+    monkeypatch.setattr(alignment, "_BYTES_AT_ONCE", 4 * 2 * layout.num_params)  # 2, 2 and 1 networks
+    parts = align_to_mean(network, apart_KP, layout, INPUTS, frozen=frozen)
+    assert torch.allclose(apart_KP, together_KP, rtol=1e-5, atol=1e-7)
+    assert parts.moved == pytest.approx(whole.moved)
+    assert parts.distance_after == pytest.approx(whole.distance_after)
 
 
 def test_a_permuted_copy_becomes_the_same_network() -> None:
@@ -56,9 +82,9 @@ def test_a_permuted_copy_becomes_the_same_network() -> None:
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
     copy = {**first, "fc1.weight": first["fc1.weight"][order], "fc1.bias": first["fc1.bias"][order],
             "fc2.weight": first["fc2.weight"][:, order]}
-    stacked = {name: torch.stack([first[name], copy[name]]) for name in first}
-    aligned, _ = align_to_mean(network, stacked, torch.randn(3, 1, 8, 8))
-    assert all(torch.allclose(tensor[0], tensor[1], atol=1e-6) for tensor in aligned.values())
+    params_KP, layout, frozen = population(network, [first, copy])
+    align_to_mean(network, params_KP, layout, INPUTS, frozen=frozen)
+    assert torch.allclose(params_KP[0], params_KP[1], atol=1e-6)
 
 
 class Residual(nn.Module):
@@ -73,6 +99,7 @@ class Residual(nn.Module):
 
 def test_what_is_no_chain_is_refused() -> None:
     network = Residual()
-    stacked = {name: torch.stack([tensor, tensor]) for name, tensor in network.state_dict().items()}
+    params_KP, layout, frozen = population(network, [network.state_dict()] * 2)
     with pytest.raises(ValueError, match=r"align|chain"):
-        align_to_mean(network.eval(), stacked, torch.randn(3, 1, 8, 8))
+        align_to_mean(network.eval(), params_KP, layout, INPUTS, frozen=frozen)
+    assert torch.equal(params_KP, layout.flatten([network.state_dict()] * 2))

@@ -41,8 +41,11 @@ def checkpoints(
 
 
 def fit(dataset: CheckpointDataset, config: AutoencoderConfig, tmp_path: Path, multiple: int = 1) -> ParamAutoencoder:
-    return fit_autoencoder(dataset, config, length_multiple=multiple, seed=0, accelerator=build_accelerator(),
-                           directory=tmp_path)
+    autoencoder, latent_KCL = fit_autoencoder(dataset, config, length_multiple=multiple, seed=0,
+                                              accelerator=build_accelerator(), directory=tmp_path)
+    train_K, _ = split_rows(len(dataset), config.holdout)
+    assert torch.equal(latent_KCL, autoencoder.encode(dataset.params_KP[train_K]))
+    return autoencoder
 
 
 @pytest.mark.parametrize("normalization", ["none", "per_tensor", "per_parameter"])

@@ -15,6 +15,7 @@ from browser import Browser
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from pdiff_hub import workflow
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.cli import app, main
 from pdiff_hub.evaluation.evaluate import FIGURES
@@ -70,6 +71,9 @@ def test_generate_and_evaluate_and_info(run_dir: Path, tmp_path: Path) -> None:
     assert [file.name for file in files] == [f"model-{i:05d}.safetensors" for i in range(3)]
     pipe = PDiffPipeline.from_pretrained(run_dir)
     pipe.build_network().load_state_dict(load_file(files[2]), strict=True)
+    failed = CliRunner().invoke(app, ["generate", str(run_dir), "--num-models", "2", "--output-dir", str(networks)])
+    assert "model-00002.safetensors is there already" in str(failed.exception)
+    assert json.loads((networks / "generated.json").read_text())["num_models"] == 3
     again = tmp_path / "again"
     assert CliRunner().invoke(app, [*command[:-1], str(again)]).exit_code == 0
     assert files[1].read_bytes() == (again / files[1].name).read_bytes()
@@ -144,6 +148,21 @@ def test_killed_runs_go_on(run_dir: Path, tmp_path: Path) -> None:
     for file in ("unet/diffusion_pytorch_model.safetensors", "generated/params.safetensors"):
         first, second = load_file(run_dir / file), load_file(folder / file)
         assert all(torch.allclose(first[name], second[name], rtol=1e-3, atol=1e-4) for name in first)
+
+
+def test_the_seconds_of_a_stage_that_was_stopped_are_not_known(tmp_path: Path) -> None:
+    file = tmp_path / "seconds.json"
+
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        workflow._Clock(file).time("collect", stopped)
+    clock = workflow._Clock(file)
+    assert (clock.time("collect", lambda: 3), clock.time("generate", lambda: 4)) == (3, 4)
+    assert workflow._Clock(file).time("generate", lambda: 5) == 5  # of what is there already
+    assert clock.seconds["collect"] is None and clock.seconds == workflow._Clock(file).seconds
+    assert clock.seconds["generate"] is not None
 
 
 def test_another_recipe_in_the_same_folder_is_refused(

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 
 from pdiff_hub.networks import logits
 
@@ -103,17 +103,17 @@ def exact_copy(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).double().eval()
 
 
-def outputs(exact: nn.Module, stacked_state: StackedState, index: int, inputs: Tensor) -> Tensor:
-    """Outputs of network `index` in float64, for an `exact_copy`."""
-    state = {key: tensor[index] for key, tensor in stacked_state.items()}
-    state = {key: tensor.double() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+def outputs(exact: nn.Module, stacked_state: StackedState, inputs: Tensor) -> Tensor:
+    """Outputs [K, B, ...] of all networks in float64, for an `exact_copy`."""
+    state = {key: tensor.double() if tensor.is_floating_point() else tensor for key, tensor in stacked_state.items()}
     with torch.no_grad():
-        return logits(functional_call(exact, state, (inputs.double(),)))
+        return vmap(lambda one: logits(functional_call(exact, one, (inputs.double(),))))(state)
 
 
 def relative_change(before: Tensor, after: Tensor) -> float:
-    """Largest change of an output, relative to the largest output or to 1."""
-    return float((after - before).abs().max() / before.abs().max().clamp_min(1.0))
+    """Largest change of an output [K, B, ...], relative to its network's largest output or to 1."""
+    change_K = (after - before).abs().flatten(1).amax(dim=1) / before.abs().flatten(1).amax(dim=1).clamp_min(1.0)
+    return float(change_K.max())
 
 
 def _by_unit(tensor: Tensor, slot: Slot, size: int) -> Tensor:
@@ -154,7 +154,7 @@ def _order_of_execution(exact: nn.Module, first: StackedState, sample_input: Ten
         for name, module in owners
     ]
     try:
-        outputs(exact, first, 0, sample_input)
+        outputs(exact, first, sample_input)
     finally:
         for handle in handles:
             handle.remove()
@@ -206,8 +206,8 @@ def _proved(exact: nn.Module, first: StackedState, layer: HiddenLayer, sample_in
     if torch.equal(order_C, torch.arange(layer.size)):
         order_C = order_C.roll(1)
     layer.reorder(shuffled, order_C[None].to(device))
-    before = outputs(exact, state, 0, sample_input)
-    change = relative_change(before, outputs(exact, shuffled, 0, sample_input))
+    before = outputs(exact, state, sample_input)
+    change = relative_change(before, outputs(exact, shuffled, sample_input))
     if not change <= _TOLERANCE:
         raise _not_a_chain(
             layer.module,
@@ -216,7 +216,7 @@ def _proved(exact: nn.Module, first: StackedState, layer: HiddenLayer, sample_in
     scaled = dict(state)
     layer.scale(scaled, (0.5 + 1.5 * torch.rand(1, layer.size, generator=generator, dtype=torch.float64)).to(device))
     for scale in _INPUT_SCALES if layer.scaled else ():
-        before, after = (outputs(exact, s, 0, scale * sample_input) for s in (state, scaled))
+        before, after = (outputs(exact, s, scale * sample_input) for s in (state, scaled))
         if not relative_change(before, after) <= _TOLERANCE:
             return replace(layer, scaled=())
     return layer

@@ -22,6 +22,7 @@ from torch.func import functional_call, vmap
 from tqdm.auto import tqdm
 
 from pdiff_hub.checkpoint_files import INDEX_NAME
+from pdiff_hub.checkpoint_rows import pieces_of
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.collect.alignment import align_to_mean
 from pdiff_hub.collect.batched_training import BatchedTrainer
@@ -181,21 +182,23 @@ def _join(task: Task, spec: dict[str, Any], layout: ParamLayout, config: Populat
           shares: list[Path], network: nn.Module, settings: dict[str, Any]) -> None:
     """All shares in the order of the seeds, aligned, as the data set in `directory`; then the shares go."""
     parts = [CheckpointDataset.from_pretrained(share) for share in shares]
-    owner = [(index % len(parts), index // len(parts)) for index in range(config.num_checkpoints)]
-    params_KP = torch.stack([parts[part].params_KP[row] for part, row in owner])
+    params_KP = torch.empty(config.num_checkpoints, layout.num_params)
+    metadata: list[dict[str, Any]] = [{}] * config.num_checkpoints
+    for part, dataset in enumerate(parts):
+        metadata[part :: len(parts)] = dataset.metadata
+        own_RP = params_KP[part :: len(parts)]
+        for first, start, params_RS in pieces_of(dataset.rows, 0, len(dataset)):
+            own_RP[first : first + len(params_RS), start : start + params_RS.shape[1]] = params_RS
     collect: dict[str, Any] = {"method": "population", "settings": settings}
     frozen = parts[0].frozen
     if config.align:
-        stacked = layout.stack(params_KP)
-        stacked |= {name: tensor.expand(len(params_KP), *tensor.shape) for name, tensor in frozen.items()}
         sample_NX = task.inputs(task.validation, slice(0, _SAMPLE))
-        aligned, info = align_to_mean(network, stacked, sample_NX, rounds=config.align_rounds,
-                                      seed=settings["seed"])
+        info = align_to_mean(network, params_KP, layout, sample_NX, frozen=frozen, rounds=config.align_rounds,
+                             seed=settings["seed"])
         collect["alignment"] = {name: list(value) if isinstance(value, tuple) else value
                                 for name, value in asdict(info).items()}
-        params_KP = layout.unstack(aligned)
-    dataset = CheckpointDataset(params_KP, layout, network=spec, task=task.spec, frozen=frozen,
-                                metadata=[parts[part].metadata[row] for part, row in owner], collect=collect)
+    dataset = CheckpointDataset(params_KP, layout, network=spec, task=task.spec, frozen=frozen, metadata=metadata,
+                                collect=collect)
     dataset.save_pretrained(directory)
     _remove_shares(directory)
 

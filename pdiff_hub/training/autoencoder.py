@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pdiff_hub.checkpoint_files import MAX_PARQUET_PARAMS
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.param_autoencoder import ParamAutoencoder, write_tensors
 from pdiff_hub.training.config import AutoencoderConfig
@@ -47,10 +48,11 @@ def fit_autoencoder(
     seed: int,
     accelerator: Accelerator,
     directory: Path,
-) -> ParamAutoencoder:
-    """The autoencoder of these checkpoints, its latent scale fitted, on the accelerator's device.
+) -> tuple[ParamAutoencoder, Tensor]:
+    """The autoencoder of these checkpoints, its latent scale fitted, and their latents [K,C,L], held-out ones left out.
 
-    `length_multiple`: the latent length is padded to a multiple of it, as the U-Net's levels ask.
+    Both are on the accelerator's device. `length_multiple`: the latent length is padded to a multiple of it, as the
+    U-Net's levels ask.
     """
     train_K, held_out_H = split_rows(len(dataset), config.holdout)
     if dataset.layout.num_params > _MANY_PARAMS:
@@ -70,8 +72,9 @@ def fit_autoencoder(
     if config.steps:
         _train(autoencoder, dataset, train_K, config, seed, accelerator, directory)
     autoencoder.eval().requires_grad_(False)
-    autoencoder.fit_latent_scale(autoencoder.encode_slices(_rows_of(dataset, train_K)))
-    return autoencoder
+    unscaled_KCL = autoencoder.encode_slices(_rows_of(dataset, train_K))  # no scale is fitted yet
+    autoencoder.fit_latent_scale(unscaled_KCL)
+    return autoencoder, autoencoder.scale_latents(unscaled_KCL)
 
 
 def held_out_r2(autoencoder: ParamAutoencoder, dataset: CheckpointDataset, holdout: float) -> float:
@@ -94,16 +97,20 @@ def _build(dataset: CheckpointDataset, config: AutoencoderConfig, length: int, s
         latent_length=length, num_components=num_components, normalization=config.normalization,
         encoder_widths=list(config.encoder_widths), decoder_widths=list(config.decoder_widths),
         kernel_size=config.kernel_size, network=dataset.network, task=dataset.task,
-        slice_size=_slice_size(len(dataset)),
+        slice_size=_slice_size(len(dataset), dataset.layout.num_params),
     )
     if statistics is not None:  # not copied: both are as large as a network
         autoencoder.mean_P, autoencoder.scale = statistics.mean_P, statistics.scale
     return autoencoder
 
 
-def _slice_size(num_checkpoints: int) -> int:
-    """Parameters in a slice, so that a slice of all checkpoints in float64 takes 128 MiB at most."""
-    return min(max(2**27 // (8 * num_checkpoints), 2**14), 10**6)
+def _slice_size(num_checkpoints: int, num_params: int) -> int:
+    """Parameters in a slice, so that a slice of all checkpoints in float64 takes 128 MiB at most.
+
+    Slices of small networks are larger where there are many checkpoints: a slice costs a look at all of parquet.
+    """
+    least = 2**14 if num_params <= MAX_PARQUET_PARAMS else 2**10
+    return min(max(2**27 // (8 * num_checkpoints), least), 10**6)
 
 
 def _statistics(dataset: CheckpointDataset, train_K: list[int], config: AutoencoderConfig) -> ParamAutoencoder:

@@ -34,14 +34,20 @@ _DIGESTED = 2**20  # numbers at either end of a set
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What training found. R2: held-out deviation R2, None where nothing was held out; seconds on this machine."""
+    """What training found.
+
+    Attributes:
+        deviation_r2: held-out deviation R2, None where nothing was held out.
+        seconds_autoencoder, seconds_diffusion: on this machine; None for a stage that was stopped and went on, since
+            what it took before is not known.
+    """
 
     deviation_r2: float | None
     num_components: int
     latent_shape: tuple[int, int]
     loss: float
-    seconds_autoencoder: float
-    seconds_diffusion: float
+    seconds_autoencoder: float | None
+    seconds_diffusion: float | None
     num_processes: int
 
 
@@ -104,13 +110,13 @@ def train_pipeline(
     first = json.loads((state / "autoencoder.json").read_text())
     if log_with:
         accelerator.init_trackers("pdiff", config={k: str(v) for k, v in settings.items()})
-    began = time.perf_counter()
+    resumed, began = any((state / "diffusion").glob("step-*")), time.perf_counter()
     unet, loss = train_unet(latent_KCL, diffusion, seed=seed, accelerator=accelerator, directory=state / "diffusion",
                             on_log=lambda step, value: accelerator.log({"diffusion/loss": value}, step=step))
     summary = TrainingSummary(
         deviation_r2=first["deviation_r2"], num_components=first["num_components"],
         latent_shape=(latent_KCL.shape[1], latent_KCL.shape[2]), loss=loss, seconds_autoencoder=first["seconds"],
-        seconds_diffusion=time.perf_counter() - began, num_processes=accelerator.num_processes,
+        seconds_diffusion=None if resumed else time.perf_counter() - began, num_processes=accelerator.num_processes,
     )
     if accelerator.is_main_process:
         fitted = ParamAutoencoder.from_pretrained(state / "autoencoder")
@@ -133,21 +139,19 @@ def _digest(dataset: CheckpointDataset) -> str:
 
 def _stage_one(dataset: CheckpointDataset, config: AutoencoderConfig, diffusion: DiffusionConfig, seed: int,
                accelerator: Accelerator, state: Path) -> None:
-    began = time.perf_counter()
-    fitted = fit_autoencoder(dataset, config, length_multiple=length_multiple(diffusion), seed=seed,
-                             accelerator=accelerator, directory=state)
+    resumed, began = any((state / "autoencoder-steps").glob("step-*")), time.perf_counter()
+    fitted, latent_KCL = fit_autoencoder(dataset, config, length_multiple=length_multiple(diffusion), seed=seed,
+                                         accelerator=accelerator, directory=state)
     if accelerator.is_main_process:
-        train_K, _ = split_rows(len(dataset), config.holdout)
-        with torch.no_grad():
-            latent_KCL = fitted.encode_slices(lambda start, stop: dataset.read_slice(start, stop)[train_K]).cpu()
         r2 = held_out_r2(fitted, dataset, config.holdout)
         fitted.to("cpu").save_pretrained(state / "autoencoder")
         write_json(state / "autoencoder.json", {
-            "deviation_r2": r2 if math.isfinite(r2) else None, "seconds": time.perf_counter() - began,
+            "deviation_r2": r2 if math.isfinite(r2) else None,
+            "seconds": None if resumed else time.perf_counter() - began,
             "num_components": fitted.config.num_components if config.form == "linear" else latent_KCL[0].numel(),
         })
         # Last: its presence says that stage one is done.
-        write_safetensors(state / "latents.safetensors", {"latent_KCL": latent_KCL.contiguous()})
+        write_safetensors(state / "latents.safetensors", {"latent_KCL": latent_KCL})
     shutil.rmtree(state / f"components-{accelerator.process_index}", ignore_errors=True)  # where they were fitted
 
 
