@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 StateDict = dict[str, Tensor]
 _NORM_CLASS = re.compile(r"(Batch|Layer|Group|RMS|Instance)Norm")
+_ACTIVATION_NUMBERS = 2**26  # of the conv form's widest layer, where there are more rows than one
 _SHARD_BYTES = 256 * 2**20  # of components in one file, where there are more than that
 _SAFETENSORS_DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -473,7 +474,7 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 latent_BN = latent_BN + deviations_BS[:, first - start : last - start] @ components_NS.T
             return self._pack(latent_BN)
         missing = -deviations_BS.shape[1] % self.block
-        return cast(Tensor, self.encoder(nn.functional.pad(deviations_BS, (0, missing))[..., None])).transpose(1, 2)
+        return _in_parts(self.encoder, nn.functional.pad(deviations_BS, (0, missing))[..., None]).transpose(1, 2)
 
     def decode_deviations(self, latent_BCL: Tensor, start: int, stop: int) -> Tensor:
         """Unscaled latents [B,C,L] -> normalised deviations [B, stop - start]; conv: start a multiple of the block."""
@@ -481,7 +482,7 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
             latent_BN = self._unpack(latent_BCL)
             return torch.cat([latent_BN @ part_NS for _, _, part_NS in self._components(start, stop)], dim=1)
         columns = latent_BCL[:, :, start // self.block : math.ceil(stop / self.block)]
-        return cast(Tensor, self.decoder(columns.transpose(1, 2)))[:, : stop - start, 0]
+        return _in_parts(self.decoder, columns.transpose(1, 2))[:, : stop - start, 0]
 
     def scale_latents(self, latent_BCL: Tensor) -> Tensor:
         """Unscaled latents -> latents with zero mean and unit standard deviation over the training checkpoints."""
@@ -640,6 +641,17 @@ class _StridedConv(nn.Module):
         if self.transposed:
             return (values @ self.weight).reshape(batch, length * self.kernel, -1) + self.bias
         return values.reshape(batch, length // self.kernel, width * self.kernel) @ self.weight + self.bias
+
+
+def _in_parts(stack: nn.Sequential, values_BLC: Tensor) -> Tensor:
+    """What `stack` makes of the batch, some rows at a time: its widest layer may be 100 times as large as its input."""
+    length = largest = values_BLC.shape[1]
+    for layer in stack:
+        if isinstance(layer, _StridedConv):
+            length = length * layer.kernel if layer.transposed else length // layer.kernel
+            largest = max(largest, length * len(layer.bias))
+    parts = values_BLC.split(max(1, _ACTIVATION_NUMBERS // max(1, largest)))
+    return torch.cat([stack(part) for part in parts]) if len(parts) > 1 else cast(Tensor, stack(values_BLC))
 
 
 def _conv_stack(widths: Sequence[int], kernel: int, *, transposed: bool) -> nn.Sequential:

@@ -11,8 +11,10 @@ from diffusers.utils.logging import is_progress_bar_enabled
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pdiff_hub import param_autoencoder
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.param_autoencoder import ParamAutoencoder, ParamLayout, _StridedConv, give_back, write_tensors
+from pdiff_hub.training import autoencoder as autoencoder_training
 from pdiff_hub.training.autoencoder import _statistics, fit_autoencoder, held_out_r2, split_rows
 from pdiff_hub.training.config import AutoencoderConfig
 from pdiff_hub.training.loop import build_accelerator
@@ -189,6 +191,27 @@ def test_strided_convolutions_are_torchs(transposed: bool) -> None:
         assert torch.allclose(ours(values_BLC).transpose(1, 2), expected_BCL, atol=1e-6)
 
 
+def test_some_rows_at_a_time_give_what_all_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    params_KP = checkpoints(num=5).params_KP
+    layout = ParamLayout.from_module(network())
+    torch.manual_seed(0)
+    autoencoder = ParamAutoencoder(layout.to_dict(), form="conv", latent_length=-(-layout.num_params // 625))
+
+    def there_and_back() -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            latent_KCL = autoencoder.encode(params_KP)
+            return latent_KCL, autoencoder.decode(latent_KCL)
+
+    together = there_and_back()
+    # The decoder's widest layer: 256 channels at a fifth of the length, in blocks of 625.
+    monkeypatch.setattr(param_autoencoder, "_ACTIVATION_NUMBERS", 2 * 256 * 125 * autoencoder.config.latent_length)
+    for whole, parts in zip(together, there_and_back(), strict=True):
+        assert torch.allclose(parts, whole, rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr(param_autoencoder, "_ACTIVATION_NUMBERS", 1)
+    for whole, parts in zip(together, there_and_back(), strict=True):
+        assert torch.allclose(parts, whole, rtol=1e-5, atol=1e-6)
+
+
 def test_conv_form_overfits_one_checkpoint(tmp_path: Path) -> None:
     # Not centred on it: the decoder itself must hold the vector (method.md, traps).
     params_1P = checkpoints(num=2).params_KP[:1]
@@ -206,11 +229,17 @@ def test_conv_form_overfits_one_checkpoint(tmp_path: Path) -> None:
     assert loss < 0.01 * target_1P.var()
 
 
-def test_training_on_improves_a_conv_autoencoder_on_deviations(tmp_path: Path) -> None:
+@pytest.mark.parametrize("window", [autoencoder_training._WINDOW_PARAMS, 625])
+def test_training_on_improves_a_conv_autoencoder_on_deviations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                               window: int) -> None:
+    monkeypatch.setattr(autoencoder_training, "_WINDOW_PARAMS", window)
     dataset = checkpoints(rank=3)
     config = AutoencoderConfig(form="conv", steps=300, learning_rate=1e-2, latent_noise=0.01,
                                decoder_widths=(4, 64, 64, 8))
     autoencoder = fit(dataset, config, tmp_path)
+    windows = autoencoder_training._windows(autoencoder)
+    assert (len(windows) > 1) == (window == 625)
+    assert [number for part in windows for number in range(*part)] == list(range(dataset.layout.num_params))
     assert held_out_r2(autoencoder, dataset, 0.1) > 0.1
     trained = fit(dataset, AutoencoderConfig(steps=20, learning_rate=1e-4), tmp_path / "linear")
     assert held_out_r2(trained, dataset, 0.1) > 0.9

@@ -137,6 +137,14 @@ def test_conv_stage_is_trained_then_resumed_from_disk(tmp_path: Path) -> None:
     assert again.deviation_r2 == first.deviation_r2
 
 
+def test_the_papers_autoencoder_can_be_trained(tmp_path: Path) -> None:
+    summary = train_pipeline(checkpoints(), tmp_path, AutoencoderConfig(preset="paper", steps=2, batch_size=4),
+                             DiffusionConfig(steps=2, widths=(16,), batch_size=4))
+    config = PDiffPipeline.from_pretrained(tmp_path).autoencoder.config
+    assert (config.form, config.normalization, list(config.decoder_widths)) == ("conv", "none", [4, 256, 256, 8])
+    assert summary.latent_shape[0] == 4
+
+
 @pytest.mark.slow
 def test_a_compiled_unet_learns_the_same(tmp_path: Path) -> None:
     losses = [train_pipeline(checkpoints(), tmp_path / str(compiled), diffusion=DiffusionConfig(

@@ -6,6 +6,7 @@ Shapes: K training checkpoints, H held-out ones, P parameters, S a slice of P, N
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from pdiff_hub.training.memory import return_large_tensors
 from pdiff_hub.training.principal_components import spectrum_of
 
 _MIN_COMPONENTS = 16
+_WINDOW_PARAMS = 2**16  # of a gradient step; about 2.5 GiB of activations at batch 50 and the paper's widths
 _MANY_PARAMS = 1_000_000  # several slices: memory matters more than the time that new pages take
 
 
@@ -115,7 +117,7 @@ def _slice_size(num_checkpoints: int, num_params: int) -> int:
 
 def _statistics(dataset: CheckpointDataset, train_K: list[int], config: AutoencoderConfig) -> ParamAutoencoder:
     """An autoencoder without components that holds the mean and the scale, for `normalize`."""
-    shell = _build(dataset, replace(config, form="linear"), 1, None)
+    shell = _build(dataset, replace(config, preset=None, form="linear"), 1, None)  # the preset would undo the form
     read = _rows_of(dataset, train_K)
     squares_T = torch.zeros(len(dataset.layout.entries), dtype=torch.float64)
     for start, stop in shell.slices:
@@ -168,25 +170,43 @@ def _principal_components(dataset: CheckpointDataset, train_K: list[int], held_o
     return autoencoder
 
 
+def _windows(autoencoder: ParamAutoencoder) -> list[tuple[int, int]]:
+    """(start, stop) of the parts of the vector of which each gradient step takes one.
+
+    Conv: whole blocks, each of which is encoded for itself; activations then do not grow with the network. Linear: all,
+    since latents are sums over it.
+    """
+    num_params = autoencoder.layout.num_params
+    length = num_params
+    if autoencoder.config.form == "conv":
+        length = max(1, _WINDOW_PARAMS // autoencoder.block) * autoencoder.block
+    return [(start, min(start + length, num_params)) for start in range(0, num_params, length)]
+
+
 def _train(autoencoder: ParamAutoencoder, dataset: CheckpointDataset, train_K: list[int], config: AutoencoderConfig,
            seed: int, accelerator: Accelerator, directory: Path) -> None:
     device = accelerator.device
     rows_K = torch.tensor(train_K, device=device)
     params_KP = dataset.read_slice(0, dataset.layout.num_params).to(device)
     latent_shape = (config.batch_size, autoencoder.config.latent_channels, autoencoder.config.latent_length)
+    windows = _windows(autoencoder)
 
     def loss_of(model: nn.Module, generator: torch.Generator) -> Tensor:
         picked_B = rows_K[torch.randint(len(rows_K), (config.batch_size,), generator=generator, device=device)]
-        params_BP = params_KP[share(picked_B, accelerator)]
-        target_BP = noisy_BP = autoencoder.normalize(params_BP)
+        # Drawn on the CPU, which then has it without asking the device.
+        start, stop = windows[random.Random(generator.initial_seed()).randrange(len(windows))]
+        params_BS = params_KP[share(picked_B, accelerator), start:stop]
+        target_BS = noisy_BS = autoencoder.normalize(params_BS, start)
         if config.input_noise > 0:
-            noise_BP = torch.randn(len(picked_B), params_BP.shape[1], generator=generator, device=device)
-            noisy_BP = autoencoder.normalize(params_BP + config.input_noise * share(noise_BP, accelerator))
+            noise_BS = torch.randn(len(picked_B), stop - start, generator=generator, device=device)
+            noisy_BS = autoencoder.normalize(params_BS + config.input_noise * share(noise_BS, accelerator), start)
         noise_BCL = None
         if config.latent_noise > 0:
             noise_BCL = torch.randn(latent_shape, generator=generator, device=device)
             noise_BCL = config.latent_noise * share(noise_BCL, accelerator)
-        return nn.functional.mse_loss(model(noisy_BP, noise_BCL), target_BP)
+        # Weighted by its length, a window's loss is on average that of the whole vector.
+        weight = (stop - start) * len(windows) / params_KP.shape[1]
+        return weight * nn.functional.mse_loss(model(noisy_BS, noise_BCL), target_BS)
 
     loop = LoopConfig(
         name="autoencoder", steps=config.steps, batch_size=config.batch_size, learning_rate=config.learning_rate,
