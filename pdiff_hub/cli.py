@@ -89,6 +89,8 @@ def generate(pipeline: Annotated[str, typer.Argument(help="A pipeline's folder o
              = None, revision: _Revision = None, device: _Device = "cpu") -> None:
     """Write generated networks as model-00000.safetensors ..., which load with strict=True; or publish one.
 
+    A folder that holds more networks already is refused.
+
     Example: pdiff generate pipelines/digits-mlp3 --num-models 10 --seed 0 --output-dir networks
     """
     from pdiff_hub import workflow

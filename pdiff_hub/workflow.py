@@ -7,11 +7,11 @@ A run's folder is the pipeline's folder: `model_index.json` and its components a
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
@@ -43,7 +43,6 @@ _Result = TypeVar("_Result")
 GENERATED = Path("generated") / "params.safetensors"
 """Where a run keeps the networks that it generated and judged: float32 `params` [N,P]."""
 CHECKPOINTS = "checkpoints"
-_UNJUDGED = "unfinished-generated"  # one name, so that what a kill left is written over and not kept
 _DECODED_BYTES = 256 << 20  # of one slice of many networks
 
 
@@ -110,12 +109,10 @@ def write_params(pipe: PDiffPipeline, num_models: int, file: Path, *, seed: int,
 def generated_rows(pipe: PDiffPipeline, num_models: int, directory: Path, *, seed: int,
                    num_inference_steps: int | None = None) -> Iterator[Rows]:
     """Generated networks [num_models, P] for judging, in a file in `directory` that goes when the block ends."""
-    temporary = directory / _UNJUDGED
-    try:
-        yield write_params(pipe, num_models, temporary / GENERATED.name, seed=seed,
+    directory.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="unfinished-generated-", dir=directory) as temporary:
+        yield write_params(pipe, num_models, Path(temporary) / GENERATED.name, seed=seed,
                            num_inference_steps=num_inference_steps)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_networks(pipe: PDiffPipeline, num_models: int, directory: Path, *, seed: int,
@@ -131,6 +128,8 @@ def write_networks(pipe: PDiffPipeline, num_models: int, directory: Path, *, see
                          "empty folder, or remove what an earlier call left in this one.")
     latents_NCL = _sample(pipe, num_models, "latent", seed, num_inference_steps)
     directory.mkdir(parents=True, exist_ok=True)
+    (directory / "generated.json").unlink(missing_ok=True)  # of networks that are now replaced one by one
+    remove_unfinished(directory)
     frozen, batch = pipe.autoencoder.frozen_state(), pipe.default_batch_size()
     for start in range(0, num_models, batch):  # no more of them in memory at once
         stacked = pipe.autoencoder.layout.stack(pipe.decode_latents(latents_NCL[start : start + batch]))
@@ -262,7 +261,8 @@ def run(recipe: Recipe, directory: Path, *, device: str = "cpu", log_with: str |
     clock = _Clock(directory / "training" / "seconds.json")
     if dataset is None:
         say("1/4 collect checkpoints")
-        dataset = clock.time("collect", lambda: collect(recipe, directory / CHECKPOINTS, device=device))
+        dataset = clock.time("collect", lambda: collect(recipe, directory / CHECKPOINTS, device=device),
+                             begun=(directory / CHECKPOINTS).exists())
     require_originals(dataset)
     say(f"2/4 train on {len(dataset)} checkpoints of {dataset.layout.num_params:,} parameters")
     if not (directory / "training" / "summary.json").exists():
@@ -286,15 +286,11 @@ class _Clock:
         self.file = file
         self.seconds: dict[str, float | None] = json.loads(file.read_text()) if file.exists() else {}
 
-    def time(self, stage: str, work: Callable[[], _Result]) -> _Result:
-        if stage in self.seconds:  # done, or begun
-            return work()
-        self._keep(stage, None)
+    def time(self, stage: str, work: Callable[[], _Result], *, begun: bool = False) -> _Result:
+        """Does `work`, which takes up something where it was left if `begun`."""
         began = time.perf_counter()
         result = work()
-        self._keep(stage, time.perf_counter() - began)
+        if stage not in self.seconds:
+            self.seconds[stage] = None if begun else time.perf_counter() - began
+            write_json(self.file, self.seconds)
         return result
-
-    def _keep(self, stage: str, seconds: float | None) -> None:
-        self.seconds[stage] = seconds
-        write_json(self.file, self.seconds)

@@ -87,6 +87,16 @@ def test_a_permuted_copy_becomes_the_same_network() -> None:
     assert torch.allclose(params_KP[0], params_KP[1], atol=1e-6)
 
 
+def test_what_changes_outputs_or_leaves_floats_out_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build_network(SPECS[0]).eval()
+    params_KP, layout, frozen = population(network, from_seeds(SPECS[0], 3))
+    with pytest.raises(ValueError, match=r"'fc9.weight' is frozen"):
+        align_to_mean(network, params_KP, layout, INPUTS, frozen={**frozen, "fc9.weight": torch.ones(2)})
+    monkeypatch.setattr(alignment, "_TOLERANCE", -1.0)
+    with pytest.raises(ValueError, match="aligning changed a network's outputs"):
+        align_to_mean(network, params_KP, layout, INPUTS, frozen=frozen)
+
+
 class Residual(nn.Module):
     def __init__(self) -> None:
         super().__init__()

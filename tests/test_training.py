@@ -15,13 +15,16 @@ import processes
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.param_autoencoder import ParamLayout
 from pdiff_hub.pipeline_pdiff import PDiffPipeline
+from pdiff_hub.training import autoencoder as autoencoder_training
+from pdiff_hub.training.autoencoder import fit_autoencoder
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
-from pdiff_hub.training.loop import build_accelerator
+from pdiff_hub.training.loop import LoopConfig, build_accelerator
 from pdiff_hub.training.pipeline import require_processes, train_pipeline
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "train.py"
@@ -75,6 +78,10 @@ def test_killed_and_resumed_ends_in_the_same_bytes(dataset_dir: Path, tmp_path: 
             time.sleep(0.001)
     processes.run(TRAIN, *arguments(dataset_dir, killed))
     assert kills >= 1
+    timed, untimed = (json.loads((each / "training" / "summary.json").read_text()) for each in (whole, killed))
+    assert timed["seconds_diffusion"] > 0 and untimed["seconds_diffusion"] is None
+    processes.run(TRAIN, *arguments(dataset_dir, whole))
+    assert json.loads((whole / "training" / "summary.json").read_text()) == timed  # it was finished already
     for file in ("unet/diffusion_pytorch_model.safetensors", "autoencoder/diffusion_pytorch_model.safetensors",
                  "model_index.json"):
         assert (whole / file).read_bytes() == (killed / file).read_bytes(), file
@@ -135,6 +142,37 @@ def test_conv_stage_is_trained_then_resumed_from_disk(tmp_path: Path) -> None:
     assert first.latent_shape[1] % 2 == 0
     again = train_pipeline(checkpoints(), tmp_path, autoencoder, config)
     assert again.deviation_r2 == first.deviation_r2
+
+
+@pytest.mark.parametrize("kept", [0, 2**30])
+def test_windows_go_on_where_they_were_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    module = autoencoder_training
+    monkeypatch.setattr(module, "_WINDOW_PARAMS", 625)
+    monkeypatch.setattr(module, "_KEPT_BYTES", kept)
+    monkeypatch.setattr(module, "LoopConfig", lambda **options: LoopConfig(**{**options, "save_every": 2}))
+    dataset, loss_of, calls = checkpoints(), module.nn.functional.mse_loss, 0
+    config = AutoencoderConfig(form="conv", steps=6, latent_noise=0.1, input_noise=0.001, batch_size=4)
+
+    def fit(name: str) -> dict[str, Tensor]:
+        fitted, _ = fit_autoencoder(dataset, config, length_multiple=1, seed=0, accelerator=build_accelerator(),
+                                    directory=tmp_path / name)
+        assert len(module._windows(fitted)) > 1
+        return fitted.state_dict()
+
+    def stopped(*given: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise KeyboardInterrupt
+        return loss_of(*given)
+
+    whole = fit("whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(module.nn.functional, "mse_loss", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            fit("stopped")
+    assert sorted(path.name for path in (tmp_path / "stopped" / "autoencoder-steps").iterdir()) == ["step-00000004"]
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in fit("stopped").items())
 
 
 def test_the_papers_autoencoder_can_be_trained(tmp_path: Path) -> None:

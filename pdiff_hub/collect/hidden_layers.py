@@ -25,6 +25,7 @@ StackedState = Mapping[str, Tensor]
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 _TOLERANCE = 1e-6  # of outputs in float64, relative
+_RUN_AT_ONCE = 16  # networks: activations may be much larger than weights
 _INPUT_SCALES = (1.0, 1e3, 1e-3)  # an activation that bends or stops anywhere on this range cannot be scaled through
 
 
@@ -107,7 +108,8 @@ def outputs(exact: nn.Module, stacked_state: StackedState, inputs: Tensor) -> Te
     """Outputs [K, B, ...] of all networks in float64, for an `exact_copy`."""
     state = {key: tensor.double() if tensor.is_floating_point() else tensor for key, tensor in stacked_state.items()}
     with torch.no_grad():
-        return vmap(lambda one: logits(functional_call(exact, one, (inputs.double(),))))(state)
+        run = vmap(lambda one: logits(functional_call(exact, one, (inputs.double(),))), chunk_size=_RUN_AT_ONCE)
+        return run(state)
 
 
 def relative_change(before: Tensor, after: Tensor) -> float:

@@ -181,16 +181,17 @@ def _judge(network: nn.Module, stacked: dict[str, Tensor], task: Task, split: Sp
 def _join(task: Task, spec: dict[str, Any], layout: ParamLayout, config: PopulationConfig, directory: Path,
           shares: list[Path], network: nn.Module, settings: dict[str, Any]) -> None:
     """All shares in the order of the seeds, aligned, as the data set in `directory`; then the shares go."""
-    parts = [CheckpointDataset.from_pretrained(share) for share in shares]
     params_KP = torch.empty(config.num_checkpoints, layout.num_params)
     metadata: list[dict[str, Any]] = [{}] * config.num_checkpoints
-    for part, dataset in enumerate(parts):
-        metadata[part :: len(parts)] = dataset.metadata
-        own_RP = params_KP[part :: len(parts)]
-        for first, start, params_RS in pieces_of(dataset.rows, 0, len(dataset)):
+    frozen: dict[str, Tensor] = {}
+    for part in reversed(range(len(shares))):  # one open at a time; what is frozen is the first's
+        share = CheckpointDataset.from_pretrained(shares[part])
+        metadata[part :: len(shares)], frozen = share.metadata, share.frozen
+        own_RP = params_KP[part :: len(shares)]
+        for first, start, params_RS in pieces_of(share.rows, 0, len(share)):
             own_RP[first : first + len(params_RS), start : start + params_RS.shape[1]] = params_RS
+        del share
     collect: dict[str, Any] = {"method": "population", "settings": settings}
-    frozen = parts[0].frozen
     if config.align:
         sample_NX = task.inputs(task.validation, slice(0, _SAMPLE))
         info = align_to_mean(network, params_KP, layout, sample_NX, frozen=frozen, rounds=config.align_rounds,

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoint_files import MAX_PARQUET_PARAMS
+from pdiff_hub.checkpoint_rows import PickedRows
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.param_autoencoder import ParamAutoencoder, write_tensors
 from pdiff_hub.training.config import AutoencoderConfig
@@ -26,6 +27,7 @@ from pdiff_hub.training.principal_components import spectrum_of
 
 _MIN_COMPONENTS = 16
 _WINDOW_PARAMS = 2**16  # of a gradient step; about 2.5 GiB of activations at batch 50 and the paper's widths
+_KEPT_BYTES = 2**30  # of checkpoints that stay on the device while windows of them are taken; else read when needed
 _MANY_PARAMS = 1_000_000  # several slices: memory matters more than the time that new pages take
 
 
@@ -107,9 +109,9 @@ def _build(dataset: CheckpointDataset, config: AutoencoderConfig, length: int, s
 
 
 def _slice_size(num_checkpoints: int, num_params: int) -> int:
-    """Parameters in a slice, so that a slice of all checkpoints in float64 takes 128 MiB at most.
+    """Parameters in a slice, so that a slice of all checkpoints in float64 takes 128 MiB, but not below a least size.
 
-    Slices of small networks are larger where there are many checkpoints: a slice costs a look at all of parquet.
+    That is larger for small networks, whose sets lie in parquet, all of which is decoded for each slice.
     """
     least = 2**14 if num_params <= MAX_PARQUET_PARAMS else 2**10
     return min(max(2**27 // (8 * num_checkpoints), least), 10**6)
@@ -173,13 +175,15 @@ def _principal_components(dataset: CheckpointDataset, train_K: list[int], held_o
 def _windows(autoencoder: ParamAutoencoder) -> list[tuple[int, int]]:
     """(start, stop) of the parts of the vector of which each gradient step takes one.
 
-    Conv: whole blocks, each of which is encoded for itself; activations then do not grow with the network. Linear: all,
-    since latents are sums over it.
+    Conv: whole blocks, each of which is encoded for itself; activations then do not grow with the network. A deviation
+    from p-diff sec. 3.2, where each step sees the whole vector, for vectors longer than a window. Linear: all, since
+    latents are sums over it.
     """
     num_params = autoencoder.layout.num_params
     length = num_params
     if autoencoder.config.form == "conv":
-        length = max(1, _WINDOW_PARAMS // autoencoder.block) * autoencoder.block
+        count = math.ceil(num_params / max(_WINDOW_PARAMS, autoencoder.block))
+        length = math.ceil(num_params / (count * autoencoder.block)) * autoencoder.block  # all about as long
     return [(start, min(start + length, num_params)) for start in range(0, num_params, length)]
 
 
@@ -187,15 +191,22 @@ def _train(autoencoder: ParamAutoencoder, dataset: CheckpointDataset, train_K: l
            seed: int, accelerator: Accelerator, directory: Path) -> None:
     device = accelerator.device
     rows_K = torch.tensor(train_K, device=device)
-    params_KP = dataset.read_slice(0, dataset.layout.num_params).to(device)
-    latent_shape = (config.batch_size, autoencoder.config.latent_channels, autoencoder.config.latent_length)
+    num_params = dataset.layout.num_params
     windows = _windows(autoencoder)
+    kept = len(windows) == 1 or 4 * len(dataset) * num_params <= _KEPT_BYTES
+    params_KP = dataset.read_slice(0, num_params).to(device) if kept else None
+    columns = autoencoder.config.latent_length if len(windows) == 1 else windows[0][1] // autoencoder.block
+    latent_shape = (config.batch_size, autoencoder.config.latent_channels, columns)
 
     def loss_of(model: nn.Module, generator: torch.Generator) -> Tensor:
         picked_B = rows_K[torch.randint(len(rows_K), (config.batch_size,), generator=generator, device=device)]
         # Drawn on the CPU, which then has it without asking the device.
         start, stop = windows[random.Random(generator.initial_seed()).randrange(len(windows))]
-        params_BS = params_KP[share(picked_B, accelerator), start:stop]
+        own_B = share(picked_B, accelerator)
+        if params_KP is not None:
+            params_BS = params_KP[own_B, start:stop]
+        else:
+            params_BS = PickedRows(dataset.rows, own_B.tolist()).read(0, len(own_B), start, stop).to(device)
         target_BS = noisy_BS = autoencoder.normalize(params_BS, start)
         if config.input_noise > 0:
             noise_BS = torch.randn(len(picked_B), stop - start, generator=generator, device=device)
@@ -205,7 +216,7 @@ def _train(autoencoder: ParamAutoencoder, dataset: CheckpointDataset, train_K: l
             noise_BCL = torch.randn(latent_shape, generator=generator, device=device)
             noise_BCL = config.latent_noise * share(noise_BCL, accelerator)
         # Weighted by its length, a window's loss is on average that of the whole vector.
-        weight = (stop - start) * len(windows) / params_KP.shape[1]
+        weight = (stop - start) * len(windows) / num_params
         return weight * nn.functional.mse_loss(model(noisy_BS, noise_BCL), target_BS)
 
     loop = LoopConfig(

@@ -25,7 +25,8 @@ class AutoencoderConfig:
         max_components: bound on the automatic choice.
         latent_channels: C.
         normalization: "none", "per_tensor" or "per_parameter".
-        steps: gradient steps; 0 keeps the closed form (linear form only).
+        steps: gradient steps; 0 keeps the closed form (linear form only). Conv: of more than about 65,000 numbers a
+            step sees a part, so that a larger network needs more steps.
         batch_size, learning_rate, weight_decay: AdamW of these steps.
         input_noise, latent_noise: standard deviations of the noise augmentation, in raw weight units and in
             unscaled latents (p-diff sec. 3.2: 0.001 and 0.1).

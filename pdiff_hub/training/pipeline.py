@@ -107,16 +107,19 @@ def train_pipeline(
                    state)
     accelerator.wait_for_everyone()
     latent_KCL = load_file(state / "latents.safetensors")["latent_KCL"]
-    first = json.loads((state / "autoencoder.json").read_text())
+    first = _read_json(state / "autoencoder.json")
     if log_with:
         accelerator.init_trackers("pdiff", config={k: str(v) for k, v in settings.items()})
+    finished = _read_json(state / "summary.json") if (state / "summary.json").exists() else None
     resumed, began = any((state / "diffusion").glob("step-*")), time.perf_counter()
     unet, loss = train_unet(latent_KCL, diffusion, seed=seed, accelerator=accelerator, directory=state / "diffusion",
                             on_log=lambda step, value: accelerator.log({"diffusion/loss": value}, step=step))
+    seconds = None if resumed else time.perf_counter() - began
     summary = TrainingSummary(
         deviation_r2=first["deviation_r2"], num_components=first["num_components"],
         latent_shape=(latent_KCL.shape[1], latent_KCL.shape[2]), loss=loss, seconds_autoencoder=first["seconds"],
-        seconds_diffusion=None if resumed else time.perf_counter() - began, num_processes=accelerator.num_processes,
+        seconds_diffusion=finished["seconds_diffusion"] if finished else seconds,
+        num_processes=accelerator.num_processes,
     )
     if accelerator.is_main_process:
         fitted = ParamAutoencoder.from_pretrained(state / "autoencoder")
@@ -127,6 +130,11 @@ def train_pipeline(
     if log_with:
         accelerator.end_training()
     return summary
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return read
 
 
 def _digest(dataset: CheckpointDataset) -> str:
