@@ -9,15 +9,13 @@ import argparse
 from collections.abc import Iterator
 
 import torch
-from harness import ROOT, Result, compare, count_flops, main, result
+from harness import SHIPPED, Result, compare, count_flops, main, result
 from torch import Tensor
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.evaluation.predictions import evaluate
 from pdiff_hub.networks import build_network
 from pdiff_hub.tasks import load_task
-
-SHIPPED = ROOT / "pipelines" / "digits-mlp3"
 
 
 def measure(options: argparse.Namespace) -> Iterator[Result]:

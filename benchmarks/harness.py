@@ -25,6 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = ROOT / "pipelines" / "digits-mlp3"  # the pipeline that the repository holds
 _PACKAGES = ("torch", "diffusers", "transformers")
 _NAMED_OPERATIONS = 3  # of a profile, in a note
 _PRODUCTS = ("conv", "mm", "linear")  # in the names of the operations that `count_flops` counts

@@ -13,13 +13,12 @@ from functools import partial
 
 import torch
 from diffusers import UNet1DModel
-from harness import ROOT, Result, clock, compare, count_flops, main, result, timed, where_time_goes
+from harness import SHIPPED, Result, clock, compare, count_flops, main, result, timed, where_time_goes
 
 from pdiff_hub.pipeline_pdiff import PDiffPipeline
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 from pdiff_hub.training.diffusion import build_scheduler, build_unet
 
-SHIPPED = ROOT / "pipelines" / "digits-mlp3"
 _PLAIN_STEPS = 1000
 _BATCH = 64
 _PASSES = 10  # of the U-Net, a round

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from harness import ROOT, Result, main, result, timed
+from harness import SHIPPED, Result, main, result, timed
 
 _IMPORT = """
 import time
@@ -24,7 +24,7 @@ _OPEN = f"""
 import time
 from pdiff_hub import PDiffPipeline
 began = time.perf_counter()
-PDiffPipeline.from_pretrained({str(ROOT / 'pipelines' / 'digits-mlp3')!r})
+PDiffPipeline.from_pretrained({str(SHIPPED)!r})
 print(time.perf_counter() - began)
 """
 

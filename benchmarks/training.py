@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from diffusers.optimization import get_cosine_schedule_with_warmup
-from harness import ROOT, Result, clock, compare, count_flops, main, result, timed, where_time_goes
+from harness import SHIPPED, Result, clock, compare, count_flops, main, result, timed, where_time_goes
 from random_checkpoints import random_checkpoints
 from torch import Tensor, nn
 
@@ -28,7 +28,6 @@ from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 from pdiff_hub.training.diffusion import build_scheduler, build_unet, train_unet
 from pdiff_hub.training.loop import build_accelerator
 
-SHIPPED = ROOT / "pipelines" / "digits-mlp3"
 _PASSES = 10  # of the U-Net, a round
 
 
