@@ -16,17 +16,17 @@ from tempfile import TemporaryDirectory
 
 from harness import Result, main, result
 
-from pdiff_hub import workflow
+from pdiff_hub import runs
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.evaluation.judging import Judge
 from pdiff_hub.networks import build_network
-from pdiff_hub.pipeline_pdiff import PDiffPipeline
 from pdiff_hub.recipes import Recipe, load_recipe
 from pdiff_hub.reproduce.settings import Settings
 from pdiff_hub.tasks import load_task
 from pdiff_hub.training.config import DiffusionConfig
 from pdiff_hub.training.diffusion import build_scheduler
 from pdiff_hub.training.pipeline import train_pipeline
+from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 _PLAIN_STEPS = 1000
 _WANTED_A_NETWORK = 200  # times as fast, at a mean accuracy within
@@ -71,7 +71,7 @@ def ours(dataset: CheckpointDataset, networks: int, steps: int, folder: Path) ->
     train_pipeline(dataset, folder, diffusion=DiffusionConfig(steps=steps))
     pipe = PDiffPipeline.from_pretrained(folder)
     trained = time.perf_counter()
-    workflow.generate(pipe, networks, seed=0)
+    runs.generate(pipe, networks, seed=0)
     return trained - began, time.perf_counter() - trained
 
 
@@ -80,9 +80,9 @@ def accuracies(dataset: CheckpointDataset, networks: int, folder: Path) -> tuple
     assert dataset.task is not None
     judge = Judge(build_network(dataset.network, pretrained=False), load_task(dataset.task), dataset.layout,
                   dataset.frozen)
-    own = workflow.generate(PDiffPipeline.from_pretrained(folder), networks, seed=0)
+    own = runs.generate(PDiffPipeline.from_pretrained(folder), networks, seed=0)
     ddpm = PDiffPipeline.from_pretrained(folder, scheduler=build_scheduler())
-    slow = workflow.generate(ddpm, networks, seed=0, num_inference_steps=_PLAIN_STEPS)
+    slow = runs.generate(ddpm, networks, seed=0, num_inference_steps=_PLAIN_STEPS)
     own_mean, slow_mean = (100 * float(judge(params_BP).test.accuracy_B.mean()) for params_BP in (own, slow))
     return own_mean, slow_mean
 
@@ -119,7 +119,7 @@ def measure(options: argparse.Namespace) -> Iterator[Result]:
                 sets[name] = CheckpointDataset.from_pretrained(given)
                 continue
             try:
-                sets[name] = workflow.collect(recipe, Path(folder, name))
+                sets[name] = runs.collect(recipe, Path(folder, name))
             except OSError as error:  # of the Hub too
                 missing += (f" The set of {work.num_params:,} parameters is left out: its data, {recipe.task}, cannot "
                             f"be read ({error}). Fashion-MNIST comes with Debian's package dataset-fashion-mnist; or "

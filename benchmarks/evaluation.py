@@ -13,8 +13,8 @@ from harness import SHIPPED, Result, compare, count_flops, main, result
 from torch import Tensor
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.evaluation.predictions import evaluate
 from pdiff_hub.networks import build_network
+from pdiff_hub.prediction.predictions import evaluate
 from pdiff_hub.tasks import load_task
 
 

@@ -13,14 +13,14 @@ import torch
 from growth_process import Seconds
 from torch import Tensor, nn
 
-from pdiff_hub import workflow
+from pdiff_hub import runs
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.evaluation.similarity import mean_pairwise
 from pdiff_hub.networks import build_network, resolve_network
-from pdiff_hub.param_autoencoder import ParamLayout
-from pdiff_hub.pipeline_pdiff import PDiffPipeline
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 from pdiff_hub.training.pipeline import train_pipeline
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
+from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 UNET_STEPS = 20
 INFERENCE_STEPS = 20
@@ -107,7 +107,7 @@ def train(folder: Path) -> Seconds:
 def sample(folder: Path) -> Seconds:
     """Open the pipeline that was trained, generate one network and write it."""
     began = time.perf_counter()
-    workflow.write_networks(PDiffPipeline.from_pretrained(folder / "pipeline"), 1, folder / "generated", seed=0,
+    runs.write_networks(PDiffPipeline.from_pretrained(folder / "pipeline"), 1, folder / "generated", seed=0,
                             num_inference_steps=INFERENCE_STEPS)
     return {"sample": time.perf_counter() - began}
 
@@ -125,7 +125,7 @@ def sample_models(networks: int) -> Seconds:
     """Generate so many networks with the shipped pipeline at its default steps, and keep their parameters."""
     pipe = PDiffPipeline.from_pretrained(PIPELINE)
     began = time.perf_counter()
-    workflow.generate(pipe, networks, seed=0)
+    runs.generate(pipe, networks, seed=0)
     return {"sample": time.perf_counter() - began}
 
 
@@ -133,5 +133,5 @@ def write_models(folder: Path, networks: int) -> Seconds:
     """Generate them and write each as a file that loads with `strict=True`."""
     pipe = PDiffPipeline.from_pretrained(PIPELINE)
     began = time.perf_counter()
-    workflow.write_networks(pipe, networks, folder / "generated", seed=0)
+    runs.write_networks(pipe, networks, folder / "generated", seed=0)
     return {"sample and write": time.perf_counter() - began}

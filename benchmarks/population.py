@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from harness import Result, compare, count_flops, main, result
 
-from pdiff_hub.collect.batched_training import BatchedTrainer
+from pdiff_hub.collect.population.batched_training import BatchedTrainer
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.tasks import Task, load_task
 

@@ -15,9 +15,9 @@ import torch
 from harness import Result, compare, count_flops, main, result
 from torch import Tensor
 
-from pdiff_hub.evaluation.predictions import evaluate
 from pdiff_hub.networks import build_network, resolve_network
-from pdiff_hub.param_autoencoder import ParamLayout
+from pdiff_hub.prediction.predictions import evaluate
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 
 def measure(options: argparse.Namespace) -> Iterator[Result]:

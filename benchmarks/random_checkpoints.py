@@ -8,7 +8,7 @@ import torch
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.networks import build_network, resolve_network
-from pdiff_hub.param_autoencoder import ParamLayout
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _DIRECTIONS = 16  # as many principal components as a pipeline takes at least
 

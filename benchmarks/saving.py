@@ -23,7 +23,7 @@ from random_checkpoints import random_checkpoints
 from torch import Tensor
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.param_autoencoder import ParamLayout
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 StateDict = dict[str, Tensor]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from pdiff_hub import workflow
+from pdiff_hub import runs
 from pdiff_hub.evaluation.table import print_results
 from pdiff_hub.recipes import recipe_from_dict
 
@@ -28,7 +28,7 @@ def main(output_dir: str = "runs/my-network") -> None:
         "diffusion": {"steps": 1500},
         "generate": {"num_models": 50},
     })
-    print_results(workflow.run(recipe, Path(output_dir), say=print))
+    print_results(runs.run(recipe, Path(output_dir), say=print))
 
 
 if __name__ == "__main__":

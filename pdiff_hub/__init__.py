@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pdiff_hub.checkpoints import CheckpointDataset
     from pdiff_hub.networks import build_network
-    from pdiff_hub.param_autoencoder import ParamAutoencoder, ParamLayout
-    from pdiff_hub.pipeline_pdiff import PDiffPipeline, PDiffPipelineOutput
     from pdiff_hub.tasks import load_task
+    from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout
+    from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline, PDiffPipelineOutput
 
 __version__ = "0.1.0"
 
@@ -37,10 +37,10 @@ __all__ = [
 
 _HOME = {
     "CheckpointDataset": "checkpoints",
-    "PDiffPipeline": "pipeline_pdiff",
-    "PDiffPipelineOutput": "pipeline_pdiff",
-    "ParamAutoencoder": "param_autoencoder",
-    "ParamLayout": "param_autoencoder",
+    "PDiffPipeline": "travelling.pipeline_pdiff",
+    "PDiffPipelineOutput": "travelling.pipeline_pdiff",
+    "ParamAutoencoder": "travelling.param_autoencoder",
+    "ParamLayout": "travelling.param_autoencoder",
     "build_network": "networks",
     "load_task": "tasks",
 }

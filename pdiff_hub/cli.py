@@ -32,7 +32,7 @@ def run(recipe: _RecipeName,
 
     Example: pdiff run digits-mlp3 --output-dir runs/digits --override generate.num_models=50
     """
-    from pdiff_hub import workflow
+    from pdiff_hub import runs
     from pdiff_hub.evaluation.table import print_results
     from pdiff_hub.hub import write_card
     from pdiff_hub.recipes import find_recipe, load_recipe
@@ -40,7 +40,7 @@ def run(recipe: _RecipeName,
     loaded = load_recipe(recipe, override or [])
     name = find_recipe(recipe).resolve().parent.name
     directory = output_dir or Path("runs") / name
-    results = workflow.run(loaded, directory, device=device, log_with=log_with, name=name, say=typer.echo)
+    results = runs.run(loaded, directory, device=device, log_with=log_with, name=name, say=typer.echo)
     write_card(directory)
     print_results(results)
     typer.echo(f"Pipeline, report.html, results.json and the pictures are in {directory}")
@@ -53,10 +53,10 @@ def collect(recipe: _RecipeName, output_dir: Annotated[Path, typer.Option(help="
 
     Example: pdiff collect digits-mlp3 --output-dir checkpoints
     """
-    from pdiff_hub import workflow
+    from pdiff_hub import runs
     from pdiff_hub.recipes import load_recipe
 
-    dataset = workflow.collect(load_recipe(recipe, override or []), output_dir, device=device)
+    dataset = runs.collect(load_recipe(recipe, override or []), output_dir, device=device)
     typer.echo(f"{len(dataset)} checkpoints of {dataset.layout.num_params:,} parameters are in {output_dir}")
 
 
@@ -68,11 +68,11 @@ def train(recipe: _RecipeName, dataset: Annotated[str, typer.Option(help="A data
 
     Example: pdiff train digits-mlp3 --dataset checkpoints --output-dir my-pipeline
     """
-    from pdiff_hub import workflow
+    from pdiff_hub import runs
     from pdiff_hub.checkpoints import CheckpointDataset
     from pdiff_hub.recipes import load_recipe
 
-    summary = workflow.train(load_recipe(recipe, override or []), CheckpointDataset.from_pretrained(dataset),
+    summary = runs.train(load_recipe(recipe, override or []), CheckpointDataset.from_pretrained(dataset),
                              output_dir, log_with=log_with)
     typer.echo(f"deviation R2 on held-out checkpoints {summary.deviation_r2}, loss {summary.loss:.4f}; "
                f"the pipeline is in {output_dir}")
@@ -93,9 +93,9 @@ def generate(pipeline: Annotated[str, typer.Argument(help="A pipeline's folder o
 
     Example: pdiff generate pipelines/digits-mlp3 --num-models 10 --seed 0 --output-dir networks
     """
-    from pdiff_hub import workflow
+    from pdiff_hub import runs
     from pdiff_hub.hub import push_network
-    from pdiff_hub.pipeline_pdiff import PDiffPipeline
+    from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
     if output_dir is None and push_to_hub is None:
         raise ValueError("nothing says where the networks should go: give --output-dir, or --push-to-hub.")
@@ -104,7 +104,7 @@ def generate(pipeline: Annotated[str, typer.Argument(help="A pipeline's folder o
                          "each with a seed of its own, or call pdiff_hub.hub.push_network with its index.")
     pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
     if output_dir is not None:
-        files = workflow.write_networks(pipe, num_models, output_dir, seed=seed,
+        files = runs.write_networks(pipe, num_models, output_dir, seed=seed,
                                         num_inference_steps=num_inference_steps)
         typer.echo(f"{len(files)} networks are in {output_dir}")
     if push_to_hub is not None:
@@ -122,18 +122,18 @@ def evaluate(pipeline: Annotated[str, typer.Argument(help="A pipeline's folder o
 
     Example: pdiff evaluate runs/digits --dataset runs/digits/checkpoints --output-dir report
     """
-    from pdiff_hub import workflow
+    from pdiff_hub import runs
     from pdiff_hub.checkpoints import CheckpointDataset
     from pdiff_hub.evaluation.table import print_results
-    from pdiff_hub.pipeline_pdiff import PDiffPipeline
     from pdiff_hub.recipes import EvaluateConfig
+    from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
     config = EvaluateConfig(baselines=baselines)
     pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
     originals = CheckpointDataset.from_pretrained(dataset)
-    with workflow.generated_rows(pipe, num_models, output_dir, seed=seed,
+    with runs.generated_rows(pipe, num_models, output_dir, seed=seed,
                                  num_inference_steps=num_inference_steps) as generated:
-        results = workflow.evaluate(pipe, originals, generated, output_dir, config=config, name=Path(pipeline).name,
+        results = runs.evaluate(pipe, originals, generated, output_dir, config=config, name=Path(pipeline).name,
                                     seed=seed, source=pipe.folder, num_inference_steps=num_inference_steps,
                                     trust_remote_code=trust_remote_code)
     print_results(results)
@@ -153,13 +153,13 @@ def audit(pipeline: Annotated[str, typer.Argument(help="A pipeline's folder or H
 
     Example: pdiff audit pipelines/digits-mlp3
     """
-    from pdiff_hub import workflow
+    from pdiff_hub import runs
     from pdiff_hub.checkpoints import CheckpointDataset
     from pdiff_hub.evaluation.table import print_results
 
     directory = output_dir or Path("runs") / f"{Path(pipeline).resolve().name}-audit"
     originals = None if dataset is None else CheckpointDataset.from_pretrained(dataset)
-    print_results(workflow.audit(pipeline, directory, dataset=originals, metrics=metric or (), num_models=num_models,
+    print_results(runs.audit(pipeline, directory, dataset=originals, metrics=metric or (), num_models=num_models,
                                  seed=seed, device=device, trust_remote_code=trust_remote_code, revision=revision))
     typer.echo(f"report.html, results.json and the pictures are in {directory}")
 

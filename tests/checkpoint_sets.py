@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from pdiff_hub import checkpoint_files
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.param_autoencoder import ParamLayout
+from pdiff_hub.checkpoints import files as checkpoint_files
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 FORMS = ["parquet", "shards"]
 

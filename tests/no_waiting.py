@@ -9,7 +9,7 @@ import huggingface_hub.file_download
 import huggingface_hub.utils._http
 import pytest
 
-from pdiff_hub import transfer_client
+from pdiff_hub.transfer import client as transfer_client
 
 
 def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:

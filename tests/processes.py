@@ -10,7 +10,7 @@ from multiprocessing.context import ForkServerProcess
 import torch
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["pdiff_hub.cli", "pdiff_hub.workflow", "pdiff_hub.hub", "pdiff_hub.evaluation.table"])
+_SERVER.set_forkserver_preload(["pdiff_hub.cli", "pdiff_hub.runs", "pdiff_hub.hub", "pdiff_hub.evaluation.table"])
 
 
 def start(code: str, *arguments: str) -> ForkServerProcess:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pdiff_hub.collect import alignment
 from pdiff_hub.collect.alignment import align_to_mean
+from pdiff_hub.collect.alignment import matching as alignment
 from pdiff_hub.networks import build_network, resolve_network
-from pdiff_hub.param_autoencoder import ParamLayout
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 INPUTS = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.evaluation import baselines, fine_tuning
 from pdiff_hub.evaluation.baselines import Make, baseline_variants
-from pdiff_hub.param_autoencoder import ParamAutoencoder, ParamLayout
 from pdiff_hub.tasks import Task, load_task
+from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout
 
 DRAWS = 20_000
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pdiff_hub.collect import batched_training
-from pdiff_hub.collect.batched_training import BatchedTrainer
+from pdiff_hub.collect.population import batched_training
+from pdiff_hub.collect.population.batched_training import BatchedTrainer
 from pdiff_hub.networks import build_network, resolve_network
 
 GENERATOR = torch.Generator().manual_seed(0)

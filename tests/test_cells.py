@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from pdiff_hub.cells import CELL_NAMES, TABLE_1, TABLE_3, cell
 from pdiff_hub.networks import build_network, resolve_network
-from pdiff_hub.param_autoencoder import ParamLayout
 from pdiff_hub.recipes import find_recipe, load_recipe, recipe_from_dict
+from pdiff_hub.recipes.cells import CELL_NAMES, TABLE_1, TABLE_3, cell
 from pdiff_hub.tasks import load_task
 from pdiff_hub.tasks.spec import complete_spec
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 # The widths of the last two norm layers, and the modules that they are. A norm layer has a weight and a bias of its
 # width, so P is twice the sum of the two widths.

@@ -16,8 +16,9 @@ from checkpoint_sets import FORMS, assert_same, contents, dataset, use_small_fil
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pdiff_hub import checkpoint_files, safe_files
+from pdiff_hub import safe_files
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.checkpoints import files as checkpoint_files
 
 
 @pytest.fixture(params=FORMS)

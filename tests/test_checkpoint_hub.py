@@ -17,10 +17,10 @@ from huggingface_hub import DatasetCard
 from loopback_hub import Fault, LoopbackHub, Request
 from no_waiting import without_pauses
 
-from pdiff_hub import checkpoints
-from pdiff_hub.checkpoint_card import render_dataset_card
-from pdiff_hub.checkpoint_files import read_index
 from pdiff_hub.checkpoints import CheckpointDataset, push_dataset_folder
+from pdiff_hub.checkpoints import dataset as checkpoints
+from pdiff_hub.checkpoints.card import render_dataset_card
+from pdiff_hub.checkpoints.files import read_index
 
 ID = "user/set"
 

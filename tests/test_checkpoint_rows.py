@@ -11,14 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from pdiff_hub import checkpoint_rows, checkpoints, workflow
-from pdiff_hub.checkpoint_rows import PickedRows, ShardRows, TensorRows, as_rows, pieces_of, write_shard
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.evaluation.audit import nearest_l2, spread_ratio
+from pdiff_hub.checkpoints import dataset as checkpoints
+from pdiff_hub.checkpoints import rows as checkpoint_rows
+from pdiff_hub.checkpoints.rows import PickedRows, ShardRows, TensorRows, as_rows, pieces_of, write_shard
+from pdiff_hub.evaluation.distances import nearest_l2, spread_ratio
 from pdiff_hub.evaluation.judging import Judge
 from pdiff_hub.networks import build_network
-from pdiff_hub.pipeline_pdiff import PDiffPipeline
+from pdiff_hub.runs import stages as workflow
 from pdiff_hub.tasks import load_task
+from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 PIPELINE = Path(__file__).parents[1] / "pipelines" / "digits-mlp3"
 

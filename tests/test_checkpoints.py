@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.param_autoencoder import ParamLayout
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 STANDARD = {"run": None, "seed": None, "step": None, "train_loss": None, "validation_loss": None,
             "validation_accuracy": None}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pdiff_hub.collect.convolutions import _by_patches, _dense, convolve
+from pdiff_hub.collect.population.convolutions import _by_patches, _dense, convolve
 
 NETWORKS, BATCH = 3, 2
 pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))

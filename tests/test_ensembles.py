@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from pdiff_hub.evaluation import ensembles
 from pdiff_hub.evaluation.ensembles import EnsembleCurve, ensemble_curve
-from pdiff_hub.evaluation.predictions import SplitImages
-from pdiff_hub.param_autoencoder import ParamLayout
+from pdiff_hub.prediction.predictions import SplitImages
 from pdiff_hub.tasks import load_task
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 
 class Table(nn.Module):

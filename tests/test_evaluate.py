@@ -15,8 +15,8 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.evaluation.baselines import Variant, gaussian, noise_raw
 from pdiff_hub.evaluation.evaluate import FIGURES, evaluate_networks, similarity_pairs
 from pdiff_hub.networks import build_network, resolve_network
-from pdiff_hub.param_autoencoder import ParamLayout
 from pdiff_hub.tasks import Split, Task, load_task
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 SPEC = resolve_network({"name": "mlp3", "hidden": [6, 6]}, in_channels=1, image_size=8, num_classes=10)
 VARIANTS = [Variant("gaussian", "gaussian", gaussian),

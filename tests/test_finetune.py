@@ -16,11 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.collect import finetune, finetune_run, image_batches
-from pdiff_hub.collect.finetune import collect_finetune
-from pdiff_hub.collect.finetune_config import FinetuneConfig
-from pdiff_hub.collect.finetune_run import FinetuneRun
-from pdiff_hub.collect.parts import CheckpointJournal, TrainingState
+from pdiff_hub.collect.finetune import FinetuneConfig, collect_finetune, collecting, image_batches
+from pdiff_hub.collect.finetune import run as finetune_run
+from pdiff_hub.collect.finetune.run import FinetuneRun
+from pdiff_hub.collect.journal import CheckpointJournal, TrainingState
 from pdiff_hub.networks import build_network, logits, prefix_recording, resolve_network
 from pdiff_hub.tasks import Task, load_task
 
@@ -190,9 +189,9 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Any, select: str, often: bool
 ) -> None:
     expected = collect(task, tmp_path / "whole", network, select)
-    monkeypatch.setattr(finetune, "_PART_ROWS", 3)
+    monkeypatch.setattr(collecting, "_PART_ROWS", 3)
     if often:
-        monkeypatch.setattr(finetune, "_STATE_SECONDS", 0.0)
+        monkeypatch.setattr(collecting, "_STATE_SECONDS", 0.0)
     places: list[tuple[type, str, int, bool]] = [
         (FinetuneRun, "take_step", 3, True), (FinetuneRun, "take_step", 4, False),
         (CheckpointJournal, "save_state", 1, False), (CheckpointJournal, "append", 1, True),
@@ -213,8 +212,8 @@ KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
 import test_finetune as t
-from pdiff_hub.collect import finetune
-finetune._PART_ROWS, finetune._STATE_SECONDS = 2, 0.003
+from pdiff_hub.collect.finetune import collecting
+collecting._PART_ROWS, collecting._STATE_SECONDS = 2, 0.003
 folder, task = Path(sys.argv[1]), t.load_task({"dataset": "digits", "augment": {"crop_padding": 1}})
 config = t.FinetuneConfig(num_checkpoints=12, save_every=2, epochs=2)
 begin = time.monotonic()
@@ -244,7 +243,7 @@ def test_divergence_stops_and_keeps_what_is_committed(
 ) -> None:
     with pytest.raises(ValueError, match=r"steps 1 to 5 of the train phase.*lower learning_rate \(it is 1e\+30\)"):
         collect(task, tmp_path / "train", config=FinetuneConfig(epochs=2, learning_rate=1e30))
-    monkeypatch.setattr(finetune, "_PART_ROWS", 1)
+    monkeypatch.setattr(collecting, "_PART_ROWS", 1)
     take_step = FinetuneRun.take_step
 
     def spoiled(run: FinetuneRun) -> Tensor:
@@ -281,7 +280,7 @@ def test_a_shared_first_phase_gives_the_same_checkpoints(task: Task, tmp_path: P
         config = FinetuneConfig(num_checkpoints=3, save_every=every, epochs=2)
         alone = collect(task, tmp_path / f"alone-{number}", network, select, config=config)
         if number == 1:  # the first phase is there already: it must not run again
-            monkeypatch.setattr(finetune, "_train", lambda *_arguments: pytest.fail("trained again"))
+            monkeypatch.setattr(collecting, "_train", lambda *_arguments: pytest.fail("trained again"))
         shared = collect_finetune(task, network, select, config, tmp_path / f"shared-{number}", seed=3,
                                   trained=trained, progress=False)
         assert_same(shared, alone)

@@ -17,7 +17,7 @@ from growth_points import KeptPoints, Point, line, slope
 from growth_process import Cost, Seconds, run
 
 from pdiff_hub.networks import build_network, resolve_network
-from pdiff_hub.param_autoencoder import ParamLayout
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 MACHINE = {"CPU": "made up", "torch": "2.8.0"}
 TINY = ["--sizes", "1e3", "1e4", "--checkpoints", "10", "30", "--models", "1", "4"]

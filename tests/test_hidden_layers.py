@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pdiff_hub.collect.hidden_layers import HiddenLayer, find_hidden_layers
+from pdiff_hub.collect.alignment.hidden_layers import HiddenLayer, find_hidden_layers
 
 IMAGES = torch.randn(6, 2, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -12,9 +12,9 @@ from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub
 
 from pdiff_hub.hub import render_card, write_card
-from pdiff_hub.pipeline_pdiff import PDiffPipeline
 from pdiff_hub.recipes import load_recipe
 from pdiff_hub.tasks import load_task
+from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 PIPELINES = Path(__file__).parent.parent / "pipelines"
 SHIPPED = PIPELINES / "digits-mlp3"
@@ -43,7 +43,7 @@ RESULTS: dict[str, Any] = {
     "notes": ["A note."],
     "seconds": {"collect": 1.0, "train_autoencoder": 0.1, "train_diffusion": 60.0, "generate": None, "evaluate": 1.0},
 }
-# As `workflow.about` gives it of a pipeline that nobody evaluated.
+# As `pipeline.facts.about` gives it of a pipeline that nobody evaluated.
 UNKNOWN = {key: RESULTS[key] for key in ("name", "task", "task_dataset", "network", "base_model", "select", "recipe",
                                          "checkpoints", "num_params", "num_inference_steps")} | {"figures": []}
 

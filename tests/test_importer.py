@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.collect import importer
-from pdiff_hub.collect.importer import HubFile, ImportConfig, import_checkpoints, natural_key
-from pdiff_hub.param_autoencoder import ParamLayout
+from pdiff_hub.collect.importing import importer
+from pdiff_hub.collect.importing.importer import HubFile, ImportConfig, import_checkpoints, natural_key
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 StateDict = dict[str, Tensor]
 SPEC = {"name": "x"}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call
 
-from pdiff_hub.collect.layer_chain import _Halving, is_layer_chain, run_layer_chain
+from pdiff_hub.collect.population.layer_chain import _Halving, is_layer_chain, run_layer_chain
 from pdiff_hub.networks import build_network, resolve_network
 
 

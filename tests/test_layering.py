@@ -17,28 +17,22 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "pdiff_hub"
 
 TIERS = [
-    {"names", "safe_files", "transfer"},
-    {"param_autoencoder", "pipeline_pdiff", "networks", "tasks", "cells"},
-    {"pipeline_files", "checkpoints"},
+    {"errors", "safe_files"},
+    {"transfer", "travelling", "networks", "tasks"},
+    {"checkpoints"},
+    {"prediction"},
     {"collect", "training", "evaluation"},
     {"recipes"},
-    {"workflow"},
+    {"pipeline"},
+    {"runs"},
     {"hub"},
     {"reproduce"},
     {"cli"},
 ]
 TIER = {room: height for height, rooms in enumerate(TIERS) for room in rooms}
-# Rooms of several files: files to and from the Hub, with the client and its errors; what a set is, its files, its rows,
-# its card; stages of a run, and what a pipeline's folder says of it.
-ROOM_OF_FILE = {
-    **dict.fromkeys(("transfer_client", "transfer_errors"), "transfer"),
-    **{f"checkpoint_{part}": "checkpoints" for part in ("files", "rows", "card", "hub", "checks", "reading")},
-    "pipeline_facts": "workflow",
-}
-# Rooms that may use less than their tier allows. The first two travel to the Hub, where no sibling is installed.
-ONLY = {"param_autoencoder": set[str](), "pipeline_pdiff": set[str](), "networks": {"names"}, "tasks": {"names"},
-        "cells": {"names"}, "pipeline_files": {"pipeline_pdiff", "transfer"}}
-TRAVELLING = ["param_autoencoder.py", "pipeline_pdiff.py"]
+# Rooms that may use less than their tier allows. The first travels to the Hub, where no sibling is installed.
+ONLY = {"travelling": set[str](), "transfer": set[str](), "networks": {"errors"}, "tasks": {"errors"}}
+TRAVELLING = ["travelling/param_autoencoder.py", "travelling/pipeline_pdiff.py"]
 
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
@@ -65,15 +59,14 @@ def imports_of(file: str) -> set[str]:
 
 
 def room_of(file: str) -> str:
-    first = Path(file).with_suffix("").parts[0]
-    return ROOM_OF_FILE.get(first, first)
+    return Path(file).with_suffix("").parts[0]
 
 
 def sibling_rooms(file: str) -> set[str]:
     """The other rooms that a file imports; a name that is no file belongs to `pdiff_hub` itself and is no room."""
     inside = {name.split(".")[1] for name in imports_of(file) if name.startswith("pdiff_hub.")}
     existing = {name for name in inside if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()}
-    return {ROOM_OF_FILE.get(name, name) for name in existing} - {room_of(file)}
+    return existing - {room_of(file)}
 
 
 def test_the_reader_sees_every_form_of_import() -> None:
@@ -87,7 +80,7 @@ def f():
     if True:
         import torch
 """
-    assert set(imported_modules(source, "pdiff_hub.collect.finetune")) == {
+    assert set(imported_modules(source, "pdiff_hub.collect.module")) == {
         "pdiff_hub.tasks", "pdiff_hub.cli", "pdiff_hub.collect.beside", "pdiff_hub.networks.logits",
         "pdiff_hub.hub.push", "torch",
     }

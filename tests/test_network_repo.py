@@ -24,11 +24,11 @@ from pdiff_hub.hub.generated_network import GeneratedNetwork
 from pdiff_hub.hub.network_card import Images
 from pdiff_hub.hub.network_repo import push_network
 from pdiff_hub.networks import build_network, logits, resolve_network, vision
-from pdiff_hub.param_autoencoder import ParamAutoencoder, ParamLayout
-from pdiff_hub.pipeline_pdiff import PDiffPipeline
+from pdiff_hub.runs import write_networks
 from pdiff_hub.tasks import Task, load_task
 from pdiff_hub.training.diffusion import build_scheduler, build_unet
-from pdiff_hub.workflow import write_networks
+from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout
+from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 ROOT = Path(__file__).parents[1]
 VERDICT = "At the same novelty, {{ 7 * 7 }} p-diff is within the interval of original."

@@ -11,14 +11,14 @@ from diffusers.utils.logging import is_progress_bar_enabled
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pdiff_hub import param_autoencoder
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.param_autoencoder import ParamAutoencoder, ParamLayout, _StridedConv, give_back, write_tensors
 from pdiff_hub.training import autoencoder as autoencoder_training
 from pdiff_hub.training.autoencoder import _statistics, fit_autoencoder, held_out_r2, split_rows
 from pdiff_hub.training.config import AutoencoderConfig
 from pdiff_hub.training.loop import build_accelerator
 from pdiff_hub.training.principal_components import _from_covariance, _from_gram
+from pdiff_hub.travelling import param_autoencoder
+from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout, _StridedConv, give_back, write_tensors
 
 
 def network() -> nn.Module:
@@ -144,7 +144,7 @@ def test_many_components_lie_in_several_files(
     for part_NS in autoencoder.components:
         nn.init.normal_(part_NS)
     autoencoder.save_pretrained(tmp_path / "one")
-    monkeypatch.setattr("pdiff_hub.param_autoencoder._SHARD_BYTES", 100_000)
+    monkeypatch.setattr("pdiff_hub.travelling.param_autoencoder._SHARD_BYTES", 100_000)
     autoencoder.save_pretrained(tmp_path / "many")
     assert len(list((tmp_path / "many").glob("*.safetensors"))) > 3
     one, many = (ParamAutoencoder.from_pretrained(tmp_path / name, use_safetensors=True) for name in ("one", "many"))

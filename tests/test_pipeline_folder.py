@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from pdiff_hub.hub import push_pipeline_folder
 from pdiff_hub.hub.public import public
-from pdiff_hub.pipeline_pdiff import PDiffPipeline
 from pdiff_hub.training.pipeline import publish
+from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 SHIPPED = Path(__file__).parent.parent / "pipelines" / "digits-mlp3"
 TELLING = {"README.md", "results.json", "frontier.png"}

@@ -29,7 +29,7 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.cli import app
 from pdiff_hub.evaluation import evaluate as evaluation
 from pdiff_hub.hub import describe, kind_of, pull, push_folder, push_pipeline_folder
-from pdiff_hub.pipeline_pdiff import PDiffPipeline
+from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "pipelines" / "digits-mlp3"
@@ -73,7 +73,7 @@ def test_a_folder_is_pushed_whole_and_opens_with_the_package(hub: LoopbackHub, t
     for path in shipped - {"README.md"}:
         assert files[path] == before[path], path
     for path, source in CODE.items():
-        assert files[path] == (ROOT / "pdiff_hub" / source).read_bytes()
+        assert files[path] == (ROOT / "pdiff_hub" / "travelling" / source).read_bytes()
     card = ModelCard(files["README.md"].decode())
     assert card.data.model_name == "digits" and f'from_pretrained("{ID}")' in card.text
     for content in files.values():

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.collect.batched_training import BatchedTrainer
 from pdiff_hub.collect.population import PopulationConfig, collect_population
+from pdiff_hub.collect.population.batched_training import BatchedTrainer
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.tasks import load_task
 

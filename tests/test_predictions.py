@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pdiff_hub.evaluation import predictions
-from pdiff_hub.evaluation.predictions import SplitImages, evaluate, predict_logits
 from pdiff_hub.networks import build_network, logits, resolve_network
 from pdiff_hub.networks.prefix_cache import plan_prefix, record, serve
-from pdiff_hub.param_autoencoder import ParamLayout
+from pdiff_hub.prediction import predictions
+from pdiff_hub.prediction.predictions import SplitImages, evaluate, predict_logits
 from pdiff_hub.tasks import Split, Task
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 
 class Block(nn.Module):

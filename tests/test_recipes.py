@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pdiff_hub.networks import build_network, resolve_network
-from pdiff_hub.param_autoencoder import ParamLayout
 from pdiff_hub.recipes import find_recipe, load_recipe, recipe_from_dict
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 SHIPPED = sorted((Path(__file__).parent.parent / "pipelines").glob("*/recipe.yaml"))
 # Data set -> (channels, image size, classes), for recipes whose data need a network connection.

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from browser import Browser
 
-from pdiff_hub import workflow
-from pdiff_hub.collect.finetune_config import FinetuneConfig
+from pdiff_hub import runs
+from pdiff_hub.collect.finetune import FinetuneConfig
 from pdiff_hub.networks import build_network, resolve_network
-from pdiff_hub.param_autoencoder import ParamLayout
 from pdiff_hub.recipes import Recipe
 from pdiff_hub.reproduce import figures, published, settings
 from pdiff_hub.reproduce.reproduce import PARTS, reproduce
 from pdiff_hub.reproduce.settings import Settings
 from pdiff_hub.reproduce.workbench import Workbench, evenly, noisy_copies, with_checkpoints
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 
 def tiny(recipe: Recipe) -> Recipe:
@@ -42,14 +42,14 @@ def tiny(recipe: Recipe) -> Recipe:
 def short(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Short runs and few numbers of checkpoints; -> what was trained, in order."""
     trained: list[str] = []
-    run, collect = workflow.run, workflow.collect
+    run, collect = runs.run, runs.collect
 
     def short_run(recipe: Recipe, directory: Path, **options: Any) -> dict[str, Any]:
         trained.append(directory.name)
         return run(tiny(recipe), directory, **options)
 
-    monkeypatch.setattr(workflow, "run", short_run)
-    monkeypatch.setattr(workflow, "collect", lambda recipe, directory, **options: collect(
+    monkeypatch.setattr(runs, "run", short_run)
+    monkeypatch.setattr(runs, "collect", lambda recipe, directory, **options: collect(
         tiny(recipe), directory, **options))
     monkeypatch.setattr(Settings, "checkpoint_numbers", (1, 5, 12))
     monkeypatch.setattr(Settings, "main_checkpoints", 12)

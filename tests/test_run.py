@@ -15,11 +15,11 @@ from browser import Browser
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from pdiff_hub import workflow
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.cli import app, main
 from pdiff_hub.evaluation.evaluate import FIGURES
-from pdiff_hub.pipeline_pdiff import PDiffPipeline
+from pdiff_hub.runs import stages
+from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 SMALL = ["network.hidden=[8, 8]", "collect.num_checkpoints=12", "collect.epochs=2", "collect.save_every=2",
          "diffusion.steps=30", "diffusion.widths=[16]", "diffusion.batch_size=16", "generate.num_models=4",
@@ -153,10 +153,10 @@ def test_killed_runs_go_on(run_dir: Path, tmp_path: Path) -> None:
 
 def test_the_seconds_of_a_stage_that_was_stopped_are_not_known(tmp_path: Path) -> None:
     file = tmp_path / "seconds.json"
-    clock = workflow._Clock(file)
+    clock = stages._Clock(file)
     assert (clock.time("collect", lambda: 3, begun=True), clock.time("generate", lambda: 4)) == (3, 4)
     assert clock.seconds["collect"] is None and clock.seconds["generate"] is not None
-    again = workflow._Clock(file)
+    again = stages._Clock(file)
     assert again.time("generate", lambda: 5, begun=True) == 5  # of what is there already
     assert again.seconds == clock.seconds == json.loads(file.read_text())
 

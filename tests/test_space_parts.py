@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from loopback_hub import LoopbackHub
 
 from pdiff_hub import PDiffPipeline
-from pdiff_hub.workflow import write_networks
+from pdiff_hub.runs import write_networks
 
 import drawing  # isort: skip
 import opening  # isort: skip

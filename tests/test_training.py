@@ -19,13 +19,13 @@ from torch import Tensor
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.networks import build_network, resolve_network
-from pdiff_hub.param_autoencoder import ParamLayout
-from pdiff_hub.pipeline_pdiff import PDiffPipeline
 from pdiff_hub.training import autoencoder as autoencoder_training
 from pdiff_hub.training.autoencoder import fit_autoencoder
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 from pdiff_hub.training.loop import LoopConfig, build_accelerator
 from pdiff_hub.training.pipeline import require_processes, train_pipeline
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
+from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "train.py"
 TRAIN = f"import runpy; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"

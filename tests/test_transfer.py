@@ -20,9 +20,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from loopback_hub import Fault, LoopbackHub, Request
 from no_waiting import without_pauses
 
-from pdiff_hub import transfer_client
 from pdiff_hub.transfer import Pushed, commit_of, list_files, pull, push_files
-from pdiff_hub.transfer_errors import asked_delay
+from pdiff_hub.transfer import client as transfer_client
+from pdiff_hub.transfer.errors import asked_delay
 
 ID = "user/things"
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from pdiff_hub.collect.weight_files import read_state_dict
+from pdiff_hub.collect.importing.weight_files import read_state_dict
 
 STATE = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3), "c": torch.ones(2, dtype=torch.bfloat16)}
 FORMS = ["safetensors", "zip", "legacy"]

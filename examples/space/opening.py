@@ -13,9 +13,9 @@ from typing import Any
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.evaluation.judging import Judge, Judged
 from pdiff_hub.networks import build_network
-from pdiff_hub.pipeline_pdiff import PDiffPipeline
 from pdiff_hub.tasks import load_task
 from pdiff_hub.transfer import pull
+from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 _HERE = Path(__file__).resolve().parent
 # In a Space the pipelines lie beside this file, in a source tree at its root.

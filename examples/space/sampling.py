@@ -14,13 +14,13 @@ import torch
 from opening import Opened
 from torch import Tensor
 
-from pdiff_hub.evaluation.audit import nearest_l2
 from pdiff_hub.evaluation.baselines import ensemble, gaussian, noise_standardised
+from pdiff_hub.evaluation.distances import nearest_l2
 from pdiff_hub.evaluation.figures import METHOD_STYLE, MethodPoints
 from pdiff_hub.evaluation.frontier import NoveltyPoints, frontier_report
 from pdiff_hub.evaluation.judging import Judged
-from pdiff_hub.evaluation.predictions import evaluate, predict_logits
 from pdiff_hub.evaluation.similarity import max_to_any
+from pdiff_hub.prediction.predictions import evaluate, predict_logits
 from pdiff_hub.safe_files import write_safetensors
 from pdiff_hub.tasks import Split
 

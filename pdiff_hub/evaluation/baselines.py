@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.evaluation.fine_tuning import fine_tuned
-from pdiff_hub.param_autoencoder import ParamAutoencoder
 from pdiff_hub.tasks import Task
+from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 
 Make = Callable[[CheckpointDataset, int, torch.Generator], Tensor]
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pdiff_hub.checkpoint_rows import PickedRows, Rows, as_rows
-from pdiff_hub.evaluation.predictions import Images, predict_logits
-from pdiff_hub.param_autoencoder import ParamLayout
+from pdiff_hub.checkpoints.rows import PickedRows, Rows, as_rows
+from pdiff_hub.prediction.predictions import Images, predict_logits
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _BINS = 15  # of the calibration error: Guo et al. 2017, arXiv 1706.04599, sec. 5
 _CHUNK_IMAGES, _CHUNK_BYTES = 1024, 64 << 20  # images taken at a time, and their bytes

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pdiff_hub.checkpoint_rows import PickedRows, Rows, as_rows
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.evaluation.audit import nearest_l2, spread_ratio
+from pdiff_hub.checkpoints.rows import PickedRows, Rows, as_rows
 from pdiff_hub.evaluation.baselines import Variant, ensemble, evenly_spaced
+from pdiff_hub.evaluation.distances import nearest_l2, spread_ratio
 from pdiff_hub.evaluation.ensembles import EnsembleCurve, ensemble_curve
 from pdiff_hub.evaluation.figures import (
     METHOD_STYLE,

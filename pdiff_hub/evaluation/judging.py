@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from pdiff_hub.checkpoint_rows import Rows, as_rows
-from pdiff_hub.evaluation.audit import summarise_accuracy
-from pdiff_hub.evaluation.predictions import Predictions, SplitImages, evaluate
-from pdiff_hub.param_autoencoder import ParamLayout
+from pdiff_hub.checkpoints.rows import Rows, as_rows
+from pdiff_hub.evaluation.distances import summarise_accuracy
+from pdiff_hub.prediction.predictions import Predictions, SplitImages, evaluate
 from pdiff_hub.tasks import Split, Task
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pdiff_hub import transfer
-from pdiff_hub.checkpoint_files import INDEX_NAME as DATASET_INDEX
-from pdiff_hub.checkpoint_files import read_index
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.checkpoints.files import INDEX_NAME as DATASET_INDEX
+from pdiff_hub.checkpoints.files import read_index
 from pdiff_hub.hub.pipelines import push_pipeline_folder
-from pdiff_hub.param_autoencoder import ParamLayout
-from pdiff_hub.pipeline_facts import read_results
-from pdiff_hub.pipeline_files import download
-from pdiff_hub.pipeline_pdiff import INDEX, PDiffPipeline
+from pdiff_hub.pipeline.facts import read_results
+from pdiff_hub.pipeline.opening import download
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
+from pdiff_hub.travelling.pipeline_pdiff import INDEX, PDiffPipeline
 
 Kind = Literal["pipeline", "data set"]
 

@@ -16,8 +16,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from pdiff_hub.evaluation.table import verdict
 from pdiff_hub.networks import base_model
-from pdiff_hub.param_autoencoder import ParamLayout
 from pdiff_hub.tasks import TASK_NAMES, hub_id_of
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _TAGS = ["neural-network-diffusion", "generated-network", "pdiff-hub"]
 _MIXIN_TAGS = ["model_hub_mixin", "pytorch_model_hub_mixin"]  # what the mixin's own cards have; people filter by them

@@ -31,10 +31,10 @@ from pdiff_hub.hub.generated_network import CONFIG, write_generated_network
 from pdiff_hub.hub.network_card import Images, Origin, render_network_card
 from pdiff_hub.hub.public import public
 from pdiff_hub.networks import vision
-from pdiff_hub.pipeline_pdiff import PDiffPipeline
+from pdiff_hub.runs import generate
 from pdiff_hub.safe_files import write_json
 from pdiff_hub.transfer import is_repo_id, list_files, push_files
-from pdiff_hub.workflow import generate
+from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 _PROCESSOR, _PIPELINE_INDEX = "preprocessor_config.json", "model_index.json"
 # What an earlier network of another kind or size may have left in the same repository.

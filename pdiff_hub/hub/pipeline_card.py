@@ -41,7 +41,7 @@ they work, and whether they are more than copies, is not known before it is eval
 def render_card(results: Mapping[str, Any], *, repo_id: str | None = None) -> str:
     """The card (README.md) of a pipeline from its `results.json`.
 
-    A pipeline without results has a card too: `workflow.about` says of it what is known without measuring.
+    A pipeline without results has a card too: `pipeline.facts.about` says of it what is known without measuring.
 
     Args:
         repo_id: where on the Hub the pipeline is; None for a folder.

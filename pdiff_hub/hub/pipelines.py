@@ -10,19 +10,19 @@ from typing import Any
 
 import yaml
 
-from pdiff_hub import param_autoencoder, pipeline_pdiff
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.evaluation.evaluate import FIGURES
 from pdiff_hub.evaluation.results_page import write_results_page
 from pdiff_hub.hub.pipeline_card import render_card
 from pdiff_hub.hub.public import public
-from pdiff_hub.pipeline_facts import RESULTS_FILE, about, read_results, recipe_of
-from pdiff_hub.pipeline_files import weight_files
-from pdiff_hub.pipeline_pdiff import COMPONENTS, INDEX, PDiffPipeline
+from pdiff_hub.pipeline.facts import RESULTS_FILE, about, read_results, recipe_of
+from pdiff_hub.pipeline.opening import weight_files
 from pdiff_hub.recipes import RECIPE_FILE
+from pdiff_hub.runs import CHECKPOINTS
 from pdiff_hub.safe_files import write_json
 from pdiff_hub.transfer import push_files
-from pdiff_hub.workflow import CHECKPOINTS
+from pdiff_hub.travelling import param_autoencoder, pipeline_pdiff
+from pdiff_hub.travelling.pipeline_pdiff import COMPONENTS, INDEX, PDiffPipeline
 
 _CARD, _REPORT, _NETWORKS = "README.md", "report.html", "networks.json"
 _PICTURES = tuple(f"{stem}.{suffix}" for stem in FIGURES for suffix in ("png", "svg"))

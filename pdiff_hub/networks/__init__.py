@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pdiff_hub.names import unknown_name
+from pdiff_hub.errors import unknown_name
 from pdiff_hub.networks import factory, small, vision
 
 __all__ = ["NETWORK_NAMES", "base_model", "build_network", "logits", "resolve_network"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from pdiff_hub.names import unknown_name
+from pdiff_hub.errors import unknown_name
 
 PASSED = "passed_from_task"
 

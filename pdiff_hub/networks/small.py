@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from pdiff_hub.names import require_known, unknown_name
+from pdiff_hub.errors import require_known, unknown_name
 
 NAMES = ("mlp3", "convnet3")
 

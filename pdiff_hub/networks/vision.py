@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from pdiff_hub.names import require_known
+from pdiff_hub.errors import require_known
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -20,11 +20,11 @@ from pdiff_hub.evaluation.figures import (
 from pdiff_hub.evaluation.report import Figure, Table
 from pdiff_hub.evaluation.results_page import result_sections
 from pdiff_hub.evaluation.table import verdict
-from pdiff_hub.pipeline_pdiff import PDiffPipelineOutput
 from pdiff_hub.reproduce.results import Reproduced
 from pdiff_hub.reproduce.settings import Settings
 from pdiff_hub.reproduce.tables import checkpoint_runs
 from pdiff_hub.reproduce.workbench import Run, Workbench
+from pdiff_hub.travelling.pipeline_pdiff import PDiffPipelineOutput
 
 _NOISE = 0.05  # after standardising: the middle one of the authors' three
 _PATHS = 5  # noises, as in the paper's figure 5a

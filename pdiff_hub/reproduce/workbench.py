@@ -18,12 +18,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pdiff_hub import workflow
-from pdiff_hub.checkpoint_rows import SHARD_TENSOR
+from pdiff_hub import runs
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.collect.finetune_config import FinetuneConfig
-from pdiff_hub.pipeline_pdiff import PDiffPipeline
+from pdiff_hub.checkpoints.rows import SHARD_TENSOR
+from pdiff_hub.collect.finetune import FinetuneConfig
 from pdiff_hub.recipes import Recipe
+from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 _COPIES, _COPY_NOISE = 20, 1e-3  # p-diff, arXiv 2402.13144, sec. 3.2: noise on the input, sigma 0.001
 
@@ -44,7 +44,7 @@ class Run:
 
     def generated(self) -> Tensor:
         """float32 [B,P]: the generated networks that were judged."""
-        return load_file(self.folder / workflow.GENERATED)[SHARD_TENSOR]
+        return load_file(self.folder / runs.GENERATED)[SHARD_TENSOR]
 
     def networks(self) -> dict[str, dict[str, Tensor]]:
         """By variant and measure, a number a network (`networks.json`), float64 [B]; NaN where it is undefined."""
@@ -70,7 +70,7 @@ class Workbench:
         folder = self.directory / "checkpoints" / f"{label}-{_digest(wanted)}"
         if folder not in self._collected:
             self.say(f"collect {label}")
-            self._collected[folder] = workflow.collect(recipe, folder, device=self.device,
+            self._collected[folder] = runs.collect(recipe, folder, device=self.device,
                                                        trained=self.directory / "trained")
         return self._collected[folder]
 
@@ -81,7 +81,7 @@ class Workbench:
         results = folder / "results.json"
         if not results.exists():
             self.say(f"train and judge {label}")
-            workflow.run(recipe, folder, device=self.device, dataset=dataset)
+            runs.run(recipe, folder, device=self.device, dataset=dataset)
         return Run(folder, json.loads(results.read_text(encoding="utf-8")), dataset)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pdiff_hub.names import unknown_name
+from pdiff_hub.errors import unknown_name
 from pdiff_hub.tasks.images import decode_images
 from pdiff_hub.tasks.source import Source, number_classes
 from pdiff_hub.tasks.spec import HUB_DATASETS

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pdiff_hub.names import require_known, unknown_name
+from pdiff_hub.errors import require_known, unknown_name
 
 RESOLVED = "resolved"
 SIZES = ("train_size", "validation_size", "test_size")

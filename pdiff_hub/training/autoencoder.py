@@ -16,14 +16,14 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pdiff_hub.checkpoint_files import MAX_PARQUET_PARAMS
-from pdiff_hub.checkpoint_rows import PickedRows
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.param_autoencoder import ParamAutoencoder, write_tensors
+from pdiff_hub.checkpoints.files import MAX_PARQUET_PARAMS
+from pdiff_hub.checkpoints.rows import PickedRows
 from pdiff_hub.training.config import AutoencoderConfig
 from pdiff_hub.training.loop import LoopConfig, run_loop, share
 from pdiff_hub.training.memory import return_large_tensors
 from pdiff_hub.training.principal_components import spectrum_of
+from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, write_tensors
 
 _MIN_COMPONENTS = 16
 _WINDOW_PARAMS = 2**16  # of a gradient step; about 2.5 GiB of activations at batch 50 and the paper's widths

@@ -21,13 +21,13 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.param_autoencoder import ParamAutoencoder
-from pdiff_hub.pipeline_pdiff import INDEX, RECIPE, PDiffPipeline, companions_in, fingerprint
 from pdiff_hub.safe_files import require_same_settings, write_json, write_safetensors
 from pdiff_hub.training.autoencoder import fit_autoencoder, held_out_r2, split_rows
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 from pdiff_hub.training.diffusion import build_scheduler, length_multiple, train_unet
 from pdiff_hub.training.loop import build_accelerator
+from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
+from pdiff_hub.travelling.pipeline_pdiff import INDEX, RECIPE, PDiffPipeline, companions_in, fingerprint
 
 _DIGESTED = 2**20  # numbers at either end of a set
 

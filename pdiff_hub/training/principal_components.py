@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.param_autoencoder import ParamAutoencoder
+from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 
 _RANK_TOLERANCE = 1e-9  # eigenvalues below this share of the largest are rounding, not structure
 _BLOCK_BYTES = 64 << 20  # float64 copies of some checkpoints

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from pdiff_hub.errors import require_known
 from pdiff_hub.evaluation.figures.style import METHOD_STYLE, marker_look, page, plain_axes, save
-from pdiff_hub.names import require_known
 
 if TYPE_CHECKING:
     from pdiff_hub.evaluation.ensembles import EnsembleCurve

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pdiff_hub.errors import require_known
 from pdiff_hub.evaluation.figures.points import scatter
 from pdiff_hub.evaluation.figures.style import METHOD_STYLE, marker_look, page, plain_axes, save
-from pdiff_hub.names import require_known
 
 _PERPLEXITY = 30.0  # of t-SNE; less where there are few networks, which must be more than three times as many
 

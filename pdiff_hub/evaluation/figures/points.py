@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pdiff_hub.errors import require_known
 from pdiff_hub.evaluation.figures.style import METHOD_STYLE, MethodStyle, marker_look
-from pdiff_hub.names import require_known
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from pdiff_hub.errors import require_known
 from pdiff_hub.evaluation.figures.points import check_fractions
 from pdiff_hub.evaluation.figures.style import (
     METHOD_STYLE,
@@ -24,7 +25,6 @@ from pdiff_hub.evaluation.figures.style import (
     plain_axes,
     save,
 )
-from pdiff_hub.names import require_known
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,55 @@
+"""What a set of checkpoints must hold: finite numbers, the frozen tensors of its layout, descriptions in JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pdiff_hub.checkpoints.rows import Rows
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
+
+
+class CheckedRows:
+    """Rows from files, each rectangle of which is checked for NaN and Inf when it is read."""
+
+    def __init__(self, rows: Rows, layout: ParamLayout):
+        self._rows, self._layout = rows, layout
+        self.num_rows, self.num_params = rows.num_rows, rows.num_params
+
+    def read(self, first: int, last: int, start: int, stop: int) -> Tensor:
+        params_RS = self._rows.read(first, last, start, stop)
+        check_finite(self._layout, params_RS, first, start)
+        return params_RS
+
+
+def check_finite(layout: ParamLayout, params_RS: Tensor, first: int = 0, start: int = 0) -> None:
+    """ValueError naming checkpoint and tensor if params_RS, from row `first`, column `start` on, has NaN or Inf."""
+    # The extremes are not finite exactly if something is not; they take one pass and no memory.
+    if params_RS.numel() == 0 or all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(params_RS)):
+        return
+    row, column = (~torch.isfinite(params_RS)).nonzero()[0].tolist()
+    _, entry = layout.overlapping(start + column, start + column + 1)[0]
+    raise ValueError(f"checkpoint {first + row}: tensor {entry.name!r} holds NaN or Inf; expected finite numbers.")
+
+
+def check_frozen(layout: ParamLayout, frozen: Mapping[str, Tensor]) -> None:
+    """ValueError names the first tensor in `frozen` that `layout` does not expect so, or expects and is not there."""
+    expected = {entry.name: f"{entry.dtype} {list(entry.shape)}" for entry in layout.frozen}
+    found = {name: f"{str(each.dtype).removeprefix('torch.')} {list(each.shape)}" for name, each in frozen.items()}
+    for name in [*expected, *found]:
+        if expected.get(name) != found.get(name):
+            raise ValueError(f"frozen tensor {name!r} is {found.get(name, 'missing')}, and the layout expects "
+                             f"{expected.get(name, 'no such tensor')}; give what layout.frozen_state returns.")
+
+
+def json_able(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `value` as it comes back from a file."""
+    try:
+        copy: dict[str, Any] = json.loads(json.dumps(dict(value), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} cannot be written as JSON: {error}.") from error
+    return copy

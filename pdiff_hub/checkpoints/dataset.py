@@ -1,0 +1,254 @@
+"""`CheckpointDataset`: a set of checkpoints of one network, in memory, in a folder or on the Hub.
+
+Shapes: K checkpoints, P parameters, R some of the rows, S a slice of the parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pdiff_hub.checkpoints.checks import CheckedRows, check_finite, check_frozen, json_able
+from pdiff_hub.checkpoints.files import INDEX_NAME, metadata_table, read_index, write_folder
+from pdiff_hub.checkpoints.hub import PushOptions, append, find_folder, push_folder, require_rows
+from pdiff_hub.checkpoints.reading import read_folder
+from pdiff_hub.checkpoints.rows import PickedRows, Rows, TensorRows
+from pdiff_hub.transfer import Pushed, commit_of
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
+
+_KEPT_BYTES = 256 << 20
+__all__ = ["CheckpointDataset", "check_finite", "push_dataset_folder"]
+
+
+class CheckpointDataset:
+    """K checkpoints of one network as rows of P numbers (raw weight units), in a fixed order.
+
+    Args:
+        params_KP: float [K,P], kept as float32 on the CPU; or `Rows` that are read from files when needed.
+        layout: which tensors the P numbers are.
+        network: the resolved spec that rebuilds the network (`networks.resolve_network`), JSON-able.
+        task: the resolved spec of the data it was trained on, JSON-able; None if unknown.
+        frozen: the tensors that all checkpoints share, as `layout.frozen_state` gives them.
+        metadata: a dict a checkpoint: run, seed, step, train_loss, validation_loss, validation_accuracy (a fraction)
+            and others; what is not known is None. Values are str, int, float, bool or None.
+        collect: how the checkpoints were collected, JSON-able.
+
+    A set that came off the Hub or went there has a `hub_id` and a `hub_revision` (the commit), else None.
+
+    Raises ValueError if these do not fit together, naming the tensor that holds NaN or Inf, is missing or mis-shaped.
+    """
+
+    def __init__(
+        self,
+        params_KP: Tensor | Rows,
+        layout: ParamLayout,
+        *,
+        network: Mapping[str, Any],
+        task: Mapping[str, Any] | None = None,
+        frozen: Mapping[str, Tensor] | None = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+        collect: Mapping[str, Any] | None = None,
+    ):
+        if isinstance(params_KP, Tensor):
+            if params_KP.ndim != 2 or not params_KP.is_floating_point():
+                raise ValueError(f"params_KP is {params_KP.dtype} {list(params_KP.shape)}, expected float [K,P].")
+            params_KP = TensorRows(params_KP.detach().to("cpu", torch.float32).contiguous())
+        self.layout = layout
+        self._rows: Rows = params_KP
+        self._folder: Path | None = None  # where the rows are read from, if anywhere
+        self._whole_folder: Rows | None = None  # the rows when they are all of that folder's, in its order
+        self.hub_id: str | None = None
+        self.hub_revision: str | None = None
+        if self._rows.num_rows < 1 or self._rows.num_params != layout.num_params:
+            raise ValueError(f"the checkpoints have shape [{self._rows.num_rows}, {self._rows.num_params}], expected "
+                             f"at least one row of {layout.num_params} numbers, as the layout says.")
+        rows = [{}] * len(self) if metadata is None else metadata
+        if len(rows) != len(self):
+            raise ValueError(f"there are {len(rows)} metadata rows for {len(self)} checkpoints.")
+        self._table = metadata_table(rows)
+        self.metadata: list[dict[str, Any]] = self._table.drop_columns("index").to_pylist()
+        self.network = json_able("network", network)
+        self.task = None if task is None else json_able("task", task)
+        self.collect = json_able("collect", collect or {})
+        self.frozen = dict(frozen or {})
+        check_frozen(layout, self.frozen)
+        if isinstance(params_KP, TensorRows):
+            check_finite(layout, params_KP.params_KP)
+        else:
+            self._rows = CheckedRows(params_KP, layout)
+
+    def __len__(self) -> int:
+        return self._rows.num_rows
+
+    def __repr__(self) -> str:
+        return f"CheckpointDataset(num_checkpoints={len(self)}, num_params={self.layout.num_params})"
+
+    @property
+    def rows(self) -> Rows:
+        """The checkpoints as rows, any rectangle of them, for what streams: small sets are read once and kept."""
+        if 4 * len(self) * self.layout.num_params <= _KEPT_BYTES:  # else parquet would be decoded at every look
+            return TensorRows(self.params_KP)
+        return self._rows
+
+    @property
+    def params_KP(self) -> Tensor:
+        """All checkpoints, float32 [K,P] on the CPU; read on first use and kept (see `read_slice` for large sets)."""
+        if not isinstance(self._rows, TensorRows):
+            self._rows = TensorRows(self._rows.read(0, len(self), 0, self.layout.num_params))
+        return self._rows.params_KP
+
+    def read_slice(self, start: int, stop: int) -> Tensor:
+        """Columns start..stop of all checkpoints, float32 [K, stop-start], without keeping the rest in memory."""
+        if not 0 <= start <= stop <= self.layout.num_params:
+            raise ValueError(f"slice {start}..{stop} does not lie in the {self.layout.num_params} parameters.")
+        return self._rows.read(0, len(self), start, stop)
+
+    def state_dict(self, index: int) -> dict[str, Tensor]:
+        """Checkpoint `index` (0..K-1) as a state dict that loads with `strict=True`; the frozen tensors are shared."""
+        self._check_index(index)
+        params_P = self._rows.read(index, index + 1, 0, self.layout.num_params)[0]
+        unflattened = self.layout.unflatten(params_P)
+        assert isinstance(unflattened, dict)
+        return {**self.frozen, **unflattened}
+
+    def select_rows(self, indices: Sequence[int]) -> CheckpointDataset:
+        """The checkpoints `indices` (each 0..K-1) in that order, as a set of their own."""
+        indices = [self._check_index(index) for index in indices]
+        rows: Rows = PickedRows(self._rows, indices)
+        if isinstance(self._rows, TensorRows):
+            rows = TensorRows(self._rows.params_KP[indices])
+        picked = CheckpointDataset(rows, self.layout, network=self.network, task=self.task, frozen=self.frozen,
+                                   metadata=[self.metadata[index] for index in indices], collect=self.collect)
+        picked._folder = self._folder
+        return picked
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Writes the set into folder `path` in the format of `checkpoint_files`, replacing a set that is there.
+
+        Other files in the folder stay. A kill leaves the old set or the new one; OSError (e.g. a full disk) names the
+        file and leaves the folder as it was.
+        """
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is a file; give a folder to save the data set in.")
+        write_folder(path, self._rows, metadata_table(self.metadata), self._description(), self.frozen)
+        if self._folder == path.resolve() and not isinstance(self._rows, TensorRows):
+            # The files that the rows were read from may be the ones just replaced.
+            self._rows = self._whole_folder = CheckedRows(read_folder(path, read_index(path))[0], self.layout)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        rows: Sequence[int] | None = None,
+    ) -> CheckpointDataset:
+        """Opens a folder, or a data set repository on the Hub ("user/name", at `revision`).
+
+        Parameters are read when needed, through a memory map. With `rows` (each 0..K-1) the set is those checkpoints in
+        that order, and only the files that hold them are downloaded. FileNotFoundError if there is no such set;
+        ValueError names the file that is damaged, from a newer format, or does not fit the rest; others as
+        `transfer.pull` raises them.
+        """
+        folder = find_folder(path_or_id, rows, revision=revision, token=token, cache_dir=cache_dir,
+                             local_files_only=local_files_only)
+        index = read_index(folder)
+        which = None if rows is None else require_rows(rows, index["num_checkpoints"])
+        read, table, frozen = read_folder(folder, index, which)
+        try:
+            dataset = cls(read, ParamLayout.from_dict(index["layout"]), network=index["network"], task=index["task"],
+                          frozen=frozen, metadata=table.drop_columns("index").to_pylist(), collect=index["collect"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{folder / INDEX_NAME} does not fit its files or is damaged: {error}") from error
+        dataset._folder = folder.resolve()
+        dataset._whole_folder = dataset._rows if rows is None else None
+        if not Path(path_or_id).is_dir():
+            dataset.hub_id, dataset.hub_revision = str(path_or_id), commit_of(folder)
+        return dataset
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload checkpoints",
+        create_pr: bool = False,
+        token: str | bool | None = None,
+        append: bool = False,
+    ) -> str:
+        """Puts the set and a card into the Hub's data set repository `repo_id` in one commit; -> the commit's URL.
+
+        Makes the repository if needed, and replaces the set that is there. What is there already is not uploaded.
+
+        Args:
+            private: whether a new repository is private (None: what the account does by default).
+            revision: a branch, by default main.
+            create_pr: open a pull request instead; -> its URL.
+            append: add these checkpoints to those that are there, which are neither downloaded nor uploaded again.
+                ValueError says what differs if they are not of the same network, data and layout.
+
+        Others as `transfer.push_files` raises them.
+        """
+        options = PushOptions(private=private, revision=revision, commit_message=commit_message, create_pr=create_pr,
+                              token=token)
+        pushed = self._append(repo_id, options) if append else None
+        if pushed is None:
+            folder = self._unchanged_folder()
+            if folder is not None:
+                pushed = push_folder(folder, repo_id, options)
+            else:
+                with TemporaryDirectory() as temporary:
+                    self.save_pretrained(temporary)
+                    pushed = push_folder(Path(temporary), repo_id, options)
+        self.hub_id, self.hub_revision = repo_id, pushed.commit
+        return pushed.url
+
+    def _append(self, repo_id: str, options: PushOptions) -> Pushed | None:
+        return append(self._rows, metadata_table(self.metadata), self._description(), self.frozen, repo_id, options)
+
+    def _description(self) -> dict[str, Any]:
+        return {"layout": self.layout.to_dict(), "network": self.network, "task": self.task, "collect": self.collect}
+
+    def _unchanged_folder(self) -> Path | None:
+        """The folder that this set would be saved as just the same, if it was opened from one."""
+        if self._folder is None or self._rows is not self._whole_folder:
+            return None
+        index = read_index(self._folder)
+        _, table, frozen = read_folder(self._folder, index)
+        same = (all(index[key] == value for key, value in self._description().items())
+                and table.equals(metadata_table(self.metadata)) and frozen.keys() == self.frozen.keys()
+                and all(torch.equal(tensor, self.frozen[name]) for name, tensor in frozen.items()))
+        return self._folder if same else None
+
+    def _check_index(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise ValueError(f"checkpoint {index} does not exist; there are {len(self)}, counted from 0.")
+        return int(index)
+
+
+def push_dataset_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload checkpoints",
+    create_pr: bool = False,
+    token: str | bool | None = None,
+) -> str:
+    """Pushes a saved set as `CheckpointDataset.push_to_hub` does, its files as they are; -> the commit's URL."""
+    read_index(Path(folder))  # or `from_pretrained` would look for it on the Hub
+    CheckpointDataset.from_pretrained(folder)  # says what is wrong with it
+    options = PushOptions(private=private, revision=revision, commit_message=commit_message, create_pr=create_pr,
+                          token=token)
+    return push_folder(Path(folder), repo_id, options).url

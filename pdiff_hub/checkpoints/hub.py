@@ -1,0 +1,180 @@
+"""Data sets to and from the Hub: a folder as it is, rows added to what is there, some of the rows."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypedDict
+
+import pyarrow as pa
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pdiff_hub.checkpoints.card import render_dataset_card
+from pdiff_hub.checkpoints.files import (
+    FILE_PATTERNS,
+    INDEX_NAME,
+    columns_of,
+    read_index,
+    statistics_of,
+    write_frozen,
+    write_more,
+)
+from pdiff_hub.checkpoints.reading import files_holding, read_folder
+from pdiff_hub.checkpoints.rows import Rows
+from pdiff_hub.safe_files import differences, write_json
+from pdiff_hub.transfer import Pushed, commit_of, is_repo_id, list_files, pull, push_files
+
+_WHAT = "checkpoint data set"
+_CARD = "README.md"
+
+
+class PushOptions(TypedDict):
+    """What `transfer.push_files` takes by these names."""
+
+    private: bool | None
+    revision: str | None
+    commit_message: str
+    create_pr: bool
+    token: str | bool | None
+
+
+def push_folder(folder: Path, repo_id: str, options: PushOptions) -> Pushed:
+    """Makes the data set in `folder` the one of the repository: its files as they are, and a card.
+
+    Errors as in `read_folder` (a damaged set is not pushed) and `transfer.push_files`.
+    """
+    index = read_index(folder)
+    _, table, _ = read_folder(folder, index)
+    with TemporaryDirectory() as temporary:
+        # Sets of older versions do not have what is made from the table here.
+        rows, first = [entry["rows"] for entry in index["data"]], 0
+        for entry, number in zip(index["data"], rows, strict=True):
+            entry.setdefault("statistics", statistics_of(table.slice(first, number)))
+            first += number
+        index.setdefault("columns", columns_of(table))
+        described = _described(index, repo_id, Path(temporary))
+        listed = [*index["data"], *index["shards"], *([index["frozen"]] if index["frozen"] else [])]
+        files = {entry["path"]: folder / entry["path"] for entry in listed}
+        return push_files({**files, **described}, repo_id, repo_type="dataset", replaces=FILE_PATTERNS, **options)
+
+
+def append(
+    rows: Rows, table: pa.Table, description: Mapping[str, Any], frozen: Mapping[str, Tensor], repo_id: str,
+    options: PushOptions,
+) -> Pushed | None:
+    """Adds rows to the data set of the repository, uploading them only; None if there is no data set yet.
+
+    The rows are counted on from its last one. Rows that are its last ones already are not added again. ValueError says
+    what differs if layout, network, task, frozen tensors or metadata columns are not its own.
+    """
+    where: dict[str, Any] = {"repo_type": "dataset", "token": options["token"], "revision": options["revision"]}
+    try:
+        _, names = list_files(repo_id, **where)
+    except FileNotFoundError:
+        if options["revision"] is not None:  # a branch that does not exist has no rows to add to
+            raise
+        return None
+    if INDEX_NAME not in names:
+        return None
+    there = pull(repo_id, what=_WHAT, required=INDEX_NAME, allow_patterns=[INDEX_NAME], **where)
+    index = read_index(there)
+    different = _differences(index, description)
+    if different:
+        raise ValueError(f"these checkpoints do not go with those of {repo_id!r} ({'; '.join(different)}): push them "
+                         "as a data set of their own.")
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        _require_same_frozen(index, frozen, repo_id, where, folder)
+        try:
+            grown = write_more(folder, index, rows, table)
+            if grown != index and description["collect"] != index["collect"]:
+                more = {"num_checkpoints": rows.num_rows, **description["collect"]}
+                grown["collect"] = {**index["collect"], "appended": [*index["collect"].get("appended", []), more]}
+            files = {} if grown == index else _described(grown, repo_id, folder)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the {INDEX_NAME} of {repo_id!r} lacks what appending needs ({error!r}): push the whole "
+                             "set once.") from error
+        added = [entry["path"] for key in ("data", "shards") for entry in grown[key][len(index[key]) :]]
+        return push_files({**{path: folder / path for path in added}, **files}, repo_id, repo_type="dataset",
+                          parent_commit=commit_of(there), **options)
+
+
+def find_folder(
+    path_or_id: str | Path, rows: Sequence[int] | None, *, revision: str | None, token: str | bool | None,
+    cache_dir: str | Path | None, local_files_only: bool,
+) -> Path:
+    """The folder of a data set that is here, or its copy in the client's cache with the files that `rows` are in."""
+    folder = Path(path_or_id)
+    if folder.is_dir():
+        if revision is not None:
+            raise ValueError(f"{folder} is a local folder, which has no revision {revision!r}.")
+        return folder
+    repo_id = str(path_or_id)
+    if not is_repo_id(repo_id):
+        raise FileNotFoundError(f"{repo_id!r} is neither a folder here nor the name of a data set on the Hub "
+                                "(\"user/name\").")
+    where: dict[str, Any] = {"repo_type": "dataset", "what": _WHAT, "required": INDEX_NAME, "token": token,
+                             "cache_dir": cache_dir, "local_files_only": local_files_only}
+    try:
+        if rows is None:
+            return pull(repo_id, revision=revision, allow_patterns=[INDEX_NAME, *FILE_PATTERNS], **where)
+        folder = pull(repo_id, revision=revision, allow_patterns=[INDEX_NAME], **where)
+        index = read_index(folder)
+        needed = files_holding(index, require_rows(rows, index["num_checkpoints"]))
+        return pull(repo_id, revision=commit_of(folder), allow_patterns=[INDEX_NAME, *needed], **where)
+    except FileNotFoundError as error:
+        missing = f"{repo_id!r} is no folder here, and {error}"
+    raise FileNotFoundError(missing)
+
+
+def require_rows(rows: Sequence[int], num_rows: int) -> list[int]:
+    """`rows` as a list; ValueError if one is not in 0..num_rows-1 or there is none."""
+    checked = [operator.index(row) for row in rows]
+    for row in checked:
+        if not 0 <= row < num_rows:
+            raise ValueError(f"checkpoint {row} does not exist; there are {num_rows}, counted from 0.")
+    if not checked:
+        raise ValueError(f"rows is empty; give at least one row of 0..{num_rows - 1}.")
+    return checked
+
+
+def _described(index: Mapping[str, Any], repo_id: str, folder: Path) -> dict[str, Path]:
+    """Writes dataset.json and the card into `folder`; -> path in the repository -> file."""
+    files = {INDEX_NAME: folder / INDEX_NAME, _CARD: folder / _CARD}
+    write_json(files[INDEX_NAME], index)
+    files[_CARD].write_text(render_dataset_card(index, repo_id), encoding="utf-8")
+    return files
+
+
+def _differences(index: Mapping[str, Any], description: Mapping[str, Any]) -> list[str]:
+    """What differs between two sets whose checkpoints should be of the same network on the same data."""
+    found = []
+    for key in ("entries", "frozen"):
+        pairs = zip_longest(index["layout"].get(key, []), description["layout"][key])
+        found += [f"layout: tensor {_named(there)} there and {_named(here)} here" for there, here in pairs
+                  if there != here][:1]
+    parts: list[dict[str, Any]] = [{key: each.get(key) for key in ("network", "task")} for each in (index, description)]
+    return found + differences(parts[0], parts[1])
+
+
+def _named(entry: Mapping[str, Any] | None) -> str:
+    return "none" if entry is None else f"{entry.get('name')!r} {entry.get('dtype')} {entry.get('shape')}"
+
+
+def _require_same_frozen(
+    index: Mapping[str, Any], frozen: Mapping[str, Tensor], repo_id: str, where: Mapping[str, Any], folder: Path
+) -> None:
+    """ValueError names the first frozen tensor that differs. Downloads them only if their file does."""
+    if not frozen or not index["frozen"] or write_frozen(folder, frozen)["sha256"] == index["frozen"].get("sha256"):
+        return
+    path = index["frozen"]["path"]
+    there = load_file(pull(repo_id, what=_WHAT, required=path, allow_patterns=[path], **where) / path)
+    for name, tensor in frozen.items():
+        if name not in there or not torch.equal(there[name], tensor):
+            raise ValueError(f"frozen tensor {name!r} is not the one that the checkpoints of {repo_id!r} share: push "
+                             "these as a data set of their own.")

@@ -1,0 +1,213 @@
+"""Reading rectangles out of a set of flat checkpoints, wherever they lie: in memory, in parquet or safetensors files.
+
+Shapes: K checkpoints, P parameters, R some of the rows, S a slice of the parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from pdiff_hub.travelling.param_autoencoder import safetensors_header
+
+SHARD_TENSOR = "params"
+PARQUET_COLUMN = "params"
+_PIECE_BYTES = 32 << 20
+T = TypeVar("T")
+
+
+class Rows(Protocol):
+    """K rows of P float32 numbers in a fixed order."""
+
+    num_rows: int
+    num_params: int
+
+    def read(self, first: int, last: int, start: int, stop: int) -> Tensor:
+        """Rows first..last, columns start..stop -> float32 [R,S] on the CPU; may be a view. Not checked for NaN."""
+        ...
+
+
+class TensorRows:
+    """Rows that are in memory already: float32 [K,P]."""
+
+    def __init__(self, params_KP: Tensor):
+        self.params_KP = params_KP
+        self.num_rows, self.num_params = params_KP.shape
+
+    def read(self, first: int, last: int, start: int, stop: int) -> Tensor:
+        return self.params_KP[first:last, start:stop]
+
+
+def as_rows(params: Tensor | Rows) -> Rows:
+    """A tensor [K,P] as `Rows`, which are views of it; `Rows` as they are. ValueError for another number of axes."""
+    if not isinstance(params, Tensor):
+        return params
+    if params.ndim != 2:
+        raise ValueError(f"parameters have shape {list(params.shape)}, expected networks x parameters.")
+    return TensorRows(params)
+
+
+class PickedRows:
+    """Some rows of others, in the order asked for; nothing is read before `read`."""
+
+    def __init__(self, rows: Rows, indices: Sequence[int]):
+        self._rows, self._indices = rows, list(indices)
+        self.num_rows, self.num_params = len(self._indices), rows.num_params
+
+    def read(self, first: int, last: int, start: int, stop: int) -> Tensor:
+        picked_RS = torch.empty(last - first, stop - start)
+        position = 0
+        for run_first, run_last in _runs(self._indices[first:last]):
+            length = run_last - run_first
+            picked_RS[position : position + length] = self._rows.read(run_first, run_last, start, stop)
+            position += length
+        return picked_RS
+
+
+class ShardRows:
+    """Rows in safetensors files, each with one float32 tensor `params` [rows, P] (other tensors are passed over).
+
+    Memory-mapped: a slice costs the pages it touches, and a rectangle within one file is a view of the mapping
+    (private to the process: writing to it does not change the file).
+    Raises ValueError naming the file that is truncated, not safetensors, or of another shape.
+    """
+
+    def __init__(self, files: Sequence[tuple[Path, int]], num_params: int):
+        self._files, self.num_params = list(files), num_params
+        self.num_rows = sum(rows for _, rows in self._files)
+        for path, rows in self._files:
+            self._read_file(path, rows, slice(0, 0), slice(0, 0))
+
+    def read(self, first: int, last: int, start: int, stop: int) -> Tensor:
+        parts = [self._read_file(path, rows, slice(a, b), slice(start, stop))
+                 for path, rows, a, b in _overlaps(self._files, first, last)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else torch.empty(0, stop - start)
+
+    def _read_file(self, path: Path, rows: int, which: slice, columns: slice) -> Tensor:
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensor = file.get_slice(SHARD_TENSOR)
+                if tensor.get_shape() != [rows, self.num_params] or tensor.get_dtype() != "F32":
+                    raise ValueError(f"{path}: tensor {SHARD_TENSOR!r} is {tensor.get_dtype()} {tensor.get_shape()}, "
+                                     f"expected F32 {[rows, self.num_params]}.")
+                part_RS: Tensor = tensor[which, columns] if which.start < which.stop else torch.empty(0)
+                return part_RS
+        except SafetensorError as error:
+            raise ValueError(f"{path} is truncated or not a safetensors file with a tensor {SHARD_TENSOR!r} "
+                             f"({error}); restore it from where the data set came from.") from error
+
+
+def write_shard(file: Path, num_rows: int, num_params: int, pieces: Iterable[tuple[int, int, Tensor]]) -> None:
+    """The safetensors file that `ShardRows` reads, out of `pieces`: (first row, first column, float32 [R,S]).
+
+    They come in any order and cover all; each is written where it belongs, so that no more than one is in memory.
+    """
+    header = safetensors_header({SHARD_TENSOR: (torch.float32, (num_rows, num_params))}, {})
+    begin = len(header)
+    with file.open("wb") as stream:
+        stream.write(header)
+        stream.truncate(begin + 4 * num_rows * num_params)
+        for first, start, params_RS in pieces:
+            for row, params_S in enumerate(params_RS.to("cpu", torch.float32), start=first):
+                stream.seek(begin + 4 * (row * num_params + start))
+                stream.write(params_S.contiguous().numpy().data)
+
+
+def pieces_of(rows: Rows, first: int, last: int) -> Iterator[tuple[int, int, Tensor]]:
+    """Rows first..last in `pieces` for `write_shard`, counted from `first`: whole rows, or parts of long ones."""
+    step = max(1, min(rows.num_params, _PIECE_BYTES // 4))
+    at_once = max(1, _PIECE_BYTES // (4 * step))
+    for row in range(first, last, at_once):
+        for start in range(0, rows.num_params, step):
+            stop = min(start + step, rows.num_params)
+            yield row - first, start, rows.read(row, min(row + at_once, last), start, stop)
+
+
+class ParquetRows:
+    """Rows in parquet files with a column `params`, a fixed-size list of P float32.
+
+    Whole row groups are decoded from a memory map, so reading all columns at once is the fast way.
+    Raises ValueError naming the file that is truncated, not parquet, or of another shape.
+    """
+
+    def __init__(self, files: Sequence[tuple[Path, int]], num_params: int):
+        self._files, self.num_params = list(files), num_params
+        self.num_rows = sum(rows for _, rows in self._files)
+        expected = (num_params, pa.float32())
+        for path, rows in self._files:
+            with open_parquet(path) as file:
+                columns = file.schema_arrow
+                found = columns.field(PARQUET_COLUMN).type if PARQUET_COLUMN in columns.names else pa.null()
+                if not pa.types.is_fixed_size_list(found) or (found.list_size, found.value_type) != expected:
+                    raise ValueError(f"{path}: column {PARQUET_COLUMN!r} is {found}, expected a fixed-size list of "
+                                     f"{num_params} float32.")
+                if file.metadata.num_rows != rows:
+                    raise ValueError(f"{path} holds {file.metadata.num_rows} rows, expected {rows}.")
+
+    def read(self, first: int, last: int, start: int, stop: int) -> Tensor:
+        params_RS = torch.empty(last - first, stop - start)
+        target = params_RS.numpy()
+        position = 0
+        for path, _, a, b in _overlaps(self._files, first, last):
+            for block in self._blocks(path, a, b):
+                target[position : position + len(block)] = block[:, start:stop]
+                position += len(block)
+        return params_RS
+
+    def _blocks(self, path: Path, first: int, last: int) -> Iterator[NDArray[np.float32]]:
+        """Rows first..last of one file, row group after row group."""
+        with open_parquet(path) as file:
+            sizes = [(group, file.metadata.row_group(group).num_rows) for group in range(file.num_row_groups)]
+            for group, size, a, b in _overlaps(sizes, first, last):
+                try:
+                    column = file.read_row_group(group, columns=[PARQUET_COLUMN], use_threads=False).column(0)
+                    values = pa.concat_arrays(column.chunks).flatten().to_numpy()
+                except (pa.ArrowException, OSError) as error:
+                    raise ValueError(f"{path} is damaged: row group {group} cannot be read ({error}).") from error
+                if len(column) != size or len(values) != size * self.num_params:
+                    raise ValueError(f"{path} is damaged: row group {group} holds {len(column)} rows and {len(values)} "
+                                     f"numbers, expected {size} rows of {self.num_params}.")
+                yield values.reshape(size, self.num_params)[a:b]
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """A memory-mapped parquet file (a context manager); ValueError naming it if it is truncated or something else."""
+    try:
+        return pq.ParquetFile(path, memory_map=True)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:  # the latter for what its header says
+        raise ValueError(f"{path} is truncated or not a parquet file ({error}); restore it from where the data set "
+                         "came from.") from error
+
+
+def _overlaps(
+    files: Sequence[tuple[T, int]], first: int, last: int
+) -> Iterator[tuple[T, int, int, int]]:
+    """For (thing, rows) pairs laid end to end: (thing, rows, a, b), the rows a..b of each that lie in first..last."""
+    begin = 0
+    for thing, rows in files:
+        a, b = max(first - begin, 0), min(last - begin, rows)
+        if a < b:
+            yield thing, rows, a, b
+        begin += rows
+
+
+def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """[3,4,5,1] -> (3,6), (1,2)."""
+    position = 0
+    while position < len(indices):
+        length = 1
+        while position + length < len(indices) and indices[position + length] == indices[position] + length:
+            length += 1
+        yield indices[position], indices[position] + length
+        position += length

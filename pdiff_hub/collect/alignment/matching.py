@@ -1,0 +1,226 @@
+"""Putting the hidden units of many networks in one order: weight matching to their mean (git re-basin).
+
+The hidden units of a network can change places, and behind a ReLU they can be scaled, without changing what it
+computes. Networks trained from different seeds differ by such moves, so that the point between two of them is a broken
+network. `align_to_mean` undoes the moves, network by network, and leaves a cloud whose mean works.
+
+Source: Git Re-Basin, arXiv 2209.04836, sec. 3.2 (weight matching) and sec. 5 (merging many models). Deviations:
+all networks are matched to the mean of the round before, at once, where the paper goes through them one by one; and
+units are scaled first, which the paper does not do. On digits scaling takes 4 to 16 % off the networks' distance to
+their mean, and the mean network gains up to a point.
+
+Shapes: K networks, C units of one hidden layer, F weights that touch a unit, S positions a unit has in a flattened map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pdiff_hub.collect.alignment.hidden_layers import (
+    HiddenLayer,
+    StackedState,
+    exact_copy,
+    find_hidden_layers,
+    outputs,
+    relative_change,
+)
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
+
+_FIRST_SWEEPS = 3  # over the layers, while matching to the first network: later rounds start close
+_BALANCE_SWEEPS = 10
+_TOLERANCE = 1e-5  # of outputs; the weights are float32
+_BYTES_AT_ONCE = 64 << 20  # of networks that are unpacked
+_DEAD = 1e-12  # norm of a unit's weights below which scaling it means nothing
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class AlignmentInfo:
+    """What `align_to_mean` found and did.
+
+    Attributes:
+        layers: the modules whose units were put in order, from input to output.
+        rescaled: those of them whose units were scaled too.
+        moved: the fraction of units that changed places in each round; it nears 0 as the order settles.
+        distance_before, distance_after: mean L2 distance of a network to the mean network, raw weight units.
+        output_change: the largest change of any network's output on `sample_input`, relative to its largest output
+            (or to 1, where that is smaller).
+    """
+
+    layers: tuple[str, ...]
+    rescaled: tuple[str, ...]
+    moved: tuple[float, ...]
+    distance_before: float
+    distance_after: float
+    output_change: float
+
+
+def align_to_mean(
+    network: nn.Module,
+    params_KP: Tensor,
+    layout: ParamLayout,
+    sample_input: Tensor,
+    *,
+    frozen: StackedState | None = None,
+    rounds: int = 4,
+    rescale: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+) -> AlignmentInfo:
+    """Reorders (and scales) the hidden units of K networks in place, so that they lie close to their mean.
+
+    Outputs stay equal. Some networks at a time are unpacked, so that K x P numbers are held once.
+
+    Args:
+        network: any of the networks; only its architecture is used. It must be a chain of linear, convolution and
+            normalisation layers, with whatever activations and pooling between them.
+        params_KP: float [K,P], as `layout` packs them; changed in place.
+        layout: which tensors the P numbers are: all float ones of the network.
+        sample_input: a batch for the network, float, on which outputs are compared. A handful of real images is enough.
+        frozen: the tensors that are not in the layout, which all networks share (name -> tensor).
+        rounds: 1 or more; how often all networks are matched to the mean of the round before.
+        rescale: whether each unit behind a positively homogeneous activation (ReLU) is scaled so that its incoming and
+            outgoing weights have one norm. Layers for which that would change the outputs are left as they are.
+        seed: of the order in which layers are visited.
+        progress: whether to show a progress bar.
+
+    Returns:
+        What was done.
+
+    Raises:
+        ValueError: the network is not such a chain (residual connections, attention, grouped channels, tied or unknown
+            parameters), naming the module; the layout does not fit it; rounds below 1. `params_KP` is as it was, but
+            where the outputs turn out to have changed, which says that the network is none of these after all.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds must be 1 or more, found {rounds}")
+    if left := [name for name, tensor in (frozen or {}).items() if tensor.is_floating_point()]:
+        raise ValueError(f"{left[0]!r} is frozen, and the units of a layer cannot change places without it; give a "
+                         "layout of all float tensors.")
+    networks = _Networks(params_KP, layout, frozen or {})
+    layers = find_hidden_layers(network, networks.first(), sample_input)
+    scalable = [layer for layer in layers if rescale and layer.scaled]
+    exact = exact_copy(network)
+    outputs_before = [outputs(exact, state, sample_input) for state in networks]
+    distance_before = _distance_to_mean(params_KP)
+    networks.change(lambda state: _balance(state, scalable))
+    moved = _match_to_mean(networks, layers, rounds, np.random.default_rng(seed), progress)
+    change = relative_change(torch.cat(outputs_before), torch.cat([outputs(exact, state, sample_input)
+                                                                   for state in networks]))
+    if not change <= _TOLERANCE:
+        raise ValueError(
+            f"aligning changed a network's outputs by {change:.1e} (relative; {_TOLERANCE:.0e} is allowed): this "
+            f"{type(network).__name__} is not a chain of layers; set align to false"
+        )
+    return AlignmentInfo(
+        layers=tuple(layer.module for layer in layers),
+        rescaled=tuple(layer.module for layer in scalable),
+        moved=moved,
+        distance_before=distance_before,
+        distance_after=_distance_to_mean(params_KP),
+        output_change=change,
+    )
+
+
+class _Networks:
+    """K networks as rows [K,P], unpacked into stacked states a few at a time."""
+
+    def __init__(self, params_KP: Tensor, layout: ParamLayout, frozen: StackedState):
+        self.params_KP, self._layout, self._frozen = params_KP, layout, frozen
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for rows_RP in _some(self.params_KP):
+            yield self._unpack(rows_RP)
+
+    def first(self) -> dict[str, Tensor]:
+        """Of the first network, in memory of its own."""
+        return self._unpack(self.params_KP[:1].clone())
+
+    def mean(self) -> dict[str, Tensor]:
+        return self._unpack(_mean(self.params_KP)[None])
+
+    def change(self, work: Callable[[dict[str, Tensor]], _Result]) -> list[_Result]:
+        """Lets `work` replace tensors of all networks, and keeps them; -> its answers."""
+        answers = []
+        for rows_RP in _some(self.params_KP):
+            state = self._unpack(rows_RP)
+            answers.append(work(state))
+            rows_RP.copy_(self._layout.unstack(state))
+        return answers
+
+    def _unpack(self, params_RP: Tensor) -> dict[str, Tensor]:
+        shared = {name: tensor.expand(len(params_RP), *tensor.shape) for name, tensor in self._frozen.items()}
+        return self._layout.stack(params_RP) | shared
+
+
+def _some(params_KP: Tensor) -> Sequence[Tensor]:
+    return params_KP.split(max(1, _BYTES_AT_ONCE // (4 * params_KP.shape[1])))
+
+
+def _mean(params_KP: Tensor) -> Tensor:
+    total_P = sum(rows_RP.sum(dim=0, dtype=torch.float64) for rows_RP in _some(params_KP))
+    return (torch.as_tensor(total_P) / len(params_KP)).to(params_KP)
+
+
+def _balance(state: dict[str, Tensor], layers: Sequence[HiddenLayer]) -> None:
+    """Scales each unit so that its incoming and outgoing weights have the same L2 norm; dead units are left alone."""
+    for _ in range(_BALANCE_SWEEPS):
+        for layer in layers:
+            incoming_KC, outgoing_KC = (layer.numbers(state, slots).norm(dim=2)
+                                        for slots in (layer.scaled, layer.outgoing))
+            alive_KC = torch.minimum(incoming_KC, outgoing_KC) > _DEAD
+            layer.scale(state, torch.where(alive_KC, outgoing_KC / incoming_KC, 1.0).sqrt())
+
+
+def _match_to_mean(
+    networks: _Networks,
+    layers: Sequence[HiddenLayer],
+    rounds: int,
+    visiting: np.random.Generator,
+    progress: bool,
+) -> tuple[float, ...]:
+    """Reorders the units of all networks in place; -> the fraction of units that moved, for each round."""
+    moved: list[float] = []
+    reference = networks.first()
+    for number in tqdm(range(rounds + 1), desc="align", unit="round", disable=None if progress else True):
+        sweeps = _FIRST_SWEEPS if number == 0 else 1
+        visits = [layers[index] for _ in range(sweeps) for index in visiting.permutation(len(layers))]
+        changed = sum(networks.change(partial(_match_layers, reference=reference, layers=visits)))
+        moved.append(changed / (len(networks.params_KP) * max(1, len(visits))))
+        if number > 0 and changed == 0:
+            break
+        reference = networks.mean()
+    return tuple(moved)
+
+
+def _match_layers(state: dict[str, Tensor], reference: StackedState, layers: Sequence[HiddenLayer]) -> float:
+    return sum(_match(state, reference, layer) for layer in layers)
+
+
+def _match(state: dict[str, Tensor], reference: StackedState, layer: HiddenLayer) -> float:
+    """Reorders one layer's units to be most like the reference's in all weights that touch them.
+
+    -> the fraction of units that moved, summed over the networks.
+    """
+    slots = (*layer.weights, *layer.norms, *layer.outgoing)
+    numbers_KCF, reference_1CF = layer.numbers(state, slots).float(), layer.numbers(reference, slots).float()
+    # Row c: how well each unit would do at place c. arXiv 2209.04836, eq. 1 for one layer: a linear assignment problem.
+    gain_KCC = torch.matmul(reference_1CF, numbers_KCF.transpose(1, 2)).cpu().numpy()
+    order_KC = torch.from_numpy(np.stack([linear_sum_assignment(gain_CC, maximize=True)[1] for gain_CC in gain_KCC]))
+    layer.reorder(state, order_KC.to(numbers_KCF.device))
+    return float((order_KC != torch.arange(layer.size)).float().mean(dim=1).sum())
+
+
+def _distance_to_mean(params_KP: Tensor) -> float:
+    """Mean over networks of the L2 distance to the mean network."""
+    mean_P = _mean(params_KP)
+    return float(torch.cat([(rows_RP - mean_P).norm(dim=1) for rows_RP in _some(params_KP)]).mean())

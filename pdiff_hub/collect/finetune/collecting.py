@@ -1,0 +1,173 @@
+"""Checkpoints of one network on one path: train it (or load it), freeze all but the selection, train on and keep one
+checkpoint every few steps (p-diff, arXiv 2402.13144, sec. 3.1).
+
+What happens in a step follows from the seed, the phase and the step alone, and from the weights before it. So a run
+that was killed goes on from the newest `TrainingState` of its journal and ends, on a CPU, in the very same data set.
+
+Shapes: K checkpoints, P parameters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from tqdm import tqdm
+
+from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.collect.finetune.config import FinetuneConfig
+from pdiff_hub.collect.finetune.image_batches import ImageBatches
+from pdiff_hub.collect.finetune.run import FinetuneRun, trainable
+from pdiff_hub.collect.journal import BackgroundJournal, CheckpointJournal
+from pdiff_hub.networks import NETWORK_NAMES, build_network, resolve_network
+from pdiff_hub.safe_files import write_safetensors
+from pdiff_hub.tasks import Task
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
+
+_PART_ROWS, _PART_BYTES = 20, 256 << 20  # a part is committed when it reaches either,
+_STATE_SECONDS = 30.0  # or when the last one is that old: no more work than this is ever done twice
+
+
+def collect_finetune(
+    task: Task,
+    network_spec: str | Mapping[str, Any],
+    select: str | Sequence[str],
+    config: FinetuneConfig,
+    directory: str | Path,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    trained: Path | None = None,
+    progress: bool = True,
+) -> CheckpointDataset:
+    """Trains one network and collects `config.num_checkpoints` checkpoints of its selected tensors in `directory`.
+
+    First phase: the whole network. Second phase: the selected parameters only, and what else could move is held still:
+    a module with running statistics that are not selected runs in eval mode, normalising with them instead of changing
+    them. What is saved is then the whole difference between two checkpoints.
+
+    Args:
+        task: trained on `train`, each checkpoint judged on `validation`.
+        network_spec: as in `resolve_network`; `pretrained` weights are loaded when collecting starts. The data set
+            keeps the complete spec: `build_network(dataset.network, pretrained=False)` downloads nothing.
+        select: as in `ParamLayout.from_module`.
+        directory: where the data set will be. A run with the same arguments that was stopped there is gone on with,
+            without losing or repeating a checkpoint; one that had finished is only opened.
+        seed: 0 or larger; decides all randomness. The caller's random number generators are left as they were.
+        trained: a folder where the network as the first phase leaves it is kept, and looked for: runs that differ only
+            in what they select or how they train on share it, with the same result as without.
+        progress: show bars where stderr is a terminal.
+
+    Returns:
+        K rows in order of `metadata[k]`: run, seed, step (of the second phase, counted from 1), train_loss (mean
+        since the checkpoint before), validation_loss (without label smoothing), validation_accuracy (a fraction).
+
+    Raises:
+        ValueError: bad options; nothing to train in the selection; a directory with checkpoints of other settings;
+            training that diverges (committed checkpoints stay); a network that changes tensors outside the selection.
+    """
+    place = torch.empty(0, device=device).device  # with its index, if it has one
+    shape = {"in_channels": task.in_channels, "image_size": task.image_size, "num_classes": task.num_classes}
+    spec = resolve_network(network_spec, **shape)
+    network = build_network(spec, seed=seed, pretrained=False)
+    layout = ParamLayout.from_module(network, select, config.buffers)
+    if not trainable(network, layout):
+        raise ValueError(f"select={select!r} has no parameter of {spec['name']!r} that can be trained; select weights.")
+    settings = {"method": "finetune", "seed": seed, "device": place.type, **asdict(config), "network": spec,
+                "select": layout.select, "task": task.spec["resolved"]["fingerprint"], "augment": task.spec["augment"]}
+    journal = CheckpointJournal(directory, settings, layout)
+    if journal.finished:
+        return CheckpointDataset.from_pretrained(directory)
+    state = journal.state
+    if state is None and spec.get("pretrained") is not None:
+        network = build_network(spec, seed=seed)
+    network = network.to(place)
+    if spec["name"] in NETWORK_NAMES:
+        # Twice as fast on a CPU. Not for a network of the user's, which may use .view, where this would be an error.
+        for parameter in (each for each in network.parameters() if each.ndim == 4):
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    run = FinetuneRun(network, layout, ImageBatches(task, config.batch_size, seed, place), config)
+    hide = None if progress else True  # None: where stderr is no terminal
+    # torch's generators are put back afterwards, and cuDNN chooses algorithms that give the same result each time.
+    with (torch.random.fork_rng([place.index] if place.type == "cuda" else []),
+          torch.backends.cudnn.flags(enabled=True, deterministic=True)):
+        if state is not None:
+            run.load(state)
+        with BackgroundJournal(journal) as writer:
+            if run.phase == "train":
+                _trained_network(run, writer, hide, None if trained is None else trained / _trained_name(settings))
+            _finetune(run, writer, journal.num_checkpoints, {"run": f"finetune-{seed}", "seed": seed}, hide)
+    return journal.finish(network=spec, task=task.spec, frozen=layout.frozen_state(network.state_dict()),
+                          collect={"method": "finetune"})
+
+
+def _trained_network(run: FinetuneRun, writer: BackgroundJournal, hide: bool | None, file: Path | None) -> None:
+    """The first phase, or the network that another run's first phase has left in `file`."""
+    if file is not None and file.exists():
+        run.network.load_state_dict(load_file(file, device=str(run.images.device)))
+        run.begin("finetune")
+        return
+    _train(run, writer, hide)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_safetensors(file, run.network.state_dict())
+
+
+def _trained_name(settings: Mapping[str, Any]) -> str:
+    """A file name that is the same for settings with the same first phase."""
+    second = ("num_checkpoints", "save_every", "finetune_learning_rate", "buffers", "select")
+    first = {key: value for key, value in settings.items() if key not in second}
+    return f"trained-{hashlib.sha256(json.dumps(first, sort_keys=True).encode()).hexdigest()[:12]}.safetensors"
+
+
+def _train(run: FinetuneRun, writer: BackgroundJournal, hide: bool | None) -> None:
+    """The first phase from where `run` is; leaves it at the start of the second, saved."""
+    per_epoch, saved = run.images.steps_per_epoch, time.monotonic()
+    loss, first = torch.zeros((), device=run.images.device), run.step
+    with tqdm(total=run.num_train_steps, initial=run.step, desc="train", unit="step", disable=hide) as bar:
+        while run.step < run.num_train_steps:
+            loss += run.take_step()
+            bar.update()
+            old = time.monotonic() - saved >= _STATE_SECONDS
+            if old or run.step % per_epoch == 0:
+                bar.set_postfix(loss=f"{run.checked_mean(loss, first):.4f}")
+                loss, first = torch.zeros_like(loss), run.step
+            if old:
+                writer.save_state(run.state())
+                saved = time.monotonic()
+    run.begin("finetune")
+    writer.save_state(run.state())
+
+
+def _finetune(run: FinetuneRun, writer: BackgroundJournal, start: int, row: Mapping[str, Any], hide: bool | None
+              ) -> None:
+    """The second phase from where `run` is, after `start` checkpoints, with parts committed on the way."""
+    total, every = run.config.num_checkpoints, run.config.save_every
+    most = max(1, min(_PART_ROWS, _PART_BYTES // (4 * run.layout.num_params)))
+    params_RP, metadata = torch.empty(0, run.layout.num_params), list[dict[str, Any]]()
+    saved = time.monotonic()
+    with tqdm(total=total, initial=start, desc="checkpoints", unit="checkpoint", disable=hide) as bar:
+        for number in range(start + 1, total + 1):
+            loss, first = torch.zeros((), device=run.images.device), run.step
+            for _ in range(every):
+                loss += run.take_step()
+            train_loss = run.checked_mean(loss, first)
+            validation_loss, accuracy = run.validate()
+            if not metadata:  # a new part; the last one may still be on its way to the disk
+                params_RP = torch.empty(most, run.layout.num_params)
+            params_RP[len(metadata)] = run.params()
+            metadata.append({**row, "step": run.step, "train_loss": train_loss, "validation_loss": validation_loss,
+                             "validation_accuracy": accuracy})
+            bar.set_postfix(loss=f"{train_loss:.4f}", accuracy=f"{accuracy:.4f}")
+            bar.update()
+            if number == total or len(metadata) >= most or time.monotonic() - saved >= _STATE_SECONDS:
+                run.check_frozen()
+                writer.append(params_RP[: len(metadata)], metadata, run.state())
+                metadata, saved = [], time.monotonic()

@@ -1,0 +1,215 @@
+"""One training run of `collect_finetune`: its network, phase and step, and what a step, a judgement and a resume are.
+
+What happens in a step follows from the seed, the phase and the step alone, and from the weights before it.
+Shapes: P parameters, B batch, C, H and W channels and pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import zip_longest
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pdiff_hub.collect.finetune.config import FinetuneConfig
+from pdiff_hub.collect.finetune.image_batches import ImageBatches
+from pdiff_hub.collect.journal import TrainingState
+from pdiff_hub.networks import logits
+from pdiff_hub.networks.prefix_cache import Answers, PrefixPlan, plan_prefix, record, serve
+from pdiff_hub.networks.prefix_recording import Recording, record_all, same_outputs
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
+
+_RATES = {"train": "learning_rate", "finetune": "finetune_learning_rate"}  # the two phases
+_WARM_UP = 0.1  # of the first phase's steps
+_MAX_SHARED_BYTES = 1 << 30  # of activations kept for training, and for judging, checkpoints
+_DIVERGED = 100.0  # times the loss of guessing
+
+
+class FinetuneRun:
+    """One network in training: its phase ("train" or "finetune"), the step it is at, its optimiser."""
+
+    def __init__(self, network: nn.Module, layout: ParamLayout, images: ImageBatches, config: FinetuneConfig):
+        self.network, self.layout, self.images, self.config = network, layout, images, config
+        self.num_train_steps = config.epochs * images.steps_per_epoch
+        self.begin("train")
+
+    def begin(self, phase: str) -> None:
+        """The start of a phase with the weights as they are: a fresh AdamW, and in the second what stands still."""
+        self.phase, self.step = phase, 0
+        self._still: list[nn.Module] = []
+        if phase == "finetune":
+            selected = trainable(self.network, self.layout)
+            self.network.requires_grad_(False)
+            for parameter in selected:
+                parameter.requires_grad_(True)
+            self._frozen = self._frozen_floats()
+            # The modules that hold a frozen float buffer themselves; BatchNorm, mostly.
+            owners = {name.rpartition(".")[0] for name, _ in self.network.named_buffers() if name in self._frozen}
+            self._still = [self.network.get_submodule(owner) for owner in owners]
+        self._set_modes()
+        self._shared: list[Answers] | None = None
+        self._recording: Recording | None = None
+        self._asked_to_record = phase == "train"  # where nothing can be shared
+        self._trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        rate, decay = getattr(self.config, _RATES[phase]), self.config.weight_decay
+        self._optimizer = torch.optim.AdamW(self._trained, lr=rate, weight_decay=decay, fused=True)
+
+    def take_step(self) -> Tensor:
+        """One step; -> its loss, a scalar on the device."""
+        answers = self._answers_of_step()  # before the batch, which seeds what dropout draws from
+        inputs_BCHW, labels_B = self.images.batch(list(_RATES).index(self.phase), self.step)
+        if self.phase == "train":
+            self._optimizer.param_groups[0]["lr"] = self._train_rate()
+        with serve(self.network, answers):
+            output_BN = logits(self.network(inputs_BCHW))
+        loss = F.cross_entropy(output_BN, labels_B, label_smoothing=self.config.label_smoothing)
+        self._optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        self._optimizer.step()
+        self.step += 1
+        return loss.detach()
+
+    def checked_mean(self, loss: Tensor, first: int) -> float:
+        """The mean of a `loss` summed since step `first`; ValueError if it, or a weight, is that of a lost training."""
+        mean = loss.item() / (self.step - first)
+        finite = all(bool(torch.isfinite(parameter).all()) for parameter in self._trained)
+        if finite and mean <= _DIVERGED * math.log(max(2, self.images.task.num_classes)):
+            return mean
+        option = _RATES[self.phase]
+        raise ValueError(f"training diverged in steps {first + 1} to {self.step} of the {self.phase} phase (mean loss "
+                         f"{mean:.4g}{'' if finite else ', weights not finite'}); lower {option} (it is "
+                         f"{getattr(self.config, option)}) and collect into another directory.")
+
+    def params(self) -> Tensor:
+        """The checkpoint: float32 [P] on the CPU."""
+        state = self.network.state_dict()
+        return self.layout.unstack({e.name: state[e.name][None] for e in self.layout.entries})[0].cpu()
+
+    @torch.no_grad()
+    def validate(self) -> tuple[float, float]:
+        """Mean loss and accuracy (a fraction) on the validation split."""
+        self.network.eval()
+        if self._shared is None:
+            self._shared = self._record_validation()
+        sums = torch.zeros(2, dtype=torch.float64, device=self.images.device)
+        for (inputs_BCHW, labels_B), answers in zip_longest(self.images.validation_batches(), self._shared):
+            with serve(self.network, answers or {}):
+                output = logits(self.network(inputs_BCHW))
+            sums[0] += F.cross_entropy(output, labels_B, reduction="sum")
+            sums[1] += (output.argmax(1) == labels_B).sum()
+        self._set_modes()
+        loss, accuracy = (sums / len(self.images.task.validation)).tolist()
+        return loss, accuracy
+
+    def _answers_of_step(self) -> Answers:
+        """What comes before the first trained tensor, for the images of the step; nothing where it is not shared."""
+        if not self._asked_to_record:
+            self._asked_to_record = True
+            with torch.no_grad():
+                self._recording = self._record_training()
+        if self._recording is None:
+            return {}
+        return self._recording.answers(self.images.index(list(_RATES).index(self.phase), self.step))
+
+    def _record_training(self) -> Recording | None:
+        """The same for every training image, once for all steps; None where images are not seen again as they were."""
+        config, num_images = self.config, len(self.images.task.train)
+        seen = config.num_checkpoints * config.save_every * self.images.batch_size
+        if seen < 2 * num_images or self.images.augments:
+            return None
+        state = self._varying()
+        probe_BCHW = next(self.images.train_batches())[0][:4]
+        self.network.eval()
+        try:
+            plan = self._plan(state, probe_BCHW, num_images)
+            if plan is None:
+                return None
+            judged = record(self.network, plan, self._forward, state, probe_BCHW)
+            self._set_modes()
+            # Dropout, or statistics of the batch, would make it another one at every step.
+            if not same_outputs(judged, record(self.network, plan, self._forward, state, probe_BCHW)):
+                return None
+            self.network.eval()
+            batches = (inputs_BCHW for inputs_BCHW, _ in self.images.train_batches())
+            return record_all(self.network, plan, self._forward, state, batches)
+        finally:
+            self._set_modes()
+
+    def _record_validation(self) -> list[Answers]:
+        """What comes before the first trained tensor, for each batch of validation images: it is the same at every
+        checkpoint. Nothing where it would take too much memory."""
+        state = self._varying()
+        shared: list[Answers] = []
+        plan: PrefixPlan | None = None
+        for inputs_BCHW, _ in self.images.validation_batches():
+            plan = plan or self._plan(state, inputs_BCHW[:2], len(self.images.task.validation))
+            if plan is None:
+                return []
+            shared.append(record(self.network, plan, self._forward, state, inputs_BCHW))
+        return shared
+
+    def _varying(self) -> dict[str, Tensor]:
+        live = self.network.state_dict(keep_vars=True)
+        return {entry.name: live[entry.name].detach() for entry in self.layout.entries}
+
+    def _forward(self, varying: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        return logits(functional_call(self.network, dict(varying), (inputs,)))
+
+    def _plan(self, state: Mapping[str, Tensor], probe_BCHW: Tensor, num_images: int) -> PrefixPlan | None:
+        """What can be shared, in eval mode; None where it would take too much memory for so many images."""
+        plan = plan_prefix(self.network, self._forward, state, probe_BCHW)
+        return plan if plan.kept_bytes * num_images <= _MAX_SHARED_BYTES else None
+
+    def check_frozen(self) -> None:
+        """ValueError if a float tensor outside the selection has changed in the second phase."""
+        for name, tensor in self._frozen_floats().items():
+            if not torch.equal(tensor, self._frozen[name]):
+                raise ValueError(f"tensor {name!r} is not selected, but the network changes it while it is trained, "
+                                 "also in eval mode; select it too (buffers=True for buffers).")
+
+    def state(self) -> TrainingState:
+        """All that is needed to go on exactly: weights, buffers, the optimiser's moments, phase and step."""
+        tensors: dict[str, Tensor] = {f"buffer/{name}": tensor for name, tensor in self.network.named_buffers()}
+        for name, parameter in self.network.named_parameters():
+            moments = self._optimizer.state.get(parameter, {})  # reading a missing one from it would add it
+            tensors |= {f"{key}/{name}": tensor for key, tensor in {"parameter": parameter, **moments}.items()}
+        return TrainingState(tensors, {"phase": self.phase, "step": self.step})
+
+    def load(self, state: TrainingState) -> None:
+        """Goes on from `state`, which a run with the same arguments had."""
+        parameters = dict(self.network.named_parameters())
+        for name, parameter in parameters.items():
+            parameter.data.copy_(state.tensors[f"parameter/{name}"])
+        for name, buffer in self.network.named_buffers():
+            buffer.copy_(state.tensors[f"buffer/{name}"])
+        self.begin(state.info["phase"])
+        self.step = state.info["step"]
+        for path, tensor in state.tensors.items():
+            key, _, name = path.partition("/")
+            if key not in ("parameter", "buffer"):
+                like = parameters[name] if tensor.ndim else tensor.to(parameters[name].device)
+                self._optimizer.state[parameters[name]][key] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+
+    def _set_modes(self) -> None:
+        self.network.train()
+        for module in self._still:
+            module.training = False  # not eval(), which would reach the modules inside it
+
+    def _train_rate(self) -> float:
+        peak, warm_up = self.config.learning_rate, max(1, round(_WARM_UP * self.num_train_steps))
+        done = (self.step - warm_up) / max(1, self.num_train_steps - warm_up)
+        return peak * ((self.step + 1) / warm_up if done < 0 else 0.5 * (1 + math.cos(math.pi * done)))
+
+    def _frozen_floats(self) -> dict[str, Tensor]:
+        frozen = self.layout.frozen_state(self.network.state_dict())
+        return {name: tensor for name, tensor in frozen.items() if tensor.is_floating_point()}
+
+
+def trainable(network: nn.Module, layout: ParamLayout) -> list[Tensor]:
+    """The selected parameters (tied ones once), without those that the network's factory has frozen."""
+    live = network.state_dict(keep_vars=True)
+    return [live[entry.name] for entry in layout.entries if live[entry.name].requires_grad]

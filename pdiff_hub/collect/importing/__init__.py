@@ -1,0 +1,5 @@
+"""Checkpoints that are there already: files in a folder, or revisions on the Hub."""
+
+from pdiff_hub.collect.importing.importer import HubFile, ImportConfig, import_checkpoints
+
+__all__ = ["HubFile", "ImportConfig", "import_checkpoints"]

@@ -1,0 +1,203 @@
+"""`CheckpointJournal`: checkpoints kept safely while they are being collected, so that a killed run goes on exactly.
+
+While collecting, a folder holds `parts/`: `settings.json`, `part-00000.safetensors`, ... (rows and their metadata) and
+one `state-00003.safetensors`, the training state after three parts. A part is committed by the rename that gives it
+its name, after its state is on the disk; whatever a kill leaves beside that is removed on the next start. When all
+is collected, the folder becomes a `CheckpointDataset` and `parts/` goes.
+Shapes: R rows of one part, P parameters.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pdiff_hub.checkpoints import CheckpointDataset, check_finite
+from pdiff_hub.checkpoints.files import INDEX_NAME, metadata_table, read_index
+from pdiff_hub.checkpoints.rows import SHARD_TENSOR, ShardRows
+from pdiff_hub.safe_files import differences, remove_unfinished, write_json, write_safetensors
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
+
+_PARTS = "parts"
+_NAME = re.compile(r"(part|state)-(\d{5,})\.safetensors")
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a collector needs to go on: named tensors, and whatever else as JSON. Its meaning is the collector's."""
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+class CheckpointJournal:
+    """The checkpoints collected so far in `directory` (made if needed), which will hold the finished data set.
+
+    Opening it finds what an earlier run committed: `num_checkpoints` rows, and `state` to go on from; or, with
+    `finished`, that there is nothing left to do but `finish()`. For one process at a time.
+
+    Args:
+        directory: where the data set will be.
+        settings: everything that decides which checkpoints come out, JSON-able, without paths of this machine (it is
+            kept in the data set as `collect["settings"]`).
+        layout: which tensors are collected.
+
+    Raises ValueError if the directory holds checkpoints collected with other settings, naming those that differ, and
+    if its files are damaged.
+    """
+
+    def __init__(self, directory: str | Path, settings: Mapping[str, Any], layout: ParamLayout):
+        self.directory = Path(directory)
+        self.layout = layout
+        self.settings: dict[str, Any] = json.loads(json.dumps(dict(settings), allow_nan=False))
+        self._parts = self.directory / _PARTS
+        self._files: list[tuple[Path, int]] = []
+        self._metadata: list[dict[str, Any]] = []
+        self.finished = (self.directory / INDEX_NAME).exists()
+        if self.finished:
+            index = read_index(self.directory)
+            self._check_same(index["collect"].get("settings", {}), index["layout"], self.directory / INDEX_NAME)
+            self._remove_parts()
+            return
+        self._parts.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(self._parts)
+        file = self._parts / "settings.json"
+        if file.exists():
+            found = json.loads(file.read_text(encoding="utf-8"))
+            self._check_same(found["settings"], found["layout"], file)
+        else:
+            write_json(file, {"settings": self.settings, "layout": layout.to_dict()})
+        self._open_parts()
+
+    @property
+    def num_checkpoints(self) -> int:
+        """How many checkpoints are committed (0 once finished; the data set has them)."""
+        return len(self._metadata)
+
+    @property
+    def state(self) -> TrainingState | None:
+        """The newest training state, on the CPU; None before there is one. Belongs to exactly the committed rows."""
+        file = self._state_file(len(self._files))
+        if self.finished or not file.exists():
+            return None
+        info = json.loads(_header(file)["info"])
+        return TrainingState(load_file(file), info)
+
+    def append(self, params_RP: Tensor, metadata: Sequence[Mapping[str, Any]], state: TrainingState) -> None:
+        """Commits R >= 1 checkpoints (float [R,P], raw units), with the state from which collecting goes on after them.
+
+        Once it returns they are on the disk; a kill before leaves what was committed before, and its state.
+        ValueError for a wrong shape or number of metadata rows; OSError (a full disk) leaves all as it was.
+        """
+        self._check_open()
+        if params_RP.ndim != 2 or not len(params_RP) or params_RP.shape[1] != self.layout.num_params:
+            raise ValueError(f"checkpoints have shape {list(params_RP.shape)}, expected [R, {self.layout.num_params}] "
+                             "with R >= 1.")
+        if len(metadata) != len(params_RP):
+            raise ValueError(f"there are {len(metadata)} metadata rows for {len(params_RP)} checkpoints.")
+        params_RP = params_RP.detach().to("cpu", torch.float32)
+        check_finite(self.layout, params_RP, self.num_checkpoints)
+        # Typed as the data set will have them, together with a row from before: better to fail now than at the end.
+        rows = metadata_table([*self._metadata[-1:], *metadata]).drop_columns("index").to_pylist()[-len(params_RP) :]
+        number = len(self._files)
+        self._write_state(number + 1, state)
+        try:
+            header = {"metadata": json.dumps(rows)}
+            write_safetensors(self._part_file(number), {SHARD_TENSOR: params_RP}, header)
+        except OSError:
+            self._state_file(number + 1).unlink(missing_ok=True)
+            raise
+        self._files.append((self._part_file(number), len(rows)))
+        self._metadata += rows
+        self._state_file(number).unlink(missing_ok=True)
+
+    def save_state(self, state: TrainingState) -> None:
+        """Replaces the newest state without adding checkpoints (e.g. while there is none to keep yet), atomically."""
+        self._check_open()
+        self._write_state(len(self._files), state)
+
+    def finish(
+        self,
+        *,
+        network: Mapping[str, Any],
+        task: Mapping[str, Any] | None,
+        frozen: Mapping[str, Tensor],
+        collect: Mapping[str, Any],
+    ) -> CheckpointDataset:
+        """Turns what was collected into the data set in `directory` and removes the parts.
+
+        `collect` is kept with the data set, with the settings added. If it is finished already, only opens it.
+        """
+        if not self.finished:
+            if not self._files:
+                raise ValueError(f"no checkpoint was collected in {self.directory}.")
+            rows = ShardRows(self._files, self.layout.num_params)
+            dataset = CheckpointDataset(rows, self.layout, network=network, task=task, frozen=frozen,
+                                        metadata=self._metadata, collect={**collect, "settings": self.settings})
+            dataset.save_pretrained(self.directory)
+            self.finished = True
+            self._remove_parts()
+        return CheckpointDataset.from_pretrained(self.directory)
+
+    def _open_parts(self) -> None:
+        numbers: dict[str, set[int]] = {"part": set(), "state": set()}
+        for name in (each.name for each in self._parts.iterdir()):
+            if match := _NAME.fullmatch(name):
+                numbers[match[1]].add(int(match[2]))
+        count = len(numbers["part"])
+        if numbers["part"] != set(range(count)):
+            missing = min(set(range(count)) - numbers["part"])
+            raise ValueError(f"{self._part_file(missing)} is missing; restore it or remove {self._parts}.")
+        if count and count not in numbers["state"]:
+            raise ValueError(f"{self._state_file(count)} is missing; remove {self._parts} to start anew.")
+        for number in numbers["state"] - {count}:  # of a part that was not committed, or of one before
+            self._state_file(number).unlink()
+        for number in range(count):
+            metadata = json.loads(_header(self._part_file(number))["metadata"])
+            self._files.append((self._part_file(number), len(metadata)))
+            self._metadata += metadata
+        ShardRows(self._files, self.layout.num_params)  # each file is whole and has the right shape
+
+    def _write_state(self, number: int, state: TrainingState) -> None:
+        write_safetensors(self._state_file(number), state.tensors, {"info": json.dumps(dict(state.info))})
+
+    def _part_file(self, number: int) -> Path:
+        return self._parts / f"part-{number:05d}.safetensors"
+
+    def _state_file(self, number: int) -> Path:
+        return self._parts / f"state-{number:05d}.safetensors"
+
+    def _check_open(self) -> None:
+        if self.finished:
+            raise ValueError(f"the data set in {self.directory} is finished; nothing can be added to it.")
+
+    def _check_same(self, settings: Mapping[str, Any], layout: Mapping[str, Any], file: Path) -> None:
+        different = differences(settings, self.settings)
+        if ParamLayout.from_dict(layout) != self.layout:
+            different.append("the layout (which tensors, and their shapes)")
+        if different:
+            raise ValueError(f"{self.directory} holds checkpoints collected with other settings ({file.name}): "
+                             f"{'; '.join(different)}. Use these settings again, or another directory.")
+
+    def _remove_parts(self) -> None:
+        if self._parts.exists():
+            shutil.rmtree(self._parts)
+
+
+def _header(file: Path) -> dict[str, str]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return dict(opened.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({error}); remove {file.parent} to start anew.") from error
+

@@ -1,0 +1,253 @@
+"""Training K networks of one architecture from K seeds as one batched program.
+
+Their weights are stacked, one forward pass serves all (`torch.func.functional_call` under `vmap`), and one backward
+pass of the summed loss gives each network its own gradient, because no network's loss depends on another's weights.
+AdamW works on each number by itself, so on the stacked weights it is K separate AdamWs.
+
+On a CPU the stack is cut into shards whose working memory stays in the cache, and each thread works on a shard of its
+own: the operations are too small to be worth splitting over threads, and too many to wait for each other at every one.
+
+Shapes: K networks, N images of the training set, B batch, X the shape of one image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pdiff_hub.collect.population.network_stack import NetworkFactory, NetworkStack, working_bytes
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+_WARM_UP = 0.1  # of all steps
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, as torch names them
+_SHARD_BYTES = 40 * 2**20  # of working memory; digits networks ran fastest at 30 to 60 MiB a shard
+# glibc gives freed memory back to the system, and page faults then cost more than the computation, unless one buffer of
+# nearly 32 MiB (its limit for this) has been freed before. Elsewhere freeing one does nothing.
+_PRIMING_BYTES = 31 * 2**20
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What all shards share."""
+
+    inputs_NX: Tensor
+    labels_N: Tensor
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    label_smoothing: float
+    augment: Augment | None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.inputs_NX) // self.batch_size
+
+    def rate(self, step: int) -> float:
+        """The learning rate: linear warm-up, then half a cosine down to nearly 0."""
+        num_steps = self.epochs * self.steps_per_epoch
+        warm_up = max(1, round(_WARM_UP * num_steps))
+        if step < warm_up:
+            return self.learning_rate * (step + 1) / warm_up
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (num_steps - warm_up)))
+
+
+class BatchedTrainer:
+    """K networks in training: AdamW with decoupled weight decay, warm-up and cosine, cross-entropy.
+
+    Network k starts from `network_factory(seeds[k])` and sees the images of epoch e in an order that follows from
+    (seeds[k], e) alone, so what becomes of it does not depend, beyond float rounding, on the networks beside it.
+
+    Attributes:
+        seeds: the K seeds.
+        epoch: epochs done.
+        last_loss_K: mean training loss of each network over the last epoch, float32 on the CPU; NaN before the first.
+
+    Args:
+        network_factory: makes the network of a seed in train mode; all of one architecture, with float parameters.
+        seeds: K integers, 0 or larger.
+        inputs_NX: float32, ready to go into the network; where it lies (CPU, CUDA) the training runs. On the CPU
+            `torch.get_num_threads()` threads share the networks.
+        labels_N: int64, on the same device.
+        epochs: epochs in all, which sets the learning rate's schedule.
+        batch_size: B; cut to N. Of each epoch the last N mod B images (in that network's order) are left out.
+        learning_rate, weight_decay, label_smoothing: as in `torch.optim.AdamW` and `cross_entropy`. The decay applies
+            to every parameter.
+        augment: called on one network's batch [B, X] with a generator that follows from (seed, epoch, step).
+
+    Raises:
+        ValueError: a network with active dropout (its noise would depend on the number of networks); in `run_epoch`,
+            a network that `vmap` cannot run, and a loss that is not finite, with the seeds that diverged.
+    """
+
+    def __init__(
+        self,
+        network_factory: NetworkFactory,
+        seeds: Sequence[int],
+        inputs_NX: Tensor,
+        labels_N: Tensor,
+        *,
+        epochs: int,
+        batch_size: int,
+        learning_rate: float,
+        weight_decay: float,
+        label_smoothing: float = 0.0,
+        augment: Augment | None = None,
+    ) -> None:
+        self.seeds, self.epoch = tuple(seeds), 0
+        self.last_loss_K = torch.full((len(seeds),), math.nan)
+        batch_size = min(batch_size, len(inputs_NX))
+        self._training = _Training(
+            inputs_NX, labels_N, epochs, batch_size, learning_rate, weight_decay, label_smoothing, augment
+        )
+        on_cpu = inputs_NX.device.type == "cpu"
+        self._num_threads = torch.get_num_threads() if on_cpu else 1
+        num_shards = 1
+        if on_cpu:
+            torch.empty(_PRIMING_BYTES, dtype=torch.uint8)
+            needed = len(seeds) * working_bytes(network_factory(seeds[0]), inputs_NX[:batch_size])
+            # As many for each thread, lest one works while the others wait.
+            num_shards = min(len(seeds), math.ceil(needed / _SHARD_BYTES / self._num_threads) * self._num_threads)
+        self._shards = [
+            _Shard(network_factory, shard.tolist(), self._training) for shard in np.array_split(self.seeds, num_shards)
+        ]
+        first, *others = self._shards
+        for shard in others:
+            first.stack.check_same_architecture(shard.stack)
+
+    def run_epoch(self) -> Tensor:
+        """One epoch of all networks; -> each one's mean training loss over it, float32 [K] on the CPU."""
+        losses = self._on_threads([partial(shard.run_epoch, self.epoch) for shard in self._shards])
+        self.last_loss_K = torch.cat(losses)
+        self.epoch += 1
+        finite = self.last_loss_K.isfinite().tolist()
+        if diverged := [seed for seed, good in zip(self.seeds, finite, strict=True) if not good]:
+            raise ValueError(
+                f"training diverged in epoch {self.epoch}: the loss is not finite for {len(diverged)} of "
+                f"{len(self.seeds)} seeds ({', '.join(map(str, diverged[:10]))}); lower learning_rate "
+                f"(it is {self._training.learning_rate})"
+            )
+        return self.last_loss_K
+
+    def stacked_state(self) -> dict[str, Tensor]:
+        """The networks' state dicts so far, stacked: every key, tied ones too, to a tensor [K, ...] on the CPU."""
+        return _joined([shard.stack.stacked_state() for shard in self._shards])
+
+    def training_state(self) -> dict[str, Tensor]:
+        """All that changes in training, on the CPU: what `load_training_state` needs to go on after a kill."""
+        tensors = _joined([shard.tensors() for shard in self._shards])
+        return {"epoch": torch.tensor(self.epoch), "last_loss": self.last_loss_K.clone(), **tensors}
+
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on from `training_state()` of a trainer with the same arguments. ValueError if it is of another one."""
+        expected = _joined([shard.tensors() for shard in self._shards])
+        for name, tensor in expected.items():
+            if name not in state or state[name].shape != tensor.shape:
+                found = list(state[name].shape) if name in state else "nothing"
+                raise ValueError(
+                    f"the saved training state holds {found} for {name!r}, expected {list(tensor.shape)}: it is of "
+                    "another network or other seeds; remove it to start anew"
+                )
+        self.epoch, self.last_loss_K = int(state["epoch"]), state["last_loss"].clone()
+        start = 0
+        for shard in self._shards:
+            own = slice(start, start + len(shard.seeds))
+            shard.load({name: state[name][own] for name in expected}, self.epoch * self._training.steps_per_epoch)
+            start = own.stop
+
+    def _on_threads(self, tasks: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
+        """Runs the tasks, each on one thread; torch's own threads are put back as they were."""
+        if self._num_threads == 1 or len(tasks) == 1:
+            return [task() for task in tasks]
+        before = torch.get_num_threads()
+        try:
+            with ThreadPoolExecutor(self._num_threads, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+                return list(threads.map(lambda task: task(), tasks))
+        finally:
+            torch.set_num_threads(before)
+
+
+class _Shard:
+    """Some of the networks, trained as one program."""
+
+    def __init__(self, network_factory: NetworkFactory, seeds: Sequence[int], training: _Training) -> None:
+        self.seeds, self._training = seeds, training
+        self.stack = NetworkStack(network_factory, seeds, training.inputs_NX.device)
+        self._optimizer = torch.optim.AdamW(
+            [weight for weight in self.stack.weights.values() if weight.requires_grad],
+            lr=training.learning_rate,
+            weight_decay=training.weight_decay,
+            fused=True,
+        )
+        for weight in self._optimizer.param_groups[0]["params"]:
+            moments = {moment: torch.zeros_like(weight, requires_grad=False) for moment in _MOMENTS}
+            self._optimizer.state[weight] = {"step": torch.zeros((), device=weight.device), **moments}
+
+    def run_epoch(self, epoch: int) -> Tensor:
+        """-> mean losses [K] on the CPU."""
+        training, device = self._training, self._training.inputs_NX.device
+        orders = [np.random.default_rng((seed, epoch)).permutation(len(training.inputs_NX)) for seed in self.seeds]
+        order_KN = torch.from_numpy(np.stack(orders)).to(device)
+        total_K = torch.zeros(len(self.seeds), device=device)
+        for step, chosen_KB in enumerate(order_KN.split(training.batch_size, dim=1)[: training.steps_per_epoch]):
+            total_K += self._step(epoch, step, chosen_KB)
+        return (total_K / training.steps_per_epoch).cpu()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Copies on the CPU of weights, buffers and AdamW's moments, by kind and name."""
+        tensors = {f"network/{name}": tensor.detach() for name, tensor in self.stack.tensors().items()}
+        for name, weight in self.stack.weights.items():
+            if weight.requires_grad:
+                tensors |= {f"{moment}/{name}": self._optimizer.state[weight][moment] for moment in _MOMENTS}
+        return {name: tensor.cpu().clone() for name, tensor in tensors.items()}
+
+    def load(self, tensors: Mapping[str, Tensor], steps: int) -> None:
+        """Puts back what `tensors()` gave after this many steps."""
+        with torch.no_grad():
+            for name, tensor in self.stack.tensors().items():
+                tensor.copy_(tensors[f"network/{name}"])
+        for name, weight in self.stack.weights.items():
+            if weight.requires_grad:
+                state = self._optimizer.state[weight]
+                state["step"].fill_(steps)
+                for moment in _MOMENTS:
+                    state[moment].copy_(tensors[f"{moment}/{name}"])
+
+    def _step(self, epoch: int, step: int, chosen_KB: Tensor) -> Tensor:
+        """One step of all networks, each on its own batch; -> their losses [K]."""
+        training = self._training
+        inputs_KBX, labels_KB = training.inputs_NX[chosen_KB], training.labels_N[chosen_KB]
+        if training.augment is not None:
+            batches = [
+                training.augment(batch_BX, _generator((seed, epoch, step), batch_BX.device))
+                for seed, batch_BX in zip(self.seeds, inputs_KBX, strict=True)
+            ]
+            inputs_KBX = torch.stack(batches)
+        logits_KBC = self.stack.forward(inputs_KBX)
+        loss_KB = F.cross_entropy(
+            logits_KBC.flatten(0, 1), labels_KB.flatten(), reduction="none", label_smoothing=training.label_smoothing
+        ).view_as(labels_KB)
+        loss_K = loss_KB.mean(1)
+        self._optimizer.zero_grad()
+        loss_K.sum().backward()
+        self._optimizer.param_groups[0]["lr"] = training.rate(epoch * training.steps_per_epoch + step)
+        self._optimizer.step()
+        return loss_K.detach()
+
+
+def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _generator(key: tuple[int, ...], device: torch.device) -> torch.Generator:
+    # Hashed, because torch keeps only the lowest 32 bits of a seed, in which a sum of the three would collide.
+    return torch.Generator(device).manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))

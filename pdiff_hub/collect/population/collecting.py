@@ -1,0 +1,218 @@
+"""Checkpoints of many networks: K seeds from scratch, trained together, their hidden units put into one order.
+
+Under Accelerate every process trains its share of the seeds; rows come together in the order of the seeds.
+Shapes: K networks, R networks of one part, P parameters.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import PartialState
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from tqdm.auto import tqdm
+
+from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.checkpoints.files import INDEX_NAME
+from pdiff_hub.checkpoints.rows import pieces_of
+from pdiff_hub.collect.alignment import align_to_mean, find_hidden_layers
+from pdiff_hub.collect.journal import CheckpointJournal, TrainingState
+from pdiff_hub.collect.population.batched_training import BatchedTrainer
+from pdiff_hub.networks import build_network, logits
+from pdiff_hub.safe_files import differences
+from pdiff_hub.tasks import Split, Task
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
+
+_STATE_SECONDS = 20.0  # between saves of a training state: no more work than this is done twice
+_MEMORY_BYTES = 2**30  # of weights, gradients and moments, where networks_at_once is left to us
+_SAMPLE = 16  # inputs that alignment is checked on
+_JUDGED_AT_ONCE = 4  # networks judged together on the validation split
+
+
+@dataclass(frozen=True)
+class PopulationConfig:
+    """How `collect_population` trains.
+
+    Args:
+        num_checkpoints: K, 2 or more; seeds seed, seed + 1, ...
+        epochs, batch_size: 1 or more.
+        learning_rate, weight_decay, label_smoothing: of batched AdamW with warm-up and cosine. A strong decay removes
+            what is left of the initial weights, and so makes aligned networks alike.
+        align: put hidden units into one order (git re-basin).
+        align_rounds: times that the mean network is taken anew.
+        networks_at_once: trained as one program; None takes as many as 1 GiB of weights and moments hold.
+
+    Raises ValueError naming the option that is out of range.
+    """
+
+    num_checkpoints: int = 200
+    epochs: int = 20
+    batch_size: int = 64
+    learning_rate: float = 1e-2
+    weight_decay: float = 1.0
+    label_smoothing: float = 0.1
+    align: bool = True
+    align_rounds: int = 4
+    networks_at_once: int | None = None
+
+    def __post_init__(self) -> None:
+        for option, least in (("num_checkpoints", 2), ("epochs", 1), ("batch_size", 1), ("align_rounds", 1),
+                              ("networks_at_once", 1)):
+            value = getattr(self, option)
+            if option == "networks_at_once" and value is None:
+                continue
+            if type(value) is not int or value < least:
+                raise ValueError(f"{option} must be an integer from {least}, found {value!r}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0, found {self.learning_rate!r}")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay must be from 0, found {self.weight_decay!r}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be from 0 and below 1, found {self.label_smoothing!r}")
+
+
+def collect_population(
+    task: Task, network_spec: dict[str, Any], select: str | Sequence[str], config: PopulationConfig, directory: Path,
+    *, seed: int, device: str = "cpu", progress: bool = True,
+) -> CheckpointDataset:
+    """Train K seeds from scratch and keep the last weights of each, as a data set in `directory`.
+
+    A killed run started again goes on where it was. Raises ValueError for a selection that leaves trained tensors out
+    (networks from scratch differ in all of them), a network that cannot be aligned, and a loss that is not finite.
+    """
+    spec = dict(network_spec)
+    network = build_network(spec, seed=seed, pretrained=False)
+    layout = ParamLayout.from_module(network, select if isinstance(select, str) else list(select))
+    if left := [e.name for e in layout.frozen if getattr(torch, e.dtype).is_floating_point]:
+        raise ValueError(f"select={select!r} leaves out {left[0]!r}, which differs between networks trained from "
+                         "scratch; use select: all with collect.method: population.")
+    settings = {"collect": asdict(config), "network": spec, "task": task.spec, "seed": seed}
+    if (directory / INDEX_NAME).exists():
+        return _finished(directory, settings)
+    if config.align:  # refuse before the work, not after it
+        one = {name: tensor[None] for name, tensor in network.state_dict().items()}
+        find_hidden_layers(network, one, task.inputs(task.validation, slice(0, _SAMPLE)))
+    # Told of CPUs, it joins a launcher's processes there too. First, since it gives each process a GPU of its own.
+    processes = PartialState(cpu=not torch.accelerator.is_available())
+    inputs_NX = task.inputs(task.train).to(device)
+    rank, world = processes.process_index, processes.num_processes
+    shares = [directory / f"seeds-{part}-of-{world}" for part in range(world)]
+    _train_share(task, spec, layout, config, shares[rank], settings, rank, world, inputs_NX, progress)
+    processes.wait_for_everyone()
+    if processes.is_main_process:
+        _join(task, spec, layout, config, directory, shares, network, settings)
+    processes.wait_for_everyone()
+    return CheckpointDataset.from_pretrained(directory)
+
+
+def _train_share(task: Task, spec: dict[str, Any], layout: ParamLayout, config: PopulationConfig, directory: Path,
+                 settings: dict[str, Any], rank: int, world: int, inputs_NX: Tensor, progress: bool) -> None:
+    seed = settings["seed"]
+    journal = CheckpointJournal(directory, settings, layout)
+    if journal.finished:
+        return
+    seeds = list(range(seed + rank, seed + config.num_checkpoints, world))
+    labels_N = task.train.labels_N.to(inputs_NX.device)
+    augment = task.augment if any(task.spec["augment"].values()) else None
+    network = build_network(spec, seed=seed, pretrained=False)
+    frozen = layout.frozen_state(network.state_dict())
+    bar = tqdm(total=len(seeds) * config.epochs, initial=journal.num_checkpoints * config.epochs, unit="epoch",
+               desc="train population", disable=None if progress else True)
+    # Weights, gradients and two moments of each number, float32.
+    at_once = config.networks_at_once or max(1, _MEMORY_BYTES // (16 * layout.num_params))
+    while journal.num_checkpoints < len(seeds):
+        mine = seeds[journal.num_checkpoints : journal.num_checkpoints + at_once]
+        trainer = BatchedTrainer(
+            lambda each: build_network(spec, seed=each, pretrained=False).train(), mine, inputs_NX, labels_N,
+            epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay, label_smoothing=config.label_smoothing, augment=augment,
+        )
+        if (state := journal.state) is not None and state.tensors:
+            trainer.load_training_state(state.tensors)
+            bar.update(trainer.epoch * len(mine))
+        saved = time.monotonic()
+        while trainer.epoch < config.epochs:
+            trainer.run_epoch()
+            bar.update(len(mine))
+            if time.monotonic() - saved > _STATE_SECONDS and trainer.epoch < config.epochs:
+                journal.save_state(TrainingState(trainer.training_state()))
+                saved = time.monotonic()
+        stacked = trainer.stacked_state()
+        frozen = {name: stacked[name][0] for name in frozen}
+        losses_R, accuracies_R = _judge(network, stacked, task, task.validation)
+        step = config.epochs * (len(inputs_NX) // min(config.batch_size, len(inputs_NX)))
+        metadata = [
+            {"run": f"seed-{each}", "seed": each, "step": step, "train_loss": float(loss),
+             "validation_loss": float(losses_R[row]), "validation_accuracy": float(accuracies_R[row])}
+            for row, (each, loss) in enumerate(zip(mine, trainer.last_loss_K, strict=True))
+        ]
+        journal.append(layout.unstack(stacked), metadata, TrainingState(info={"done": len(mine)}))
+    bar.close()
+    journal.finish(network=spec, task=task.spec, frozen=frozen, collect={"method": "population"})
+
+
+def _judge(network: nn.Module, stacked: dict[str, Tensor], task: Task, split: Split) -> tuple[Tensor, Tensor]:
+    """Mean loss and accuracy [R] on a split, a few networks at a time."""
+    network = network.eval()
+    inputs_NX = task.inputs(split)
+    losses, accuracies = [], []
+    with torch.no_grad():
+        for start in range(0, len(next(iter(stacked.values()))), _JUDGED_AT_ONCE):
+            part = {name: tensor[start : start + _JUDGED_AT_ONCE] for name, tensor in stacked.items()}
+            logits_RNC = vmap(lambda state: logits(functional_call(network, state, (inputs_NX,))))(part)
+            rows, count, classes = logits_RNC.shape
+            loss_RN = F.cross_entropy(logits_RNC.reshape(rows * count, classes), split.labels_N.repeat(rows),
+                                      reduction="none").view(rows, count)
+            losses.append(loss_RN.mean(1))
+            accuracies.append((logits_RNC.argmax(-1) == split.labels_N).float().mean(1))
+    return torch.cat(losses), torch.cat(accuracies)
+
+
+def _join(task: Task, spec: dict[str, Any], layout: ParamLayout, config: PopulationConfig, directory: Path,
+          shares: list[Path], network: nn.Module, settings: dict[str, Any]) -> None:
+    """All shares in the order of the seeds, aligned, as the data set in `directory`; then the shares go."""
+    params_KP = torch.empty(config.num_checkpoints, layout.num_params)
+    metadata: list[dict[str, Any]] = [{}] * config.num_checkpoints
+    frozen: dict[str, Tensor] = {}
+    for part in reversed(range(len(shares))):  # one open at a time; what is frozen is the first's
+        share = CheckpointDataset.from_pretrained(shares[part])
+        metadata[part :: len(shares)], frozen = share.metadata, share.frozen
+        own_RP = params_KP[part :: len(shares)]
+        for first, start, params_RS in pieces_of(share.rows, 0, len(share)):
+            own_RP[first : first + len(params_RS), start : start + params_RS.shape[1]] = params_RS
+        del share
+    collect: dict[str, Any] = {"method": "population", "settings": settings}
+    if config.align:
+        sample_NX = task.inputs(task.validation, slice(0, _SAMPLE))
+        info = align_to_mean(network, params_KP, layout, sample_NX, frozen=frozen, rounds=config.align_rounds,
+                             seed=settings["seed"])
+        collect["alignment"] = {name: list(value) if isinstance(value, tuple) else value
+                                for name, value in asdict(info).items()}
+    dataset = CheckpointDataset(params_KP, layout, network=spec, task=task.spec, frozen=frozen, metadata=metadata,
+                                collect=collect)
+    dataset.save_pretrained(directory)
+    _remove_shares(directory)
+
+
+def _finished(directory: Path, settings: dict[str, Any]) -> CheckpointDataset:
+    dataset = CheckpointDataset.from_pretrained(directory)
+    there = dataset.collect.get("settings", {})
+    if different := differences(there, json.loads(json.dumps(settings))):
+        raise ValueError(f"{directory} holds checkpoints collected with other settings: {'; '.join(different)}. Use "
+                         "these settings again, or another directory.")
+    _remove_shares(directory)  # a kill may have come between the data set and this
+    return dataset
+
+
+def _remove_shares(directory: Path) -> None:
+    for share in directory.glob("seeds-*-of-*"):
+        shutil.rmtree(share, ignore_errors=True)

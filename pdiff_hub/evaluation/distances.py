@@ -1,0 +1,137 @@
+"""Does it generate, or does it copy and average? Measures in the space of parameters, and of accuracy.
+
+Nearest-original distance after arXiv 2506.07998; the spread ratio is this project's, as is deviation R2, which
+`ParamAutoencoder` measures slice by slice.
+Shapes: B queried or generated networks, K originals, P parameters; sums over P run in float64 over slices of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from pdiff_hub.checkpoints.rows import Rows, as_rows
+
+_SLICE_BYTES = 64 << 20  # float64 copies of both sets for one slice of P
+_PRODUCT_BYTES = 256 << 20  # of the products of some queries with all references, float64
+
+
+def nearest_l2(query_BP: Tensor | Rows, reference_KP: Tensor | Rows, *, leave_one_out: bool) -> Tensor:
+    """L2 distance of each query to the nearest reference, float64 [B], in raw weight units; exactly 0 for a duplicate.
+
+    Both are read slice by slice of P, once more for every 256 MiB of products between them.
+
+    leave_one_out: True where both are the same set in the same order: a network is then not compared with itself, but
+    is with its duplicates elsewhere in the set. Raises ValueError for different P, for an empty set, for NaN or Inf,
+    and with leave_one_out for sets of different sizes or of one network.
+    """
+    query, reference = as_rows(query_BP), as_rows(reference_KP)
+    _check(query, reference)
+    if leave_one_out and (query.num_rows != reference.num_rows or query.num_rows < 2):
+        raise ValueError(
+            "leave_one_out compares a set of at least two networks with itself; got sets of "
+            f"{query.num_rows} and {reference.num_rows}."
+        )
+    step = max(1, _PRODUCT_BYTES // (8 * reference.num_rows))
+    return torch.cat([
+        _nearest_l2(query, range(start, min(start + step, query.num_rows)), reference, leave_one_out=leave_one_out)
+        for start in range(0, query.num_rows, step)
+    ])
+
+
+def _nearest_l2(query: Rows, block: range, reference: Rows, *, leave_one_out: bool) -> Tensor:
+    """`nearest_l2` of a block of the queries."""
+    # Who is nearest: |q|^2 + |r|^2 - 2 q.r, one matrix product. Cancellation would leave 1e-16 of the squared norms, so
+    # norms are made small by centring, and the distance to the nearest one is then taken from the differences.
+    gram_BK = torch.zeros(len(block), reference.num_rows, dtype=torch.float64)
+    square_B = torch.zeros(len(block), dtype=torch.float64)
+    square_K = torch.zeros(reference.num_rows, dtype=torch.float64)
+    for query_Bp, reference_Kp in _slices(query, reference, block):
+        mean_p = reference_Kp.mean(dim=0)
+        query_Bp, reference_Kp = query_Bp - mean_p, reference_Kp - mean_p
+        gram_BK += query_Bp @ reference_Kp.T
+        square_B += query_Bp.square().sum(dim=1)
+        square_K += reference_Kp.square().sum(dim=1)
+    distance_BK = gram_BK.mul_(-2).add_(square_B[:, None]).add_(square_K[None, :])
+    if leave_one_out:
+        distance_BK.diagonal(block.start).fill_(torch.inf)
+    nearest_B = distance_BK.argmin(dim=1)
+    total_B = torch.zeros(len(block), dtype=torch.float64)
+    for query_Bp, reference_Kp in _slices(query, reference, block):
+        total_B += (query_Bp - reference_Kp[nearest_B]).square().sum(dim=1)
+    return total_B.sqrt()
+
+
+def spread_ratio(generated_BP: Tensor | Rows, original_KP: Tensor | Rows) -> float:
+    """sqrt(sum_p var(generated) / sum_p var(original)): 1 is the same spread, below 1 narrower, 0 one point.
+
+    Variances are unbiased (n - 1). Raises ValueError for fewer than two networks in a set, for different P, for NaN or
+    Inf, and for originals that are all the same.
+    """
+    sets = as_rows(generated_BP), as_rows(original_KP)
+    _check(*sets)
+    if min(each.num_rows for each in sets) < 2:
+        raise ValueError(
+            f"there are {sets[0].num_rows} generated and {sets[1].num_rows} original networks; a spread needs at "
+            "least two of each."
+        )
+    generated, original = 0.0, 0.0
+    for generated_Bp, original_Kp in _slices(*sets):
+        generated += float(generated_Bp.var(dim=0).sum())
+        original += float(original_Kp.var(dim=0).sum())
+    if original == 0.0:
+        raise ValueError("all original networks are the same, so there is no spread to compare with.")
+    return float((generated / original) ** 0.5)
+
+
+def summarise_accuracy(validation_accuracy_B: Tensor, test_accuracy_B: Tensor) -> dict[str, float]:
+    """{"best", "mean", "median", "std"} of accuracies on test, fractions 0..1, as `results.json` has them.
+
+    "best" is the test accuracy of the network that is best on *validation* (the first of several), not the highest on
+    test. "std" is unbiased (n - 1), and 0 for one network. Raises ValueError for shapes other than two equal [B], and
+    for numbers outside 0..1.
+    """
+    if validation_accuracy_B.ndim != 1 or validation_accuracy_B.shape != test_accuracy_B.shape:
+        raise ValueError(
+            f"validation accuracies have shape {list(validation_accuracy_B.shape)}, test accuracies "
+            f"{list(test_accuracy_B.shape)}; expected one of each a network, [B]."
+        )
+    if len(test_accuracy_B) == 0:
+        raise ValueError("there are no accuracies to summarise; expected at least one network.")
+    for name, accuracy_B in (("validation", validation_accuracy_B), ("test", test_accuracy_B)):
+        if not bool(((accuracy_B >= 0) & (accuracy_B <= 1)).all()):  # NaN included
+            raise ValueError(f"{name} accuracies run outside 0..1; expected fractions, not percent, and no NaN.")
+    test_B = test_accuracy_B.double()
+    return {
+        "best": float(test_B[int(validation_accuracy_B.argmax())]),
+        "mean": float(test_B.mean()),
+        "median": float(test_B.quantile(0.5)),
+        "std": float(test_B.std()) if len(test_B) > 1 else 0.0,
+    }
+
+
+def _slices(first: Rows, second: Rows, block: range | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Two sets of networks [*,P], of the first perhaps a block of rows, in float64 on the CPU, in slices of P that fit
+    `_SLICE_BYTES` together."""
+    block = range(first.num_rows) if block is None else block
+    step = max(1, _SLICE_BYTES // (8 * (len(block) + second.num_rows)))
+    for start in range(0, first.num_params, step):
+        stop = min(start + step, first.num_params)
+        yield (first.read(block.start, block.stop, start, stop).cpu().double(),
+               second.read(0, second.num_rows, start, stop).cpu().double())
+
+
+def _check(first: Rows, second: Rows) -> None:
+    for rows in (first, second):
+        if 0 in (rows.num_rows, rows.num_params):
+            raise ValueError(f"parameters have shape {[rows.num_rows, rows.num_params]}; expected networks x "
+                             "parameters, at least one of each.")
+    if first.num_params != second.num_params:
+        raise ValueError(
+            f"networks have {first.num_params} and {second.num_params} parameters; expected two sets of one layout."
+        )
+    for first_Bp, second_Kp in _slices(first, second):
+        if not bool(first_Bp.isfinite().all()) or not bool(second_Kp.isfinite().all()):
+            raise ValueError("parameters hold NaN or Inf; expected finite numbers.")

@@ -1,0 +1,228 @@
+"""What B networks of one architecture answer for N images, in batches over networks and images.
+
+Shapes: B networks, P parameters, N images of N x C x H x W, c classes; b and n are the parts of B and N in one chunk.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from tqdm import tqdm
+
+from pdiff_hub.checkpoints.rows import Rows, as_rows
+from pdiff_hub.networks import logits
+from pdiff_hub.networks.prefix_cache import Forward, plan_prefix, record, serve
+from pdiff_hub.tasks import Split, Task
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
+
+# Bytes of the largest activation in a chunk, and images a chunk. Measured on 2 cores (EPYC, 32 MiB of L3): networks in
+# one vmap are 1.2-2.6 times as fast as one after another while their activations stay in the cache (MLPs of up to 128
+# units), equal at 512 units and for norm-only ResNets, and up to 3 times slower for convolutions with their own kernels
+# on 28 x 28 images (vmap makes grouped convolutions of them). So small networks share a vmap, others take turns.
+_VMAP_BYTES, _LOOP_BYTES = 4 << 20, 16 << 20
+_CHUNK_IMAGES = 256
+_LEAST_NETWORKS = 4  # fewer in one vmap are not worth it
+_ACCELERATOR_FACTOR = 16  # not bound by a CPU's cache but by the cost of starting kernels: larger chunks
+
+
+class Images(Protocol):
+    """Normalised float32 images N x C x H x W: a tensor, or anything that makes a slice of them on demand."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice, /) -> Tensor: ...
+
+
+@dataclass(frozen=True, eq=False)
+class SplitImages:
+    """The images of one split of a task, normalised a slice at a time: in memory they stay uint8."""
+
+    task: Task
+    split: Split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: slice, /) -> Tensor:
+        return self.task.inputs(self.split, index)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """accuracy_B: float64, fractions 0..1. wrong_BN: bool, True where a network's answer is not the label."""
+
+    accuracy_B: Tensor
+    wrong_BN: Tensor
+
+
+def evaluate(
+    network: nn.Module,
+    layout: ParamLayout,
+    frozen: Mapping[str, Tensor],
+    params_BP: Tensor | Rows,
+    inputs_NCHW: Images,
+    labels_N: Tensor,
+) -> Predictions:
+    """Accuracy of B networks and which images each gets wrong; the arguments of `predict_logits` and the labels.
+
+    labels_N: int64, 0..classes-1. A network whose logits for an image hold a NaN is wrong on it. Logits are not kept:
+    beyond one chunk the memory is B x N bytes.
+    """
+    if labels_N.shape != (len(inputs_NCHW),):
+        raise ValueError(f"labels have shape {list(labels_N.shape)}, expected [{len(inputs_NCHW)}], one an image.")
+    labels_N = labels_N.cpu()
+    rows = as_rows(params_BP)
+    wrong_BN = torch.empty(rows.num_rows, len(inputs_NCHW), dtype=torch.bool)
+    for networks, images, logits_bnc in _chunks(network, layout, frozen, rows, inputs_NCHW):
+        labels_n, num_classes = labels_N[images], logits_bnc.shape[-1]
+        if int(labels_n.min()) < 0 or int(labels_n.max()) >= num_classes:
+            raise ValueError(
+                f"labels run from {int(labels_n.min())} to {int(labels_n.max())}, but the network has {num_classes} "
+                "classes; expected labels 0..classes-1 of the task that the network was made for."
+            )
+        highest, answers = logits_bnc.max(dim=-1)  # the maximum of a row with a NaN is NaN
+        wrong_BN[networks, images] = (answers != labels_n) | highest.isnan()
+    accuracy_B = 1.0 - wrong_BN.sum(dim=1).double() / wrong_BN.shape[1]
+    return Predictions(accuracy_B, wrong_BN)
+
+
+def predict_logits(
+    network: nn.Module,
+    layout: ParamLayout,
+    frozen: Mapping[str, Tensor],
+    params_BP: Tensor | Rows,
+    inputs_NCHW: Images,
+) -> Tensor:
+    """Logits of B networks for N images, float32 [B,N,c] on the CPU; takes 4 B N c bytes, so give it few networks.
+
+    network: any instance of the architecture; its own weights are not used and not changed, and it is put into eval
+    mode and back. Work is done on its device. layout, frozen: from the data set or pipeline: `frozen` holds every
+    tensor that the layout leaves out. params_BP: raw weight units, any device; `Rows` are read a chunk of networks at
+    a time. inputs_NCHW: normalised images.
+    Raises ValueError for shapes that do not fit, for no network or no image, and for a network of another layout.
+    """
+    result_BNc, rows = None, as_rows(params_BP)
+    for networks, images, logits_bnc in _chunks(network, layout, frozen, rows, inputs_NCHW):
+        if result_BNc is None:
+            result_BNc = torch.empty(rows.num_rows, len(inputs_NCHW), logits_bnc.shape[-1])
+        result_BNc[networks, images] = logits_bnc
+    assert result_BNc is not None  # _chunks refuses B = 0 and N = 0
+    return result_BNc
+
+
+@torch.no_grad()
+def _chunks(
+    network: nn.Module,
+    layout: ParamLayout,
+    frozen: Mapping[str, Tensor],
+    rows: Rows,
+    inputs_NCHW: Images,
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """(which networks, which images, their logits on the CPU), covering all of B x N once."""
+    if rows.num_rows == 0:
+        raise ValueError("there are no networks to evaluate; expected parameters of at least one network.")
+    if len(inputs_NCHW) == 0:
+        raise ValueError("there are no images to evaluate on; expected at least one.")
+    selected, rest = tensor_names(network, layout, frozen)
+    device = next(tensor.device for tensor in (*network.parameters(), *network.buffers()))
+    fixed = {name: frozen[name].to(device) for name in rest}
+
+    def forward(state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        output: Tensor = logits(functional_call(network, {**fixed, **state}, (inputs,)))
+        return output
+
+    with eval_mode(network):
+        own = {name: tensor.detach() for name, tensor in network.state_dict().items() if name in selected}
+        probe = inputs_NCHW[:2].to(device)
+        plan = plan_prefix(network, forward, own, probe)
+        num_networks, num_images = rows.num_rows, len(inputs_NCHW)
+        batched, step_b, step_n = _chunk_sizes(plan.peak_bytes, plan.late_peak_bytes, num_networks, num_images, device)
+        batched = batched and can_vmap(forward, own, probe)
+        total = num_networks * num_images
+        with tqdm(total=total, desc="predict", unit_scale=True, delay=2, disable=None, file=sys.stderr) as progress:
+            for n in range(0, num_images, step_n):
+                images = slice(n, min(n + step_n, num_images))
+                inputs = inputs_NCHW[images].to(device)
+                shared = record(network, plan, forward, own, inputs)
+                for b in range(0, num_networks, step_b if batched else 1):
+                    networks = slice(b, min(b + (step_b if batched else 1), num_networks))
+                    stacked = layout.stack(rows.read(networks.start, networks.stop, 0, rows.num_params).to(device))
+                    stacked = {name: stacked[name] for name in selected}
+                    with serve(network, shared) if shared else nullcontext():
+                        if batched:
+                            answer = vmap(forward, in_dims=(0, None))(stacked, inputs)
+                        else:
+                            answer = forward({name: tensor[0] for name, tensor in stacked.items()}, inputs)[None]
+                    progress.update(answer.shape[0] * answer.shape[1])
+                    yield networks, images, answer.float().cpu()
+
+
+def tensor_names(network: nn.Module, layout: ParamLayout, frozen: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Selected and frozen tensors to hand to `functional_call`: of tied ones only the first, the others follow it."""
+    tensors = network.state_dict(keep_vars=True)
+    missing = [entry.name for entry in layout.frozen if entry.name not in frozen]
+    if missing:
+        raise ValueError(
+            f"the frozen tensors lack {missing[0]!r} ({len(missing)} missing); expected all {len(layout.frozen)} "
+            "tensors that the layout leaves out, as the data set or pipeline keeps them."
+        )
+    chosen = [(name, entry.shape) for entry in layout.entries for name in (entry.name, *entry.aliases)]
+    left = [(entry.name, entry.shape) for entry in layout.frozen]
+    seen: set[int] = set()
+    found: tuple[list[str], list[str]] = ([], [])
+    for names, expected in zip(found, (chosen, left), strict=True):
+        for name, shape in expected:
+            if name not in tensors or tuple(tensors[name].shape) != shape:
+                has = f"has shape {list(tensors[name].shape)}" if name in tensors else "lacks it"
+                raise ValueError(
+                    f"tensor {name!r} has shape {list(shape)} in the layout, and the network {has}; expected the "
+                    "network that the layout was made from."
+                )
+            if id(tensors[name]) not in seen:
+                seen.add(id(tensors[name]))
+                names.append(name)
+    unknown = [name for name, tensor in tensors.items() if id(tensor) not in seen]
+    if unknown:
+        raise ValueError(f"the layout does not know the network's tensor {unknown[0]!r}; it is of another network.")
+    return found
+
+
+def _chunk_sizes(
+    peak_bytes: int, late_peak_bytes: int, num_networks: int, num_images: int, device: torch.device
+) -> tuple[bool, int, int]:
+    """Whether networks share a vmap, and networks and images a chunk, from the activation bytes of one image."""
+    factor = 1 if device.type == "cpu" else _ACCELERATOR_FACTOR
+    most_images = min(num_images, _CHUNK_IMAGES * factor)
+    most_networks = factor * _VMAP_BYTES // (most_images * late_peak_bytes)
+    if most_networks >= _LEAST_NETWORKS and most_images * peak_bytes <= factor * _VMAP_BYTES:
+        return True, min(most_networks, num_networks), most_images
+    return False, 1, max(1, min(most_images, factor * _LOOP_BYTES // peak_bytes))
+
+
+def can_vmap(forward: Forward, state: Mapping[str, Tensor], inputs_NCHW: Tensor) -> bool:
+    """Whether the network is made of operations that vmap knows; others run one network after another."""
+    pair = {name: torch.stack([tensor, tensor]) for name, tensor in state.items()}
+    try:
+        vmap(forward, in_dims=(0, None))(pair, inputs_NCHW)
+    except RuntimeError:  # vmap's only error type; an error of the network itself comes again, in the loop
+        return False
+    return True
+
+
+@contextmanager
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Eval mode everywhere (dropout off, running statistics used, not updated), then each module's own mode again."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,188 @@
+"""recipe.yaml <-> `Recipe`: a validated set of options, of which a file states only what differs from the defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from pdiff_hub.collect.finetune import FinetuneConfig
+from pdiff_hub.collect.importing import ImportConfig
+from pdiff_hub.collect.population import PopulationConfig
+from pdiff_hub.errors import require_known, unknown_name
+from pdiff_hub.recipes.cells import CELL_NAMES, cell
+from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig, require
+
+RECIPE_FILE = "recipe.yaml"
+CollectConfig = FinetuneConfig | PopulationConfig | ImportConfig
+_METHODS: dict[str, type[CollectConfig]] = {
+    "finetune": FinetuneConfig,
+    "population": PopulationConfig,
+    "import": ImportConfig,
+}
+# In a wheel the recipes lie inside the package, in a source tree beside it.
+_RECIPE_FOLDERS = (Path(__file__).parents[1] / "pipelines", Path(__file__).parents[2] / "pipelines")
+_Config = TypeVar("_Config")
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """num_models >= 1 networks are generated for judging, with num_inference_steps in 1..1000 sampling steps."""
+
+    num_models: int = 200
+    num_inference_steps: int = 50
+
+    def __post_init__(self) -> None:
+        require(self.num_models >= 1, "generate.num_models", self.num_models, "at least 1")
+        require(1 <= self.num_inference_steps <= 1000, "generate.num_inference_steps", self.num_inference_steps,
+                "1 to 1000")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How networks are judged.
+
+    Attributes:
+        num_originals: how many checkpoints are judged, evenly spaced; None means all.
+        baselines: how many networks each baseline of the audit makes; 0 leaves the audit of novelty out.
+        fine_tune_steps: of the baseline that trains originals further.
+    """
+
+    num_originals: int | None = None
+    baselines: int = 100
+    fine_tune_steps: int = 20
+
+    def __post_init__(self) -> None:
+        require(self.num_originals is None or self.num_originals >= 2, "evaluate.num_originals", self.num_originals,
+                "at least 2, or nothing for all")
+        require(self.baselines >= 0, "evaluate.baselines", self.baselines, "at least 0")
+        require(self.fine_tune_steps >= 1, "evaluate.fine_tune_steps", self.fine_tune_steps, "at least 1")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides which networks come out; `task` and `network` alone give a sound pipeline.
+
+    Attributes:
+        task, network: as `load_task` and `resolve_network` take them: a name, or a mapping.
+        select: as `ParamLayout.from_module` takes it.
+        method: "finetune", "population" or "import", with its options in `collect`.
+        seed: of every random choice.
+    """
+
+    task: str | dict[str, Any]
+    network: str | dict[str, Any]
+    select: str | list[str] = "all"
+    method: str = "finetune"
+    collect: CollectConfig = field(default_factory=FinetuneConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole recipe, defaults included, as `recipe_from_dict` reads it; JSON-able."""
+        data: dict[str, Any] = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if is_dataclass(value) and not isinstance(value, type):
+                value = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(value).items()}
+            data[each.name] = value
+        data["collect"] = {"method": data.pop("method"), **data["collect"]}
+        return data
+
+
+def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
+    """Merge `data` over the defaults. ValueError for what is missing, unknown or out of range."""
+    sections = {"autoencoder": AutoencoderConfig, "diffusion": DiffusionConfig, "generate": GenerateConfig,
+                "evaluate": EvaluateConfig}
+    require_known("recipe key", data, ["task", "network", "select", "collect", "seed", *sections])
+    for name in ("task", "network"):
+        if not data.get(name):
+            raise ValueError(f"the recipe has no {name!r}; expected a name or a mapping, e.g. task: digits, "
+                             "network: mlp3.")
+    collect = dict(_mapping("collect", data.get("collect")))
+    method = collect.pop("method", "finetune")
+    if method not in _METHODS:
+        raise unknown_name("collect.method", method, _METHODS)
+    seed = data.get("seed", 0)
+    require(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0, "seed", seed, "an integer >= 0")
+    made: dict[str, Any] = {
+        name: _section(name, kind, _mapping(name, data.get(name))) for name, kind in sections.items()
+    }
+    return Recipe(task=data["task"], network=data["network"], select=data.get("select", "all"), method=method,
+                  collect=_section("collect", _METHODS[method], collect), seed=seed, **made)
+
+
+def _mapping(name: str, value: object) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"recipe key {name!r} is {value!r}, expected a mapping of options.")
+    return value
+
+
+def _section(name: str, kind: type[_Config], options: Mapping[str, Any]) -> _Config:
+    known = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]
+    require_known(f"recipe key in {name}", options, known)
+    try:
+        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
+    except TypeError as error:
+        raise ValueError(f"recipe section {name!r}: a value has the wrong type ({error}).") from error
+
+
+def find_recipe(name: str | Path) -> Path:
+    """The recipe file meant by a folder, a file, or the name of a shipped pipeline or of a cell of the paper's tables.
+
+    A cell (cells.py) that no shipped folder replaces has no file: the path is the one that would replace it, so that
+    the name of its folder is the name of the recipe here too. ValueError for an unknown name says the nearest.
+    """
+    path = Path(name)
+    if path.is_dir() and (path / RECIPE_FILE).is_file():
+        return path / RECIPE_FILE
+    if path.is_file():
+        return path
+    shipped = {file.parent.name: file for folder in _RECIPE_FOLDERS for file in folder.glob(f"*/{RECIPE_FILE}")}
+    # `pipelines/digits-mlp3` means the shipped one also where the current folder has no such path.
+    if path.parent in (Path("."), Path("pipelines")):
+        if path.name in shipped:
+            return shipped[path.name]
+        if path.name in CELL_NAMES:
+            return _RECIPE_FOLDERS[0] / path.name / RECIPE_FILE
+    if path.is_dir():
+        raise FileNotFoundError(f"{path} holds no {RECIPE_FILE}.")
+    raise unknown_name("recipe", str(name), [*shipped, *CELL_NAMES])
+
+
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe; `overrides` are `a.b=c` with c in YAML, e.g. `collect.num_checkpoints=50`."""
+    file = find_recipe(name)
+    data = _read(file) if file.is_file() else cell(file.parent.name).recipe
+    for override in overrides:
+        dotted, equals, value = override.partition("=")
+        if not equals or not dotted:
+            raise ValueError(f"override {override!r} is not of the form a.b=c.")
+        *parents, last = dotted.split(".")
+        section = data
+        for parent in parents:
+            if not isinstance(section.get(parent), dict):
+                # `network: mlp3` and an override of one of its options mean the mapping form.
+                key = {"task": "dataset", "network": "name"}.get(parent)
+                section[parent] = {key: section[parent]} if key and section.get(parent) else {}
+            section = section[parent]
+        section[last] = yaml.safe_load(value)
+    return recipe_from_dict(data)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is no valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{file} holds {type(data).__name__}, expected a mapping with 'task' and 'network'.")
+    return data

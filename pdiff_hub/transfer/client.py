@@ -1,0 +1,134 @@
+"""The Hub's client as `transfer` uses it: made for a repository, tried again when the network fails, quiet in logs."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from pdiff_hub.transfer.errors import Place, RepoType, asked_delay, explained, is_transient
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+# Seconds before the second try, doubled from one try to the next. The client tries single uploads and listings again
+# by itself (5 times in 23 seconds); here is what it does not, so few tries on top of it stay within some two minutes.
+BASE_DELAY = 1.0
+TRIES = 5
+TIMEOUT = 30.0  # seconds for the small requests; the client sets its own for downloads
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]|^[A-Za-z]:|^/")
+T = TypeVar("T")
+
+
+def is_repo_id(name: str) -> bool:
+    """Whether `name` could be a repository: "user/name" of letters, digits, "-", "_" and "."."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def place_of(repo_id: str, repo_type: RepoType, revision: str | None) -> Place:
+    """The place of this name; ValueError if no repository can be called so."""
+    if not is_repo_id(repo_id):
+        raise ValueError(f"{repo_id!r} cannot be the name of a repository: give \"user/name\", of letters, digits, "
+                         "'-', '_' and '.', at most 96 each.")
+    return Place(repo_id, repo_type, revision)
+
+
+def client(token: str | bool | None, place: Place, needs_token: bool = False) -> HfApi:
+    """The client; ConnectionError in offline mode, PermissionError without a token where it takes one."""
+    from huggingface_hub import HfApi, get_token, is_offline_mode
+
+    if is_offline_mode():
+        raise ConnectionError(f"offline mode is on, so the {place} was not asked for: unset HF_HUB_OFFLINE.")
+    # The HTTP library would quote such a token in its error.
+    if isinstance(token, str) and not (token.isascii() and token.isprintable() and token and " " not in token):
+        raise PermissionError("the token given is empty or holds blanks or other characters that no token has: copy it "
+                              "again.")
+    if needs_token and (token is False or (token in (None, True) and get_token() is None)):
+        raise PermissionError(f"pushing to the {place} needs a token: log in with `hf auth login` or set HF_TOKEN.")
+    return HfApi(token=token)
+
+
+def newest_commit(api: HfApi, place: Place) -> str:
+    """The newest commit; "" if there is none yet."""
+    info = api.repo_info(place.repo_id, repo_type=place.repo_type, revision=place.revision, timeout=TIMEOUT)
+    return info.sha or ""
+
+
+def commit_and_files(
+    api: HfApi, place: Place, find_head: Callable[[], str], tries: int = TRIES
+) -> tuple[str, dict[str, RepoFile]]:
+    """The commit that `find_head` finds and its files."""
+    from huggingface_hub.hf_api import RepoFile
+
+    def tree() -> dict[str, RepoFile]:
+        entries = api.list_repo_tree(place.repo_id, repo_type=place.repo_type, revision=head, recursive=True)
+        return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+    head = retried(find_head, place, tries)
+    return head, (retried(tree, place, tries=1) if head else {})  # which the client tries again by itself
+
+
+def checked_files(api: HfApi, place: Place, tries: int) -> tuple[str, dict[str, int]]:
+    """The newest commit and the size in bytes of each of its files; ValueError as in `check_name`."""
+    head, tree = commit_and_files(api, place, lambda: newest_commit(api, place), tries)
+    for path in tree:
+        check_name(path, place)
+    return head, {path: entry.size for path, entry in tree.items()}
+
+
+def retried(call: Callable[[], T], place: Place, tries: int = TRIES) -> T:
+    """What `call` gives, tried up to `tries` times with growing pauses while what it raises may pass."""
+    for number in range(1, tries + 1):
+        try:
+            return call()
+        except Exception as error:  # raised again below, in our words
+            failure = error
+        if not is_transient(failure):
+            break
+        if number < tries:
+            pause(number, failure)
+    # Outside of the `except`, so that nothing of the client's words hangs on to it.
+    raise explained(failure, place)
+
+
+def pause(number: int, failure: Exception) -> None:
+    """Waits after the failure of try `number`, counted from 1."""
+    time.sleep(max(BASE_DELAY * 2 ** (number - 1), asked_delay(failure)))
+
+
+def check_name(path: str, place: Place) -> None:
+    """ValueError if a file of this name could lie outside of the folder that it is put in, on any system."""
+    parts = path.split("/")
+    if _FORBIDDEN.search(path) or any(part in ("", ".", "..") or part.lower() == ".git" for part in parts):
+        raise ValueError(f"{path!r} is no file name that the {place} may have: it could lead out of its folder; "
+                         "nothing was transferred.")
+
+
+@contextmanager
+def progress_bars() -> Iterator[None]:
+    """The client's progress bars where somebody can see them, none elsewhere."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils.tqdm import disable_progress_bars, progress_bar_states
+
+    watched = sys.stderr is not None and sys.stderr.isatty()
+    if watched or constants.HF_HUB_DISABLE_PROGRESS_BARS is not None:  # the variable decides
+        yield
+        return
+    before = dict(progress_bar_states)
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        progress_bar_states.clear()
+        progress_bar_states.update(before)

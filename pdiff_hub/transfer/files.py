@@ -1,0 +1,292 @@
+"""Files to and from the Hub: all or nothing, tried again when the network fails, and never twice.
+
+A push is one commit on top of the commit that was looked at, so it is there as a whole or not at all, and never
+replaces what somebody else pushed meanwhile. What lies on the Hub already is not uploaded. A pull goes into the
+client's cache, where whole files stay, so a pull that was stopped goes on with the next one. Any endpoint that the
+client can be set to (HF_ENDPOINT).
+
+Errors: ValueError (a name that is not allowed, content that is not ours, somebody else pushed), FileNotFoundError (no
+such repository, revision or file), PermissionError (no token, or not the right for this), ConnectionError (the network
+failed again and again, or is switched off). None of them changes the repository or holds a token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pdiff_hub.transfer.client import (
+    TIMEOUT,
+    TRIES,
+    check_name,
+    checked_files,
+    client,
+    commit_and_files,
+    is_repo_id,
+    newest_commit,
+    pause,
+    place_of,
+    progress_bars,
+    retried,
+)
+from pdiff_hub.transfer.errors import (
+    ChangedMeanwhileError,
+    Place,
+    RepoType,
+    explained,
+    is_stale,
+    is_transient,
+    stale,
+)
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+__all__ = ["Pushed", "RepoType", "commit_of", "is_repo_id", "list_files", "pull", "push_files"]
+
+_TRIES_WITH_COPY = 2  # where a copy in the cache does as well
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_MANAGED_BY_THE_HUB = ".gitattributes"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a push did: `uploaded` and `deleted` are paths in the repository, empty if it was as wanted already."""
+
+    repo_id: str
+    commit: str
+    url: str
+    uploaded: tuple[str, ...]
+    deleted: tuple[str, ...]
+
+
+def push_files(
+    files: Mapping[str, Path],
+    repo_id: str,
+    *,
+    repo_type: RepoType,
+    commit_message: str,
+    replaces: Sequence[str] = (),
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    token: str | bool | None = None,
+    parent_commit: str | None = None,
+) -> Pushed:
+    """Puts files into a repository in one commit, or changes nothing.
+
+    Args:
+        files: path in the repository -> local file. Other files in the repository stay.
+        repo_id: "user/name"; made if it does not exist, and so is the branch.
+        replaces: globs; files in the repository that match one and are not in `files` are deleted in the same commit.
+        private: whether a new repository is private (None: what the account does by default). ValueError if True and
+            the repository is there and public.
+        revision: a branch, by default main.
+        create_pr: open a pull request instead of committing to the branch.
+        parent_commit: the commit that the new one must follow, as when the files were made from its content.
+    """
+    place = place_of(repo_id, repo_type, revision)
+    for path, local in files.items():
+        check_name(path, place)
+        if not local.is_file():
+            raise FileNotFoundError(f"{local} does not exist; it was to become {path} of the {place}.")
+    api = client(token, place, needs_token=True)
+    with progress_bars():
+        head, tree = commit_and_files(api, place, lambda: _head_to_push_to(api, place, private))
+        if parent_commit not in (None, head):
+            raise stale(place)
+        uploaded = tuple(path for path, local in files.items() if not _is_same(tree.get(path), local))
+        deleted = tuple(path for path in tree if path not in files and any(fnmatch(path, glob) for glob in replaces))
+        push = _Push(place, head, tree, {path: files[path] for path in uploaded}, deleted)
+        if not uploaded and not deleted:
+            return push.done(head)
+        return push.commit(api, commit_message, create_pr)
+
+
+@dataclass(frozen=True)
+class _Push:
+    """A commit to be made on `head`, whose files are `tree`."""
+
+    place: Place
+    head: str
+    tree: Mapping[str, RepoFile]
+    files: Mapping[str, Path]
+    deleted: tuple[str, ...]
+
+    def done(self, commit: str, url: str | None = None) -> Pushed:
+        return Pushed(self.place.repo_id, commit, url or self.place.url(commit), tuple(self.files), self.deleted)
+
+    def commit(self, api: HfApi, message: str, create_pr: bool) -> Pushed:
+        """Tries until the commit is there; one whose answer was lost is found by what it holds, not made twice."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        for number in range(1, TRIES + 1):
+            try:
+                info = api.create_commit(
+                    self.place.repo_id, [*(CommitOperationAdd(path, local) for path, local in self.files.items()),
+                                         *(CommitOperationDelete(path, is_folder=False) for path in self.deleted)],
+                    repo_type=self.place.repo_type, revision=self.place.revision, commit_message=message,
+                    parent_commit=self.head or None, create_pr=create_pr)
+                return self.done(info.oid, info.pr_url)
+            except Exception as error:  # raised again below, in our words
+                failure = error
+            if create_pr and is_transient(failure):  # a second request would open a second one
+                raise ConnectionError(f"the connection failed while a pull request was opened: look whether it is at "
+                                      f"{self.place.url()}/discussions before you push again.")
+            if not (is_transient(failure) or is_stale(failure)):
+                break
+            now, tree = commit_and_files(api, self.place, lambda: newest_commit(api, self.place))
+            if now != self.head:
+                if self._is_there(tree):
+                    return self.done(now)
+                raise stale(self.place)
+            if is_stale(failure):
+                break
+            if number < TRIES:
+                pause(number, failure)
+        raise explained(failure, self.place)
+
+    def _is_there(self, tree: Mapping[str, RepoFile]) -> bool:
+        """Whether `tree` is what the commit was to make of its parent's."""
+        kept = self.tree.keys() - self.files.keys() - set(self.deleted)
+        if (tree.keys() ^ (kept | self.files.keys())) - {_MANAGED_BY_THE_HUB}:
+            return False
+        return (all(_is_same(tree.get(path), local) for path, local in self.files.items())
+                and all(tree[path].blob_id == self.tree[path].blob_id for path in kept - {_MANAGED_BY_THE_HUB}))
+
+
+def list_files(
+    repo_id: str, *, repo_type: RepoType, revision: str | None = None, token: str | bool | None = None
+) -> tuple[str, dict[str, int]]:
+    """The commit that `revision` (by default main) stands for, and the size in bytes of each of its files.
+
+    ValueError if a file's name could lead out of a folder.
+    """
+    place = place_of(repo_id, repo_type, revision)
+    return checked_files(client(token, place), place, TRIES)
+
+
+def pull(
+    repo_id: str,
+    *,
+    repo_type: RepoType,
+    what: str,
+    required: str,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    allow_patterns: Sequence[str] | None = None,
+    ignore_patterns: Sequence[str] | None = None,
+) -> Path:
+    """Downloads a repository into the client's cache, but for what is there already; -> its folder in there.
+
+    Without a network (or with HF_HUB_OFFLINE=1) the copy in the cache serves, with a warning if that was not asked for.
+
+    Args:
+        what: what the repository should be, for errors: "pipeline".
+        required: the file that makes it one; ValueError if the repository does not have it.
+        revision: a branch, tag or commit, by default main.
+        local_files_only: look into the cache only.
+        allow_patterns, ignore_patterns: globs of the files to download.
+    """
+    from huggingface_hub import is_offline_mode, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    place = place_of(repo_id, repo_type, revision)
+
+    def snapshot(only_here: bool) -> Path:
+        return Path(snapshot_download(
+            repo_id, repo_type=repo_type, revision=revision, token=token, cache_dir=cache_dir,
+            local_files_only=only_here, allow_patterns=None if allow_patterns is None else list(allow_patterns),
+            ignore_patterns=None if ignore_patterns is None else list(ignore_patterns)))
+
+    def require(names: Iterable[str]) -> None:
+        if required not in names:
+            raise ValueError(f"the {place} at revision {revision or 'main'!r} is no {what} of this package: it has no "
+                             f"{required}.")
+
+    try:
+        copy = snapshot(only_here=True)
+    except LocalEntryNotFoundError:
+        copy = None
+    if local_files_only or is_offline_mode():
+        if copy is None:
+            gone = f"the cache holds no whole copy of the {place} at revision {revision or 'main'!r}"
+            if local_files_only:
+                raise FileNotFoundError(f"{gone}: pull it once without local_files_only.")
+            raise ConnectionError(f"{gone}, and offline mode is on: unset HF_HUB_OFFLINE and pull it once.")
+        require([required] if (copy / required).is_file() else [])
+        return copy
+    api = client(token, place)
+
+    def newest() -> Path:
+        try:
+            head, sizes = checked_files(api, place, TRIES if copy is None else _TRIES_WITH_COPY)
+        except ConnectionError as error:
+            if copy is None or not (copy / required).is_file():
+                raise
+            logger.warning("Using the copy of the %s in the cache, commit %s: %s", place, copy.name[:8], error)
+            return copy
+        require(sizes)
+        folder = snapshot(only_here=False)
+        if folder.name != head:
+            raise ChangedMeanwhileError
+        return folder
+
+    with progress_bars():
+        return retried(newest, place)
+
+
+def commit_of(snapshot: Path) -> str:
+    """The commit (40 hexadecimal digits) of a folder that `pull` gave."""
+    if not _COMMIT.fullmatch(snapshot.name):
+        raise ValueError(f"{snapshot} is no folder of the Hub's cache: its name is no commit.")
+    return snapshot.name
+
+
+def _head_to_push_to(api: HfApi, place: Place, private: bool | None) -> str:
+    """The commit to push on; makes the repository and the branch if they do not exist."""
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    main = replace(place, revision=None)
+    try:
+        newest_commit(api, main)
+    except RepositoryNotFoundError as error:
+        if error.response.status_code != 404:
+            raise
+        api.create_repo(place.repo_id, repo_type=place.repo_type, private=private, exist_ok=True)
+    if private and not api.repo_info(place.repo_id, repo_type=place.repo_type, timeout=TIMEOUT).private:
+        raise ValueError(f"the {place} is public already: make it private in its settings at {place.url()}, or push "
+                         "without private=True.")
+    try:
+        head = newest_commit(api, place)
+    except RevisionNotFoundError:
+        if place.revision is None:
+            return ""
+        api.create_branch(place.repo_id, repo_type=place.repo_type, branch=place.revision, exist_ok=True)
+        head = newest_commit(api, place)
+    if place.revision == head:
+        raise ValueError(f"revision {place.revision!r} is a commit, which nothing can be added to: give a branch of "
+                         f"the {place}.")
+    return head
+
+
+def _is_same(entry: RepoFile | None, local: Path) -> bool:
+    """Whether a file in a repository has the content of a local one."""
+    if entry is None or entry.size != local.stat().st_size:
+        return False
+    with local.open("rb") as file:
+        if entry.lfs is not None:
+            return hashlib.file_digest(file, "sha256").hexdigest() == entry.lfs.sha256
+        digest = hashlib.sha1(f"blob {entry.size}\0".encode(), usedforsecurity=False)  # as git names it
+        digest.update(file.read())  # what is not in LFS is small
+        return digest.hexdigest() == entry.blob_id

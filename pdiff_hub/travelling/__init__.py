@@ -1,0 +1,1 @@
+"""What is copied into every Hub repository: two files that need the standard library, torch and diffusers alone."""
