@@ -47,12 +47,17 @@ class Work:
     recipe: Callable[[], Recipe]
 
     def seconds(self, networks: int) -> float:
-        return (self.autoencoder_steps * self.autoencoder_seconds + self.diffusion_steps * self.diffusion_seconds
-                + networks * self.network_seconds)
+        return (
+            self.autoencoder_steps * self.autoencoder_seconds
+            + self.diffusion_steps * self.diffusion_seconds
+            + networks * self.network_seconds
+        )
 
     def words(self) -> str:
-        return (f"the authors' code: {self.autoencoder_steps:,} steps of {self.autoencoder_seconds:g} s, "
-                f"{self.diffusion_steps:,} of {self.diffusion_seconds:g} s, {self.network_seconds:g} s a network")
+        return (
+            f"the authors' code: {self.autoencoder_steps:,} steps of {self.autoencoder_seconds:g} s, "
+            f"{self.diffusion_steps:,} of {self.diffusion_seconds:g} s, {self.network_seconds:g} s a network"
+        )
 
 
 # Timed on 2 cores of the kind that the wanted ratios are about (shared/platform.md, "Peer timings on 2 cores").
@@ -78,8 +83,9 @@ def ours(dataset: CheckpointDataset, networks: int, steps: int, folder: Path) ->
 def accuracies(dataset: CheckpointDataset, networks: int, folder: Path) -> tuple[float, float]:
     """Mean test accuracy in percent of generated networks at the pipeline's own steps, and by 1,000 steps of DDPM."""
     assert dataset.task is not None
-    judge = Judge(build_network(dataset.network, pretrained=False), load_task(dataset.task), dataset.layout,
-                  dataset.frozen)
+    judge = Judge(
+        build_network(dataset.network, pretrained=False), load_task(dataset.task), dataset.layout, dataset.frozen
+    )
     own = runs.generate(PDiffPipeline.from_pretrained(folder), networks, seed=0)
     ddpm = PDiffPipeline.from_pretrained(folder, scheduler=build_scheduler())
     slow = runs.generate(ddpm, networks, seed=0, num_inference_steps=_PLAIN_STEPS)
@@ -97,17 +103,24 @@ def against(work: Work, dataset: CheckpointDataset, options: argparse.Namespace)
                 own, slow = accuracies(dataset, networks, Path(folder))
     what = f"{dataset.layout.num_params:,} parameters of {dataset.network['name']}, {len(dataset)} checkpoints"
     yield result(
-        "against the authors", f"train on {what}, and sample {networks} networks", [sum(each) for each in rounds],
-        plain=work.words(), seconds_plain=[work.seconds(networks)] * len(rounds),
+        "against the authors",
+        f"train on {what}, and sample {networks} networks",
+        [sum(each) for each in rounds],
+        plain=work.words(),
+        seconds_plain=[work.seconds(networks)] * len(rounds),
         note=f"Theirs, for {work.num_params:,} parameters, was timed elsewhere and scaled up from steps; no round of "
-             f"ours to warm up. Wanted: {work.wanted} times as fast.")
+        f"ours to warm up. Wanted: {work.wanted} times as fast.",
+    )
     yield result(
-        "against the authors", f"sample a network of {what}", [sampling / networks for _, sampling in rounds],
+        "against the authors",
+        f"sample a network of {what}",
+        [sampling / networks for _, sampling in rounds],
         plain=f"the authors' code: {_PLAIN_STEPS:,} steps, batch 1",
         seconds_plain=[work.network_seconds] * len(rounds),
         note=f"Theirs was timed elsewhere; ours: {networks} in a batch. Mean test accuracy {own:.2f} %, by "
-             f"{_PLAIN_STEPS:,} steps of DDPM {slow:.2f} %: {own - slow:+.2f} points. Wanted: {_WANTED_A_NETWORK} "
-             f"times as fast, and at least as accurate (within {_WANTED_POINTS} points).")
+        f"{_PLAIN_STEPS:,} steps of DDPM {slow:.2f} %: {own - slow:+.2f} points. Wanted: {_WANTED_A_NETWORK} "
+        f"times as fast, and at least as accurate (within {_WANTED_POINTS} points).",
+    )
 
 
 def measure(options: argparse.Namespace) -> Iterator[Result]:
@@ -121,9 +134,11 @@ def measure(options: argparse.Namespace) -> Iterator[Result]:
             try:
                 sets[name] = runs.collect(recipe, Path(folder, name))
             except OSError as error:  # of the Hub too
-                missing += (f" The set of {work.num_params:,} parameters is left out: its data, {recipe.task}, cannot "
-                            f"be read ({error}). Fashion-MNIST comes with Debian's package dataset-fashion-mnist; or "
-                            f"give a set that was collected elsewhere, with --{name}.")
+                missing += (
+                    f" The set of {work.num_params:,} parameters is left out: its data, {recipe.task}, cannot "
+                    f"be read ({error}). Fashion-MNIST comes with Debian's package dataset-fashion-mnist; or "
+                    f"give a set that was collected elsewhere, with --{name}."
+                )
         if not sets:
             raise SystemExit(missing.strip())
         for name, dataset in sets.items():
@@ -132,8 +147,12 @@ def measure(options: argparse.Namespace) -> Iterator[Result]:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--subset", type=Path, help="folder of a CheckpointDataset of 2,048 parameters; default: the "
-                                                    "last two norm layers of a ResNet-18 on digits, collected")
+    parser.add_argument(
+        "--subset",
+        type=Path,
+        help="folder of a CheckpointDataset of 2,048 parameters; default: the "
+        "last two norm layers of a ResNet-18 on digits, collected",
+    )
     parser.add_argument("--mlp", type=Path, help="of about 39,600; default: that of fashion-mnist-mlp3, collected")
     parser.add_argument("--networks", type=int, default=200)
     parser.add_argument("--steps", type=int, default=DiffusionConfig().steps, help="of the denoiser's training")

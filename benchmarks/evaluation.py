@@ -40,10 +40,15 @@ def measure(options: argparse.Namespace) -> Iterator[Result]:
     apart = float((together() - one_by_one()).abs().max())
     seconds_plain, seconds_ours = compare(one_by_one, together, options.rounds)
     network_flops = count_flops(lambda: network(inputs))
-    yield result("evaluation", f"{len(params_BP)} networks, mlp3, {len(inputs)} test images of digits", seconds_ours,
-                 plain="load_state_dict and forward, one by one", seconds_plain=seconds_plain,
-                 flops=len(params_BP) * network_flops,
-                 note=f"The accuracies differ by at most {100 * apart:.2f} points.")
+    yield result(
+        "evaluation",
+        f"{len(params_BP)} networks, mlp3, {len(inputs)} test images of digits",
+        seconds_ours,
+        plain="load_state_dict and forward, one by one",
+        seconds_plain=seconds_plain,
+        flops=len(params_BP) * network_flops,
+        note=f"The accuracies differ by at most {100 * apart:.2f} points.",
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -56,8 +56,9 @@ def measure_all(sizes: dict[str, list[float]], work_dir: Path, known: dict[str, 
     work_dir.mkdir(parents=True, exist_ok=True)
     kept = KeptPoints(work_dir / "points.json")
     settings = {axis.name: {"axis": axis.name, **axis.settings, "machine": known} for axis in AXES}
-    missing = [(axis, asked) for axis in AXES for asked in sizes[axis.name]
-               if kept.find(settings[axis.name], asked) is None]
+    missing = [
+        (axis, asked) for axis in AXES for asked in sizes[axis.name] if kept.find(settings[axis.name], asked) is None
+    ]
     total = sum(len(axis.stages(work_dir, asked)) for axis, asked in missing)
     with tqdm(total=total, unit="process", disable=None) as bar:
         for axis, asked in missing:
@@ -71,20 +72,51 @@ def measure_all(sizes: dict[str, list[float]], work_dir: Path, known: dict[str, 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=float, nargs="+", default=[1e3, 1e4, 1e5, 1e6, 1e7, 1e8], metavar="P",
-                        help="parameters of the network, at least 1e3 (default: 1e3 1e4 1e5 1e6 1e7 1e8)")
-    parser.add_argument("--checkpoints", type=float, nargs="+", default=[10, 30, 100, 300, 1000, 3000, 10_000],
-                        metavar="K", help="at least 3 (default: 10 30 100 300 1000 3000 10000)")
-    parser.add_argument("--models", type=float, nargs="+", default=[1, 10, 100, 1000, 10_000], metavar="N",
-                        help="generated networks, at least 1 (default: 1 10 100 1000 10000)")
-    parser.add_argument("--work-dir", type=Path, default=ROOT / "runs" / "growth", metavar="DIR",
-                        help="where points are kept and large files come and go (default: runs/growth)")
-    parser.add_argument("--output-dir", type=Path, default=ROOT, metavar="DIR",
-                        help="gets benchmarks/GROWTH.md and docs/growth-*.png and .svg (default: this repository)")
+    parser.add_argument(
+        "--sizes",
+        type=float,
+        nargs="+",
+        default=[1e3, 1e4, 1e5, 1e6, 1e7, 1e8],
+        metavar="P",
+        help="parameters of the network, at least 1e3 (default: 1e3 1e4 1e5 1e6 1e7 1e8)",
+    )
+    parser.add_argument(
+        "--checkpoints",
+        type=float,
+        nargs="+",
+        default=[10, 30, 100, 300, 1000, 3000, 10_000],
+        metavar="K",
+        help="at least 3 (default: 10 30 100 300 1000 3000 10000)",
+    )
+    parser.add_argument(
+        "--models",
+        type=float,
+        nargs="+",
+        default=[1, 10, 100, 1000, 10_000],
+        metavar="N",
+        help="generated networks, at least 1 (default: 1 10 100 1000 10000)",
+    )
+    parser.add_argument(
+        "--work-dir",
+        type=Path,
+        default=ROOT / "runs" / "growth",
+        metavar="DIR",
+        help="where points are kept and large files come and go (default: runs/growth)",
+    )
+    parser.add_argument(
+        "--output-dir",
+        type=Path,
+        default=ROOT,
+        metavar="DIR",
+        help="gets benchmarks/GROWTH.md and docs/growth-*.png and .svg (default: this repository)",
+    )
     options = parser.parse_args(arguments)
     sizes: dict[str, list[float]] = {}
-    for name, asked, least in (("parameters", options.sizes, 1000), ("checkpoints", options.checkpoints, 3),
-                               ("models", options.models, 1)):
+    for name, asked, least in (
+        ("parameters", options.sizes, 1000),
+        ("checkpoints", options.checkpoints, 3),
+        ("models", options.models, 1),
+    ):
         if min(asked) < least or (name != "parameters" and any(each % 1 for each in asked)):
             parser.error(f"number of {name}: expected whole numbers of at least {least}, found {asked}")
         sizes[name] = sorted(set(asked))

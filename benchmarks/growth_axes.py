@@ -61,22 +61,32 @@ class Axis:
 
 
 def _of_size(folder: Path, size: float) -> list[Stage]:
-    return [Stage("save", save_vits, (folder, size, CHECKPOINTS)), Stage("train", train, (folder,)),
-            Stage("sample", sample, (folder,))]
+    return [
+        Stage("save", save_vits, (folder, size, CHECKPOINTS)),
+        Stage("train", train, (folder,)),
+        Stage("sample", sample, (folder,)),
+    ]
 
 
 def _of_checkpoints(folder: Path, count: float) -> list[Stage]:
-    return [Stage("save", save_mlps, (folder, int(count))), Stage("train", train, (folder,)),
-            Stage("similarity", similarity, (int(count),))]
+    return [
+        Stage("save", save_mlps, (folder, int(count))),
+        Stage("train", train, (folder,)),
+        Stage("similarity", similarity, (int(count),)),
+    ]
 
 
 def _of_models(folder: Path, count: float) -> list[Stage]:
-    return [Stage("sample", sample_models, (int(count),)),
-            Stage("sample and write", write_models, (folder, int(count)))]
+    return [
+        Stage("sample", sample_models, (int(count),)),
+        Stage("sample and write", write_models, (folder, int(count))),
+    ]
 
 
 PARAMETERS = Axis(
-    "parameters", "Number of parameters", "parameters of the network (number)",
+    "parameters",
+    "Number of parameters",
+    "parameters of the network (number)",
     f"""A ViT of 12 layers (fewer below 10,000 parameters) that is generated whole, from {CHECKPOINTS} checkpoints.
 These are random perturbations of one random network, along {DIRECTIONS} directions: good for memory and time, they say
 nothing about quality.
@@ -86,22 +96,35 @@ numbers that they are drawn in is in its memory. *Train* is one process: *fit au
 components, latents, held-out R2), *U-Net steps* are {UNET_STEPS} steps of stage two and its save, *write pipeline* is
 the rest: the pipeline's files are as large as its components, that is as several networks. *Sample* opens the pipeline,
 generates one network in {INFERENCE_STEPS} steps and writes it.""",
-    _of_size, vit_params, {"checkpoints": CHECKPOINTS, "unet_steps": UNET_STEPS, "inference_steps": INFERENCE_STEPS},
-    per_network=True)
+    _of_size,
+    vit_params,
+    {"checkpoints": CHECKPOINTS, "unet_steps": UNET_STEPS, "inference_steps": INFERENCE_STEPS},
+    per_network=True,
+)
 
 CHECKPOINTS_OF_ONE = Axis(
-    "checkpoints", "Number of checkpoints", "checkpoints (number)",
+    "checkpoints",
+    "Number of checkpoints",
+    "checkpoints (number)",
     f"""Checkpoints of an MLP of 1,066 parameters (`mlp3` with hidden layers of 12 and 12, on images of 8 x 8), again
 random perturbations of one random network along {DIRECTIONS} directions. *Save* and *train* as above. *Similarity* is
 the mean IoU of the errors of all pairs of networks, on {JUDGED_IMAGES:,} images with random errors: the number of pairs
 grows as the square.""",
-    _of_checkpoints, int, {"network": TINY_MLP, "unet_steps": UNET_STEPS, "images": JUDGED_IMAGES})
+    _of_checkpoints,
+    int,
+    {"network": TINY_MLP, "unet_steps": UNET_STEPS, "images": JUDGED_IMAGES},
+)
 
 MODELS = Axis(
-    "models", "Number of generated models", "generated models (number)",
+    "models",
+    "Number of generated models",
+    "generated models (number)",
     """Networks of 8,970 parameters from the shipped `pipelines/digits-mlp3`, at its default number of steps. *Sample*
 keeps their parameters in memory; *sample and write* streams them into files that each load with `strict=True`. The time
 to open the pipeline is not in the seconds.""",
-    _of_models, int, {"pipeline": "digits-mlp3"})
+    _of_models,
+    int,
+    {"pipeline": "digits-mlp3"},
+)
 
 AXES = (PARAMETERS, CHECKPOINTS_OF_ONE, MODELS)

@@ -14,16 +14,19 @@ from pdiff_hub.evaluation.figures.style import MethodStyle, footnote, marker_loo
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LOOKS = {look.label: look for look in (  # those in one panel differ in greyscale too
-    MethodStyle("save", "#0072B2", "o", filled=False),
-    MethodStyle("train", "#D55E00", "^", size=5.5),
-    MethodStyle("fit autoencoder", "#D55E00", "^", size=5.5),
-    MethodStyle("U-Net steps", "#009E73", "s", filled=False),
-    MethodStyle("write pipeline", "#CC79A7", "D"),
-    MethodStyle("sample", "#E69F00", "v", size=5.5),
-    MethodStyle("sample and write", "#0072B2", "o", filled=False),
-    MethodStyle("similarity", "#555555", "P", filled=False, size=6.0),
-)}
+_LOOKS = {
+    look.label: look
+    for look in (  # those in one panel differ in greyscale too
+        MethodStyle("save", "#0072B2", "o", filled=False),
+        MethodStyle("train", "#D55E00", "^", size=5.5),
+        MethodStyle("fit autoencoder", "#D55E00", "^", size=5.5),
+        MethodStyle("U-Net steps", "#009E73", "s", filled=False),
+        MethodStyle("write pipeline", "#CC79A7", "D"),
+        MethodStyle("sample", "#E69F00", "v", size=5.5),
+        MethodStyle("sample and write", "#0072B2", "o", filled=False),
+        MethodStyle("similarity", "#555555", "P", filled=False, size=6.0),
+    )
+}
 _MIB = 2**20
 _NOISE = f"{LEAST_MEMORY // _MIB} MiB"
 
@@ -40,8 +43,11 @@ def draw(axis: Axis, points: Sequence[Point], stem: Path) -> list[Path]:
         right.set_ylabel("working memory (MiB)")
         for axes in (left, right):
             axes.set_xlabel(axis.label)
-        footnote(figure, "Dotted: least squares on logarithms over the upper half of the range; its slope is in the "
-                         f"legend. Memory under {_NOISE} is not drawn.")
+        footnote(
+            figure,
+            "Dotted: least squares on logarithms over the upper half of the range; its slope is in the "
+            f"legend. Memory under {_NOISE} is not drawn.",
+        )
         return save(figure, stem)
 
 
@@ -60,15 +66,27 @@ def _panel(axes: Axes, xs: Sequence[float], lines: Mapping[str, Sequence[float]]
             continue
         drawn, look = True, _LOOKS[name]
         axes.plot(*zip(*shown, strict=True), color=look.color, linewidth=1.1, linestyle=look.line, zorder=2)
-        axes.scatter(*zip(*shown, strict=True), s=look.size**2, zorder=4, label=f"{name} ({_exponent(xs, ys, least)})",
-                     **marker_look(look))
+        axes.scatter(
+            *zip(*shown, strict=True),
+            s=look.size**2,
+            zorder=4,
+            label=f"{name} ({_exponent(xs, ys, least)})",
+            **marker_look(look),
+        )
         if fitted := line(xs, ys, least):
             scale, exponent = fitted
             ends = [min(x for x, _ in shown if x >= upper_half(xs)), max(xs)]
             axes.plot(ends, [scale * x**exponent for x in ends], color="black", linewidth=0.9, linestyle=":", zorder=3)
     if drawn:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize=7.5,
-                    handletextpad=0.2, columnspacing=1.0)
+        axes.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.2),
+            ncols=2,
+            frameon=False,
+            fontsize=7.5,
+            handletextpad=0.2,
+            columnspacing=1.0,
+        )
     else:
         axes.text(0.5, 0.5, f"all under {_NOISE}", transform=axes.transAxes, ha="center", color="#555555")
 
@@ -87,13 +105,15 @@ def summary(axes: Sequence[Axis], points: Mapping[str, Sequence[Point]]) -> list
         for name, seconds in parts(found).items():
             rows.append([against, f"{name}, time", f"{_seconds(seconds[-1])} s", _exponent(xs, seconds, 0.0)])
         for name, memory in working_memory(found).items():
-            rows.append([against, f"{name}, memory", f"{round(memory[-1] / _MIB):,} MiB",
-                         _exponent(xs, memory, LEAST_MEMORY)])
+            rows.append(
+                [against, f"{name}, memory", f"{round(memory[-1] / _MIB):,} MiB", _exponent(xs, memory, LEAST_MEMORY)]
+            )
     return rows
 
 
-def render(axes: Sequence[Axis], points: Mapping[str, Sequence[Point]], machine: Mapping[str, Any],
-           pictures: str) -> str:
+def render(
+    axes: Sequence[Axis], points: Mapping[str, Sequence[Point]], machine: Mapping[str, Any], pictures: str
+) -> str:
     """The page as Markdown.
 
     points: by name of the axis, from the smallest on. machine: what the page says of machine and versions, by name.
@@ -102,32 +122,53 @@ def render(axes: Sequence[Axis], points: Mapping[str, Sequence[Point]], machine:
     days = sorted(point.measured[:10] for found in points.values() for point in found)
     when = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
     text = [
-        "# How it grows", "",
+        "# How it grows",
+        "",
         "Time and memory against the size of the network, the number of checkpoints and the number of generated "
-        f"networks. Made by `make bench-scale`; measured {when}.", "",
+        f"networks. Made by `make bench-scale`; measured {when}.",
+        "",
         "Every point is one run in a fresh process, not a median of several. Seconds leave out the start of Python and "
         "imports, but not what a first call costs. *Working memory* is the peak of resident memory (pages of mapped "
         "files included) less that of the smallest case on the same axis, which stands for interpreter and libraries; "
         f"under {_NOISE} it is noise, and is neither drawn nor fitted. *Slope* is the exponent b of a x^b, by least "
         "squares on logarithms over the upper half of the (logarithmic) range, since constants dominate below: 0 is "
-        "flat, 1 is proportional, 2 is the square. \"No slope\": fewer than two points in that half to fit.", "",
-        "## In short", "", *_table(summary(axes, points)), "",
+        'flat, 1 is proportional, 2 is the square. "No slope": fewer than two points in that half to fit.',
+        "",
+        "## In short",
+        "",
+        *_table(summary(axes, points)),
+        "",
     ]
     for axis in axes:
         found = points[axis.name]
-        text += [f"## {axis.title}", "", *axis.what.split("\n"), "",
-                 f"![Time and working memory against {axis.title.lower()}]({pictures}/growth-{axis.name}.png)", "",
-                 *_table(_time_rows(axis, found)), "", *_table(_memory_rows(axis, found)), ""]
-    text += ["## Machine and versions", "",
-             *_table([["", ""], *([name, str(value)] for name, value in machine.items())]), ""]
+        text += [
+            f"## {axis.title}",
+            "",
+            *axis.what.split("\n"),
+            "",
+            f"![Time and working memory against {axis.title.lower()}]({pictures}/growth-{axis.name}.png)",
+            "",
+            *_table(_time_rows(axis, found)),
+            "",
+            *_table(_memory_rows(axis, found)),
+            "",
+        ]
+    text += [
+        "## Machine and versions",
+        "",
+        *_table([["", ""], *([name, str(value)] for name, value in machine.items())]),
+        "",
+    ]
     return "\n".join(text)
 
 
 def _time_rows(axis: Axis, points: Sequence[Point]) -> list[list[str]]:
     found = parts(points)
-    return [[axis.name, *(f"{name} (s)" for name in found)],
-            *([f"{point.x:,}", *(_seconds(point.seconds[name]) for name in found)] for point in points),
-            ["slope", *(_exponent([point.x for point in points], seconds, 0.0) for seconds in found.values())]]
+    return [
+        [axis.name, *(f"{name} (s)" for name in found)],
+        *([f"{point.x:,}", *(_seconds(point.seconds[name]) for name in found)] for point in points),
+        ["slope", *(_exponent([point.x for point in points], seconds, 0.0) for seconds in found.values())],
+    ]
 
 
 def _memory_rows(axis: Axis, points: Sequence[Point]) -> list[list[str]]:

@@ -69,8 +69,7 @@ def line(xs: Sequence[float], ys: Sequence[float], least: float = 0.0) -> tuple[
     if len({x for x, _ in logs}) < 2:
         return None
     mean_x, mean_y = (math.fsum(each) / len(logs) for each in zip(*logs, strict=True))
-    exponent = (math.fsum((x - mean_x) * (y - mean_y) for x, y in logs)
-                / math.fsum((x - mean_x) ** 2 for x, _ in logs))
+    exponent = math.fsum((x - mean_x) * (y - mean_y) for x, y in logs) / math.fsum((x - mean_x) ** 2 for x, _ in logs)
     return math.exp(mean_y - exponent * mean_x), exponent
 
 

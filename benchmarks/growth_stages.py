@@ -39,8 +39,16 @@ def vit(num_params: float) -> nn.Module:
     layers = 12
     if num_params < 1e4:  # embeddings, last norm and head have 80 h + 10, a layer 12 h^2 + 13 h
         layers = max(1, round((num_params - 80 * width - 10) / (12 * width**2 + 13 * width)))
-    config = ViTConfig(hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=4,
-                       image_size=28, patch_size=4, num_channels=1, num_labels=10)
+    config = ViTConfig(
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        image_size=28,
+        patch_size=4,
+        num_channels=1,
+        num_labels=10,
+    )
     with torch.device("meta"):
         return ViTForImageClassification(config)
 
@@ -96,19 +104,31 @@ def _save(folder: Path, network: nn.Module, spec: dict[str, object], checkpoints
 def train(folder: Path) -> Seconds:
     """Both stages of training on what was saved, and writing the pipeline: GBs where the network is large."""
     began = time.perf_counter()
-    summary = train_pipeline(CheckpointDataset.from_pretrained(folder / "checkpoints"), folder / "pipeline",
-                             AutoencoderConfig(), DiffusionConfig(steps=UNET_STEPS, save_every=UNET_STEPS))
+    summary = train_pipeline(
+        CheckpointDataset.from_pretrained(folder / "checkpoints"),
+        folder / "pipeline",
+        AutoencoderConfig(),
+        DiffusionConfig(steps=UNET_STEPS, save_every=UNET_STEPS),
+    )
     total = time.perf_counter() - began
     assert summary.seconds_autoencoder is not None and summary.seconds_diffusion is not None  # in a new folder
-    return {"fit autoencoder": summary.seconds_autoencoder, "U-Net steps": summary.seconds_diffusion,
-            "write pipeline": total - summary.seconds_autoencoder - summary.seconds_diffusion}
+    return {
+        "fit autoencoder": summary.seconds_autoencoder,
+        "U-Net steps": summary.seconds_diffusion,
+        "write pipeline": total - summary.seconds_autoencoder - summary.seconds_diffusion,
+    }
 
 
 def sample(folder: Path) -> Seconds:
     """Open the pipeline that was trained, generate one network and write it."""
     began = time.perf_counter()
-    runs.write_networks(PDiffPipeline.from_pretrained(folder / "pipeline"), 1, folder / "generated", seed=0,
-                            num_inference_steps=INFERENCE_STEPS)
+    runs.write_networks(
+        PDiffPipeline.from_pretrained(folder / "pipeline"),
+        1,
+        folder / "generated",
+        seed=0,
+        num_inference_steps=INFERENCE_STEPS,
+    )
     return {"sample": time.perf_counter() - began}
 
 

@@ -64,8 +64,10 @@ class Result:
         """The result in one line for a terminal."""
         text = f"{self.part}: {self.case}: {digits(self.seconds_ours)} s"
         if self.plain is not None:
-            text += (f"; {self.plain}: {digits(self.seconds_plain)} s; {digits(self.ratio)} times as fast "
-                     f"({digits(self.ratio_least)} to {digits(self.ratio_most)})")
+            text += (
+                f"; {self.plain}: {digits(self.seconds_plain)} s; {digits(self.ratio)} times as fast "
+                f"({digits(self.ratio_least)} to {digits(self.ratio_most)})"
+            )
         if self.fraction is not None:
             text += f"; {self.gflops:.3g} GFLOP/s, {100 * self.fraction:.0f} % of a matrix product's"
         return text + (f". {self.note}" if self.note else "")
@@ -78,8 +80,16 @@ def digits(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def result(part: str, case: str, seconds_ours: Sequence[float], *, plain: str | None = None,
-           seconds_plain: Sequence[float] | None = None, flops: float | None = None, note: str = "") -> Result:
+def result(
+    part: str,
+    case: str,
+    seconds_ours: Sequence[float],
+    *,
+    plain: str | None = None,
+    seconds_plain: Sequence[float] | None = None,
+    flops: float | None = None,
+    note: str = "",
+) -> Result:
     """A `Result` of the seconds of each round.
 
     plain, seconds_plain: both or neither. flops: floating-point operations of ours; they are set against the rate of a
@@ -92,8 +102,20 @@ def result(part: str, case: str, seconds_ours: Sequence[float], *, plain: str | 
     if seconds_plain is None:
         return Result(part, case, None, None, ours, None, None, None, len(seconds_ours), gflops, fraction, note)
     ratios = [one / other for one, other in zip(seconds_plain, seconds_ours, strict=True)]
-    return Result(part, case, plain, statistics.median(seconds_plain), ours, statistics.median(ratios), min(ratios),
-                  max(ratios), len(ratios), gflops, fraction, note)
+    return Result(
+        part,
+        case,
+        plain,
+        statistics.median(seconds_plain),
+        ours,
+        statistics.median(ratios),
+        min(ratios),
+        max(ratios),
+        len(ratios),
+        gflops,
+        fraction,
+        note,
+    )
 
 
 def clock(work: Callable[[], object]) -> float:
@@ -103,8 +125,9 @@ def clock(work: Callable[[], object]) -> float:
     return own if isinstance(own, float) else time.perf_counter() - began
 
 
-def compare(plain: Callable[[], object], ours: Callable[[], object], rounds: int = 3
-            ) -> tuple[list[float], list[float]]:
+def compare(
+    plain: Callable[[], object], ours: Callable[[], object], rounds: int = 3
+) -> tuple[list[float], list[float]]:
     """Seconds of the plain way and of ours, round by round, by turns; one call of each before that does not count."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(1 + rounds):
@@ -143,20 +166,27 @@ def where_time_goes(work: Callable[[], object]) -> str:
     operations = [each for each in profiled.key_averages() if each.self_cpu_time_total > 0]
     operations.sort(key=lambda each: -each.self_cpu_time_total)
     total, count = sum(each.self_cpu_time_total for each in operations), sum(each.count for each in operations)
-    products = sum(each.self_cpu_time_total for each in operations
-                   if any(word in each.key.lower() for word in _PRODUCTS))
-    most = ", ".join(f"{each.key} {100 * each.self_cpu_time_total / total:.0f} %"
-                     for each in operations[:_NAMED_OPERATIONS])
-    return (f"A profile: {100 * products / total:.0f} % of the time in convolutions and matrix products; {count} "
-            f"operations, {total / count:.0f} us each on average; most in {most}.")
+    products = sum(
+        each.self_cpu_time_total for each in operations if any(word in each.key.lower() for word in _PRODUCTS)
+    )
+    most = ", ".join(
+        f"{each.key} {100 * each.self_cpu_time_total / total:.0f} %" for each in operations[:_NAMED_OPERATIONS]
+    )
+    return (
+        f"A profile: {100 * products / total:.0f} % of the time in convolutions and matrix products; {count} "
+        f"operations, {total / count:.0f} us each on average; most in {most}."
+    )
 
 
 def machine() -> dict[str, Any]:
     """What the numbers were measured on: cpu, cores, threads (torch's), memory_gib, python, versions, date (ISO)."""
     return {
-        "cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "python": platform.python_version(), **{package: _version(package) for package in _PACKAGES},
+        "python": platform.python_version(),
+        **{package: _version(package) for package in _PACKAGES},
         "date": date.today().isoformat(),
     }
 
@@ -174,11 +204,17 @@ def _version(package: str) -> str | None:
         return None
 
 
-def main(name: str, measure: Callable[[argparse.Namespace], Iterable[Result]],
-         add_options: Callable[[argparse.ArgumentParser], None] | None = None) -> None:
+def main(
+    name: str,
+    measure: Callable[[argparse.Namespace], Iterable[Result]],
+    add_options: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> None:
     """The command line of a benchmark: its docstring, its options, `--rounds` and `--json`; a line a result."""
-    parser = argparse.ArgumentParser(prog=f"{name}.py", description=sys.modules[measure.__module__].__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=f"{name}.py",
+        description=sys.modules[measure.__module__].__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--rounds", type=int, default=3, help="measured by turns, beside one to warm up")
     parser.add_argument("--json", type=Path, help="also write the results into this file")
     if add_options is not None:

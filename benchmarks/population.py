@@ -52,8 +52,16 @@ def together(spec: dict[str, Any], task: Task, batch: int, seeds: range, epochs:
     inputs, labels = task.inputs(task.train), task.train.labels_N
     began = time.perf_counter()
     for start in range(0, len(seeds), AT_ONCE):
-        trainer = BatchedTrainer(lambda seed: build_network(spec, seed=seed), seeds[start : start + AT_ONCE], inputs,
-                                 labels, epochs=epochs, batch_size=batch, learning_rate=RATE, weight_decay=DECAY)
+        trainer = BatchedTrainer(
+            lambda seed: build_network(spec, seed=seed),
+            seeds[start : start + AT_ONCE],
+            inputs,
+            labels,
+            epochs=epochs,
+            batch_size=batch,
+            learning_rate=RATE,
+            weight_decay=DECAY,
+        )
         for _ in range(epochs):
             trainer.run_epoch()
     return (time.perf_counter() - began) / len(seeds)
@@ -71,14 +79,18 @@ def measure(options: argparse.Namespace) -> Iterator[Result]:
         spec = resolve_network(network, in_channels=1, image_size=8, num_classes=10)
         plain, ours = compare(
             partial(one_by_one, spec, task, batch, range(options.plain_networks), options.epochs),
-            partial(together, spec, task, batch, range(options.networks), options.epochs), options.rounds)
+            partial(together, spec, task, batch, range(options.networks), options.epochs),
+            options.rounds,
+        )
         steps = options.networks * options.epochs * (len(task.train) // batch)
         yield result(
-            "collecting", f"{options.networks} networks, {name}, batch {batch}, {options.epochs} epochs of digits",
+            "collecting",
+            f"{options.networks} networks, {name}, batch {batch}, {options.epochs} epochs of digits",
             [options.networks * seconds for seconds in ours],
             plain=f"one network after another, scaled up from {options.plain_networks}",
             seconds_plain=[options.networks * seconds for seconds in plain],
-            flops=steps * step_flops(spec, task, batch))
+            flops=steps * step_flops(spec, task, batch),
+        )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

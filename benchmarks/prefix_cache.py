@@ -47,11 +47,16 @@ def measure(options: argparse.Namespace) -> Iterator[Result]:
 
     seconds_plain, seconds_ours = compare(plain, shared, options.rounds)
     same = float((wrong["plain"] == wrong["ours"][: options.plain_networks]).double().mean())
-    yield result("evaluation", f"{options.networks} networks, ResNet-18 that differ in 2,048 norm numbers, "
-                 f"{options.images:,} images of 28 x 28", seconds_ours,
-                 plain=f"a full forward pass of each network, scaled up from {options.plain_networks}",
-                 seconds_plain=seconds_plain, flops=count_flops(shared),
-                 note=f"Both ways are right on the same images for {100 * same:.2f} % of networks and images.")
+    yield result(
+        "evaluation",
+        f"{options.networks} networks, ResNet-18 that differ in 2,048 norm numbers, "
+        f"{options.images:,} images of 28 x 28",
+        seconds_ours,
+        plain=f"a full forward pass of each network, scaled up from {options.plain_networks}",
+        seconds_plain=seconds_plain,
+        flops=count_flops(shared),
+        note=f"Both ways are right on the same images for {100 * same:.2f} % of networks and images.",
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -34,8 +34,15 @@ SCRIPTS: Mapping[str, Sequence[str]] = {
     "sampling_speed": ("--networks", "4", "--plain-networks", "1", "--lengths", "4"),
     "authors": ("--networks", "4", "--steps", "20", "--subset", _SHIPPED_SET, "--mlp", _SHIPPED_SET),
 }
-_COLUMNS = ("part", "case", "plain way", "seconds, plain", "seconds, ours", "times as fast",
-            "of the matrix-product rate")
+_COLUMNS = (
+    "part",
+    "case",
+    "plain way",
+    "seconds, plain",
+    "seconds, ours",
+    "times as fast",
+    "of the matrix-product rate",
+)
 
 
 def run(script: str, options: Sequence[str]) -> list[Result] | None:
@@ -48,11 +55,17 @@ def run(script: str, options: Sequence[str]) -> list[Result] | None:
         return [Result(**each) for each in json.loads(file.read_text())["results"]]
 
 
-def page(results: Sequence[Result], failed: Sequence[str], about: Mapping[str, Any], minutes: float,
-         command: str = "make bench") -> str:
+def page(
+    results: Sequence[Result],
+    failed: Sequence[str],
+    about: Mapping[str, Any],
+    minutes: float,
+    command: str = "make bench",
+) -> str:
     """RESULTS.md. failed: names of scripts. about: what `harness.machine` gives. command: that wrote it."""
-    versions = ", ".join(f"{name} {about[name]}" for name in ("python", "torch", "diffusers", "transformers")
-                         if about[name] is not None)
+    versions = ", ".join(
+        f"{name} {about[name]}" for name in ("python", "torch", "diffusers", "transformers") if about[name] is not None
+    )
     parts = [
         "# Benchmarks",
         f"Written by `{command}` on {about['date']}, in {minutes:.0f} minutes: {about['cpu']}, {about['cores']} "
@@ -70,8 +83,10 @@ def page(results: Sequence[Result], failed: Sequence[str], about: Mapping[str, A
     rows += [_row(each, noted.index(each) + 1 if each.note else None) for each in results]
     parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
     if noted:
-        parts += ["## Notes", "\n".join(f"{number}. {each.part}, {each.case}: {each.note}"
-                                        for number, each in enumerate(noted, start=1))]
+        parts += [
+            "## Notes",
+            "\n".join(f"{number}. {each.part}, {each.case}: {each.note}" for number, each in enumerate(noted, start=1)),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -107,8 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.only or options.quick:
         command = " ".join(["run_all.py", *(["--quick"] if options.quick else []), *(options.only or [])])
     with replacing(output) as temporary:
-        temporary.write_text(page(results, failed, machine(), (time.perf_counter() - began) / 60, command),
-                             encoding="utf-8")
+        temporary.write_text(
+            page(results, failed, machine(), (time.perf_counter() - began) / 60, command), encoding="utf-8"
+        )
     print(f"{output} is written." + (f" Failed: {', '.join(failed)}." if failed else ""))
     return 1 if failed else 0
 

@@ -55,8 +55,13 @@ def one_pass(length: int, options: argparse.Namespace) -> Result:
     def passes() -> float:
         return clock(lambda: [work() for _ in range(_PASSES)]) / _PASSES
 
-    return result("sampling", f"U-Net {list(config.widths)}, forward, batch {_BATCH}, latents {channels} x {length}",
-                  timed(passes, options.rounds), flops=count_flops(work), note=where_time_goes(work))
+    return result(
+        "sampling",
+        f"U-Net {list(config.widths)}, forward, batch {_BATCH}, latents {channels} x {length}",
+        timed(passes, options.rounds),
+        flops=count_flops(work),
+        note=where_time_goes(work),
+    )
 
 
 def measure(options: argparse.Namespace) -> Iterator[Result]:
@@ -65,13 +70,19 @@ def measure(options: argparse.Namespace) -> Iterator[Result]:
     steps, networks = pipe.config.default_num_inference_steps, options.networks
     seconds_plain, seconds_ours = compare(
         partial(one_by_one, pipe, networks, options.plain_networks),
-        lambda: pipe(networks, generator=torch.Generator().manual_seed(0)), options.rounds)
+        lambda: pipe(networks, generator=torch.Generator().manual_seed(0)),
+        options.rounds,
+    )
     length = pipe.autoencoder.config.latent_length
-    yield result("sampling", f"{networks} networks of digits-mlp3, {steps} steps", seconds_ours,
-                 plain=f"DDPM of {_PLAIN_STEPS:,} steps, batch 1, scaled up from {options.plain_networks}",
-                 seconds_plain=seconds_plain,
-                 flops=steps * count_flops(lambda: forward(pipe.unet, networks, length)),
-                 note="What the accuracy of both is, on networks of the authors' sizes: under `against the authors`.")
+    yield result(
+        "sampling",
+        f"{networks} networks of digits-mlp3, {steps} steps",
+        seconds_ours,
+        plain=f"DDPM of {_PLAIN_STEPS:,} steps, batch 1, scaled up from {options.plain_networks}",
+        seconds_plain=seconds_plain,
+        flops=steps * count_flops(lambda: forward(pipe.unet, networks, length)),
+        note="What the accuracy of both is, on networks of the authors' sizes: under `against the authors`.",
+    )
     for each in options.lengths:
         yield one_pass(each, options)
 

@@ -46,6 +46,7 @@ def open_files(layout: ParamLayout, folder: Path) -> Tensor:
 
 def seconds_from_generator(params_KP: Tensor, folder: Path) -> float:
     """What `datasets.Dataset.from_generator` takes for the same rows."""
+
     def rows() -> Iterator[dict[str, np.ndarray]]:
         for params_P in params_KP.numpy():
             yield {"params": params_P}
@@ -70,17 +71,26 @@ def measure(options: argparse.Namespace) -> Iterator[Result]:
             return clock(save)
 
         generator = seconds_from_generator(made.params_KP, Path(temporary, "generator"))
-        for words, flush in (("torch.save of each, not waiting for the disk", False),
-                             ("torch.save of each, on the disk, as ours is", True)):
+        for words, flush in (
+            ("torch.save of each, not waiting for the disk", False),
+            ("torch.save of each, on the disk, as ours is", True),
+        ):
             seconds_plain, seconds_ours = compare(partial(save_files, states, plain, flush), save_anew, options.rounds)
-            yield result("saving", f"save {size}", seconds_ours, plain=words, seconds_plain=seconds_plain,
-                         note=f"datasets.Dataset.from_generator and save_to_disk: {generator:.2f} s.")
+            yield result(
+                "saving",
+                f"save {size}",
+                seconds_ours,
+                plain=words,
+                seconds_plain=seconds_plain,
+                note=f"datasets.Dataset.from_generator and save_to_disk: {generator:.2f} s.",
+            )
         assert torch.equal(open_files(layout, plain), CheckpointDataset.from_pretrained(ours).params_KP)
         seconds_plain, seconds_ours = compare(
-            lambda: open_files(layout, plain), lambda: CheckpointDataset.from_pretrained(ours).params_KP,
-            options.rounds)
-        yield result("saving", f"open {size} and read all", seconds_ours, plain="torch.load of each",
-                     seconds_plain=seconds_plain)
+            lambda: open_files(layout, plain), lambda: CheckpointDataset.from_pretrained(ours).params_KP, options.rounds
+        )
+        yield result(
+            "saving", f"open {size} and read all", seconds_ours, plain="torch.load of each", seconds_plain=seconds_plain
+        )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -24,16 +24,22 @@ def measure(options: argparse.Namespace) -> Iterator[Result]:
         began = time.perf_counter()
         rows = range(0, options.networks, max(1, options.networks // 10))
         for a in rows:
-            plain_A = torch.stack([(wrong_AN[a] & other_N).sum() / (wrong_AN[a] | other_N).sum()
-                                   for other_N in wrong_AN])
+            plain_A = torch.stack(
+                [(wrong_AN[a] & other_N).sum() / (wrong_AN[a] | other_N).sum() for other_N in wrong_AN]
+            )
             assert torch.allclose(plain_A.double(), expected_AA[a], atol=1e-6)
         return (time.perf_counter() - began) * options.networks / len(rows)
 
     seconds_plain, seconds_ours = compare(plain, lambda: iou_matrix(wrong_AN, wrong_AN), options.rounds)
-    yield result("similarity", f"IoU of errors, {options.networks} x {options.networks} networks, "
-                 f"{options.images:,} images", seconds_ours, plain="pair by pair, scaled up from a tenth of the rows",
-                 seconds_plain=seconds_plain, flops=2 * options.networks**2 * options.images,
-                 note="Both ways agree to 1e-6.")
+    yield result(
+        "similarity",
+        f"IoU of errors, {options.networks} x {options.networks} networks, {options.images:,} images",
+        seconds_ours,
+        plain="pair by pair, scaled up from a tenth of the rows",
+        seconds_plain=seconds_plain,
+        flops=2 * options.networks**2 * options.images,
+        note="Both ways agree to 1e-6.",
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

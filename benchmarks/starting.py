@@ -41,13 +41,16 @@ def show_help() -> None:
 
 
 def measure(options: argparse.Namespace) -> Iterator[Result]:
-    cases = (("import pdiff_hub, after Python's own start", partial(seconds_of, _IMPORT), 0.2),
-             ("pdiff --help, the whole process", show_help, 0.5),
-             ("open pipelines/digits-mlp3, after imports", partial(seconds_of, _OPEN), 1.5))
+    cases = (
+        ("import pdiff_hub, after Python's own start", partial(seconds_of, _IMPORT), 0.2),
+        ("pdiff --help, the whole process", show_help, 0.5),
+        ("open pipelines/digits-mlp3, after imports", partial(seconds_of, _OPEN), 1.5),
+    )
     for case, work, limit in cases:
         seconds = timed(work, options.rounds)
-        yield result("start-up", case, seconds, note=f"The limit is {limit} s; the slowest round took "
-                                                     f"{max(seconds):.3f} s.")
+        yield result(
+            "start-up", case, seconds, note=f"The limit is {limit} s; the slowest round took {max(seconds):.3f} s."
+        )
 
 
 if __name__ == "__main__":

@@ -43,12 +43,14 @@ def ours(autoencoder: ParamAutoencoder, params_KP: Tensor, config: DiffusionConf
 
 def plain(autoencoder: ParamAutoencoder, params_KP: Tensor, config: DiffusionConfig, steps: int) -> float:
     """Seconds of `config.steps` steps, of which `steps` are done."""
-    unet = build_unet(autoencoder.config.latent_channels, autoencoder.config.latent_length, config.widths,
-                      config.layers_per_block)
+    unet = build_unet(
+        autoencoder.config.latent_channels, autoencoder.config.latent_length, config.widths, config.layers_per_block
+    )
     weights, scheduler, generator = list(unet.parameters()), build_scheduler(), torch.Generator().manual_seed(0)
     averages = [weight.detach().clone() for weight in weights]
-    optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay, foreach=False,
-                                  fused=False)
+    optimizer = torch.optim.AdamW(
+        weights, lr=config.learning_rate, weight_decay=config.weight_decay, foreach=False, fused=False
+    )
     schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.steps)
     began = time.perf_counter()
     for _ in range(steps):
@@ -69,19 +71,26 @@ def plain(autoencoder: ParamAutoencoder, params_KP: Tensor, config: DiffusionCon
     return (time.perf_counter() - began) * config.steps / steps
 
 
-def compared(name: str, autoencoder: ParamAutoencoder, dataset: CheckpointDataset, options: argparse.Namespace
-             ) -> Result:
+def compared(
+    name: str, autoencoder: ParamAutoencoder, dataset: CheckpointDataset, options: argparse.Namespace
+) -> Result:
     """Both ways on one data set."""
     config, params_KP = DiffusionConfig(steps=options.steps, save_every=options.steps), dataset.params_KP
     plain_steps = min(options.plain_steps, options.steps)
     seconds_plain, seconds_ours = compare(
         partial(plain, autoencoder, params_KP, config, plain_steps),
-        partial(ours, autoencoder, params_KP, config), options.rounds)
+        partial(ours, autoencoder, params_KP, config),
+        options.rounds,
+    )
     shape = f"{autoencoder.config.latent_channels} x {autoencoder.config.latent_length}"
-    return result("training", f"{options.steps} steps of batch {config.batch_size} on {len(dataset)} {name}, latents "
-                  f"{shape}", seconds_ours,
-                  plain=f"encode each batch, AdamW and EMA in a loop, scaled up from {plain_steps} steps",
-                  seconds_plain=seconds_plain, note="Making the U-Net and saving are in the seconds of ours only.")
+    return result(
+        "training",
+        f"{options.steps} steps of batch {config.batch_size} on {len(dataset)} {name}, latents {shape}",
+        seconds_ours,
+        plain=f"encode each batch, AdamW and EMA in a loop, scaled up from {plain_steps} steps",
+        seconds_plain=seconds_plain,
+        note="Making the U-Net and saving are in the seconds of ours only.",
+    )
 
 
 def one_pass(length: int, options: argparse.Namespace) -> Result:
@@ -98,19 +107,30 @@ def one_pass(length: int, options: argparse.Namespace) -> Result:
     def steps() -> float:
         return clock(lambda: [step() for _ in range(_PASSES)]) / _PASSES
 
-    return result("training", f"U-Net {list(config.widths)}, forward and backward, batch {config.batch_size}, latents "
-                  f"{channels} x {length}", timed(steps, options.rounds), flops=count_flops(step),
-                  note=where_time_goes(step))
+    return result(
+        "training",
+        f"U-Net {list(config.widths)}, forward and backward, batch {config.batch_size}, latents {channels} x {length}",
+        timed(steps, options.rounds),
+        flops=count_flops(step),
+        note=where_time_goes(step),
+    )
 
 
 def measure(options: argparse.Namespace) -> Iterator[Result]:
     autoencoder = PDiffPipeline.from_pretrained(SHIPPED).autoencoder
-    yield compared("checkpoints of digits-mlp3", autoencoder,
-                   CheckpointDataset.from_pretrained(SHIPPED / "checkpoints"), options)
+    yield compared(
+        "checkpoints of digits-mlp3", autoencoder, CheckpointDataset.from_pretrained(SHIPPED / "checkpoints"), options
+    )
     large = random_checkpoints(options.hidden, options.checkpoints)
     with TemporaryDirectory() as folder:
-        fitted, _ = fit_autoencoder(large, AutoencoderConfig(), length_multiple=1, seed=0,
-                                    accelerator=build_accelerator(), directory=Path(folder))
+        fitted, _ = fit_autoencoder(
+            large,
+            AutoencoderConfig(),
+            length_multiple=1,
+            seed=0,
+            accelerator=build_accelerator(),
+            directory=Path(folder),
+        )
         yield compared(f"checkpoints of {large.layout.num_params:,} numbers", fitted, large, options)
     for length in options.lengths:
         yield one_pass(length, options)

@@ -15,19 +15,22 @@ from pdiff_hub.recipes import recipe_from_dict
 def make_network(in_channels: int, image_size: int, num_classes: int, width: int = 32) -> nn.Module:
     """The factory that the recipe names; the data's shape is passed to whoever asks for it."""
     pixels = in_channels * image_size**2
-    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, width), nn.LayerNorm(width), nn.ReLU(),
-                         nn.Linear(width, num_classes))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(pixels, width), nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, num_classes)
+    )
 
 
 def main(output_dir: str = "runs/my-network") -> None:
     sys.path.insert(0, str(Path(__file__).parent))
-    recipe = recipe_from_dict({
-        "task": "digits",
-        "network": {"name": "bring_your_own_network:make_network", "width": 48},
-        "collect": {"num_checkpoints": 100},
-        "diffusion": {"steps": 1500},
-        "generate": {"num_models": 50},
-    })
+    recipe = recipe_from_dict(
+        {
+            "task": "digits",
+            "network": {"name": "bring_your_own_network:make_network", "width": 48},
+            "collect": {"num_checkpoints": 100},
+            "diffusion": {"steps": 1500},
+            "generate": {"num_models": 50},
+        }
+    )
     print_results(runs.run(recipe, Path(output_dir), say=print))
 
 

@@ -28,12 +28,19 @@ def main() -> None:
     require_processes(accelerator, args.num_processes)
     recipe = load_recipe(args.recipe, args.override)
     summary = train_pipeline(
-        CheckpointDataset.from_pretrained(args.dataset), args.output_dir, recipe.autoencoder, recipe.diffusion,
-        seed=recipe.seed, num_inference_steps=recipe.generate.num_inference_steps, log_with=args.log_with,
+        CheckpointDataset.from_pretrained(args.dataset),
+        args.output_dir,
+        recipe.autoencoder,
+        recipe.diffusion,
+        seed=recipe.seed,
+        num_inference_steps=recipe.generate.num_inference_steps,
+        log_with=args.log_with,
     )
     if accelerator.is_main_process:
-        print(f"{summary.num_processes} processes, held-out deviation R2 {summary.deviation_r2}, "
-              f"loss {summary.loss:.4f}: the pipeline is in {args.output_dir}")
+        print(
+            f"{summary.num_processes} processes, held-out deviation R2 {summary.deviation_r2}, "
+            f"loss {summary.loss:.4f}: the pipeline is in {args.output_dir}"
+        )
 
 
 if __name__ == "__main__":

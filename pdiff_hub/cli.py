@@ -9,13 +9,18 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    name="pdiff", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="pdiff",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     rich_markup_mode=None,  # importing rich is half of the time that `--help` takes
     help="Generate the weights of neural networks by latent diffusion. Begin with: pdiff run digits-mlp3",
 )
 _RecipeName = Annotated[str, typer.Argument(help="A folder or file with a recipe, or the name of a shipped one.")]
-_Overrides = Annotated[list[str] | None, typer.Option(
-    "--override", help="Change an option: --override collect.num_checkpoints=50 (repeatable).")]
+_Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--override", help="Change an option: --override collect.num_checkpoints=50 (repeatable)."),
+]
 _Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
 _ReportDir = Annotated[Path, typer.Option(help="Where report.html, results.json and the pictures will be.")]
 _NumJudged = Annotated[int, typer.Option(help="How many networks to generate and judge.")]
@@ -25,9 +30,13 @@ _Tracker = Annotated[str | None, typer.Option(help="An Accelerate tracker, e.g. 
 
 
 @app.command()
-def run(recipe: _RecipeName,
-        output_dir: Annotated[Path | None, typer.Option(help="Default: runs/NAME.")] = None,
-        override: _Overrides = None, device: _Device = "cpu", log_with: _Tracker = None) -> None:
+def run(
+    recipe: _RecipeName,
+    output_dir: Annotated[Path | None, typer.Option(help="Default: runs/NAME.")] = None,
+    override: _Overrides = None,
+    device: _Device = "cpu",
+    log_with: _Tracker = None,
+) -> None:
     """Collect, train, generate and evaluate. Started again with the same folder, it goes on where it was.
 
     Example: pdiff run digits-mlp3 --output-dir runs/digits --override generate.num_models=50
@@ -47,8 +56,12 @@ def run(recipe: _RecipeName,
 
 
 @app.command()
-def collect(recipe: _RecipeName, output_dir: Annotated[Path, typer.Option(help="Where the data set will be.")],
-            override: _Overrides = None, device: _Device = "cpu") -> None:
+def collect(
+    recipe: _RecipeName,
+    output_dir: Annotated[Path, typer.Option(help="Where the data set will be.")],
+    override: _Overrides = None,
+    device: _Device = "cpu",
+) -> None:
     """Collect checkpoints into a data set.
 
     Example: pdiff collect digits-mlp3 --output-dir checkpoints
@@ -61,9 +74,13 @@ def collect(recipe: _RecipeName, output_dir: Annotated[Path, typer.Option(help="
 
 
 @app.command()
-def train(recipe: _RecipeName, dataset: Annotated[str, typer.Option(help="A data set's folder or Hub id.")],
-          output_dir: Annotated[Path, typer.Option(help="Where the pipeline will be.")],
-          override: _Overrides = None, log_with: _Tracker = None) -> None:
+def train(
+    recipe: _RecipeName,
+    dataset: Annotated[str, typer.Option(help="A data set's folder or Hub id.")],
+    output_dir: Annotated[Path, typer.Option(help="Where the pipeline will be.")],
+    override: _Overrides = None,
+    log_with: _Tracker = None,
+) -> None:
     """Train a pipeline on a data set of checkpoints. On several devices: accelerate launch examples/train.py.
 
     Example: pdiff train digits-mlp3 --dataset checkpoints --output-dir my-pipeline
@@ -72,21 +89,31 @@ def train(recipe: _RecipeName, dataset: Annotated[str, typer.Option(help="A data
     from pdiff_hub.checkpoints import CheckpointDataset
     from pdiff_hub.recipes import load_recipe
 
-    summary = runs.train(load_recipe(recipe, override or []), CheckpointDataset.from_pretrained(dataset),
-                             output_dir, log_with=log_with)
-    typer.echo(f"deviation R2 on held-out checkpoints {summary.deviation_r2}, loss {summary.loss:.4f}; "
-               f"the pipeline is in {output_dir}")
+    summary = runs.train(
+        load_recipe(recipe, override or []), CheckpointDataset.from_pretrained(dataset), output_dir, log_with=log_with
+    )
+    typer.echo(
+        f"deviation R2 on held-out checkpoints {summary.deviation_r2}, loss {summary.loss:.4f}; "
+        f"the pipeline is in {output_dir}"
+    )
 
 
 @app.command()
-def generate(pipeline: Annotated[str, typer.Argument(help="A pipeline's folder or Hub id.")],
-             output_dir: Annotated[Path | None, typer.Option(help="Where the networks will be.")] = None,
-             num_models: Annotated[int, typer.Option(help="How many, at least 1.")] = 1,
-             seed: Annotated[int, typer.Option(help="The same seed gives the same networks.")] = 0,
-             num_inference_steps: Annotated[int | None, typer.Option(help="Default: the pipeline's own.")] = None,
-             push_to_hub: Annotated[str | None, typer.Option(
-                 help="Publish the network as a Hub repository of this name, with a card that says how it was made.")]
-             = None, revision: _Revision = None, device: _Device = "cpu") -> None:
+def generate(
+    pipeline: Annotated[str, typer.Argument(help="A pipeline's folder or Hub id.")],
+    output_dir: Annotated[Path | None, typer.Option(help="Where the networks will be.")] = None,
+    num_models: Annotated[int, typer.Option(help="How many, at least 1.")] = 1,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same networks.")] = 0,
+    num_inference_steps: Annotated[int | None, typer.Option(help="Default: the pipeline's own.")] = None,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(
+            help="Publish the network as a Hub repository of this name, with a card that says how it was made."
+        ),
+    ] = None,
+    revision: _Revision = None,
+    device: _Device = "cpu",
+) -> None:
     """Write generated networks as model-00000.safetensors ..., which load with strict=True; or publish one.
 
     A folder that holds more networks already is refused.
@@ -100,24 +127,31 @@ def generate(pipeline: Annotated[str, typer.Argument(help="A pipeline's folder o
     if output_dir is None and push_to_hub is None:
         raise ValueError("nothing says where the networks should go: give --output-dir, or --push-to-hub.")
     if push_to_hub is not None and num_models != 1:
-        raise ValueError(f"a repository holds one network, and --num-models is {num_models}: publish one at a time, "
-                         "each with a seed of its own, or call pdiff_hub.hub.push_network with its index.")
+        raise ValueError(
+            f"a repository holds one network, and --num-models is {num_models}: publish one at a time, "
+            "each with a seed of its own, or call pdiff_hub.hub.push_network with its index."
+        )
     pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
     if output_dir is not None:
-        files = runs.write_networks(pipe, num_models, output_dir, seed=seed,
-                                        num_inference_steps=num_inference_steps)
+        files = runs.write_networks(pipe, num_models, output_dir, seed=seed, num_inference_steps=num_inference_steps)
         typer.echo(f"{len(files)} networks are in {output_dir}")
     if push_to_hub is not None:
         typer.echo(push_network(pipe, push_to_hub, seed=seed, num_inference_steps=num_inference_steps))
 
 
 @app.command()
-def evaluate(pipeline: Annotated[str, typer.Argument(help="A pipeline's folder or Hub id.")],
-             dataset: Annotated[str, typer.Option(help="The data set it was trained on: folder or Hub id.")],
-             output_dir: _ReportDir,
-             num_models: _NumJudged = 200, seed: int = 0, num_inference_steps: int | None = None,
-             baselines: Annotated[int, typer.Option(help="Networks that each baseline makes; 0: no baselines.")] = 100,
-             revision: _Revision = None, device: _Device = "cpu", trust_remote_code: _Trust = False) -> None:
+def evaluate(
+    pipeline: Annotated[str, typer.Argument(help="A pipeline's folder or Hub id.")],
+    dataset: Annotated[str, typer.Option(help="The data set it was trained on: folder or Hub id.")],
+    output_dir: _ReportDir,
+    num_models: _NumJudged = 200,
+    seed: int = 0,
+    num_inference_steps: int | None = None,
+    baselines: Annotated[int, typer.Option(help="Networks that each baseline makes; 0: no baselines.")] = 100,
+    revision: _Revision = None,
+    device: _Device = "cpu",
+    trust_remote_code: _Trust = False,
+) -> None:
     """Generate networks and judge them beside the originals: accuracy, similarity, and whether they are copies.
 
     Example: pdiff evaluate runs/digits --dataset runs/digits/checkpoints --output-dir report
@@ -131,24 +165,44 @@ def evaluate(pipeline: Annotated[str, typer.Argument(help="A pipeline's folder o
     config = EvaluateConfig(baselines=baselines)
     pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
     originals = CheckpointDataset.from_pretrained(dataset)
-    with runs.generated_rows(pipe, num_models, output_dir, seed=seed,
-                                 num_inference_steps=num_inference_steps) as generated:
-        results = runs.evaluate(pipe, originals, generated, output_dir, config=config, name=Path(pipeline).name,
-                                    seed=seed, source=pipe.folder, num_inference_steps=num_inference_steps,
-                                    trust_remote_code=trust_remote_code)
+    with runs.generated_rows(
+        pipe, num_models, output_dir, seed=seed, num_inference_steps=num_inference_steps
+    ) as generated:
+        results = runs.evaluate(
+            pipe,
+            originals,
+            generated,
+            output_dir,
+            config=config,
+            name=Path(pipeline).name,
+            seed=seed,
+            source=pipe.folder,
+            num_inference_steps=num_inference_steps,
+            trust_remote_code=trust_remote_code,
+        )
     print_results(results)
     typer.echo(f"report.html, results.json and the pictures are in {output_dir}")
 
 
 @app.command()
-def audit(pipeline: Annotated[str, typer.Argument(help="A pipeline's folder or Hub id.")],
-          dataset: Annotated[str | None, typer.Option(help="The data set it was trained on, folder or Hub id. Default: "
-                                                           "checkpoints/ in the pipeline's folder, or the set that "
-                                                           "its results name.")] = None,
-          output_dir: Annotated[Path | None, typer.Option(help="Default: runs/NAME-audit.")] = None,
-          metric: Annotated[list[str] | None, typer.Option(help="Measure only this (repeatable).")] = None,
-          num_models: _NumJudged = 200, seed: int = 0, revision: _Revision = None, device: _Device = "cpu",
-          trust_remote_code: _Trust = False) -> None:
+def audit(
+    pipeline: Annotated[str, typer.Argument(help="A pipeline's folder or Hub id.")],
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="The data set it was trained on, folder or Hub id. Default: "
+            "checkpoints/ in the pipeline's folder, or the set that "
+            "its results name."
+        ),
+    ] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Default: runs/NAME-audit.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Measure only this (repeatable).")] = None,
+    num_models: _NumJudged = 200,
+    seed: int = 0,
+    revision: _Revision = None,
+    device: _Device = "cpu",
+    trust_remote_code: _Trust = False,
+) -> None:
     """Does it generate, or copy and average? Judge a pipeline beside every simple baseline, and say who is better.
 
     Example: pdiff audit pipelines/digits-mlp3
@@ -159,20 +213,38 @@ def audit(pipeline: Annotated[str, typer.Argument(help="A pipeline's folder or H
 
     directory = output_dir or Path("runs") / f"{Path(pipeline).resolve().name}-audit"
     originals = None if dataset is None else CheckpointDataset.from_pretrained(dataset)
-    print_results(runs.audit(pipeline, directory, dataset=originals, metrics=metric or (), num_models=num_models,
-                                 seed=seed, device=device, trust_remote_code=trust_remote_code, revision=revision))
+    print_results(
+        runs.audit(
+            pipeline,
+            directory,
+            dataset=originals,
+            metrics=metric or (),
+            num_models=num_models,
+            seed=seed,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            revision=revision,
+        )
+    )
     typer.echo(f"report.html, results.json and the pictures are in {directory}")
 
 
 @app.command()
-def reproduce(what: Annotated[str, typer.Argument(help="all, or one of table1, table2a, table2b, table2c, table3, "
-                                                       "figure3, figure4a, figure4b, figure4c, figure5a, figure5b, "
-                                                       "frontier.")],
-              scale: Annotated[str, typer.Option(help="small: minutes on a laptop; paper: the paper's own setting.")]
-              = "small",
-              task: Annotated[str | None, typer.Option(help="Another data set: a name, Hub id or folder.")] = None,
-              output_dir: Annotated[Path | None, typer.Option(help="Default: runs/reproduce-SCALE.")] = None,
-              seed: int = 0, device: _Device = "cpu") -> None:
+def reproduce(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="all, or one of table1, table2a, table2b, table2c, table3, "
+            "figure3, figure4a, figure4b, figure4c, figure5a, figure5b, "
+            "frontier."
+        ),
+    ],
+    scale: Annotated[str, typer.Option(help="small: minutes on a laptop; paper: the paper's own setting.")] = "small",
+    task: Annotated[str | None, typer.Option(help="Another data set: a name, Hub id or folder.")] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Default: runs/reproduce-SCALE.")] = None,
+    seed: int = 0,
+    device: _Device = "cpu",
+) -> None:
     """Measure the paper's tables and figures again, beside the published figures, and say which orderings held.
 
     Work is shared between tables; a stopped reproduction goes on where it was. Example: pdiff reproduce table2a
@@ -186,31 +258,46 @@ def reproduce(what: Annotated[str, typer.Argument(help="all, or one of table1, t
 
 
 @app.command()
-def push(folder: Annotated[Path, typer.Argument(help="A pipeline's or a data set's folder.")],
-         repo_id: Annotated[str, typer.Argument(help="Where on the Hub: user/name.")],
-         checkpoints_id: Annotated[str | None, typer.Option(
-             help="A pipeline's: push its checkpoints/ too, as a data set of this name, its card then names.")] = None,
-         append: Annotated[bool, typer.Option("--append", help="A data set's: add to the checkpoints there.")] = False,
-         private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
-         revision: Annotated[str | None, typer.Option(help="A branch. Default: main.")] = None,
-         message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
-         create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False) -> None:
+def push(
+    folder: Annotated[Path, typer.Argument(help="A pipeline's or a data set's folder.")],
+    repo_id: Annotated[str, typer.Argument(help="Where on the Hub: user/name.")],
+    checkpoints_id: Annotated[
+        str | None,
+        typer.Option(help="A pipeline's: push its checkpoints/ too, as a data set of this name, its card then names."),
+    ] = None,
+    append: Annotated[bool, typer.Option("--append", help="A data set's: add to the checkpoints there.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="A branch. Default: main.")] = None,
+    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
+) -> None:
     """Put a pipeline or a data set on the Hub, with a card, in one commit. Log in first: hf auth login
 
     Example: pdiff push pipelines/digits-mlp3 user/digits-mlp3 --checkpoints-id user/digits-mlp3-checkpoints
     """
     from pdiff_hub.hub import push_folder
 
-    typer.echo(push_folder(folder, repo_id, checkpoints_id=checkpoints_id, append=append, private=private or None,
-                           revision=revision, commit_message=message, create_pr=create_pr))
+    typer.echo(
+        push_folder(
+            folder,
+            repo_id,
+            checkpoints_id=checkpoints_id,
+            append=append,
+            private=private or None,
+            revision=revision,
+            commit_message=message,
+            create_pr=create_pr,
+        )
+    )
 
 
 @app.command()
-def pull(repo_id: Annotated[str, typer.Argument(help="A pipeline or data set on the Hub: user/name.")],
-         directory: Annotated[Path, typer.Argument(help="A new folder; it ends whole, or is not there.")],
-         revision: _Revision = None,
-         rows: Annotated[str | None, typer.Option(help="A data set's: only these checkpoints, as 0:10 (not 10).")]
-         = None) -> None:
+def pull(
+    repo_id: Annotated[str, typer.Argument(help="A pipeline or data set on the Hub: user/name.")],
+    directory: Annotated[Path, typer.Argument(help="A new folder; it ends whole, or is not there.")],
+    revision: _Revision = None,
+    rows: Annotated[str | None, typer.Option(help="A data set's: only these checkpoints, as 0:10 (not 10).")] = None,
+) -> None:
     """Download a pipeline or a data set into a folder.
 
     Example: pdiff pull user/digits-mlp3 digits-mlp3
@@ -230,8 +317,10 @@ def pull(repo_id: Annotated[str, typer.Argument(help="A pipeline or data set on 
 
 
 @app.command()
-def info(path: Annotated[str, typer.Argument(help="A pipeline's or a data set's folder or Hub id.")],
-         revision: _Revision = None) -> None:
+def info(
+    path: Annotated[str, typer.Argument(help="A pipeline's or a data set's folder or Hub id.")],
+    revision: _Revision = None,
+) -> None:
     """Say what a folder or Hub repository holds, and its results.
 
     Example: pdiff info pipelines/digits-mlp3

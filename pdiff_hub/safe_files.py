@@ -127,8 +127,10 @@ def require_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
         return
     there = json.loads(path.read_text(encoding="utf-8"))
     if different := differences(there, json.loads(json.dumps(settings))):
-        raise ValueError(f"{path.parent} was begun with other settings: {'; '.join(different)}. Use these settings "
-                         "again, or another folder.")
+        raise ValueError(
+            f"{path.parent} was begun with other settings: {'; '.join(different)}. Use these settings "
+            "again, or another folder."
+        )
 
 
 def differences(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -46,8 +46,9 @@ class Browser:
 
         width: of the window in CSS pixels; below 600 it is a phone. media: "print" shows it as on paper.
         """
-        self._command("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1,
-                      mobile=width < 600)
+        self._command(
+            "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600
+        )
         self._command("Emulation.setScrollbarsHidden", hidden=True)  # they would take a part of `width`, or not
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._command("Emulation.setEmulatedMedia", media=media, features=[scheme])
@@ -99,8 +100,11 @@ class Browser:
                 continue
             if not address.startswith(("data:", "blob:")):
                 self._requests.append(address)
-        self._messages += [f"{line['level']}: {line['message']}" for line in self.driver.get_log("browser")
-                           if line["level"] in ("WARNING", "SEVERE")]
+        self._messages += [
+            f"{line['level']}: {line['message']}"
+            for line in self.driver.get_log("browser")
+            if line["level"] in ("WARNING", "SEVERE")
+        ]
 
 
 @contextmanager
@@ -108,8 +112,10 @@ def open_browser() -> Iterator[Browser]:
     """Skips the test where Chromium or its driver is missing, or fails it where `PDIFF_REQUIRE_BROWSER` is set."""
     programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
     if missing := [name for name, path in programs.items() if path is None]:
-        reason = (f"{' and '.join(missing)} not found on the PATH; `make test` as root installs what is missing on "
-                  "Debian, elsewhere install Chromium and its ChromeDriver by hand")
+        reason = (
+            f"{' and '.join(missing)} not found on the PATH; `make test` as root installs what is missing on "
+            "Debian, elsewhere install Chromium and its ChromeDriver by hand"
+        )
         if os.environ.get(REQUIRED):
             pytest.fail(f"{REQUIRED} is set, but {reason}", pytrace=False)
         pytest.skip(reason)

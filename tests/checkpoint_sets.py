@@ -24,9 +24,15 @@ def dataset(num: int = 4, *, width: int = 5, select: str = "all", seed: int = 0)
     layout = ParamLayout.from_module(module, select)
     params_KP = torch.randn(num, layout.num_params, generator=torch.Generator().manual_seed(seed))
     metadata = [{"run": "a", "seed": seed, "step": k, "train_loss": 0.5 / (k + 1), "note": f"n{k}"} for k in range(num)]
-    return CheckpointDataset(params_KP, layout, network={"name": "x", "width": width}, task={"name": "digits"},
-                             frozen=layout.frozen_state(module.state_dict()), metadata=metadata,
-                             collect={"method": "test", "rate": 0.1})
+    return CheckpointDataset(
+        params_KP,
+        layout,
+        network={"name": "x", "width": width},
+        task={"name": "digits"},
+        frozen=layout.frozen_state(module.state_dict()),
+        metadata=metadata,
+        collect={"method": "test", "rate": 0.1},
+    )
 
 
 def assert_same(left: CheckpointDataset, right: CheckpointDataset) -> None:

@@ -57,15 +57,22 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactor
     with LoopbackHub() as server:
         files = "{repo_id}/resolve/{revision}"
         # Read once, when the libraries are imported.
-        for name, value in (("ENDPOINT", server.endpoint), ("HF_HUB_OFFLINE", False),
-                            ("HUGGINGFACE_CO_URL_TEMPLATE", f"{server.endpoint}/{files}/{{filename}}"),
-                            ("HF_HOME", str(home)), ("HF_HUB_CACHE", str(home / "hub")),
-                            ("HF_TOKEN_PATH", str(home / "token"))):
+        for name, value in (
+            ("ENDPOINT", server.endpoint),
+            ("HF_HUB_OFFLINE", False),
+            ("HUGGINGFACE_CO_URL_TEMPLATE", f"{server.endpoint}/{files}/{{filename}}"),
+            ("HF_HOME", str(home)),
+            ("HF_HUB_CACHE", str(home / "hub")),
+            ("HF_TOKEN_PATH", str(home / "token")),
+        ):
             monkeypatch.setattr(constants, name, value)
         monkeypatch.setattr(hf_api.api, "endpoint", server.endpoint)
-        for name, value in (("HF_ENDPOINT", server.endpoint), ("HF_HUB_OFFLINE", False),
-                            ("HF_DATASETS_CACHE", home / "datasets"),
-                            ("HUB_DATASETS_URL", f"{server.endpoint}/datasets/{files}/{{path}}")):
+        for name, value in (
+            ("HF_ENDPOINT", server.endpoint),
+            ("HF_HUB_OFFLINE", False),
+            ("HF_DATASETS_CACHE", home / "datasets"),
+            ("HUB_DATASETS_URL", f"{server.endpoint}/datasets/{files}/{{path}}"),
+        ):
             monkeypatch.setattr(datasets.config, name, value)
         if "transformers.utils.hub" in sys.modules:  # it keeps the server of an earlier test
             monkeypatch.setattr(sys.modules["transformers.utils.hub"], "_hf_api", None)

@@ -40,13 +40,18 @@ _ROUTES: list[tuple[str, re.Pattern[str], str]] = []
 
 def _route(method: str, pattern: str) -> Callable[[Any], Any]:
     # {T} models or datasets, {id} a repository, {rev} a revision (percent-encoded in the address).
-    for name, part in (("{T}", "(?P<type>models|datasets)"), ("{id}", "(?P<id>[^/]+/[^/]+)"),
-                       ("{rev}", "(?P<rev>[^/]+)"), ("{path}", "(?P<path>.+)")):
+    for name, part in (
+        ("{T}", "(?P<type>models|datasets)"),
+        ("{id}", "(?P<id>[^/]+/[^/]+)"),
+        ("{rev}", "(?P<rev>[^/]+)"),
+        ("{path}", "(?P<path>.+)"),
+    ):
         pattern = pattern.replace(name, part)
 
     def note(function: Any) -> Any:
         _ROUTES.append((method, re.compile(pattern), function.__name__))
         return function
+
     return note
 
 
@@ -90,8 +95,9 @@ class Handler(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         self.query = {key: values[-1] for key, values in parse_qs(address.query, keep_blank_values=True).items()}
         for method, pattern, name in _ROUTES:
-            if method == ("GET" if self.command == "HEAD" else self.command) and \
-                    (found := pattern.fullmatch(address.path)):
+            if method == ("GET" if self.command == "HEAD" else self.command) and (
+                found := pattern.fullmatch(address.path)
+            ):
                 parts = {key: unquote(value) if value else value for key, value in found.groupdict().items()}
                 with self.hub.lock:  # not while the answer goes out: the client may be slow to take it
                     return getattr(self, name)(**parts)
@@ -144,17 +150,28 @@ class Handler(BaseHTTPRequestHandler):
         role = self._role()
         if role is None:
             raise _Refusal(401, None, "no token")
-        return _Answer({"type": "user", "name": self.hub.user, "fullname": "A User", "orgs": [],
-                        "auth": {"accessToken": {"displayName": "test", "role": role}}})
+        return _Answer(
+            {
+                "type": "user",
+                "name": self.hub.user,
+                "fullname": "A User",
+                "orgs": [],
+                "auth": {"accessToken": {"displayName": "test", "role": role}},
+            }
+        )
 
     # Repositories, branches, tags.
 
     @_route("GET", "/api/{T}")
     def listed(self, type: str) -> _Answer:
         role, author = self._role(), self.query.get("author")
-        return _Answer([{"_id": id, "id": id, "private": repo.private, "tags": []}
-                        for (kind, id), repo in self.hub.repos.items() if type == f"{kind}s"
-                        and (role or not repo.private) and author in (None, id.split("/")[0])])
+        return _Answer(
+            [
+                {"_id": id, "id": id, "private": repo.private, "tags": []}
+                for (kind, id), repo in self.hub.repos.items()
+                if type == f"{kind}s" and (role or not repo.private) and author in (None, id.split("/")[0])
+            ]
+        )
 
     @_route("POST", "/api/repos/create")
     def create(self) -> _Answer:
@@ -185,8 +202,11 @@ class Handler(BaseHTTPRequestHandler):
         repo = self._repo(type, id)
 
         def listed(kind: str, names: dict[str, str]) -> list[dict[str, str]]:
-            return [{"name": name, "ref": name if kind == "pr" else f"refs/{kind}/{name}", "targetCommit": sha}
-                    for name, sha in names.items()]
+            return [
+                {"name": name, "ref": name if kind == "pr" else f"refs/{kind}/{name}", "targetCommit": sha}
+                for name, sha in names.items()
+            ]
+
         proposed = {name: sha for name, sha in repo.branches.items() if name.startswith("refs/pr/")}
         own = {name: sha for name, sha in repo.branches.items() if name not in proposed}
         more = {"pullRequests": listed("pr", proposed)} if "include_prs" in self.query else {}
@@ -198,8 +218,15 @@ class Handler(BaseHTTPRequestHandler):
         commit: Commit | None = self._commit(repo, rev)
         listed = []
         while commit is not None:
-            listed.append({"id": commit.sha, "title": commit.message, "message": "", "date": commit.date,
-                           "authors": [{"user": self.hub.user}]})
+            listed.append(
+                {
+                    "id": commit.sha,
+                    "title": commit.message,
+                    "message": "",
+                    "date": commit.date,
+                    "authors": [{"user": self.hub.user}],
+                }
+            )
             commit = repo.commits.get(commit.parent or "")
         return _Answer(listed)
 
@@ -245,8 +272,17 @@ class Handler(BaseHTTPRequestHandler):
                 one |= {"size": len(content), "blobId": git_oid(content)}
                 if is_lfs(one["rfilename"], len(content)):
                     one["lfs"] = {"sha256": lfs_oid(content), "size": len(content), "pointerSize": 130}
-        return _Answer({"_id": id, "id": id, "sha": commit.sha, "private": repo.private, "lastModified": commit.date,
-                        "tags": [], "siblings": siblings})
+        return _Answer(
+            {
+                "_id": id,
+                "id": id,
+                "sha": commit.sha,
+                "private": repo.private,
+                "lastModified": commit.date,
+                "tags": [],
+                "siblings": siblings,
+            }
+        )
 
     @_route("GET", "/api/{T}/{id}/tree/{rev}(?:/{path})?")
     def tree(self, type: str, id: str, rev: str, path: str | None) -> _Answer:
@@ -257,7 +293,7 @@ class Handler(BaseHTTPRequestHandler):
         for name in sorted(commit.files):
             if not name.startswith(prefix):
                 continue
-            parts = name[len(prefix):].split("/")
+            parts = name[len(prefix) :].split("/")
             for depth in range(1, len(parts) if recursive else min(len(parts), 2)):
                 folder = prefix + "/".join(parts[:depth])
                 entries.setdefault(folder, {"type": "directory", "path": folder, "size": 0, "oid": "0" * 40})
@@ -383,8 +419,15 @@ class Handler(BaseHTTPRequestHandler):
         commit = repo.commit(branch, header["summary"], files)
         if self.fault and self.fault.after_commit:
             raise Dropped
-        return _Answer({"success": True, "commitOid": commit.sha, "hookOutput": "", **more,
-                        "commitUrl": f"{self.hub.endpoint}/{kind}{id}/commit/{commit.sha}"})
+        return _Answer(
+            {
+                "success": True,
+                "commitOid": commit.sha,
+                "hookOutput": "",
+                **more,
+                "commitUrl": f"{self.hub.endpoint}/{kind}{id}/commit/{commit.sha}",
+            }
+        )
 
     @_route("POST", "/api/validate-yaml")
     def validate_yaml(self) -> _Answer:

@@ -83,11 +83,23 @@ class LoopbackHub:
 
     def environment(self, home: Path | None = None) -> dict[str, str]:
         """Variables for a process that should use this server, and keep its caches in `home` if that is given."""
-        caches = {} if home is None else {
-            "HF_HOME": str(home), "HF_HUB_CACHE": str(home / "hub"), "HF_DATASETS_CACHE": str(home / "datasets"),
-            "HF_MODULES_CACHE": str(home / "modules")}
-        return {"HF_ENDPOINT": self.endpoint, "HF_TOKEN": self.token, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1",
-                **caches}
+        caches = (
+            {}
+            if home is None
+            else {
+                "HF_HOME": str(home),
+                "HF_HUB_CACHE": str(home / "hub"),
+                "HF_DATASETS_CACHE": str(home / "datasets"),
+                "HF_MODULES_CACHE": str(home / "modules"),
+            }
+        )
+        return {
+            "HF_ENDPOINT": self.endpoint,
+            "HF_TOKEN": self.token,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            **caches,
+        }
 
     def made(self, repo_type: str, repo_id: str) -> Repo:
         """The repository, with a first commit as the Hub makes it if there was none."""

@@ -41,7 +41,8 @@ def is_allowed(repo_id: str) -> bool:
     """Whether a repository may be called so: the rules that the client checks too."""
     part = r"(?![-.])[\w.-]{1,96}(?<![-.])"
     return bool(re.fullmatch(f"{part}/{part}", repo_id, re.ASCII)) and not (
-        "--" in repo_id or ".." in repo_id or repo_id.endswith(".git"))
+        "--" in repo_id or ".." in repo_id or repo_id.endswith(".git")
+    )
 
 
 @dataclass

@@ -29,8 +29,9 @@ SPECS = [
 ]
 
 
-def population(network: nn.Module, states: Sequence[Mapping[str, Tensor]]
-               ) -> tuple[Tensor, ParamLayout, dict[str, Tensor]]:
+def population(
+    network: nn.Module, states: Sequence[Mapping[str, Tensor]]
+) -> tuple[Tensor, ParamLayout, dict[str, Tensor]]:
     """Networks as `align_to_mean` takes them: parameters [K,P], their layout, what all share."""
     layout = ParamLayout.from_module(network)
     return layout.flatten(states), layout, layout.frozen_state(states[0])
@@ -40,11 +41,13 @@ def from_seeds(one: dict[str, object], num: int) -> list[dict[str, Tensor]]:
     return [build_network(one, seed=seed).state_dict() for seed in range(num)]
 
 
-def outputs(network: nn.Module, params_KP: Tensor, layout: ParamLayout, frozen: dict[str, Tensor], inputs: Tensor
-            ) -> Tensor:
+def outputs(
+    network: nn.Module, params_KP: Tensor, layout: ParamLayout, frozen: dict[str, Tensor], inputs: Tensor
+) -> Tensor:
     with torch.no_grad():
-        return torch.stack([functional_call(network, {**frozen, **state}, (inputs,))
-                            for state in layout.unflatten(params_KP)])
+        return torch.stack(
+            [functional_call(network, {**frozen, **state}, (inputs,)) for state in layout.unflatten(params_KP)]
+        )
 
 
 @pytest.mark.parametrize("one", SPECS, ids=lambda one: f"{one['name']}-{one.get('norm')}")
@@ -63,8 +66,9 @@ def test_outputs_stay_and_networks_come_closer(one: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("one", SPECS, ids=lambda one: f"{one['name']}-{one.get('norm')}")
-def test_some_networks_at_a_time_give_what_all_together_give(one: dict[str, object], monkeypatch: pytest.MonkeyPatch
-                                                             ) -> None:
+def test_some_networks_at_a_time_give_what_all_together_give(
+    one: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = build_network(one).eval()
     together_KP, layout, frozen = population(network, from_seeds(one, 5))
     apart_KP = together_KP.clone()
@@ -80,8 +84,12 @@ def test_a_permuted_copy_becomes_the_same_network() -> None:
     network = build_network(SPECS[0]).eval()
     first = network.state_dict()
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
-    copy = {**first, "fc1.weight": first["fc1.weight"][order], "fc1.bias": first["fc1.bias"][order],
-            "fc2.weight": first["fc2.weight"][:, order]}
+    copy = {
+        **first,
+        "fc1.weight": first["fc1.weight"][order],
+        "fc1.bias": first["fc1.bias"][order],
+        "fc2.weight": first["fc2.weight"][:, order],
+    }
     params_KP, layout, frozen = population(network, [first, copy])
     align_to_mean(network, params_KP, layout, INPUTS, frozen=frozen)
     assert torch.allclose(params_KP[0], params_KP[1], atol=1e-6)

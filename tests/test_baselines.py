@@ -71,8 +71,9 @@ def classifiers(count: int, select: str = "all", module: nn.Module | None = None
 
 def fitted(of: CheckpointDataset) -> ParamAutoencoder:
     torch.manual_seed(3)
-    model = ParamAutoencoder(of.layout.to_dict(), latent_channels=2, latent_length=3, num_components=5,
-                             normalization="none", slice_size=7)
+    model = ParamAutoencoder(
+        of.layout.to_dict(), latent_channels=2, latent_length=3, num_components=5, normalization="none", slice_size=7
+    )
     components_NP = torch.linalg.qr(torch.randn(of.layout.num_params, 5)).Q.T
     for part_NS, (start, stop) in zip(model.components, model.slices, strict=True):
         part_NS.data = components_NP[:, start:stop].contiguous()
@@ -148,8 +149,9 @@ def test_gaussian_has_the_mean_and_std_of_the_checkpoints() -> None:
     params_KP = 5 + torch.randn(4, 9, generator=rng()) * torch.logspace(-2, 2, 9)
     drawn_BP = baselines.gaussian(plain(params_KP), DRAWS, rng()).double()
     std_P = params_KP.double().std(dim=0)  # unbiased
-    torch.testing.assert_close((drawn_BP.mean(dim=0) - params_KP.double().mean(dim=0)) / std_P,
-                               torch.zeros(9).double(), atol=0.03, rtol=0)
+    torch.testing.assert_close(
+        (drawn_BP.mean(dim=0) - params_KP.double().mean(dim=0)) / std_P, torch.zeros(9).double(), atol=0.03, rtol=0
+    )
     torch.testing.assert_close(drawn_BP.std(dim=0) / std_P, torch.ones(9).double(), atol=0.03, rtol=0)
     torch.testing.assert_close(drawn_BP.T.corrcoef(), torch.eye(9).double(), atol=0.04, rtol=0)
 
@@ -164,8 +166,9 @@ def test_low_rank_gaussian_has_swags_covariance(num_checkpoints: int) -> None:
     last_RP = params_KP.double()[-20:] - mean_P
     covariance = 0.5 * torch.diag(std_P**2) + last_RP.T @ last_RP / (2 * (len(last_RP) - 1))
     torch.testing.assert_close(drawn_BP.mean(dim=0) / std_P, mean_P / std_P, atol=0.03, rtol=0)
-    torch.testing.assert_close(drawn_BP.T.cov() / torch.outer(std_P, std_P), covariance / torch.outer(std_P, std_P),
-                               atol=0.04, rtol=0)
+    torch.testing.assert_close(
+        drawn_BP.T.cov() / torch.outer(std_P, std_P), covariance / torch.outer(std_P, std_P), atol=0.04, rtol=0
+    )
     if num_checkpoints == 8:
         torch.testing.assert_close(covariance.diag(), std_P**2)
 
@@ -211,14 +214,23 @@ def test_autoencoder_draws_each_latent_coordinate() -> None:
     torch.testing.assert_close(found.mean(dim=0), expected.mean(dim=0), atol=0.05, rtol=0)
     torch.testing.assert_close(found.std(dim=0), expected.std(dim=0), atol=0.05, rtol=0)
     noise = torch.randn(4, 2, 3, generator=rng())
-    torch.testing.assert_close(baselines.autoencoder(checkpoints, 4, rng(), model),
-                               model.decode(noise * expected.std(dim=0) + expected.mean(dim=0)))
+    torch.testing.assert_close(
+        baselines.autoencoder(checkpoints, 4, rng(), model),
+        model.decode(noise * expected.std(dim=0) + expected.mean(dim=0)),
+    )
     with pytest.raises(ValueError, match="trained on this data set"):
         baselines.autoencoder(dataset(4), 4, rng(), model)
 
 
-def naive_fine_tune(checkpoints: CheckpointDataset, num_models: int, generator: torch.Generator, module: nn.Module,
-                    task: Task, steps: int, group: int) -> Tensor:
+def naive_fine_tune(
+    checkpoints: CheckpointDataset,
+    num_models: int,
+    generator: torch.Generator,
+    module: nn.Module,
+    task: Task,
+    steps: int,
+    group: int,
+) -> Tensor:
     """One network after another, with torch's own optimiser on the module's own selected parameters."""
     names = {entry.name for entry in checkpoints.layout.entries}
     made = []
@@ -291,11 +303,19 @@ def test_variants(task: Task) -> None:
     checkpoints = classifiers(5, "all", module)
     variants = baseline_variants(module, task, fitted(checkpoints), fine_tune_steps=1)
     assert [(each.name, each.method) for each in variants] == [
-        ("original", "original"), ("ensemble", "ensemble"), ("average_16", "average_16"), ("gaussian", "gaussian"),
-        ("low_rank_gaussian", "low_rank_gaussian"), ("noise_raw_0.06", "noise_raw"), ("noise_raw_0.12", "noise_raw"),
-        ("noise_standardised_0.001", "noise_standardised"), ("noise_standardised_0.05", "noise_standardised"),
-        ("noise_standardised_0.15", "noise_standardised"), ("interpolation", "interpolation"),
-        ("fine_tuned", "fine_tuned"), ("autoencoder", "autoencoder"),
+        ("original", "original"),
+        ("ensemble", "ensemble"),
+        ("average_16", "average_16"),
+        ("gaussian", "gaussian"),
+        ("low_rank_gaussian", "low_rank_gaussian"),
+        ("noise_raw_0.06", "noise_raw"),
+        ("noise_raw_0.12", "noise_raw"),
+        ("noise_standardised_0.001", "noise_standardised"),
+        ("noise_standardised_0.05", "noise_standardised"),
+        ("noise_standardised_0.15", "noise_standardised"),
+        ("interpolation", "interpolation"),
+        ("fine_tuned", "fine_tuned"),
+        ("autoencoder", "autoencoder"),
     ]
     for each in variants:
         made_BP = each.make(checkpoints, 4, rng())
@@ -309,8 +329,12 @@ def test_bad_input(task: Task) -> None:
     for variant in baseline_variants(module, task, fitted(checkpoints), fine_tune_steps=1):
         with pytest.raises(ValueError, match="num_models is 0"):
             variant.make(checkpoints, 0, rng())
-    for least, make in ((3, baselines.gaussian), (3, baselines.low_rank_gaussian), (2, baselines.average_of),
-                        (2, baselines.interpolation)):
+    for least, make in (
+        (3, baselines.gaussian),
+        (3, baselines.low_rank_gaussian),
+        (2, baselines.average_of),
+        (2, baselines.interpolation),
+    ):
         with pytest.raises(ValueError, match=f"needs at least {least}"):
             make(dataset(least - 1), 4, rng())
         assert make(dataset(least), 4, rng()).isfinite().all()
@@ -334,10 +358,12 @@ def test_bad_input_of_fine_tuning(task: Task) -> None:
     with pytest.raises(ValueError, match="expected the network that the layout was made from"):
         fine_tuning.fine_tuned(checkpoints, 2, rng(), nn.Linear(64, 10), task, 1)
     layout = ParamLayout.from_module(module, ["norm.running_mean"])
-    buffers = CheckpointDataset(torch.zeros(3, 3), layout, network={"name": "x"},
-                                frozen=layout.frozen_state(module.state_dict()))
+    buffers = CheckpointDataset(
+        torch.zeros(3, 3), layout, network={"name": "x"}, frozen=layout.frozen_state(module.state_dict())
+    )
     with pytest.raises(ValueError, match="no parameter that can be trained"):
         fine_tuning.fine_tuned(buffers, 2, rng(), module, task, 1)
     with pytest.raises(ValueError, match="diverged"):
-        fine_tuning.fine_tuned(plain(torch.full((3, checkpoints.layout.num_params), 1e30), module), 2, rng(), module,
-                             task, 2)
+        fine_tuning.fine_tuned(
+            plain(torch.full((3, checkpoints.layout.num_params), 1e30), module), 2, rng(), module, task, 2
+        )

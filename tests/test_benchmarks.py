@@ -17,8 +17,17 @@ from harness import Result
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 COMPARED = Result("sampling", "200 networks", "one by one", 1234.5, 0.5, 2469.0, 2000.0, 3000.0, 3, 40.0, 0.5, "Fine.")
 ALONE = Result("start-up", "import | open", None, None, 0.123, None, None, None, 3)
-ABOUT: dict[str, Any] = {"cpu": "A CPU", "cores": 2, "threads": 2, "memory_gib": 23.5, "python": "3.11.7",
-                         "torch": "2.13.0", "diffusers": "0.42.1", "transformers": None, "date": "2026-11-25"}
+ABOUT: dict[str, Any] = {
+    "cpu": "A CPU",
+    "cores": 2,
+    "threads": 2,
+    "memory_gib": 23.5,
+    "python": "3.11.7",
+    "torch": "2.13.0",
+    "diffusers": "0.42.1",
+    "transformers": None,
+    "date": "2026-11-25",
+}
 
 
 def cells(page: str, part: str) -> list[str]:
@@ -75,8 +84,10 @@ def test_the_command_line_prints_a_line_a_result_and_writes_them(
     monkeypatch.setattr(sys, "argv", ["made_up.py", "--json", str(file), "--rounds", "1"])
     harness.main("made_up", lambda options: [replace(COMPARED, rounds=options.rounds), ALONE])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == ("sampling: 200 networks: 0.5 s; one by one: 1,234 s; 2,469 times as fast (2,000 to 3,000); 40 "
-                        "GFLOP/s, 50 % of a matrix product's. Fine.")
+    assert lines[0] == (
+        "sampling: 200 networks: 0.5 s; one by one: 1,234 s; 2,469 times as fast (2,000 to 3,000); 40 "
+        "GFLOP/s, 50 % of a matrix product's. Fine."
+    )
     assert lines[1] == "start-up: import | open: 0.123 s"
     results = [Result(**each) for each in json.loads(file.read_text())["results"]]
     assert results == [replace(COMPARED, rounds=1), ALONE]
@@ -87,8 +98,15 @@ def test_the_page_holds_machine_table_and_notes() -> None:
     assert "on 2026-11-25, in 12 minutes: A CPU, 2 cores, 2 threads, 23.5 GiB; python 3.11.7, torch 2.13.0, " in page
     assert "transformers" not in page and "Failed" not in page
     assert cells(page, "start-up") == ["start-up", "import / open", "", "", "0.123", "", ""]
-    assert cells(page, "sampling") == ["sampling", "200 networks (note 1)", "one by one", "1,234", "0.5",
-                                       "2,469 (2,000 to 3,000)", "50 % (40 of 80 GFLOP/s)"]
+    assert cells(page, "sampling") == [
+        "sampling",
+        "200 networks (note 1)",
+        "one by one",
+        "1,234",
+        "0.5",
+        "2,469 (2,000 to 3,000)",
+        "50 % (40 of 80 GFLOP/s)",
+    ]
     assert page.endswith("## Notes\n\n1. sampling, 200 networks: Fine.\n")
 
 
@@ -146,6 +164,14 @@ def test_every_benchmark_runs_at_tiny_sizes(tmp_path: Path) -> None:
     output = tmp_path / "page.md"
     assert run_all.main(["--quick", "--output", str(output)]) == 0
     page = output.read_text(encoding="utf-8")
-    for part in ("collecting", "saving", "training", "sampling", "evaluation", "similarity", "start-up",
-                 "against the authors"):
+    for part in (
+        "collecting",
+        "saving",
+        "training",
+        "sampling",
+        "evaluation",
+        "similarity",
+        "start-up",
+        "against the authors",
+    ):
         assert cells(page, part)

@@ -19,11 +19,17 @@ from pdiff_hub.travelling.param_autoencoder import ParamLayout
 # width, so P is twice the sum of the two widths.
 NORMS: dict[str, tuple[tuple[int, int], tuple[str, str], int]] = {
     # The two 3x3 convolutions of the last basic block, both of stage four's 512 channels: 2 (512 + 512).
-    "resnet18": ((512, 512), ("stages.3.layers.1.layer.0.normalization", "stages.3.layers.1.layer.1.normalization"),
-                 2048),
+    "resnet18": (
+        (512, 512),
+        ("stages.3.layers.1.layer.0.normalization", "stages.3.layers.1.layer.1.normalization"),
+        2048,
+    ),
     # A bottleneck ends with a 3x3 convolution of 512 channels and a 1x1 one of 4 x 512: 2 (512 + 2048).
-    "resnet50": ((512, 2048), ("stages.3.layers.2.layer.1.normalization", "stages.3.layers.2.layer.2.normalization"),
-                 5120),
+    "resnet50": (
+        (512, 2048),
+        ("stages.3.layers.2.layer.1.normalization", "stages.3.layers.2.layer.2.normalization"),
+        5120,
+    ),
     # The norm before the last block's MLP, and the one behind all blocks; a ViT has one width: 2 (d + d).
     "vit_tiny": ((192, 192), ("layers.11.layernorm_after", "vit.layernorm"), 768),
     "vit_base": ((768, 768), ("layers.11.layernorm_after", "vit.layernorm"), 3072),
@@ -100,8 +106,12 @@ def test_cells_of_table_3(name: str) -> None:
 
 
 def test_known_sizes_of_whole_networks() -> None:
-    assert WHOLE == {"cifar10-convnet3": 24_522, "cifar100-convnet3": 70_692, "cifar10-mlp3": 149_402,
-                     "mnist-mlp3": 39_578}
+    assert WHOLE == {
+        "cifar10-convnet3": 24_522,
+        "cifar100-convnet3": 70_692,
+        "cifar10-mlp3": 149_402,
+        "mnist-mlp3": 39_578,
+    }
 
 
 @pytest.mark.parametrize("name", CELL_NAMES)
@@ -137,12 +147,15 @@ def test_overrides_do_not_reach_the_next_reader() -> None:
     assert isinstance(task, dict) and task["augment"] == {"flip": True, "crop_padding": 4}
 
 
-@pytest.mark.parametrize(("name", "nearest"), [
-    ("food101-vit_tiny-norms", "food101-vit-tiny-norms"),
-    ("mnist-mlp", "mnist-mlp3"),
-    ("digit-mlp3", "digits-mlp3"),
-    ("runs/mnist-mlp3", "mnist-mlp3"),
-])
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("food101-vit_tiny-norms", "food101-vit-tiny-norms"),
+        ("mnist-mlp", "mnist-mlp3"),
+        ("digit-mlp3", "digits-mlp3"),
+        ("runs/mnist-mlp3", "mnist-mlp3"),
+    ],
+)
 def test_unknown_names_get_the_nearest_of_folders_and_cells(name: str, nearest: str) -> None:
     with pytest.raises(ValueError, match=f"'{name}'; the nearest known one is '{nearest}'"):
         find_recipe(name)
@@ -150,13 +163,16 @@ def test_unknown_names_get_the_nearest_of_folders_and_cells(name: str, nearest: 
         cell("digits-mlp3")
 
 
-@pytest.mark.parametrize(("dataset", "splits", "label"), [
-    ("stl10", ("train", "train", "test"), "label"),
-    ("flowers102", ("train", "validation", "test"), "label"),
-    ("pets", ("train", "train", "test"), "label"),
-    ("food101", ("train", "train", "validation"), "label"),
-    ("imagenet-1k", ("train", "train", "validation"), "label"),
-])
+@pytest.mark.parametrize(
+    ("dataset", "splits", "label"),
+    [
+        ("stl10", ("train", "train", "test"), "label"),
+        ("flowers102", ("train", "validation", "test"), "label"),
+        ("pets", ("train", "train", "test"), "label"),
+        ("food101", ("train", "train", "validation"), "label"),
+        ("imagenet-1k", ("train", "train", "validation"), "label"),
+    ],
+)
 def test_short_names_read_the_splits_and_columns_that_their_sets_have(
     dataset: str, splits: tuple[str, str, str], label: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

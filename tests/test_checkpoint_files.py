@@ -67,8 +67,12 @@ def test_saving_replaces_what_was_there_and_only_that(tmp_path: Path, form: str)
     assert_same(CheckpointDataset.from_pretrained(tmp_path), second)
     index = json.loads((tmp_path / "dataset.json").read_text())
     listed = {entry["path"] for entry in [*index["data"], *index["shards"], index["frozen"]]}
-    assert set(contents(tmp_path)) == listed | {"dataset.json", "README.md", "data/train-notes.parquet",
-                                                "frozen-mine.safetensors"}
+    assert set(contents(tmp_path)) == listed | {
+        "dataset.json",
+        "README.md",
+        "data/train-notes.parquet",
+        "frozen-mine.safetensors",
+    }
 
 
 def test_a_save_stopped_anywhere_leaves_the_old_set_or_the_new_one(
@@ -86,6 +90,7 @@ def test_a_save_stopped_anywhere_leaves_the_old_set_or_the_new_one(
             if calls["left"] < 0:
                 os._exit(9)
             return function(*args, **kwargs)
+
         return call
 
     outcomes = set()
@@ -203,20 +208,23 @@ def contents_of(original: CheckpointDataset, folder: Path) -> dict[str, bytes]:
     return contents(folder)
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"format_version": 2}, "format version 2, .* upgrade"),
-    ({"format": "other"}, "does not describe"),
-    ({"num_checkpoints": 5}, "expected rows 0 to 4"),
-    ({"num_params": 51}, "expected a fixed-size list of 51"),
-    ({"num_params": None}, "'num_params' is None"),
-    ({"layout": {}}, "damaged"),
-    ({"frozen": {"path": "../x.safetensors", "bytes": 1}}, "no file of this format"),
-    ({"frozen": {"path": "/etc/passwd", "bytes": 1}}, "no file of this format"),
-    ({"data": [{"path": "data/train-00000-00000000.parquet", "bytes": 1, "rows": -1}]}, "expected 1 or more"),
-    ({"data": ["data/train-00000-00000000.parquet"]}, "no file of this format"),
-    ({"data": []}, "lists no file in data/"),
-    ({"frozen": None}, "frozen tensor '1.num_batches_tracked' is missing"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 2}, "format version 2, .* upgrade"),
+        ({"format": "other"}, "does not describe"),
+        ({"num_checkpoints": 5}, "expected rows 0 to 4"),
+        ({"num_params": 51}, "expected a fixed-size list of 51"),
+        ({"num_params": None}, "'num_params' is None"),
+        ({"layout": {}}, "damaged"),
+        ({"frozen": {"path": "../x.safetensors", "bytes": 1}}, "no file of this format"),
+        ({"frozen": {"path": "/etc/passwd", "bytes": 1}}, "no file of this format"),
+        ({"data": [{"path": "data/train-00000-00000000.parquet", "bytes": 1, "rows": -1}]}, "expected 1 or more"),
+        ({"data": ["data/train-00000-00000000.parquet"]}, "no file of this format"),
+        ({"data": []}, "lists no file in data/"),
+        ({"frozen": None}, "frozen tensor '1.num_batches_tracked' is missing"),
+    ],
+)
 def test_bad_index(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     dataset().save_pretrained(tmp_path)
     edited(tmp_path, **changes)

@@ -41,8 +41,11 @@ def opened(**options: Any) -> CheckpointDataset:
 
 
 def fetched(hub: LoopbackHub, since: int) -> set[str]:
-    return {request.path.split("/resolve/")[1].split("/", 1)[1].split("?")[0] for request in hub.requests[since:]
-            if "/resolve/" in request.path and request.method == "GET"}
+    return {
+        request.path.split("/resolve/")[1].split("/", 1)[1].split("?")[0]
+        for request in hub.requests[since:]
+        if "/resolve/" in request.path and request.method == "GET"
+    }
 
 
 def card(hub: LoopbackHub) -> str:
@@ -63,8 +66,12 @@ def test_what_is_pushed_comes_back(hub: LoopbackHub, tmp_path: Path, form: str) 
     back.save_pretrained(tmp_path / "folder")
     before = len(hub.requests)
     folder = CheckpointDataset.from_pretrained(tmp_path / "folder")
-    for push in (lambda: back.push_to_hub(ID), lambda: folder.push_to_hub(ID),
-                 lambda: push_dataset_folder(tmp_path / "folder", ID), lambda: opened().push_to_hub(ID)):
+    for push in (
+        lambda: back.push_to_hub(ID),
+        lambda: folder.push_to_hub(ID),
+        lambda: push_dataset_folder(tmp_path / "folder", ID),
+        lambda: opened().push_to_hub(ID),
+    ):
         assert push().endswith(head)
     assert not any("/commit/" in request.path or request.method == "PUT" for request in hub.requests[before:])
 
@@ -122,8 +129,9 @@ def test_append_uploads_only_what_is_new(hub: LoopbackHub, tmp_path: Path, form:
     second.push_to_hub(ID, append=True)
     third.push_to_hub(ID, append=True)
     new = hub.files(ID, "dataset")
-    assert {name: new[name] for name in old if name not in ("dataset.json", "README.md")} == \
-        {name: old[name] for name in old if name not in ("dataset.json", "README.md")}
+    assert {name: new[name] for name in old if name not in ("dataset.json", "README.md")} == {
+        name: old[name] for name in old if name not in ("dataset.json", "README.md")
+    }
     assert fetched(hub, before) == {"dataset.json"}
     assert all(hub.uploads[oid] == number for oid, number in uploads.items())
     whole = opened()
@@ -137,7 +145,8 @@ def test_append_uploads_only_what_is_new(hub: LoopbackHub, tmp_path: Path, form:
     losses = [row["train_loss"] for row in whole.metadata]
     line = next(line for line in card(hub).splitlines() if "train_loss" in line)
     assert [float(cell) for cell in line.split("|")[2:6]] == pytest.approx(
-        [13, sum(losses) / 13, min(losses), max(losses)], rel=1e-5)
+        [13, sum(losses) / 13, min(losses), max(losses)], rel=1e-5
+    )
 
 
 def test_the_same_rows_are_not_appended_twice(hub: LoopbackHub, form: str) -> None:
@@ -171,9 +180,11 @@ def test_append_of_what_does_not_fit(hub: LoopbackHub, form: str) -> None:
     for row in other_type.metadata:
         row["note"] = 3
     for wrong, message in (
-        (other_network, "name was 'x' and is 'y'"), (other_task, "task was {'name': 'digits'} and is None"),
+        (other_network, "name was 'x' and is 'y'"),
+        (other_task, "task was {'name': 'digits'} and is None"),
         (other_frozen, "frozen tensor '1.num_batches_tracked' is not the one"),
-        (other_column, "metadata column 'extra' is not in the set"), (other_type, "metadata column 'note' is string"),
+        (other_column, "metadata column 'extra' is not in the set"),
+        (other_type, "metadata column 'note' is string"),
         (dataset(2, width=6), r"layout: tensor '0.weight' float32 \[5, 3\] there and '0.weight' float32 \[6, 3\] here"),
         (dataset(2, select="head"), "layout: tensor"),
     ):
@@ -197,8 +208,7 @@ def test_how_appended_rows_were_collected_is_kept(hub: LoopbackHub) -> None:
     more = dataset(2, seed=1)
     more.collect = {"method": "other"}
     more.push_to_hub(ID, append=True)
-    assert opened().collect == {"method": "test", "rate": 0.1,
-                                "appended": [{"num_checkpoints": 2, "method": "other"}]}
+    assert opened().collect == {"method": "test", "rate": 0.1, "appended": [{"num_checkpoints": 2, "method": "other"}]}
     assert "| `appended` |" in card(hub)
 
 
@@ -234,9 +244,19 @@ def test_the_card(hub: LoopbackHub, form: str) -> None:
     assert data["license"] == "apache-2.0" and data["size_categories"] == ["n<1K"]
     assert {"neural-network-diffusion", "weight-space", "pdiff-hub"} <= set(data["tags"])
     assert data["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
-    for text in ("7 checkpoints", "52 numbers each", "| `method` | test |", "| `rate` | 0.1 |", "`network.width` | 5",
-                 "| `task.name` | digits |", "| `0.weight` | 5 x 3 | float32 | 15 |", "| `train_loss` | 7 |",
-                 f'from_pretrained("{ID}")', "the same in all checkpoints (tensors: 1)", "`data/`"):
+    for text in (
+        "7 checkpoints",
+        "52 numbers each",
+        "| `method` | test |",
+        "| `rate` | 0.1 |",
+        "`network.width` | 5",
+        "| `task.name` | digits |",
+        "| `0.weight` | 5 x 3 | float32 | 15 |",
+        "| `train_loss` | 7 |",
+        f'from_pretrained("{ID}")',
+        "the same in all checkpoints (tensors: 1)",
+        "`data/`",
+    ):
         assert text in content.text, text
     assert ("safe_open" in content.text) == (form == "shards")
 
@@ -293,8 +313,9 @@ def hostile(files: dict[str, bytes], form: str) -> dict[str, dict[str, bytes]]:
         text = json.dumps(index).replace(json.dumps(entry), json.dumps({**entry, "bytes": len(content)}))
         return {**files, "dataset.json": text.encode(), entry["path"]: content}
 
-    header = json.dumps({"params": {"dtype": "F32", "shape": [large["rows"], 52],
-                                    "data_offsets": [0, 20 << 30]}}).encode()
+    header = json.dumps(
+        {"params": {"dtype": "F32", "shape": [large["rows"], 52], "data_offsets": [0, 20 << 30]}}
+    ).encode()
     claims = struct.pack("<Q", len(header)) + header + bytes(1000)
     huge = struct.pack("<Q", 20 << 30) + bytes(1000)
     layout = index["layout"]

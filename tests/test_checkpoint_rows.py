@@ -49,8 +49,12 @@ def test_rows_of_a_file_are_judged_as_the_tensor_is(tmp_path: Path) -> None:
     assert torch.allclose(rows.read(0, 5, 0, rows.num_params), params_NP, atol=1e-5)
     params_NP = load_file(tmp_path / "a" / "params.safetensors")["params"]
     task, autoencoder = load_task("digits"), pipe.autoencoder
-    judge = Judge(build_network(autoencoder.config.network, pretrained=False), task, autoencoder.layout,
-                  autoencoder.frozen_state())
+    judge = Judge(
+        build_network(autoencoder.config.network, pretrained=False),
+        task,
+        autoencoder.layout,
+        autoencoder.frozen_state(),
+    )
     picked = PickedRows(rows, [4, 0, 1])
     assert torch.equal(judge(picked).test.wrong_BN, judge(params_NP[[4, 0, 1]]).test.wrong_BN)
     assert torch.equal(nearest_l2(picked, rows, leave_one_out=False), torch.zeros(3, dtype=torch.float64))

@@ -16,8 +16,14 @@ from torch import nn
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
-STANDARD = {"run": None, "seed": None, "step": None, "train_loss": None, "validation_loss": None,
-            "validation_accuracy": None}
+STANDARD = {
+    "run": None,
+    "seed": None,
+    "step": None,
+    "train_loss": None,
+    "validation_loss": None,
+    "validation_accuracy": None,
+}
 
 
 @pytest.fixture(params=FORMS)
@@ -48,8 +54,12 @@ def test_round_trip(tmp_path: Path, form: str, select: str) -> None:
     assert contents(tmp_path / "again") == contents(tmp_path / "set")
 
 
-VALUES = st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)), st.one_of(st.none(), st.text(max_size=5)), \
-    st.one_of(st.none(), st.floats(allow_nan=False)), st.one_of(st.none(), st.booleans())
+VALUES = (
+    st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)),
+    st.one_of(st.none(), st.text(max_size=5)),
+    st.one_of(st.none(), st.floats(allow_nan=False)),
+    st.one_of(st.none(), st.booleans()),
+)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -59,11 +69,17 @@ def test_round_trip_of_any_numbers_and_metadata(
 ) -> None:
     folder = tmp_path_factory.mktemp("set")
     module = nn.Linear(1, width, bias=False)
-    rows = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=num * width,
-                    max_size=num * width)
+    rows = st.lists(
+        st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=num * width, max_size=num * width
+    )
     params_KP = torch.tensor(data.draw(rows), dtype=torch.float32).reshape(num, width)
-    columns = data.draw(st.dictionaries(st.text(min_size=1, max_size=4).filter(
-        lambda name: name not in ("index", "params", "shard")), st.sampled_from(VALUES), max_size=3))
+    columns = data.draw(
+        st.dictionaries(
+            st.text(min_size=1, max_size=4).filter(lambda name: name not in ("index", "params", "shard")),
+            st.sampled_from(VALUES),
+            max_size=3,
+        )
+    )
     metadata = [{name: data.draw(values) for name, values in columns.items()} for _ in range(num)]
     original = CheckpointDataset(params_KP, ParamLayout.from_module(module), network={}, metadata=metadata)
     original.save_pretrained(folder)
@@ -100,8 +116,12 @@ def test_bad_numbers_name_checkpoint_and_tensor(tmp_path: Path, form: str, monke
     good.save_pretrained(tmp_path)
     opened = CheckpointDataset.from_pretrained(tmp_path)
     assert opened.read_slice(0, entry.start).shape == (4, entry.start)
-    for read in (lambda: opened.read_slice(entry.start, entry.stop), lambda: opened.params_KP,
-                 lambda: opened.state_dict(2), lambda: opened.save_pretrained(tmp_path / "b")):
+    for read in (
+        lambda: opened.read_slice(entry.start, entry.stop),
+        lambda: opened.params_KP,
+        lambda: opened.state_dict(2),
+        lambda: opened.save_pretrained(tmp_path / "b"),
+    ):
         with pytest.raises(ValueError, match=rf"tensor '{entry.name}' holds NaN or Inf"):
             read()
     assert not (tmp_path / "b" / "dataset.json").exists()
@@ -114,31 +134,42 @@ def make(**changes: Any) -> CheckpointDataset:
     return CheckpointDataset(params_KP, good.layout, **given)
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"params_KP": torch.zeros(4, 3)}, r"shape \[4, 3\], expected .* 52 numbers"),
-    ({"params_KP": torch.zeros(0, 52)}, "at least one row"),
-    ({"params_KP": torch.zeros(52)}, r"expected float \[K,P\]"),
-    ({"params_KP": torch.zeros(4, 52, dtype=torch.int64)}, r"expected float \[K,P\]"),
-    ({"metadata": [{}]}, "1 metadata rows for 4 checkpoints"),
-    ({"metadata": [{"step": "x"}] * 4}, "metadata column 'step'"),
-    ({"metadata": [{"note": 1}, {"note": "x"}] * 2}, "metadata column 'note'"),
-    ({"metadata": [{"note": [1]}] * 4}, "metadata column 'note' holds list"),
-    ({"metadata": [{"params": 1}] * 4}, "metadata column 'params' is kept"),
-    ({"frozen": {}}, "frozen tensor '1.num_batches_tracked' is missing"),
-    ({"frozen": {"1.num_batches_tracked": torch.zeros(1)}}, r"is float32 \[1\], .* expects int64 \[\]"),
-    ({"frozen": {"1.num_batches_tracked": torch.tensor(0), "y": torch.zeros(1)}}, "'y' .* no such tensor"),
-    ({"network": {"a": {1, 2}}}, "network cannot be written as JSON"),
-    ({"collect": {"a": float("nan")}}, "collect cannot be written as JSON"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"params_KP": torch.zeros(4, 3)}, r"shape \[4, 3\], expected .* 52 numbers"),
+        ({"params_KP": torch.zeros(0, 52)}, "at least one row"),
+        ({"params_KP": torch.zeros(52)}, r"expected float \[K,P\]"),
+        ({"params_KP": torch.zeros(4, 52, dtype=torch.int64)}, r"expected float \[K,P\]"),
+        ({"metadata": [{}]}, "1 metadata rows for 4 checkpoints"),
+        ({"metadata": [{"step": "x"}] * 4}, "metadata column 'step'"),
+        ({"metadata": [{"note": 1}, {"note": "x"}] * 2}, "metadata column 'note'"),
+        ({"metadata": [{"note": [1]}] * 4}, "metadata column 'note' holds list"),
+        ({"metadata": [{"params": 1}] * 4}, "metadata column 'params' is kept"),
+        ({"frozen": {}}, "frozen tensor '1.num_batches_tracked' is missing"),
+        ({"frozen": {"1.num_batches_tracked": torch.zeros(1)}}, r"is float32 \[1\], .* expects int64 \[\]"),
+        ({"frozen": {"1.num_batches_tracked": torch.tensor(0), "y": torch.zeros(1)}}, "'y' .* no such tensor"),
+        ({"network": {"a": {1, 2}}}, "network cannot be written as JSON"),
+        ({"collect": {"a": float("nan")}}, "collect cannot be written as JSON"),
+    ],
+)
 def test_what_does_not_fit_together(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(**changes)
 
 
-@pytest.mark.parametrize("call", [
-    lambda d: d.state_dict(4), lambda d: d.state_dict(-1), lambda d: d.select_rows([0, 9]), lambda d: d.select_rows([]),
-    lambda d: d.read_slice(3, 53), lambda d: d.read_slice(3, 2), lambda d: d.read_slice(-1, 2),
-])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda d: d.state_dict(4),
+        lambda d: d.state_dict(-1),
+        lambda d: d.select_rows([0, 9]),
+        lambda d: d.select_rows([]),
+        lambda d: d.read_slice(3, 53),
+        lambda d: d.read_slice(3, 2),
+        lambda d: d.read_slice(-1, 2),
+    ],
+)
 def test_out_of_range(call: Any) -> None:
     with pytest.raises(ValueError, match=r"checkpoint .* does not exist|at least one row|slice .* does not lie"):
         call(dataset())

@@ -34,8 +34,14 @@ def test_every_form_is_the_grouped_convolution(case: tuple[nn.Conv2d, Tensor], o
     bias = None
     if layer.bias is not None:
         bias = torch.randn(NETWORKS, layer.out_channels, dtype=torch.float64, requires_grad=True)
-    expected = F.conv2d(maps, weight.flatten(0, 1), None if bias is None else bias.flatten(), layer.stride,
-                        layer.padding, groups=NETWORKS)
+    expected = F.conv2d(
+        maps,
+        weight.flatten(0, 1),
+        None if bias is None else bias.flatten(),
+        layer.stride,
+        layer.padding,
+        groups=NETWORKS,
+    )
     wanted = [each for each in (weight, bias, maps) if each is not None and each.requires_grad]
     gradient = torch.randn_like(expected)
     gradients = torch.autograd.grad(expected, wanted, gradient)

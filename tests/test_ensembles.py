@@ -136,8 +136,14 @@ def test_bad_input() -> None:
     with pytest.raises(ValueError, match=r"labels have shape \[5\]"):
         curve(logits_BNc, labels_N[1:])
     with pytest.raises(ValueError, match="no images"):
-        ensemble_curve(nn.Linear(4, 4), ParamLayout.from_module(nn.Linear(4, 4)), {}, torch.zeros(2, 20),
-                       torch.zeros(0, 1, 2, 2), labels_N[:0])
+        ensemble_curve(
+            nn.Linear(4, 4),
+            ParamLayout.from_module(nn.Linear(4, 4)),
+            {},
+            torch.zeros(2, 20),
+            torch.zeros(0, 1, 2, 2),
+            labels_N[:0],
+        )
     for label in (-1, 4):
         with pytest.raises(ValueError, match="labels run from"):
             curve(logits_BNc, labels_N.index_fill(0, torch.tensor([2]), label))

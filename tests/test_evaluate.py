@@ -19,8 +19,10 @@ from pdiff_hub.tasks import Split, Task, load_task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 SPEC = resolve_network({"name": "mlp3", "hidden": [6, 6]}, in_channels=1, image_size=8, num_classes=10)
-VARIANTS = [Variant("gaussian", "gaussian", gaussian),
-            *(Variant(f"noise_raw_{sigma:g}", "noise_raw", partial(noise_raw, sigma=sigma)) for sigma in (0.06, 0.12))]
+VARIANTS = [
+    Variant("gaussian", "gaussian", gaussian),
+    *(Variant(f"noise_raw_{sigma:g}", "noise_raw", partial(noise_raw, sigma=sigma)) for sigma in (0.06, 0.12)),
+]
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +71,13 @@ def test_results_agree_with_naive_measures(task: Task, tmp_path: Path) -> None:
     assert results["accuracy"]["generated"]["mean"] == pytest.approx(float(accuracies.mean()), abs=1e-9)
     assert results["accuracy"]["generated"]["median"] == pytest.approx(float(accuracies.quantile(0.5)), abs=1e-9)
     assert [(name, row["method"], row["count"]) for name, row in results["methods"].items()] == [
-        ("original", "original", 5), ("generated", "generated", 4), ("ensemble", "ensemble", 1),
-        ("gaussian", "gaussian", 6), ("noise_raw_0.06", "noise_raw", 6), ("noise_raw_0.12", "noise_raw", 6)]
+        ("original", "original", 5),
+        ("generated", "generated", 4),
+        ("ensemble", "ensemble", 1),
+        ("gaussian", "gaussian", 6),
+        ("noise_raw_0.06", "noise_raw", 6),
+        ("noise_raw_0.12", "noise_raw", 6),
+    ]
     assert set(results["frontier"]["versus"]) == {"original", "ensemble", "gaussian", "noise_raw"}
     assert results["ensembles"]["generated"]["sizes"] == [1, 2]
     single = json.loads((tmp_path / "networks.json").read_text())

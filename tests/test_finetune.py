@@ -67,8 +67,9 @@ def task() -> Task:
     return load_task({"dataset": "digits", "train_size": 320, "augment": {"crop_padding": 1}})
 
 
-def collect(task: Task, directory: Path, network: Any = MLP, select: Any = "all", seed: int = 3,
-            config: FinetuneConfig = TINY) -> CheckpointDataset:
+def collect(
+    task: Task, directory: Path, network: Any = MLP, select: Any = "all", seed: int = 3, config: FinetuneConfig = TINY
+) -> CheckpointDataset:
     return collect_finetune(task, network, select, config, directory, seed=seed, progress=False)
 
 
@@ -193,9 +194,12 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     if often:
         monkeypatch.setattr(collecting, "_STATE_SECONDS", 0.0)
     places: list[tuple[type, str, int, bool]] = [
-        (FinetuneRun, "take_step", 3, True), (FinetuneRun, "take_step", 4, False),
-        (CheckpointJournal, "save_state", 1, False), (CheckpointJournal, "append", 1, True),
-        (CheckpointJournal, "append", 1, False), (FinetuneRun, "validate", 2, False),
+        (FinetuneRun, "take_step", 3, True),
+        (FinetuneRun, "take_step", 4, False),
+        (CheckpointJournal, "save_state", 1, False),
+        (CheckpointJournal, "append", 1, True),
+        (CheckpointJournal, "append", 1, False),
+        (FinetuneRun, "validate", 2, False),
         (CheckpointJournal, "finish", 1, True),
     ]
     for owner, name, calls, before in places:
@@ -268,21 +272,26 @@ def test_pretrained_weights_are_loaded_once_and_not_needed_again(task: Task, tmp
     shutil.rmtree(folder)
     network = build_network(dataset.network, pretrained=False)
     network.load_state_dict(dataset.state_dict(1), strict=True)
-    assert all(torch.equal(dataset.frozen[name], tensor) for name, tensor in source.state_dict().items()
-               if not name.startswith("classifier."))
+    assert all(
+        torch.equal(dataset.frozen[name], tensor)
+        for name, tensor in source.state_dict().items()
+        if not name.startswith("classifier.")
+    )
     collect(task, tmp_path / "set", dataset.network, "head", config=config)
 
 
-def test_a_shared_first_phase_gives_the_same_checkpoints(task: Task, tmp_path: Path,
-                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shared_first_phase_gives_the_same_checkpoints(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network, trained = {"name": f"{__name__}:Tied"}, tmp_path / "trained"
     for number, (select, every) in enumerate([("all", 2), ("head", 3)]):
         config = FinetuneConfig(num_checkpoints=3, save_every=every, epochs=2)
         alone = collect(task, tmp_path / f"alone-{number}", network, select, config=config)
         if number == 1:  # the first phase is there already: it must not run again
             monkeypatch.setattr(collecting, "_train", lambda *_arguments: pytest.fail("trained again"))
-        shared = collect_finetune(task, network, select, config, tmp_path / f"shared-{number}", seed=3,
-                                  trained=trained, progress=False)
+        shared = collect_finetune(
+            task, network, select, config, tmp_path / f"shared-{number}", seed=3, trained=trained, progress=False
+        )
         assert_same(shared, alone)
     assert len(list(trained.iterdir())) == 1
 
@@ -309,18 +318,31 @@ def test_bad_input_leaves_nothing_behind(task: Task, tmp_path: Path) -> None:
         collect(task, tmp_path / "drifting", {"name": f"{__name__}:Drifting"}, "head")
 
 
-@pytest.mark.parametrize("option", [
-    {"num_checkpoints": 1}, {"save_every": 0}, {"epochs": -1}, {"batch_size": 2.0}, {"learning_rate": 0},
-    {"finetune_learning_rate": float("nan")}, {"weight_decay": -0.1}, {"label_smoothing": 1.0}, {"buffers": "yes"},
-    {"learning_rate": "1e-3"}, {"epochs": True}, {"weight_decay": float("inf")},
-])
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"num_checkpoints": 1},
+        {"save_every": 0},
+        {"epochs": -1},
+        {"batch_size": 2.0},
+        {"learning_rate": 0},
+        {"finetune_learning_rate": float("nan")},
+        {"weight_decay": -0.1},
+        {"label_smoothing": 1.0},
+        {"buffers": "yes"},
+        {"learning_rate": "1e-3"},
+        {"epochs": True},
+        {"weight_decay": float("inf")},
+    ],
+)
 def test_options_out_of_range_are_named(option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(option))} must be"):
         FinetuneConfig(**option)
 
 
-def test_judging_with_shared_activations_gives_the_plain_figures(task: Task, tmp_path: Path,
-                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_judging_with_shared_activations_gives_the_plain_figures(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shared = collect(task, tmp_path / "shared", BATCH_NORM, "last_norms:1")
     recorded: list[bool] = []
     monkeypatch.setattr(finetune_run, "record", lambda *arguments: recorded.append(True) or {})
@@ -332,10 +354,10 @@ def test_judging_with_shared_activations_gives_the_plain_figures(task: Task, tmp
         assert one["validation_accuracy"] == other["validation_accuracy"]
 
 
-@pytest.mark.parametrize("network", [BATCH_NORM, {"name": f"{__name__}:Dropping"}],
-                         ids=["batch_norm", "dropout"])
-def test_training_on_shared_activations_is_the_plain_training(network: Any, tmp_path: Path,
-                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("network", [BATCH_NORM, {"name": f"{__name__}:Dropping"}], ids=["batch_norm", "dropout"])
+def test_training_on_shared_activations_is_the_plain_training(
+    network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = load_task({"dataset": "digits", "train_size": 96})
     longer = replace(TINY, num_checkpoints=6, save_every=5)  # sees every image again
     recorded: list[object] = []

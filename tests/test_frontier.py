@@ -27,8 +27,10 @@ def clouds(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
     place = st.integers(0, GRID)
     pairs = [*draw(st.lists(st.tuples(place, place | st.none()), max_size=11)), (draw(place), draw(place))]
     accuracy, novelty = zip(*draw(st.permutations(pairs)), strict=True)
-    return (torch.tensor(accuracy, dtype=torch.float64) / GRID,
-            torch.tensor([math.nan if v is None else v / GRID for v in novelty], dtype=torch.float64))
+    return (
+        torch.tensor(accuracy, dtype=torch.float64) / GRID,
+        torch.tensor([math.nan if v is None else v / GRID for v in novelty], dtype=torch.float64),
+    )
 
 
 def naive_area(accuracy_B: Tensor, novelty_B: Tensor, floor: int) -> float:
@@ -102,7 +104,8 @@ def test_comparison_equals_one_resample_after_another(
         differences.append(naive_mean(a, v, ends[-1]) - naive_mean(b, w, ends[-1]))
     found = compare(left, right, rng())
     assert (found.low, found.difference, found.high) == pytest.approx(
-        np.quantile(differences, [0.025, 0.5, 0.975]), abs=1e-9)
+        np.quantile(differences, [0.025, 0.5, 0.975]), abs=1e-9
+    )
     assert found.shared_novelty == pytest.approx(np.median(ends))
 
 
@@ -161,7 +164,12 @@ def test_report() -> None:
             assert area["area"] == dominated_area(each.accuracy_B, each.novelty_B, 0.1) and area["undefined"] == 0
             assert area["low"] < area["high"] <= area["area"]
     assert report["versus"]["ensemble"] == {
-        "difference": None, "low": None, "high": None, "shared_novelty": None, "verdict": "undefined"}
+        "difference": None,
+        "low": None,
+        "high": None,
+        "shared_novelty": None,
+        "verdict": "undefined",
+    }
     assert report["versus"]["gaussian"]["difference"] == pytest.approx(0.3, abs=0.02)
     assert report["verdict"] == (
         "At the same novelty, p-diff beats noise raw 0.12 and gaussian; loses to fine tuned; is within the 95 % "

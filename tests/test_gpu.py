@@ -31,18 +31,23 @@ SPEC = resolve_network("convnet3", in_channels=1, image_size=8, num_classes=10)
 def test_sampling_on_a_gpu_is_sampling_on_the_cpu_and_waits_for_nothing() -> None:
     pipe = PDiffPipeline.from_pretrained(PIPELINE)
     pipe.set_progress_bar_config(disable=True)
-    latents = torch.randn(8, *(pipe.autoencoder.config.latent_channels, pipe.autoencoder.config.latent_length),
-                          generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(
+        8,
+        *(pipe.autoencoder.config.latent_channels, pipe.autoencoder.config.latent_length),
+        generator=torch.Generator().manual_seed(0),
+    )
     on_cpu = pipe(latents=latents, num_inference_steps=20, output_type="latent").latents
 
-    def watch(pipe: PDiffPipeline, step: int, timestep: int, values: dict[str, torch.Tensor]
-              ) -> dict[str, torch.Tensor]:
+    def watch(
+        pipe: PDiffPipeline, step: int, timestep: int, values: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
         torch.cuda.set_sync_debug_mode("error" if step < 19 else "default")
         return {}
 
     try:
-        on_gpu = pipe.to("cuda")(latents=latents, num_inference_steps=20, output_type="latent",
-                                 callback_on_step_end=watch).latents
+        on_gpu = pipe.to("cuda")(
+            latents=latents, num_inference_steps=20, output_type="latent", callback_on_step_end=watch
+        ).latents
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.allclose(on_cpu, on_gpu, rtol=1e-2, atol=1e-2)
@@ -62,8 +67,9 @@ def test_a_training_step_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(loop, "step_seed", seeded)
     monkeypatch.setattr(loop, "_average", averaged)
     try:
-        summary = train_pipeline(checkpoints(), tmp_path, diffusion=DiffusionConfig(steps=20, widths=(16,),
-                                                                                    batch_size=8))
+        summary = train_pipeline(
+            checkpoints(), tmp_path, diffusion=DiffusionConfig(steps=20, widths=(16,), batch_size=8)
+        )
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert summary.loss > 0
@@ -74,9 +80,16 @@ def test_a_population_trained_on_a_gpu_is_that_of_the_cpu() -> None:
     losses = []
     for device in ("cpu", "cuda"):
         inputs_NX = task.inputs(task.train).to(device)
-        trainer = BatchedTrainer(lambda seed: build_network(SPEC, seed=seed), range(5), inputs_NX,
-                                 task.train.labels_N.to(device), epochs=2, batch_size=64, learning_rate=1e-3,
-                                 weight_decay=0.01)
+        trainer = BatchedTrainer(
+            lambda seed: build_network(SPEC, seed=seed),
+            range(5),
+            inputs_NX,
+            task.train.labels_N.to(device),
+            epochs=2,
+            batch_size=64,
+            learning_rate=1e-3,
+            weight_decay=0.01,
+        )
         losses.append([trainer.run_epoch() for _ in range(2)][-1])
     assert torch.allclose(*losses, rtol=1e-2)
 

@@ -22,9 +22,12 @@ from pdiff_hub.travelling.param_autoencoder import ParamLayout
 MACHINE = {"CPU": "made up", "torch": "2.8.0"}
 TINY = ["--sizes", "1e3", "1e4", "--checkpoints", "10", "30", "--models", "1", "4"]
 SECONDS: dict[Callable[..., Seconds], tuple[str, ...]] = {
-    growth_stages.save_vits: ("save",), growth_stages.save_mlps: ("save",), growth_stages.sample: ("sample",),
+    growth_stages.save_vits: ("save",),
+    growth_stages.save_mlps: ("save",),
+    growth_stages.sample: ("sample",),
     growth_stages.train: ("fit autoencoder", "U-Net steps", "write pipeline"),
-    growth_stages.similarity: ("similarity",), growth_stages.sample_models: ("sample",),
+    growth_stages.similarity: ("similarity",),
+    growth_stages.sample_models: ("sample",),
     growth_stages.write_models: ("sample and write",),
 }
 
@@ -36,10 +39,15 @@ def made_up(exponent: float = 1.0) -> dict[str, list[Point]]:
         stages = axis.stages(Path(), 1000)
         names = [name for stage in stages for name in SECONDS[stage.work]]
         points[axis.name] = [
-            Point(x, x, dict.fromkeys(names, 0.25 * x**exponent),
-                  {stage.name: (400 + (x >= 10**5) * x // 1000) * 2**20 for stage in stages},
-                  f"2026-01-0{day}T12:00:00")
-            for day, x in enumerate((1000, 10_000, 100_000, 1_000_000), start=1)]
+            Point(
+                x,
+                x,
+                dict.fromkeys(names, 0.25 * x**exponent),
+                {stage.name: (400 + (x >= 10**5) * x // 1000) * 2**20 for stage in stages},
+                f"2026-01-0{day}T12:00:00",
+            )
+            for day, x in enumerate((1000, 10_000, 100_000, 1_000_000), start=1)
+        ]
     return points
 
 
@@ -60,11 +68,18 @@ def test_slope_needs_two_points_above_the_least() -> None:
 def test_page_and_pictures_from_made_up_points(tmp_path: Path) -> None:
     points = made_up()
     text = render(AXES, points, MACHINE, "../docs")
-    for part in ("measured 2026-01-01 to 2026-01-04", "random perturbations of one random network",
-                 "they say\nnothing about quality", "| CPU | made up |", "![Time and working memory",
-                 "(../docs/growth-checkpoints.png)", "| 1,000,000 | 250,000 | 250,000 |",
-                 "| slope | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 |", "| 1,000,000 | train | 1,400 | 1,000 | 996 |",
-                 "| parameters (1,000 to 1,000,000) | train, memory | 1,000 MiB | 1.00 |"):
+    for part in (
+        "measured 2026-01-01 to 2026-01-04",
+        "random perturbations of one random network",
+        "they say\nnothing about quality",
+        "| CPU | made up |",
+        "![Time and working memory",
+        "(../docs/growth-checkpoints.png)",
+        "| 1,000,000 | 250,000 | 250,000 |",
+        "| slope | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 |",
+        "| 1,000,000 | train | 1,400 | 1,000 | 996 |",
+        "| parameters (1,000 to 1,000,000) | train, memory | 1,000 MiB | 1.00 |",
+    ):
         assert part in text
     for table in text.split("\n\n"):  # as many cells in every row as in the header
         if table.startswith("|"):
@@ -79,7 +94,11 @@ def test_page_and_pictures_from_made_up_points(tmp_path: Path) -> None:
 def test_memory_that_does_not_grow_is_said_not_fitted(tmp_path: Path) -> None:
     flat = [Point(x, x, {"save": 1.0}, {"save": 2**28 + x}, "2026-01-01T12:00:00") for x in (10, 1000)]
     assert summary([PARAMETERS], {"parameters": flat})[-1] == [
-        "parameters (10 to 1,000)", "save, memory", "0 MiB", "no slope"]
+        "parameters (10 to 1,000)",
+        "save, memory",
+        "0 MiB",
+        "no slope",
+    ]
     assert "<!-- all under 4 MiB -->" in draw(PARAMETERS, flat, tmp_path / "flat")[1].read_text(encoding="utf-8")
 
 
@@ -91,8 +110,9 @@ def test_points_of_other_settings_are_not_found(tmp_path: Path) -> None:
     assert kept.find({"steps": 21}, point.asked) is None and kept.find({"steps": 20}, 7) is None
 
 
-def test_a_stopped_run_goes_on_and_measures_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                          capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stopped_run_goes_on_and_measures_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     done: list[tuple[Any, ...]] = []
 
     def counted(work: Callable[..., Seconds], *arguments: Any) -> Cost:

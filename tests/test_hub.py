@@ -22,30 +22,75 @@ JUDGED = sorted(file.parent.name for file in PIPELINES.glob("*/results.json"))
 
 ROW = {"best": 0.97, "mean": 0.96, "median": 0.961, "std": 0.002}
 RESULTS: dict[str, Any] = {
-    "name": "it", "task": "mnist", "task_dataset": "ylecun/mnist", "network": "resnet18",
-    "base_model": "some/resnet", "select": "all", "recipe": {"task": "mnist", "network": "resnet18"},
-    "figures": ["frontier"], "checkpoints": {"repo_id": "me/them", "revision": "c" * 40},
-    "num_params": 8970, "num_checkpoints": 200, "num_generated": 200, "num_inference_steps": 50,
+    "name": "it",
+    "task": "mnist",
+    "task_dataset": "ylecun/mnist",
+    "network": "resnet18",
+    "base_model": "some/resnet",
+    "select": "all",
+    "recipe": {"task": "mnist", "network": "resnet18"},
+    "figures": ["frontier"],
+    "checkpoints": {"repo_id": "me/them", "revision": "c" * 40},
+    "num_params": 8970,
+    "num_checkpoints": 200,
+    "num_generated": 200,
+    "num_inference_steps": 50,
     "accuracy": {"original": ROW, "generated": ROW, "ensemble": ROW},
-    "similarity": {"original_original": 0.9, "generated_generated": 0.91, "original_generated": 0.92,
-                   "original_generated_max": None},
-    "audit": {"nearest_l2_generated": 0.1, "nearest_l2_original": 0.1, "deviation_r2": 0.99, "spread_ratio": 0.9,
-              "max_iou_ensemble": 0.99, "max_iou_original": 0.98},
-    "methods": {name: {"method": name, "count": 3, "max_iou": 0.9, "nearest_l2": None}
-                for name in ("original", "generated", "ensemble")},
-    "frontier": {"area": {}, "versus": {
-        "original": {"difference": 0.001, "low": -0.01, "high": 0.02, "shared_novelty": 0.1,
-                     "verdict": "within the interval"},
-        "ensemble": {"difference": None, "low": None, "high": None, "shared_novelty": None, "verdict": "undefined"}},
-        "verdict": "At the same novelty, p-diff is within the interval of original."},
-    "ensembles": {name: {"sizes": [1, 2], "accuracy": [0.96, 0.97], "nll": [0.2, 0.1], "calibration_error": [0.0, 0.01]}
-                  for name in ("original", "generated")},
+    "similarity": {
+        "original_original": 0.9,
+        "generated_generated": 0.91,
+        "original_generated": 0.92,
+        "original_generated_max": None,
+    },
+    "audit": {
+        "nearest_l2_generated": 0.1,
+        "nearest_l2_original": 0.1,
+        "deviation_r2": 0.99,
+        "spread_ratio": 0.9,
+        "max_iou_ensemble": 0.99,
+        "max_iou_original": 0.98,
+    },
+    "methods": {
+        name: {"method": name, "count": 3, "max_iou": 0.9, "nearest_l2": None}
+        for name in ("original", "generated", "ensemble")
+    },
+    "frontier": {
+        "area": {},
+        "versus": {
+            "original": {
+                "difference": 0.001,
+                "low": -0.01,
+                "high": 0.02,
+                "shared_novelty": 0.1,
+                "verdict": "within the interval",
+            },
+            "ensemble": {"difference": None, "low": None, "high": None, "shared_novelty": None, "verdict": "undefined"},
+        },
+        "verdict": "At the same novelty, p-diff is within the interval of original.",
+    },
+    "ensembles": {
+        name: {"sizes": [1, 2], "accuracy": [0.96, 0.97], "nll": [0.2, 0.1], "calibration_error": [0.0, 0.01]}
+        for name in ("original", "generated")
+    },
     "notes": ["A note."],
     "seconds": {"collect": 1.0, "train_autoencoder": 0.1, "train_diffusion": 60.0, "generate": None, "evaluate": 1.0},
 }
 # As `pipeline.facts.about` gives it of a pipeline that nobody evaluated.
-UNKNOWN = {key: RESULTS[key] for key in ("name", "task", "task_dataset", "network", "base_model", "select", "recipe",
-                                         "checkpoints", "num_params", "num_inference_steps")} | {"figures": []}
+UNKNOWN = {
+    key: RESULTS[key]
+    for key in (
+        "name",
+        "task",
+        "task_dataset",
+        "network",
+        "base_model",
+        "select",
+        "recipe",
+        "checkpoints",
+        "num_params",
+        "num_inference_steps",
+    )
+} | {"figures": []}
 
 
 def test_card_states_what_was_measured(hub: LoopbackHub) -> None:
@@ -58,12 +103,19 @@ def test_card_states_what_was_measured(hub: LoopbackHub) -> None:
     assert "neural-network-diffusion" in data.tags
     assert {result.metric_value for result in data.eval_results} == {0.97, 0.96, 0.961}
     assert {result.dataset_type for result in data.eval_results} == {"ylecun/mnist"}
-    for part in ("# other-name", "| generated | 97.00 | 96.00 | 96.10 | 0.20 |", "A note.",
-                 "| max IoU of a generated one to any original | undefined |",
-                 "**At the same novelty, p-diff is within the interval of original.**",
-                 "| originals | 3 | 96.00 | 0.900 | undefined | +0.10 (-1.00 to +2.00) | within the interval |",
-                 "| 2 | 97.00 | 97.00 | 0.1000 | 0.1000 | 1.00 | 1.00 |", "![frontier](frontier.png)",
-                 "pdiff run recipe.yaml", "train diffusion 60.0", f"`me/them`, revision `{'c' * 40}`"):
+    for part in (
+        "# other-name",
+        "| generated | 97.00 | 96.00 | 96.10 | 0.20 |",
+        "A note.",
+        "| max IoU of a generated one to any original | undefined |",
+        "**At the same novelty, p-diff is within the interval of original.**",
+        "| originals | 3 | 96.00 | 0.900 | undefined | +0.10 (-1.00 to +2.00) | within the interval |",
+        "| 2 | 97.00 | 97.00 | 0.1000 | 0.1000 | 1.00 | 1.00 |",
+        "![frontier](frontier.png)",
+        "pdiff run recipe.yaml",
+        "train diffusion 60.0",
+        f"`me/them`, revision `{'c' * 40}`",
+    ):
         assert part in text, part
     snippets = [part.split("\n```")[0].splitlines() for part in text.split("```python\n")[1:]]
     assert [len(lines) for lines in snippets] == [5, 5]
@@ -72,8 +124,16 @@ def test_card_states_what_was_measured(hub: LoopbackHub) -> None:
 
 
 def test_card_of_less(hub: LoopbackHub) -> None:
-    less = {**RESULTS, "frontier": None, "ensembles": None, "figures": [], "recipe": None, "checkpoints": None,
-            "task_dataset": None, "base_model": None}
+    less = {
+        **RESULTS,
+        "frontier": None,
+        "ensembles": None,
+        "figures": [],
+        "recipe": None,
+        "checkpoints": None,
+        "task_dataset": None,
+        "base_model": None,
+    }
     text = render_card(less)
     ModelCard(text).validate(repo_type="model")
     assert ".png" not in text and "As ensembles" not in text and "recipe is not known" in text
@@ -121,6 +181,7 @@ def test_the_shipped_pipeline_makes_networks_as_good_as_its_results_say() -> Non
     out = pipe(num_models=8, num_inference_steps=20, generator=torch.Generator().manual_seed(0))
     task = load_task("digits")
     images = task.inputs(task.test)
-    accuracies = [(pipe.build_network(state)(images).argmax(1) == task.test.labels_N).float().mean()
-                  for state in out.state_dicts]
+    accuracies = [
+        (pipe.build_network(state)(images).argmax(1) == task.test.labels_N).float().mean() for state in out.state_dicts
+    ]
     assert abs(float(torch.stack(accuracies).mean()) - results["accuracy"]["generated"]["mean"]) < 0.005

@@ -70,8 +70,12 @@ def test_a_folder_in_natural_order(tmp_path: Path, suffix: str, to_disk: bool) -
     dataset = read(tmp_path / "runs", output_dir=tmp_path / "set" if to_disk else None)
     assert torch.equal(dataset.params_KP, dataset.layout.flatten(checkpoints))
     assert [row["step"] for row in dataset.metadata] == list(range(12))
-    assert dataset.metadata[2] == {**dict.fromkeys(("seed", "train_loss", "validation_loss", "validation_accuracy")),
-                                   "run": "runs", "step": 2, "file": f"step-2{suffix}"}
+    assert dataset.metadata[2] == {
+        **dict.fromkeys(("seed", "train_loss", "validation_loss", "validation_accuracy")),
+        "run": "runs",
+        "step": 2,
+        "file": f"step-2{suffix}",
+    }
     assert dataset.collect["method"] == "import" and str(tmp_path) not in str(dataset.collect)
     for k in (0, 11):
         network().load_state_dict(dataset.state_dict(k), strict=True)
@@ -150,8 +154,11 @@ def test_a_selection_keeps_the_rest_once(tmp_path: Path) -> None:
     for k, state in enumerate(checkpoints):
         module = network()
         module.load_state_dict(dataset.state_dict(k), strict=True)
-        assert all(torch.equal(tensor, state[name]) for name, tensor in module.state_dict().items()
-                   if tensor.is_floating_point())
+        assert all(
+            torch.equal(tensor, state[name])
+            for name, tensor in module.state_dict().items()
+            if tensor.is_floating_point()
+        )
     (tmp_path / "step-0.safetensors").write_bytes(b"")  # the data set does not lean on the files it came from
     assert torch.equal(dataset.frozen["0.weight"], checkpoints[0]["0.weight"])
 
@@ -196,8 +203,10 @@ def test_tied_tensors_under_one_of_their_names(tmp_path: Path, dropped: str | No
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_other_float_types(tmp_path: Path, dtype: torch.dtype) -> None:
-    checkpoints = [{name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-                   for state in states(2, same="0")]
+    checkpoints = [
+        {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        for state in states(2, same="0")
+    ]
     write(tmp_path, checkpoints)
     assert torch.equal(read(tmp_path).params_KP[1, :12], checkpoints[1]["0.weight"].flatten().float())
     for state in checkpoints:
@@ -223,25 +232,30 @@ def put(name: str, tensor: Tensor) -> Callable[[StateDict], None]:
 @pytest.mark.parametrize("select", ["all", "head"])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 @pytest.mark.parametrize("which", [0, 2])
-@pytest.mark.parametrize(("change", "name", "message"), [
-    (drop("2.bias"), "2.bias", "missing tensor"),
-    (drop("0.weight"), "0.weight", "missing tensor"),
-    (put("9.weight", torch.zeros(1)), "9.weight", "unexpected tensor"),
-    (put("2.bias", torch.zeros(3)), "2.bias", r"shape \[3\], expected \[2\]"),
-    (put("0.weight", torch.zeros(4, 4)), "0.weight", r"shape \[4, 4\], expected \[4, 3\]"),
-    (put("2.bias", torch.tensor([0.0, torch.nan])), "2.bias", "NaN or Inf"),
-    (put("2.bias", torch.tensor([torch.inf, 0.0])), "2.bias", "NaN or Inf"),
-    (put("0.bias", torch.tensor([0.0, 0.0, -torch.inf, 0.0])), "0.bias", "NaN or Inf"),
-    (put("2.bias", torch.tensor([1e300, 0.0], dtype=torch.float64)), "2.bias", "NaN or Inf"),
-    (put("2.bias", torch.tensor([1, 2])), "2.bias", "expected a float dtype"),
-])
+@pytest.mark.parametrize(
+    ("change", "name", "message"),
+    [
+        (drop("2.bias"), "2.bias", "missing tensor"),
+        (drop("0.weight"), "0.weight", "missing tensor"),
+        (put("9.weight", torch.zeros(1)), "9.weight", "unexpected tensor"),
+        (put("2.bias", torch.zeros(3)), "2.bias", r"shape \[3\], expected \[2\]"),
+        (put("0.weight", torch.zeros(4, 4)), "0.weight", r"shape \[4, 4\], expected \[4, 3\]"),
+        (put("2.bias", torch.tensor([0.0, torch.nan])), "2.bias", "NaN or Inf"),
+        (put("2.bias", torch.tensor([torch.inf, 0.0])), "2.bias", "NaN or Inf"),
+        (put("0.bias", torch.tensor([0.0, 0.0, -torch.inf, 0.0])), "0.bias", "NaN or Inf"),
+        (put("2.bias", torch.tensor([1e300, 0.0], dtype=torch.float64)), "2.bias", "NaN or Inf"),
+        (put("2.bias", torch.tensor([1, 2])), "2.bias", "expected a float dtype"),
+    ],
+)
 def test_a_bad_tensor_is_named_with_its_file(
     tmp_path: Path, select: str, suffix: str, which: int, change: Callable[[StateDict], None], name: str, message: str
 ) -> None:
     checkpoints = states(3, same="" if select == "all" else "0")
     for state in checkpoints:
-        state |= {f"1.{rest}": checkpoints[0][f"1.{rest}"].clone() for rest in ("weight", "bias", "running_mean",
-                                                                               "running_var")}
+        state |= {
+            f"1.{rest}": checkpoints[0][f"1.{rest}"].clone()
+            for rest in ("weight", "bias", "running_mean", "running_var")
+        }
     change(checkpoints[which])
     write(tmp_path, checkpoints, suffix)
     with pytest.raises(ValueError, match=message) as caught:
@@ -324,9 +338,11 @@ def test_options_in_a_recipe() -> None:
     assert ImportConfig(source="runs").hub is None
     assert ImportConfig("user/net", revisions=("a", "b")).hub == HubFile(("a", "b"))
     cases: list[tuple[dict[str, Any], str]] = [
-        ({}, "source is ''"), ({"source": "x", "revisions": "main"}, "revisions is 'main'"),
+        ({}, "source is ''"),
+        ({"source": "x", "revisions": "main"}, "revisions is 'main'"),
         ({"source": "x", "revisions": (1, 2)}, "revisions is"),
-        ({"source": "x", "revisions": ("a", "b"), "pattern": "*"}, "give filename")]
+        ({"source": "x", "revisions": ("a", "b"), "pattern": "*"}, "give filename"),
+    ]
     for options, message in cases:
         with pytest.raises(ValueError, match=message):
             ImportConfig(**options)

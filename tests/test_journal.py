@@ -77,6 +77,7 @@ def test_a_kill_anywhere_loses_nothing_and_repeats_nothing(tmp_path: Path, monke
             if left["calls"] < 0:
                 os._exit(9)
             return function(*args, **kwargs)
+
         return call
 
     def run(directory: Path, calls: int) -> int:
@@ -117,8 +118,12 @@ def test_only_the_newest_state_is_kept(tmp_path: Path) -> None:
     again = CheckpointJournal(tmp_path, SETTINGS, LAYOUT)
     assert again.num_checkpoints == 3 and again.state is not None and again.state.info == {"step": 2}
     assert sorted(file.name for file in tmp_path.glob("parts/*")) == [
-        "part-00000.safetensors", "part-00001.safetensors", "part-00002.safetensors", "settings.json",
-        "state-00003.safetensors"]
+        "part-00000.safetensors",
+        "part-00001.safetensors",
+        "part-00002.safetensors",
+        "settings.json",
+        "state-00003.safetensors",
+    ]
 
 
 def test_a_full_disk_leaves_what_was_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,14 +176,17 @@ def test_other_settings_are_refused_and_named(tmp_path: Path, finished: bool) ->
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 
 
-@pytest.mark.parametrize(("params_RP", "metadata", "message"), [
-    (torch.zeros(1, 5), [{}], r"shape \[1, 5\], expected \[R, 6\]"),
-    (torch.zeros(0, 6), [], "R >= 1"),
-    (torch.zeros(2, 6), [{}], "1 metadata rows for 2"),
-    (torch.full((1, 6), torch.nan), [{}], "checkpoint 1: tensor 'weight' holds NaN or Inf"),
-    (torch.full((1, 6), 1e300, dtype=torch.float64), [{}], "checkpoint 1: tensor 'weight' holds NaN or Inf"),
-    (torch.zeros(1, 6), [{"note": 1}], "metadata column 'note'"),
-])
+@pytest.mark.parametrize(
+    ("params_RP", "metadata", "message"),
+    [
+        (torch.zeros(1, 5), [{}], r"shape \[1, 5\], expected \[R, 6\]"),
+        (torch.zeros(0, 6), [], "R >= 1"),
+        (torch.zeros(2, 6), [{}], "1 metadata rows for 2"),
+        (torch.full((1, 6), torch.nan), [{}], "checkpoint 1: tensor 'weight' holds NaN or Inf"),
+        (torch.full((1, 6), 1e300, dtype=torch.float64), [{}], "checkpoint 1: tensor 'weight' holds NaN or Inf"),
+        (torch.zeros(1, 6), [{"note": 1}], "metadata column 'note'"),
+    ],
+)
 def test_bad_parts_change_nothing(
     tmp_path: Path, params_RP: Tensor, metadata: list[dict[str, Any]], message: str
 ) -> None:
@@ -216,8 +224,11 @@ def test_a_journal_in_the_background_is_the_same_journal(tmp_path: Path) -> None
     with BackgroundJournal(CheckpointJournal(tmp_path / "a", SETTINGS, LAYOUT)) as writer:
         for step in range(4):
             weight += 1
-            writer.append(torch.full((1, LAYOUT.num_params), float(step)), [{"step": step}],
-                          TrainingState({"weight": weight}, {"step": step}))
+            writer.append(
+                torch.full((1, LAYOUT.num_params), float(step)),
+                [{"step": step}],
+                TrainingState({"weight": weight}, {"step": step}),
+            )
     reopened = CheckpointJournal(tmp_path / "a", SETTINGS, LAYOUT)
     assert reopened.num_checkpoints == 4 and reopened.state is not None
     assert torch.equal(reopened.state.tensors["weight"], torch.full((3,), 4.0)) and reopened.state.info == {"step": 3}

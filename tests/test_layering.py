@@ -81,8 +81,12 @@ def f():
         import torch
 """
     assert set(imported_modules(source, "pdiff_hub.collect.module")) == {
-        "pdiff_hub.tasks", "pdiff_hub.cli", "pdiff_hub.collect.beside", "pdiff_hub.networks.logits",
-        "pdiff_hub.hub.push", "torch",
+        "pdiff_hub.tasks",
+        "pdiff_hub.cli",
+        "pdiff_hub.collect.beside",
+        "pdiff_hub.networks.logits",
+        "pdiff_hub.hub.push",
+        "torch",
     }
     assert set(imported_modules("from .small import a", "pdiff_hub.networks", True)) == {"pdiff_hub.networks.small.a"}
 
@@ -103,8 +107,11 @@ def test_travelling_files_need_only_torch_and_diffusers(file: str) -> None:
 
 
 def test_no_drawer_for_everything() -> None:
-    names = {path.stem for folder in ("pdiff_hub", "examples", "benchmarks", "tests")
-             for path in (ROOT / folder).rglob("*.py")}
+    names = {
+        path.stem
+        for folder in ("pdiff_hub", "examples", "benchmarks", "tests")
+        for path in (ROOT / folder).rglob("*.py")
+    }
     assert not names & {"utils", "util", "helpers", "helper", "common", "misc"}
 
 

@@ -109,8 +109,11 @@ def test_who_may_do_what(hub: LoopbackHub, api: HfApi) -> None:
     assert caught.value.response.status_code == 401
     for name, status in ((ID, 409), ("user/-x", 400), ("user/x--y", 400), ("user/x.git", 400)):
         owner, _, bare = name.partition("/")
-        answer = get_session().post(f"{hub.endpoint}/api/repos/create", json={"name": bare, "organization": owner},
-                                    headers={"Authorization": f"Bearer {hub.token}"})
+        answer = get_session().post(
+            f"{hub.endpoint}/api/repos/create",
+            json={"name": bare, "organization": owner},
+            headers={"Authorization": f"Bearer {hub.token}"},
+        )
         assert answer.status_code == status, name  # asked by hand: the client does not ask for such names
     api.delete_repo("user/hidden")
     with pytest.raises(RepositoryNotFoundError):
@@ -151,8 +154,11 @@ def test_half_a_commit_is_no_commit(hub: LoopbackHub, api: HfApi) -> None:
     address = urlsplit(hub.endpoint)
     for sent in range(len(body)):
         with socket.create_connection((address.hostname, address.port)) as connection:
-            connection.sendall(f"POST /api/models/{ID}/commit/main HTTP/1.1\r\nAuthorization: Bearer {hub.token}\r\n"
-                               f"Content-Length: {len(body)}\r\n\r\n".encode() + body[:sent])
+            connection.sendall(
+                f"POST /api/models/{ID}/commit/main HTTP/1.1\r\nAuthorization: Bearer {hub.token}\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n".encode()
+                + body[:sent]
+            )
             connection.shutdown(socket.SHUT_WR)
             assert connection.recv(1) == b""
     assert len(hub.repos["model", ID].commits) == 1
@@ -209,5 +215,9 @@ def test_cards_are_checked(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) ->
 def test_other_processes_reach_it(hub: LoopbackHub, api: HfApi, tmp_path: Path) -> None:
     found = subprocess.run(
         [sys.executable, "-c", f"from huggingface_hub import HfApi; print(HfApi().model_info({ID!r}).sha)"],
-        env={**os.environ, **hub.environment(tmp_path)}, capture_output=True, text=True, check=True)
+        env={**os.environ, **hub.environment(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert found.stdout.strip() == hub.head(ID)

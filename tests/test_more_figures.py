@@ -58,8 +58,12 @@ FIGURES: dict[str, tuple[Callable[[Path], list[Path]], tuple[str, ...]]] = {
         lambda stem: similarity_figure(
             {"original_generated_max": with_nan(rand(9)), "original_original": torch.ones(36)}, stem
         ),
-        ("originals with", "mean 1.000, n = 36", "(2 without errors left out)",
-         "similarity (IoU of wrong predictions, 0 to 1)"),
+        (
+            "originals with",
+            "mean 1.000, n = 36",
+            "(2 without errors left out)",
+            "similarity (IoU of wrong predictions, 0 to 1)",
+        ),
     ),
     "latents": (
         lambda stem: latents_figure({"noise_raw": rand(8, 2, 3, seed=2), "original": rand(9, 2, 3)}, stem),
@@ -77,8 +81,13 @@ FIGURES: dict[str, tuple[Callable[[Path], list[Path]], tuple[str, ...]]] = {
         lambda stem: frontier_figure(
             {"original": points(9), "generated": points(8, 2), "noise_raw": points(7, 4, worst=0.1)}, stem
         ),
-        ("accuracy on test (%)", "novelty (1 - highest IoU to an original, 0 to 1)", "originals (9)", "all networks",
-         "Lines: highest accuracy at that novelty or more"),
+        (
+            "accuracy on test (%)",
+            "novelty (1 - highest IoU to an original, 0 to 1)",
+            "originals (9)",
+            "all networks",
+            "Lines: highest accuracy at that novelty or more",
+        ),
     ),
     "ensembles": (
         lambda stem: ensembles_figure({"generated": CURVE, "original": CURVE}, stem),
@@ -114,7 +123,8 @@ def test_frontier_is_the_highest_accuracy_at_that_novelty_or_more(pairs: list[tu
     novelty_F, accuracy_F = frontier._frontier(novelty_B, accuracy_B)
     corners = set(zip(novelty_F.tolist(), accuracy_F.tolist(), strict=True))
     assert corners == {  # no other is as good in both, nor the same point a second time
-        (float(n), float(a)) for n, a in pairs
+        (float(n), float(a))
+        for n, a in pairs
         if not any(n2 >= n and a2 >= a and (n2, a2) != (n, a) for n2, a2 in pairs)
     }
     assert novelty_F.tolist() == sorted(novelty_F.tolist())
@@ -179,8 +189,10 @@ BAD: dict[str, tuple[Callable[[Path], list[Path]], str]] = {
     "few originals": (lambda stem: trajectories_figure(rand(3, 2, 5), rand(2, 5), stem, unit=""), "3 originals"),
     "other size": (lambda stem: trajectories_figure(rand(3, 2, 5), rand(9, 4), stem, unit=""), "as many numbers"),
     "no noise axis": (lambda stem: trajectories_figure(rand(3, 5), rand(9, 5), stem, unit=""), "noises, ..."),
-    "a line": (lambda stem: trajectories_figure(rand(3, 2, 1).expand(3, 2, 5), rand(9, 1).expand(9, 5), stem, unit=""),
-               "one line"),
+    "a line": (
+        lambda stem: trajectories_figure(rand(3, 2, 1).expand(3, 2, 5), rand(9, 1).expand(9, 5), stem, unit=""),
+        "one line",
+    ),
     "K": (lambda stem: checkpoints_figure({0: rand(3)}, stem), "all positive"),
     "undefined": (lambda stem: checkpoints_figure({1: torch.full((3,), torch.nan)}, stem), "no similarity to draw"),
     "K's shape": (lambda stem: checkpoints_figure({1: rand(3, 1)}, stem), r"K = 1: .*\[B\]"),

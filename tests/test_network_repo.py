@@ -38,10 +38,20 @@ MADE = {"seed": 3, "index": 2, "num_models": 4, "num_inference_steps": 5}
 MLP: dict[str, Any] = {"name": "mlp3", "hidden": [8, 6]}
 # Of the two families of transformers, small enough for a test.
 TINY = {
-    "vit_tiny": {"model_type": "vit", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
-                 "intermediate_size": 8},
-    "resnet18": {"model_type": "resnet", "layer_type": "basic", "embedding_size": 4, "hidden_sizes": [4, 8],
-                 "depths": [1, 1]},
+    "vit_tiny": {
+        "model_type": "vit",
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+    },
+    "resnet18": {
+        "model_type": "resnet",
+        "layer_type": "basic",
+        "embedding_size": 4,
+        "hidden_sizes": [4, 8],
+        "depths": [1, 1],
+    },
 }
 
 
@@ -83,8 +93,10 @@ def folder_of(pipe: PDiffPipeline, folder: Path) -> Path:
 
 
 def on_hub(hub: LoopbackHub, folder: Path, repo_id: str = "maker/pipe") -> PDiffPipeline:
-    hub.add(repo_id, {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*")
-                      if file.is_file()})
+    hub.add(
+        repo_id,
+        {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()},
+    )
     return PDiffPipeline.from_pretrained(repo_id)
 
 
@@ -106,10 +118,14 @@ def code_blocks(card: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)\n```", card, re.DOTALL)
 
 
-@pytest.mark.parametrize(("network", "select"), [
-    (MLP, "all"), ({"name": "convnet3", "norm": "batch", "widths": [4, 4, 4]}, "last_norms:1"),
-    ({"name": "resnet18", "small_images": True}, "head"),  # not a ResNet that transformers can build
-])
+@pytest.mark.parametrize(
+    ("network", "select"),
+    [
+        (MLP, "all"),
+        ({"name": "convnet3", "norm": "batch", "widths": [4, 4, 4]}, "last_norms:1"),
+        ({"name": "resnet18", "small_images": True}, "head"),  # not a ResNet that transformers can build
+    ],
+)
 def test_opens_with_the_mixin_and_as_the_plain_network(
     task: Task, hub: LoopbackHub, tmp_path: Path, network: dict[str, Any], select: str
 ) -> None:
@@ -126,8 +142,9 @@ def test_opens_with_the_mixin_and_as_the_plain_network(
     assert torch.equal(answers(plain.eval()), expected)
     assert state.keys() == plain.state_dict().keys()
     # The very file that `pdiff generate` writes.
-    written = write_networks(pipe, MADE["num_models"], tmp_path, seed=MADE["seed"],
-                             num_inference_steps=MADE["num_inference_steps"])
+    written = write_networks(
+        pipe, MADE["num_models"], tmp_path, seed=MADE["seed"], num_inference_steps=MADE["num_inference_steps"]
+    )
     assert files["model.safetensors"] == written[MADE["index"]].read_bytes()
     opened.save_pretrained(tmp_path / "again")
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == files["model.safetensors"]
@@ -135,10 +152,12 @@ def test_opens_with_the_mixin_and_as_the_plain_network(
     assert torch.equal(answers(GeneratedNetwork.from_pretrained(tmp_path / "again")), expected)
 
 
-@pytest.mark.parametrize(("network", "select"), [("vit_tiny", "all"), ({"name": "resnet18", "small_images": False},
-                                                                       "last_norms:2")])
-def test_opens_with_plain_transformers(task: Task, hub: LoopbackHub, network: str | dict[str, Any], select: str
-                                       ) -> None:
+@pytest.mark.parametrize(
+    ("network", "select"), [("vit_tiny", "all"), ({"name": "resnet18", "small_images": False}, "last_norms:2")]
+)
+def test_opens_with_plain_transformers(
+    task: Task, hub: LoopbackHub, network: str | dict[str, Any], select: str
+) -> None:
     transformers = pytest.importorskip("transformers")
     pipe = make_pipe(task, network, select)
     _, expected = expected_network(pipe)
@@ -185,9 +204,18 @@ def test_made_again_from_its_card(task: Task, hub: LoopbackHub, tmp_path: Path) 
     origin = json.loads(files["generated.json"])
     assert origin["pipeline"] == "maker/pipe" and origin["revision"] == pipe.hub_revision and not origin["weights"]
     assert {key: origin[key] for key in MADE} == MADE
-    for said in ("`maker/pipe`", f"`{pipe.hub_revision}`", "seed 3", "number 2 (counted from 0)", "of the 4",
-                 f"torch {torch.__version__}", "93.75 % of the test split of `digits` (719 images)",
-                 f"**{VERDICT}**", "20 of its networks", '["0", "1", "2"'):
+    for said in (
+        "`maker/pipe`",
+        f"`{pipe.hub_revision}`",
+        "seed 3",
+        "number 2 (counted from 0)",
+        "of the 4",
+        f"torch {torch.__version__}",
+        "93.75 % of the test split of `digits` (719 images)",
+        f"**{VERDICT}**",
+        "20 of its networks",
+        '["0", "1", "2"',
+    ):
         assert said in text, said
 
 
@@ -326,34 +354,61 @@ def spoiled(**network: Any) -> bytes:
     return json.dumps({**GOOD, "network": {**GOOD["network"], **network}}).encode()
 
 
-@pytest.mark.parametrize(("files", "error", "message"), [
-    ({"config.json": None}, (ValueError, FileNotFoundError), "config.json"),
-    ({"config.json": b"{"}, ValueError, "is not JSON"),
-    ({"config.json": b"[1]"}, ValueError, "no generated network"),
-    ({"config.json": b'{"format_version": 1, "network": "mlp3"}'}, ValueError, "network with a name"),
-    ({"config.json": b'{"format_version": 2, "network": {"name": "mlp3"}}'}, ValueError, "reads up to 1; upgrade"),
-    ({"config.json": spoiled(name="os.system", command="touch hacked")}, ValueError, "not allowed here"),
-    ({"config.json": spoiled(name="mlp4")}, ValueError, "nearest known one is 'mlp3'"),
-    ({"config.json": spoiled(hidden=[10**7, 10**7])}, ValueError, r"tensor 'fc1.bias' is float32 \[8\], expected"),
-    ({"config.json": spoiled(hidden=[8, 7])}, ValueError, r"'fc2.bias' is float32 \[6\], expected float32 \[7\]"),
-    ({"config.json": spoiled(trust_remote_code=True)}, ValueError, "trust_remote_code"),
-    ({"config.json": json.dumps({**GOOD, "trust_remote_code": True, "network": {"name": "os.system"}}).encode()},
-     ValueError, "not allowed here"),
-    ({"config.json": spoiled(num_classes=None)}, ValueError, "num_classes must be a positive integer"),
-    ({"model.safetensors": None, "pytorch_model.bin": b"\x80\x04."}, ValueError, "has no model.safetensors.*pickle"),
-    ({"model.safetensors": b"\x80\x04."}, ValueError, "damaged or no safetensors"),
-    ({"model.safetensors": (1000).to_bytes(8, "little") + json.dumps(
-        {"fc1.weight": {"dtype": "F32", "shape": [5 * 10**9], "data_offsets": [0, 2 * 10**10]}}
-    ).encode().ljust(1000)}, ValueError, "damaged or no safetensors"),
-    ({"model.safetensors": save({**STATE, "more": torch.zeros(2)})}, ValueError,
-     r"'more' is float32 \[2\], expected none"),
-    ({"model.safetensors": save({k: v for k, v in STATE.items() if k != "fc3.bias"})}, ValueError,
-     "'fc3.bias' is none, expected"),
-    ({"model.safetensors": save({**STATE, "fc3.bias": STATE["fc3.bias"].double()})}, ValueError, "is float64"),
-])
+@pytest.mark.parametrize(
+    ("files", "error", "message"),
+    [
+        ({"config.json": None}, (ValueError, FileNotFoundError), "config.json"),
+        ({"config.json": b"{"}, ValueError, "is not JSON"),
+        ({"config.json": b"[1]"}, ValueError, "no generated network"),
+        ({"config.json": b'{"format_version": 1, "network": "mlp3"}'}, ValueError, "network with a name"),
+        ({"config.json": b'{"format_version": 2, "network": {"name": "mlp3"}}'}, ValueError, "reads up to 1; upgrade"),
+        ({"config.json": spoiled(name="os.system", command="touch hacked")}, ValueError, "not allowed here"),
+        ({"config.json": spoiled(name="mlp4")}, ValueError, "nearest known one is 'mlp3'"),
+        ({"config.json": spoiled(hidden=[10**7, 10**7])}, ValueError, r"tensor 'fc1.bias' is float32 \[8\], expected"),
+        ({"config.json": spoiled(hidden=[8, 7])}, ValueError, r"'fc2.bias' is float32 \[6\], expected float32 \[7\]"),
+        ({"config.json": spoiled(trust_remote_code=True)}, ValueError, "trust_remote_code"),
+        (
+            {"config.json": json.dumps({**GOOD, "trust_remote_code": True, "network": {"name": "os.system"}}).encode()},
+            ValueError,
+            "not allowed here",
+        ),
+        ({"config.json": spoiled(num_classes=None)}, ValueError, "num_classes must be a positive integer"),
+        (
+            {"model.safetensors": None, "pytorch_model.bin": b"\x80\x04."},
+            ValueError,
+            "has no model.safetensors.*pickle",
+        ),
+        ({"model.safetensors": b"\x80\x04."}, ValueError, "damaged or no safetensors"),
+        (
+            {
+                "model.safetensors": (1000).to_bytes(8, "little")
+                + json.dumps({"fc1.weight": {"dtype": "F32", "shape": [5 * 10**9], "data_offsets": [0, 2 * 10**10]}})
+                .encode()
+                .ljust(1000)
+            },
+            ValueError,
+            "damaged or no safetensors",
+        ),
+        (
+            {"model.safetensors": save({**STATE, "more": torch.zeros(2)})},
+            ValueError,
+            r"'more' is float32 \[2\], expected none",
+        ),
+        (
+            {"model.safetensors": save({k: v for k, v in STATE.items() if k != "fc3.bias"})},
+            ValueError,
+            "'fc3.bias' is none, expected",
+        ),
+        ({"model.safetensors": save({**STATE, "fc3.bias": STATE["fc3.bias"].double()})}, ValueError, "is float64"),
+    ],
+)
 def test_hostile_repositories_get_one_clear_error(
-    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes | None],
-    error: type[Exception] | tuple[type[Exception], ...], message: str,
+    hub: LoopbackHub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    files: dict[str, bytes | None],
+    error: type[Exception] | tuple[type[Exception], ...],
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     whole: dict[str, bytes | None] = {"config.json": json.dumps(GOOD).encode(), "model.safetensors": save(STATE)}
@@ -370,14 +425,21 @@ def test_hostile_repositories_get_one_clear_error(
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"index": 4}, "index is 4, expected an integer from 0 to 3"),
-    ({"index": -1}, "index is -1"), ({"index": True}, "index is True"),
-    ({"num_models": 0}, "num_models is 0"), ({"seed": -1}, "seed is -1"), ({"seed": 1.0}, "seed is 1.0"),
-    ({"num_inference_steps": 0}, "num_inference_steps is 0"), ({"accuracy": 96.8}, "accuracy is 96.8, expected a frac"),
-    ({"repo_id": "net"}, "cannot publish a network as 'net'; expected owner/name"),
-    ({"repo_id": "me/../net"}, "cannot publish a network as"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"index": 4}, "index is 4, expected an integer from 0 to 3"),
+        ({"index": -1}, "index is -1"),
+        ({"index": True}, "index is True"),
+        ({"num_models": 0}, "num_models is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 1.0}, "seed is 1.0"),
+        ({"num_inference_steps": 0}, "num_inference_steps is 0"),
+        ({"accuracy": 96.8}, "accuracy is 96.8, expected a frac"),
+        ({"repo_id": "net"}, "cannot publish a network as 'net'; expected owner/name"),
+        ({"repo_id": "me/../net"}, "cannot publish a network as"),
+    ],
+)
 def test_bad_arguments_publish_nothing(task: Task, hub: LoopbackHub, options: dict[str, Any], message: str) -> None:
     pipe = make_pipe(task, MLP)
     with pytest.raises(ValueError, match=message):
@@ -388,11 +450,17 @@ def test_bad_arguments_publish_nothing(task: Task, hub: LoopbackHub, options: di
     assert not hub.repos
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda spec: spec.pop("resolved"), lambda spec: spec.update(dataset=None),
-    lambda spec: spec["resolved"].update(classes=["a"] * 10), lambda spec: spec["resolved"].update(mean="high"),
-    lambda spec: spec["resolved"].update(sizes=3), lambda spec: spec["resolved"].update(classes=["a"]),
-])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda spec: spec.pop("resolved"),
+        lambda spec: spec.update(dataset=None),
+        lambda spec: spec["resolved"].update(classes=["a"] * 10),
+        lambda spec: spec["resolved"].update(mean="high"),
+        lambda spec: spec["resolved"].update(sizes=3),
+        lambda spec: spec["resolved"].update(classes=["a"]),
+    ],
+)
 def test_a_task_that_does_not_say_all_is_not_described(task: Task, spoil: Callable[[dict[str, Any]], Any]) -> None:
     spec = json.loads(json.dumps(task.spec))
     assert Images.of_task(spec, 10) is not None
@@ -400,15 +468,19 @@ def test_a_task_that_does_not_say_all_is_not_described(task: Task, spoil: Callab
     assert Images.of_task(spec, 10) is None
 
 
-@pytest.mark.parametrize(("dataset", "source", "said", "hub_id"), [
-    ("digits", "scikit-learn", "digits", None),
-    ("fashion-mnist", "/usr/share/datasets/fashion-mnist", "fashion-mnist", "zalando-datasets/fashion_mnist"),
-    ("owner/photos", "owner/photos", "owner/photos", "owner/photos"),
-    ("owner/photos", "/home/someone/owner/photos", "photos", None),
-    ("~/photos", "/home/someone/photos", "photos", None),
-    ("C:\\people\\me\\photos", "C:\\people\\me\\photos", "photos", None),
-])
-def test_data_sets_are_named_without_folders(task: Task, dataset: str, source: str, said: str, hub_id: str | None
-                                             ) -> None:
+@pytest.mark.parametrize(
+    ("dataset", "source", "said", "hub_id"),
+    [
+        ("digits", "scikit-learn", "digits", None),
+        ("fashion-mnist", "/usr/share/datasets/fashion-mnist", "fashion-mnist", "zalando-datasets/fashion_mnist"),
+        ("owner/photos", "owner/photos", "owner/photos", "owner/photos"),
+        ("owner/photos", "/home/someone/owner/photos", "photos", None),
+        ("~/photos", "/home/someone/photos", "photos", None),
+        ("C:\\people\\me\\photos", "C:\\people\\me\\photos", "photos", None),
+    ],
+)
+def test_data_sets_are_named_without_folders(
+    task: Task, dataset: str, source: str, said: str, hub_id: str | None
+) -> None:
     images = Images.of_task({"dataset": dataset, "resolved": {**task.spec["resolved"], "source": source}}, 10)
     assert images is not None and (images.dataset, images.hub_id) == (said, hub_id)

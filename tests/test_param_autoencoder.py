@@ -37,14 +37,21 @@ def checkpoints(
     for entry in layout.entries:
         if entry.log:
             params_KP[:, entry.start : entry.stop] = params_KP[:, entry.start : entry.stop].exp()
-    return CheckpointDataset(params_KP, layout, network={"name": "test"}, task={"dataset": "digits"},
-                             frozen=layout.frozen_state(module.state_dict()),
-                             metadata=[{"step": i} for i in range(num)], collect={})
+    return CheckpointDataset(
+        params_KP,
+        layout,
+        network={"name": "test"},
+        task={"dataset": "digits"},
+        frozen=layout.frozen_state(module.state_dict()),
+        metadata=[{"step": i} for i in range(num)],
+        collect={},
+    )
 
 
 def fit(dataset: CheckpointDataset, config: AutoencoderConfig, tmp_path: Path, multiple: int = 1) -> ParamAutoencoder:
-    autoencoder, latent_KCL = fit_autoencoder(dataset, config, length_multiple=multiple, seed=0,
-                                              accelerator=build_accelerator(), directory=tmp_path)
+    autoencoder, latent_KCL = fit_autoencoder(
+        dataset, config, length_multiple=multiple, seed=0, accelerator=build_accelerator(), directory=tmp_path
+    )
     train_K, _ = split_rows(len(dataset), config.holdout)
     assert torch.equal(latent_KCL, autoencoder.encode(dataset.params_KP[train_K]))
     return autoencoder
@@ -160,11 +167,21 @@ def test_many_components_lie_in_several_files(
 
 def test_tensors_are_written_as_safetensors_writes_them(tmp_path: Path) -> None:
     whole = torch.randn(4, 6)
-    tensors = {"b": torch.arange(5, dtype=torch.int64), "tied": whole[1], "a": whole[1].clone(), "turned": whole.T,
-               "half": torch.ones(3, dtype=torch.bfloat16), "flag": torch.tensor(True), "none": torch.empty(0, 2)}
+    tensors = {
+        "b": torch.arange(5, dtype=torch.int64),
+        "tied": whole[1],
+        "a": whole[1].clone(),
+        "turned": whole.T,
+        "half": torch.ones(3, dtype=torch.bfloat16),
+        "flag": torch.tensor(True),
+        "none": torch.empty(0, 2),
+    }
     write_tensors(tmp_path / "ours", tensors)
-    save_file({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()},
-              tmp_path / "theirs", {"format": "pt"})
+    save_file(
+        {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()},
+        tmp_path / "theirs",
+        {"format": "pt"},
+    )
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
 
 
@@ -185,8 +202,11 @@ def test_strided_convolutions_are_torchs(transposed: bool) -> None:
     values_BLC = torch.randn(2, 8, 3)
     with torch.no_grad():
         theirs.bias.copy_(ours.bias)
-        theirs.weight.copy_(ours.weight.reshape(3, 4, 5).permute(0, 2, 1) if transposed else
-                            ours.weight.reshape(4, 3, 5).permute(2, 1, 0))
+        theirs.weight.copy_(
+            ours.weight.reshape(3, 4, 5).permute(0, 2, 1)
+            if transposed
+            else ours.weight.reshape(4, 3, 5).permute(2, 1, 0)
+        )
         expected_BCL = theirs(values_BLC.transpose(1, 2))
         assert torch.allclose(ours(values_BLC).transpose(1, 2), expected_BCL, atol=1e-6)
 
@@ -217,8 +237,9 @@ def test_conv_form_overfits_one_checkpoint(tmp_path: Path) -> None:
     params_1P = checkpoints(num=2).params_KP[:1]
     layout = ParamLayout.from_module(network())
     torch.manual_seed(0)
-    autoencoder = ParamAutoencoder(layout.to_dict(), form="conv", normalization="none",
-                                   latent_length=-(-layout.num_params // 625))
+    autoencoder = ParamAutoencoder(
+        layout.to_dict(), form="conv", normalization="none", latent_length=-(-layout.num_params // 625)
+    )
     target_1P = autoencoder.normalize(params_1P)
     optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=2e-3)
     for _ in range(400):
@@ -230,12 +251,14 @@ def test_conv_form_overfits_one_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("window", [autoencoder_training._WINDOW_PARAMS, 625])
-def test_training_on_improves_a_conv_autoencoder_on_deviations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                               window: int) -> None:
+def test_training_on_improves_a_conv_autoencoder_on_deviations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
     monkeypatch.setattr(autoencoder_training, "_WINDOW_PARAMS", window)
     dataset = checkpoints(rank=3)
-    config = AutoencoderConfig(form="conv", steps=300, learning_rate=1e-2, latent_noise=0.01,
-                               decoder_widths=(4, 64, 64, 8))
+    config = AutoencoderConfig(
+        form="conv", steps=300, learning_rate=1e-2, latent_noise=0.01, decoder_widths=(4, 64, 64, 8)
+    )
     autoencoder = fit(dataset, config, tmp_path)
     windows = autoencoder_training._windows(autoencoder)
     assert (len(windows) > 1) == (window == 625)
@@ -269,8 +292,9 @@ def test_deviation_r2_equals_naive(tmp_path: Path, num_components: int) -> None:
     naive = 1 - float(error_HP.square().sum() / (params_HP - mean_P).double().square().sum())
     assert held_out_r2(autoencoder, dataset, 0.1) == pytest.approx(naive, abs=1e-6)
     equal = mean_P.expand(2, -1)
-    assert math.isnan(autoencoder.deviation_r2(lambda start, stop: equal[:, start:stop],
-                                               lambda start, stop: mean_P[start:stop]))
+    assert math.isnan(
+        autoencoder.deviation_r2(lambda start, stop: equal[:, start:stop], lambda start, stop: mean_P[start:stop])
+    )
 
 
 def test_paper_preset_and_bad_options() -> None:
@@ -301,7 +325,14 @@ def test_split_rows_holds_out_evenly_and_keeps_two() -> None:
 
 def test_equal_checkpoints_are_refused(tmp_path: Path) -> None:
     dataset = checkpoints()
-    same = CheckpointDataset(dataset.params_KP[:1].repeat(5, 1), dataset.layout, network=dataset.network,
-                             task=dataset.task, frozen=dataset.frozen, metadata=[{}] * 5, collect={})
+    same = CheckpointDataset(
+        dataset.params_KP[:1].repeat(5, 1),
+        dataset.layout,
+        network=dataset.network,
+        task=dataset.task,
+        frozen=dataset.frozen,
+        metadata=[{}] * 5,
+        collect={},
+    )
     with pytest.raises(ValueError, match="all training checkpoints are equal"):
         fit(same, AutoencoderConfig(), tmp_path)

@@ -22,13 +22,25 @@ class Tied(nn.Module):
 
 
 def norm_network() -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.GroupNorm(2, 4), nn.Flatten(),
-                         nn.LayerNorm(144), nn.RMSNorm(144), nn.Linear(144, 10))
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.GroupNorm(2, 4),
+        nn.Flatten(),
+        nn.LayerNorm(144),
+        nn.RMSNorm(144),
+        nn.Linear(144, 10),
+    )
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 5), st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=4),
-       st.sampled_from(DTYPES), st.integers(0, 1000))
+@given(
+    st.integers(1, 5),
+    st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=4),
+    st.sampled_from(DTYPES),
+    st.integers(0, 1000),
+)
 def test_round_trip_is_bit_exact(batch: int, shapes: list[tuple[int, int]], dtype: torch.dtype, seed: int) -> None:
     torch.manual_seed(seed)
     module = nn.ModuleList(nn.Linear(a, b) for a, b in shapes).to(dtype)
@@ -75,14 +87,17 @@ def test_tied_tensors_appear_once() -> None:
         layout.flatten({"embed.weight": torch.zeros(4, 4)})
 
 
-@pytest.mark.parametrize(("select", "names"), [
-    ("last_norms:2", ["5.weight", "5.bias", "6.weight"]),
-    ("norms:1-2", ["1.weight", "1.bias", "3.weight", "3.bias"]),
-    ("modules:[37]", ["3.weight", "3.bias", "7.weight", "7.bias"]),
-    ("head", ["7.weight", "7.bias"]),
-    (["7.bias", "0.weight"], ["0.weight", "7.bias"]),
-    (["1.running_var"], ["1.running_var"]),
-])
+@pytest.mark.parametrize(
+    ("select", "names"),
+    [
+        ("last_norms:2", ["5.weight", "5.bias", "6.weight"]),
+        ("norms:1-2", ["1.weight", "1.bias", "3.weight", "3.bias"]),
+        ("modules:[37]", ["3.weight", "3.bias", "7.weight", "7.bias"]),
+        ("head", ["7.weight", "7.bias"]),
+        (["7.bias", "0.weight"], ["0.weight", "7.bias"]),
+        (["1.running_var"], ["1.running_var"]),
+    ],
+)
 def test_selections(select: str | list[str], names: list[str]) -> None:
     layout = ParamLayout.from_module(norm_network(), select)
     assert [e.name for e in layout.entries] == names
@@ -94,15 +109,18 @@ def test_layout_on_the_meta_device() -> None:
         assert ParamLayout.from_module(norm_network()) == ParamLayout.from_module(norm_network())
 
 
-@pytest.mark.parametrize(("select", "message"), [
-    ("last_norms:9", "only 4 normalisation layers"),
-    ("norms:3-9", "1 <= A <= B <= 4"),
-    ("modules:nothing.*", "matches no module"),
-    ("last_norm:2", "nearest known name is 'last_norms'"),
-    (["7.wieght"], "nearest known name is '7.weight'"),
-    (["1.num_batches_tracked"], "matches no float tensor"),
-    ("modules:2", "matches no float tensor"),
-])
+@pytest.mark.parametrize(
+    ("select", "message"),
+    [
+        ("last_norms:9", "only 4 normalisation layers"),
+        ("norms:3-9", "1 <= A <= B <= 4"),
+        ("modules:nothing.*", "matches no module"),
+        ("last_norm:2", "nearest known name is 'last_norms'"),
+        (["7.wieght"], "nearest known name is '7.weight'"),
+        (["1.num_batches_tracked"], "matches no float tensor"),
+        ("modules:2", "matches no float tensor"),
+    ],
+)
 def test_bad_selections(select: str | list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ParamLayout.from_module(norm_network(), select)

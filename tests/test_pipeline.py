@@ -15,8 +15,9 @@ from pdiff_hub.training.diffusion import build_scheduler, build_unet
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout
 from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
-SPEC = resolve_network({"name": "convnet3", "norm": "batch", "widths": [4, 4, 4]}, in_channels=1, image_size=8,
-                       num_classes=10)
+SPEC = resolve_network(
+    {"name": "convnet3", "norm": "batch", "widths": [4, 4, 4]}, in_channels=1, image_size=8, num_classes=10
+)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -57,8 +58,9 @@ def test_equals_a_hand_written_loop(pipe: PDiffPipeline) -> None:
     assert torch.equal(pipe.decode_latents(out.trajectory[-1]), out.params)
 
 
-@pytest.mark.parametrize("scheduler", [DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler,
-                                       UniPCMultistepScheduler])
+@pytest.mark.parametrize(
+    "scheduler", [DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler]
+)
 def test_batch_size_changes_nothing(pipe: PDiffPipeline, scheduler: type) -> None:
     pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
     whole = pipe(5, generator=seeded(3), output_type="params")
@@ -94,17 +96,20 @@ def test_output_types_callback_and_given_latents(pipe: PDiffPipeline) -> None:
     assert params.shape[0] == 2 and returned.shape == latents.shape
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"num_models": 0}, "num_models is 0"),
-    ({"num_inference_steps": 0}, "num_inference_steps is 0"),
-    ({"num_inference_steps": 2000}, "at most the 1000"),
-    ({"batch_size": 0}, "batch_size is 0"),
-    ({"num_models": 2, "generator": [seeded(0)]}, "list of 1, expected one for each of 2"),
-    ({"latents": torch.zeros(1, 4, 5)}, r"latents have shape \[1, 4, 5\]"),
-    ({"latents": torch.zeros(4, 4)}, r"latents have shape \[4, 4\]"),
-    ({"latents": torch.zeros(3, 4, 4), "num_models": 2}, "latents are given for 3 models"),
-    ({"output_type": "pil"}, "output_type is 'pil'"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_models": 0}, "num_models is 0"),
+        ({"num_inference_steps": 0}, "num_inference_steps is 0"),
+        ({"num_inference_steps": 2000}, "at most the 1000"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"num_models": 2, "generator": [seeded(0)]}, "list of 1, expected one for each of 2"),
+        ({"latents": torch.zeros(1, 4, 5)}, r"latents have shape \[1, 4, 5\]"),
+        ({"latents": torch.zeros(4, 4)}, r"latents have shape \[4, 4\]"),
+        ({"latents": torch.zeros(3, 4, 4), "num_models": 2}, "latents are given for 3 models"),
+        ({"output_type": "pil"}, "output_type is 'pil'"),
+    ],
+)
 def test_bad_arguments(pipe: PDiffPipeline, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pipe(**options)

@@ -79,8 +79,10 @@ def test_an_index_of_shards_that_is_not_true(tmp_path: Path, index: object) -> N
     assert PDiffPipeline.from_pretrained(folder).autoencoder.layout.num_params == 8970
 
 
-@pytest.mark.parametrize("path", ["/home/some one/a very long path with blanks/" * 3 + "data", "/srv/\u00fcber/data",
-                                  "/it's/\"quoted\"/data", "/a"])
+@pytest.mark.parametrize(
+    "path",
+    ["/home/some one/a very long path with blanks/" * 3 + "data", "/srv/\u00fcber/data", '/it\'s/"quoted"/data', "/a"],
+)
 def test_paths_of_this_machine_stay_here(hub: LoopbackHub, tmp_path: Path, path: str) -> None:
     folder = copied(tmp_path / "pipeline")
     results = json.loads((folder / "results.json").read_text())
@@ -102,4 +104,6 @@ def test_paths_of_this_machine_stay_here(hub: LoopbackHub, tmp_path: Path, path:
 
 def test_what_is_public() -> None:
     assert public({"a": ["/x/y", "~/z", "C:\\p\\q", "user/name", "", 3], "b": None}) == {
-        "a": ["y", "z", "q", "user/name", "", 3], "b": None}
+        "a": ["y", "z", "q", "user/name", "", 3],
+        "b": None,
+    }

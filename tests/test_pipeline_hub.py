@@ -152,8 +152,9 @@ def test_checkpoints_go_with_it_and_an_audit_finds_them(hub: LoopbackHub, tmp_pa
     assert ModelCard(ours(hub)["README.md"].decode()).data.datasets == [SET]
     originals = CheckpointDataset.from_pretrained(SET)
     assert torch.equal(originals.params_KP, CheckpointDataset.from_pretrained(SHIPPED / "checkpoints").params_KP)
-    done = CliRunner().invoke(app, ["audit", ID, "--num-models", "4", "--metric", "similarity", "--output-dir",
-                                    str(tmp_path / "audit")])
+    done = CliRunner().invoke(
+        app, ["audit", ID, "--num-models", "4", "--metric", "similarity", "--output-dir", str(tmp_path / "audit")]
+    )
     assert done.exit_code == 0, (done.output, done.exception)
     judged = json.loads((tmp_path / "audit" / "results.json").read_text())
     assert judged["checkpoints"] == named and judged["name"] == "digits" and judged["num_checkpoints"] == 200
@@ -198,8 +199,9 @@ def test_no_path_of_this_machine_is_pushed(hub: LoopbackHub, tmp_path: Path) -> 
     assert pipe.autoencoder.config.task["dataset"] == "photos"
     head = hub.head(ID)
     pipe.push_to_hub(ID)
-    assert {path for path, content in ours(hub).items() if content != hub.repos["model", ID].commits[head].files[path]
-            } <= {"autoencoder/config.json"}  # written anew by diffusers
+    assert {
+        path for path, content in ours(hub).items() if content != hub.repos["model", ID].commits[head].files[path]
+    } <= {"autoencoder/config.json"}  # written anew by diffusers
 
 
 ALONE = """
@@ -230,8 +232,9 @@ pipe.save_pretrained("saved")
 def test_opens_without_the_package(hub: LoopbackHub, tmp_path: Path) -> None:
     push_pipeline_folder(SHIPPED, ID)
     environment = {**os.environ, **hub.environment(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", ALONE, ID], cwd=tmp_path, env=environment, capture_output=True,
-                          text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, ID], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"refused: The repository for {ID} contains custom code in pipeline_pdiff.py")
     assert "trust_remote_code=True" in done.stdout
@@ -243,6 +246,7 @@ def test_opens_without_the_package(hub: LoopbackHub, tmp_path: Path) -> None:
 
 def hostile() -> dict[str, tuple[dict[str, bytes | None], str]]:
     """What is wrong -> (files that replace the shipped ones, what the error says)."""
+
     def edited(path: str, **changes: Any) -> bytes:
         return json.dumps({**json.loads((SHIPPED / path).read_text()), **changes}).encode()
 
@@ -260,8 +264,10 @@ def hostile() -> dict[str, tuple[dict[str, bytes | None], str]]:
         "odd version": ({"model_index.json": edited("model_index.json", format_version="2")}, "format version '2'"),
         "scheduler": ({"model_index.json": edited("model_index.json", scheduler=["os", "system"])}, "'system', which"),
         "not a class": ({"model_index.json": edited("model_index.json", scheduler=["x", "utils"])}, "'utils', which"),
-        "steps": ({"scheduler/scheduler_config.json": edited("scheduler/scheduler_config.json",
-                                                             num_train_timesteps=10**12)}, "num_train_timesteps is 1"),
+        "steps": (
+            {"scheduler/scheduler_config.json": edited("scheduler/scheduler_config.json", num_train_timesteps=10**12)},
+            "num_train_timesteps is 1",
+        ),
         "pickle": ({weights: None, "autoencoder/diffusion_pytorch_model.bin": b"\x80\x04cos\nsystem\n."}, "run code"),
         "not safetensors": ({weights: b"\x80\x04cos\nsystem\n."}, "diffusion_pytorch_model.safetensors is damaged"),
         "20 GB": ({weights: struct.pack("<Q", len(header)) + header + bytes(1000)}, "claims 21,474,836,480 bytes"),
@@ -280,8 +286,9 @@ def hostile() -> dict[str, tuple[dict[str, bytes | None], str]]:
 @pytest.mark.parametrize("wrong", hostile())
 def test_hostile_repositories(hub: LoopbackHub, tmp_path: Path, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     files, message = hostile()[wrong]
-    whole: dict[str, bytes | None] = {path: content for path, content in contents(SHIPPED).items()
-                                      if not path.startswith("checkpoints/")}
+    whole: dict[str, bytes | None] = {
+        path: content for path, content in contents(SHIPPED).items() if not path.startswith("checkpoints/")
+    }
     evil = b"raise SystemExit('downloaded code was run')"
     code = {**dict.fromkeys(CODE, evil), "pdiff_hub.py": evil, "autoencoder/__init__.py": evil}
     hub.add(ID, {path: content for path, content in {**whole, **code, **files}.items() if content is not None})
@@ -293,8 +300,9 @@ def test_hostile_repositories(hub: LoopbackHub, tmp_path: Path, wrong: str, monk
         with pytest.raises(ValueError, match=message):
             pull(ID, tmp_path / "work" / "pulled")
     assert list((tmp_path / "work").iterdir()) == [] and {path.name for path in tmp_path.iterdir()} <= {"work", "cache"}
-    assert not any("/resolve/" in request.path and (".py" in request.path or ".bin" in request.path)
-                   for request in hub.requests)
+    assert not any(
+        "/resolve/" in request.path and (".py" in request.path or ".bin" in request.path) for request in hub.requests
+    )
 
 
 def test_a_broken_card_is_no_obstacle_and_is_replaced(hub: LoopbackHub, tmp_path: Path) -> None:
@@ -361,13 +369,18 @@ def test_what_a_repository_is(hub: LoopbackHub, tmp_path: Path) -> None:
         PDiffPipeline.from_pretrained(ID, revision="v9")
     with pytest.raises(ValueError, match="local folder, which has no revision 'v9'"):
         PDiffPipeline.from_pretrained(SHIPPED, revision="v9")
-    for name, text in ((ID, "pipeline: ParamLayout"), (SET, "data set: 200 checkpoints"), (str(SHIPPED), "pipeline:"),
-                       (str(SHIPPED / "checkpoints"), "data set: 200")):
+    for name, text in (
+        (ID, "pipeline: ParamLayout"),
+        (SET, "data set: 200 checkpoints"),
+        (str(SHIPPED), "pipeline:"),
+        (str(SHIPPED / "checkpoints"), "data set: 200"),
+    ):
         done = CliRunner().invoke(app, ["info", name])
         assert done.exit_code == 0 and text in done.output and "num_params=8970" in done.output, (name, done.exception)
     assert describe(SET)[1] == {} and describe(ID)[1]["name"] == "digits-mlp3"
     for wrong, options, message in (
-        (SHIPPED, {"append": True}, "append is for data sets"), (tmp_path, {}, "neither a pipeline"),
+        (SHIPPED, {"append": True}, "append is for data sets"),
+        (tmp_path, {}, "neither a pipeline"),
         (SHIPPED / "checkpoints", {"checkpoints_id": SET}, "is a data set itself"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
@@ -382,8 +395,10 @@ def test_generate_publishes_one_network(hub: LoopbackHub, tmp_path: Path) -> Non
     command = ["generate", ID, "--revision", revision, "--seed", "3", "--num-inference-steps", "5"]
     done = CliRunner().invoke(app, [*command, "--push-to-hub", "user/net", "--output-dir", str(tmp_path / "net")])
     assert done.exit_code == 0 and "user/net" in done.output, (done.output, done.exception)
-    published, written = load(hub.files("user/net")["model.safetensors"]), load(
-        (tmp_path / "net" / "model-00000.safetensors").read_bytes())
+    published, written = (
+        load(hub.files("user/net")["model.safetensors"]),
+        load((tmp_path / "net" / "model-00000.safetensors").read_bytes()),
+    )
     assert all(torch.equal(published[name], written[name]) for name in written) and published.keys() == written.keys()
     assert revision in hub.files("user/net")["README.md"].decode()
     for more, message in ((["--push-to-hub", "user/n", "--num-models", "2"], "one at a time"), ([], "--output-dir")):
@@ -395,13 +410,29 @@ def test_generate_publishes_one_network(hub: LoopbackHub, tmp_path: Path) -> Non
 @pytest.mark.usefixtures("no_pictures")
 def test_evaluate_a_pipeline_off_the_hub(hub: LoopbackHub, tmp_path: Path) -> None:
     push_pipeline_folder(SHIPPED, ID, checkpoints_id=SET)
-    done = CliRunner().invoke(app, ["evaluate", ID, "--dataset", SET, "--num-models", "3", "--baselines", "0",
-                                    "--num-inference-steps", "5", "--output-dir", str(tmp_path)])
+    done = CliRunner().invoke(
+        app,
+        [
+            "evaluate",
+            ID,
+            "--dataset",
+            SET,
+            "--num-models",
+            "3",
+            "--baselines",
+            "0",
+            "--num-inference-steps",
+            "5",
+            "--output-dir",
+            str(tmp_path),
+        ],
+    )
     assert done.exit_code == 0, (done.output, done.exception)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["name"] == "digits" and results["checkpoints"]["repo_id"] == SET
-    assert results["audit"]["deviation_r2"] == json.loads(
-        (SHIPPED / "results.json").read_text())["audit"]["deviation_r2"]
+    assert (
+        results["audit"]["deviation_r2"] == json.loads((SHIPPED / "results.json").read_text())["audit"]["deviation_r2"]
+    )
     assert results["figures"] == []
 
 

@@ -32,8 +32,16 @@ def test_a_seed_does_not_depend_on_the_networks_beside_it(name: str) -> None:
     inputs, labels = task.inputs(task.train)[:128], task.train.labels_N[:128]
 
     def train(seeds: list[int]) -> dict[str, torch.Tensor]:
-        trainer = BatchedTrainer(lambda seed: build_network(spec, seed=seed), seeds, inputs, labels, epochs=2,
-                                 batch_size=32, learning_rate=1e-3, weight_decay=0.1)
+        trainer = BatchedTrainer(
+            lambda seed: build_network(spec, seed=seed),
+            seeds,
+            inputs,
+            labels,
+            epochs=2,
+            batch_size=32,
+            learning_rate=1e-3,
+            weight_decay=0.1,
+        )
         trainer.run_epoch()
         trainer.run_epoch()
         return trainer.stacked_state()
@@ -87,10 +95,16 @@ def test_a_killed_collection_goes_on(tmp_path: Path) -> None:
     assert torch.equal(first.params_KP, second.params_KP) and first.metadata == second.metadata
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"num_checkpoints": 1}, "num_checkpoints"), ({"epochs": 0}, "epochs"), ({"learning_rate": 0.0}, "learning_rate"),
-    ({"weight_decay": -1.0}, "weight_decay"), ({"label_smoothing": 1.0}, "label_smoothing"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_checkpoints": 1}, "num_checkpoints"),
+        ({"epochs": 0}, "epochs"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"label_smoothing": 1.0}, "label_smoothing"),
+    ],
+)
 def test_bad_options(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PopulationConfig(**options)
@@ -98,5 +112,6 @@ def test_bad_options(options: dict[str, float], message: str) -> None:
 
 def test_a_part_of_a_network_from_scratch_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="select: all"):
-        collect_population(load_task("digits"), resolved("mlp3"), "head", PopulationConfig(num_checkpoints=2),
-                           tmp_path, seed=0)
+        collect_population(
+            load_task("digits"), resolved("mlp3"), "head", PopulationConfig(num_checkpoints=2), tmp_path, seed=0
+        )

@@ -32,25 +32,29 @@ def test_shipped_recipes_are_short_and_resolve(file: Path) -> None:
 
 
 def test_round_trip_and_overrides() -> None:
-    recipe = load_recipe("digits-mlp3", ["collect.num_checkpoints=7", "network.hidden=[8, 8]", "seed=3",
-                                         "diffusion.widths=[16, 32]"])
+    recipe = load_recipe(
+        "digits-mlp3", ["collect.num_checkpoints=7", "network.hidden=[8, 8]", "seed=3", "diffusion.widths=[16, 32]"]
+    )
     assert recipe.collect.num_checkpoints == 7 and recipe.seed == 3 and recipe.diffusion.widths == (16, 32)
     assert recipe.network == {"name": "mlp3", "hidden": [8, 8]}
     assert recipe_from_dict(recipe.to_dict()) == recipe
 
 
-@pytest.mark.parametrize(("data", "message"), [
-    ({"network": "mlp3"}, "no 'task'"),
-    ({"task": "digits", "network": "mlp3", "sed": 1}, r"'sed'.*'seed'"),
-    ({"task": "digits", "network": "mlp3", "diffusion": {"step": 1}}, r"'step'.*'steps'"),
-    ({"task": "digits", "network": "mlp3", "collect": {"method": "populations"}}, r"'populations'.*'population'"),
-    ({"task": "digits", "network": "mlp3", "collect": {"num_checkpoints": 1}}, "num_checkpoints"),
-    ({"task": "digits", "network": "mlp3", "generate": {"num_models": 0}}, r"generate\.num_models is 0"),
-    ({"task": "digits", "network": "mlp3", "generate": {"num_inference_steps": 0}}, r"num_inference_steps is 0"),
-    ({"task": "digits", "network": "mlp3", "generate": 5}, "expected a mapping"),
-    ({"task": "digits", "network": "mlp3", "seed": -1}, "seed is -1"),
-    ({"task": "digits", "network": "mlp3", "diffusion": {"steps": "many"}}, "wrong type"),
-])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"network": "mlp3"}, "no 'task'"),
+        ({"task": "digits", "network": "mlp3", "sed": 1}, r"'sed'.*'seed'"),
+        ({"task": "digits", "network": "mlp3", "diffusion": {"step": 1}}, r"'step'.*'steps'"),
+        ({"task": "digits", "network": "mlp3", "collect": {"method": "populations"}}, r"'populations'.*'population'"),
+        ({"task": "digits", "network": "mlp3", "collect": {"num_checkpoints": 1}}, "num_checkpoints"),
+        ({"task": "digits", "network": "mlp3", "generate": {"num_models": 0}}, r"generate\.num_models is 0"),
+        ({"task": "digits", "network": "mlp3", "generate": {"num_inference_steps": 0}}, r"num_inference_steps is 0"),
+        ({"task": "digits", "network": "mlp3", "generate": 5}, "expected a mapping"),
+        ({"task": "digits", "network": "mlp3", "seed": -1}, "seed is -1"),
+        ({"task": "digits", "network": "mlp3", "diffusion": {"steps": "many"}}, "wrong type"),
+    ],
+)
 def test_bad_recipes(data: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         recipe_from_dict(data)

@@ -23,13 +23,18 @@ VOID = {"meta", "link", "img"}
 ACCURACY = Table(
     "Accuracy on test [%]",
     ("networks", "best", "mean", "median", "against p-diff (95 % interval)", "verdict"),
-    (("originals", "97.91", "97.69", "97.77", "", ""),
-     ("generated", "98.05", "97.64", "97.64", "-0.05 (-0.11 to 0.01)", "within the interval"),
-     ("Gaussian per coordinate", "97.64", "9.10", "undefined", "0.31 (0.20 to 0.42)", "yes")),
+    (
+        ("originals", "97.91", "97.69", "97.77", "", ""),
+        ("generated", "98.05", "97.64", "97.64", "-0.05 (-0.11 to 0.01)", "within the interval"),
+        ("Gaussian per coordinate", "97.64", "9.10", "undefined", "0.31 (0.20 to 0.42)", "yes"),
+    ),
     note="Best is chosen on the validation split. See https://arxiv.org/abs/2402.13144.",
 )
-WIDE = Table("Every setting", ["setting", *(f"after {n:,} steps" for n in range(1000, 13_000, 1000))],
-             [[f"noise_standardised_{sigma}", *[f"{98 - sigma:.2f}"] * 12] for sigma in (0.001, 0.05, 0.15)])
+WIDE = Table(
+    "Every setting",
+    ["setting", *(f"after {n:,} steps" for n in range(1000, 13_000, 1000))],
+    [[f"noise_standardised_{sigma}", *[f"{98 - sigma:.2f}"] * 12] for sigma in (0.001, 0.05, 0.15)],
+)
 ACCURACY_FIGURE = Figure(PICTURE, "Accuracy against similarity", "Generated networks are as accurate as originals.")
 SECTIONS = [
     Section("Accuracy", "Two hundred of each.\n\nAll on the test split.", [ACCURACY, ACCURACY_FIGURE]),
@@ -108,7 +113,10 @@ def test_structure(report: Path) -> None:
     assert [text for tag, text in page.texts if tag == "h1"] == ["digits-mlp3"]
     assert [text for tag, text in page.texts if tag == "h2"] == ["Contents", *(each.title for each in SECTIONS)]
     assert [text for tag, text in page.texts if tag == "p"][:4] == [
-        "As accurate.", "Not copies.", "Two hundred of each.", "All on the test split."
+        "As accurate.",
+        "Not copies.",
+        "Two hundred of each.",
+        "All on the test split.",
     ]
     (image,) = page.attributes("img")
     with Image.open(PICTURE) as picture:  # 300 dots an inch on paper, 120 CSS pixels an inch on the screen
@@ -125,8 +133,25 @@ def test_contents_only_of_more_than_three_sections(tmp_path: Path) -> None:
 
 
 def test_columns_of_numbers_are_right_aligned(tmp_path: Path) -> None:
-    cells = ["97.64", "-1e-4", "\N{MINUS SIGN}0.12", "9.1 \N{PLUS-MINUS SIGN} 0.2", "0.9 (0.8 to 1.0)", "[0.1, 0.2]",
-             "12.5 %", "3.1 s", "2x", "1,234.5", "+0.3 pp", ".5", "-", "\N{EN DASH}", "NaN", "undefined", ""]
+    cells = [
+        "97.64",
+        "-1e-4",
+        "\N{MINUS SIGN}0.12",
+        "9.1 \N{PLUS-MINUS SIGN} 0.2",
+        "0.9 (0.8 to 1.0)",
+        "[0.1, 0.2]",
+        "12.5 %",
+        "3.1 s",
+        "2x",
+        "1,234.5",
+        "+0.3 pp",
+        ".5",
+        "-",
+        "\N{EN DASH}",
+        "NaN",
+        "undefined",
+        "",
+    ]
     words = ["mlp3", "16 components", "4 x 16", "IoU 0.3", "yes", "1 of many", "1," * 5000 + "words"]
     rows = [["row", cell, ""] for cell in cells]
     page = written(tmp_path / "report.html", [Section("s", blocks=[Table("t", ["a", "b", "c"], rows)])])
@@ -213,8 +238,11 @@ def test_on_paper(browser: Browser, report: Path) -> None:
 
 def test_the_browser_tells_of_what_a_page_should_not_do(browser: Browser, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    page.write_text("<!DOCTYPE html><title>bad</title><link rel='icon' href='data:,'><p style='width: 900px'>wide</p>"
-                    "<img src='http://pdiff.invalid/picture.png'><script>missing()</script>", encoding="utf-8")
+    page.write_text(
+        "<!DOCTYPE html><title>bad</title><link rel='icon' href='data:,'><p style='width: 900px'>wide</p>"
+        "<img src='http://pdiff.invalid/picture.png'><script>missing()</script>",
+        encoding="utf-8",
+    )
     browser.open(page.as_uri(), width=400)
     assert browser.requests() == [page.as_uri(), "http://pdiff.invalid/picture.png"]
     assert any("missing is not defined" in each for each in browser.messages())

@@ -30,7 +30,10 @@ def tiny(recipe: Recipe) -> Recipe:
         collect = replace(collect, epochs=1)
     whole = recipe.select == "all"
     return replace(
-        recipe, collect=collect, network=recipe.network if whole else "mlp3", select="all" if whole else "head",
+        recipe,
+        collect=collect,
+        network=recipe.network if whole else "mlp3",
+        select="all" if whole else "head",
         autoencoder=replace(recipe.autoencoder, form="linear", steps=0),
         diffusion=replace(recipe.diffusion, steps=5, widths=(16,), batch_size=8),
         generate=replace(recipe.generate, num_models=6, num_inference_steps=3),
@@ -49,16 +52,16 @@ def short(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return run(tiny(recipe), directory, **options)
 
     monkeypatch.setattr(runs, "run", short_run)
-    monkeypatch.setattr(runs, "collect", lambda recipe, directory, **options: collect(
-        tiny(recipe), directory, **options))
+    monkeypatch.setattr(
+        runs, "collect", lambda recipe, directory, **options: collect(tiny(recipe), directory, **options)
+    )
     monkeypatch.setattr(Settings, "checkpoint_numbers", (1, 5, 12))
     monkeypatch.setattr(Settings, "main_checkpoints", 12)
     monkeypatch.setattr(figures, "_THRESHOLD", 1.0)  # networks of short runs are bad ones
     return trained
 
 
-def test_all_of_it_leaves_one_report_and_is_not_done_twice(short: list[str], tmp_path: Path, browser: Browser
-                                                           ) -> None:
+def test_all_of_it_leaves_one_report_and_is_not_done_twice(short: list[str], tmp_path: Path, browser: Browser) -> None:
     said: list[str] = []
     parts = reproduce("all", tmp_path, say=said.append)
     assert [part.name for part in parts] == list(PARTS)
@@ -72,8 +75,11 @@ def test_all_of_it_leaves_one_report_and_is_not_done_twice(short: list[str], tmp
     written = json.loads((tmp_path / "reproduction.json").read_text())
     claims = [each for part in written["parts"].values() for each in part["orderings"]]
     assert len(claims) >= 12 and all(each["numbers"] and each["held"] in (True, False) for each in claims)
-    assert all((tmp_path / "figures" / f"{name}.{suffix}").exists() for name in (
-        "figure3", "figure4a", "figure4b", "figure4c", "figure5a", "figure5b", "frontier") for suffix in ("png", "svg"))
+    assert all(
+        (tmp_path / "figures" / f"{name}.{suffix}").exists()
+        for name in ("figure3", "figure4a", "figure4b", "figure4c", "figure5a", "figure5b", "frontier")
+        for suffix in ("png", "svg")
+    )
     assert len(short) == len(set(short)) == 6 + 3 + 3 + 4 + 2  # tables 1, 2a, 2b, 2c, 3
     assert len(list((tmp_path / "checkpoints").glob("depth-*"))) == 3
     again = reproduce("table2a", tmp_path)
@@ -92,13 +98,16 @@ def test_unknown_names(tmp_path: Path) -> None:
 
 def test_depths_are_equally_many_numbers_at_the_layers_of_the_paper() -> None:
     spec = resolve_network("resnet18", in_channels=1, image_size=8, num_classes=10)
-    layouts = {name: ParamLayout.from_module(build_network(spec, pretrained=False), recipe.select)
-               for name, recipe in Settings().depths().items()}
+    layouts = {
+        name: ParamLayout.from_module(build_network(spec, pretrained=False), recipe.select)
+        for name, recipe in Settings().depths().items()
+    }
     assert {layout.num_params for layout in layouts.values()} == {2048}
     stages = {name: {entry.name.split("stages.")[1][0] for entry in layout.entries} for name, layout in layouts.items()}
     assert stages == {"10-14": {"2"}, "14-16": {"3"}, "16-18": {"3"}}
-    assert not any("shortcut" in entry.name for layout in layouts.values() for entry in layout.entries
-                   if len(layout.entries) == 4)
+    assert not any(
+        "shortcut" in entry.name for layout in layouts.values() for entry in layout.entries if len(layout.entries) == 4
+    )
 
 
 @pytest.mark.parametrize("scale", settings.SCALES)
@@ -111,8 +120,14 @@ def test_every_recipe_of_every_part_is_sound(scale: settings.Scale) -> None:
     assert all(recipe.seed == 0 for recipe in recipes)
     assert {recipe.autoencoder.form for recipe in chosen.noises().values()} == {"conv"}
     assert chosen.main().evaluate.baselines > 0 and chosen.plain(chosen.main()).evaluate.baselines == 0
-    for text in (chosen.describe_main(), chosen.describe_cells(True), chosen.describe_cells(False),
-                 chosen.describe_depths(), chosen.describe_noises(), chosen.beside):
+    for text in (
+        chosen.describe_main(),
+        chosen.describe_cells(True),
+        chosen.describe_cells(False),
+        chosen.describe_depths(),
+        chosen.describe_noises(),
+        chosen.beside,
+    ):
         assert text
 
 

@@ -21,9 +21,19 @@ from pdiff_hub.evaluation.evaluate import FIGURES
 from pdiff_hub.runs import stages
 from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
-SMALL = ["network.hidden=[8, 8]", "collect.num_checkpoints=12", "collect.epochs=2", "collect.save_every=2",
-         "diffusion.steps=30", "diffusion.widths=[16]", "diffusion.batch_size=16", "generate.num_models=4",
-         "generate.num_inference_steps=5", "evaluate.baselines=6", "evaluate.fine_tune_steps=2"]
+SMALL = [
+    "network.hidden=[8, 8]",
+    "collect.num_checkpoints=12",
+    "collect.epochs=2",
+    "collect.save_every=2",
+    "diffusion.steps=30",
+    "diffusion.widths=[16]",
+    "diffusion.batch_size=16",
+    "generate.num_models=4",
+    "generate.num_inference_steps=5",
+    "evaluate.baselines=6",
+    "evaluate.fine_tune_steps=2",
+]
 OVERRIDES = [part for option in SMALL for part in ("--override", option)]
 
 
@@ -43,8 +53,12 @@ def test_run_leaves_what_the_contract_says(run_dir: Path) -> None:
     for method in ("original", "generated", "ensemble"):
         assert set(results["accuracy"][method]) == {"best", "mean", "median", "std"}
         assert all(0 <= value <= 1 for value in results["accuracy"][method].values())
-    assert set(results["similarity"]) == {"original_original", "generated_generated", "original_generated",
-                                          "original_generated_max"}
+    assert set(results["similarity"]) == {
+        "original_original",
+        "generated_generated",
+        "original_generated",
+        "original_generated_max",
+    }
     assert {"nearest_l2_generated", "nearest_l2_original", "deviation_r2", "spread_ratio"} <= set(results["audit"])
     assert set(results["seconds"]) == {"collect", "train_autoencoder", "train_diffusion", "generate", "evaluate"}
     assert all(value is not None for value in results["seconds"].values())
@@ -53,8 +67,13 @@ def test_run_leaves_what_the_contract_says(run_dir: Path) -> None:
     assert results["task_dataset"] is results["base_model"] is results["checkpoints"] is None
     assert set(results["frontier"]["versus"]) == {row["method"] for row in results["methods"].values()} - {"generated"}
     assert set(results["methods"]) == set(results["accuracy"]) and "noise_raw_0.12" in results["methods"]
-    for name in (*(f"{stem}.{suffix}" for stem in FIGURES for suffix in ("png", "svg")), "README.md", "recipe.yaml",
-                 "report.html", "networks.json"):
+    for name in (
+        *(f"{stem}.{suffix}" for stem in FIGURES for suffix in ("png", "svg")),
+        "README.md",
+        "recipe.yaml",
+        "report.html",
+        "networks.json",
+    ):
         assert (run_dir / name).stat().st_size > 0
     assert len(CheckpointDataset.from_pretrained(run_dir / "checkpoints")) == 12
     pipe = PDiffPipeline.from_pretrained(run_dir)
@@ -77,8 +96,21 @@ def test_generate_and_evaluate_and_info(run_dir: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     assert CliRunner().invoke(app, [*command[:-1], str(again)]).exit_code == 0
     assert files[1].read_bytes() == (again / files[1].name).read_bytes()
-    result = CliRunner().invoke(app, ["evaluate", str(run_dir), "--dataset", str(run_dir / "checkpoints"),
-                                      "--output-dir", str(report), "--num-models", "2", "--baselines", "0"])
+    result = CliRunner().invoke(
+        app,
+        [
+            "evaluate",
+            str(run_dir),
+            "--dataset",
+            str(run_dir / "checkpoints"),
+            "--output-dir",
+            str(report),
+            "--num-models",
+            "2",
+            "--baselines",
+            "0",
+        ],
+    )
     assert result.exit_code == 0, result.output
     assert json.loads((report / "results.json").read_text())["num_generated"] == 2
     for folder in (run_dir, run_dir / "checkpoints"):
@@ -104,8 +136,18 @@ def test_audit_with_checkpoints_and_without(run_dir: Path, tmp_path: Path) -> No
         assert "nearest known one is 'frontier'" in str(failed.exception)
     failed = CliRunner().invoke(app, ["audit", str(gone), "--metric", "accuracy", "--metric", "frontier"])
     assert "frontier cannot be measured without it" in str(failed.exception)
-    alone = ["audit", str(gone), "--metric", "accuracy", "--metric", "ensembles", "--metric",
-             "generated_similarity", "--num-models", "5"]
+    alone = [
+        "audit",
+        str(gone),
+        "--metric",
+        "accuracy",
+        "--metric",
+        "ensembles",
+        "--metric",
+        "generated_similarity",
+        "--num-models",
+        "5",
+    ]
     result = CliRunner().invoke(app, [*alone, "--output-dir", str(tmp_path / "alone")])
     assert result.exit_code == 0, result.output
     results = json.loads((tmp_path / "alone" / "results.json").read_text())
@@ -113,12 +155,30 @@ def test_audit_with_checkpoints_and_without(run_dir: Path, tmp_path: Path) -> No
     assert set(results["accuracy"]) == {"generated"} and results["ensembles"]["generated"]["sizes"] == [1, 2, 5]
     assert (tmp_path / "alone" / "report.html").exists()
     assert f"among the generated networks: {results['similarity']['generated_generated']:.3f}" in " ".join(
-        result.output.split())
+        result.output.split()
+    )
 
     other = tmp_path / "other"
-    assert CliRunner().invoke(app, ["collect", "digits-mlp3", "--output-dir", str(other), "--override",
-                                    "network.hidden=[4, 4]", "--override", "collect.num_checkpoints=3", "--override",
-                                    "collect.epochs=1"]).exit_code == 0
+    assert (
+        CliRunner()
+        .invoke(
+            app,
+            [
+                "collect",
+                "digits-mlp3",
+                "--output-dir",
+                str(other),
+                "--override",
+                "network.hidden=[4, 4]",
+                "--override",
+                "collect.num_checkpoints=3",
+                "--override",
+                "collect.epochs=1",
+            ],
+        )
+        .exit_code
+        == 0
+    )
     failed = CliRunner().invoke(app, ["audit", str(run_dir), "--dataset", str(other)])
     assert isinstance(failed.exception, ValueError) and "different layouts" in str(failed.exception)
 
@@ -165,8 +225,9 @@ def test_another_recipe_in_the_same_folder_is_refused(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(sys, "argv", ["pdiff", "run", "digits-mlp3", "--output-dir", str(run_dir), *OVERRIDES,
-                                      "--override", "seed=5"])
+    monkeypatch.setattr(
+        sys, "argv", ["pdiff", "run", "digits-mlp3", "--output-dir", str(run_dir), *OVERRIDES, "--override", "seed=5"]
+    )
     with pytest.raises(SystemExit) as ended:
         main()
     error = capsys.readouterr().err

@@ -41,12 +41,24 @@ def address(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Itera
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     folder = tmp_path_factory.mktemp("space")
-    environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "no_proxy": "127.0.0.1",
-                   "GRADIO_TEMP_DIR": str(folder / "gradio"), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "HF_HUB_OFFLINE": "1",
+        "no_proxy": "127.0.0.1",
+        "GRADIO_TEMP_DIR": str(folder / "gradio"),
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    }
     log = folder / "log"
     with log.open("w") as output:
-        process = subprocess.Popen([sys.executable, str(SPACE / "app.py"), "--host", "127.0.0.1", "--port", str(port)],
-                                   cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [sys.executable, str(SPACE / "app.py"), "--host", "127.0.0.1", "--port", str(port)],
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
     found = f"http://127.0.0.1:{port}/"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -112,23 +124,25 @@ def test_the_page(browser: Browser, address: str, tmp_path: Path) -> None:
     assert browser.overflow() == 0
     browser.screenshot(PICTURES / "space.png")
 
-    number, seed = (browser.driver.find_element(By.CSS_SELECTOR, f"#{name} input[type=number]")
-                    for name in ("number", "seed"))
+    number, seed = (
+        browser.driver.find_element(By.CSS_SELECTOR, f"#{name} input[type=number]") for name in ("number", "seed")
+    )
     for field, value in ((number, "5"), (seed, "3")):
         field.send_keys(Keys.CONTROL, "a")
         field.send_keys(value, Keys.TAB)
     browser.driver.find_element(By.ID, "sample").click()
     wait("five networks", lambda: count(browser, "#networks tbody tr") == 5)
     drawn = sampling.sample(opening.open_pipeline(PIPELINE, "digits-mlp3"), 5, 3, 50)
-    cells = [tuple(cell.text for cell in row.find_elements(By.TAG_NAME, "td"))
-             for row in browser.driver.find_elements(By.CSS_SELECTOR, "#networks tbody tr")]
+    cells = [
+        tuple(cell.text for cell in row.find_elements(By.TAG_NAME, "td"))
+        for row in browser.driver.find_elements(By.CSS_SELECTOR, "#networks tbody tr")
+    ]
     expected = sampling.table_rows(drawn)
     # Another process may add up in another order: the same networks to rounding, so the same answers but for a few.
     assert [float(each[1]) for each in cells] == pytest.approx([float(each[1]) for each in expected], abs=0.3)
     assert [each[0] for each in cells] == [each[0] for each in expected]
 
-    browser.driver.execute_cdp_cmd("Browser.setDownloadBehavior",
-                                   {"behavior": "allow", "downloadPath": str(tmp_path)})
+    browser.driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     browser.driver.find_element(By.ID, "download").click()
     wait("the download", lambda: any(tmp_path.glob("*.safetensors")))
     (file,) = tmp_path.glob("*.safetensors")

@@ -29,16 +29,12 @@ PIPELINE = ROOT / "pipelines" / "digits-mlp3"
 POINTS = st.lists(st.tuples(st.integers(0, 64), st.integers(0, 64)), min_size=1, max_size=12)
 
 
-
-
 def strokes_of(drawn: Drawn) -> list[np.ndarray]:
     return [np.array(stroke, dtype=np.float64) for stroke in drawn]
 
 
 @given(st.lists(POINTS, min_size=1, max_size=3), st.integers(-100, 100), st.sampled_from([0.25, 0.5, 2.0, 8.0]))
-def test_neither_place_nor_size_of_a_drawing_matters(
-    drawn: Drawn, shift: int, scale: float
-) -> None:
+def test_neither_place_nor_size_of_a_drawing_matters(drawn: Drawn, shift: int, scale: float) -> None:
     strokes = strokes_of(drawn)
     image_HW = drawing.digit_image(strokes)
     moved = drawing.digit_image([scale * (stroke + shift) for stroke in strokes])  # exact in binary
@@ -56,8 +52,22 @@ def test_a_drawing_fills_the_height_or_the_width_of_digits() -> None:
     assert torch.equal(dot, dot.flip(0)) and torch.equal(dot, dot.T) and dot.count_nonzero() == 4
 
 
-@pytest.mark.parametrize("text", ["", "[]", "[[]]", "5", "{", '"x"', "[[[1, 2, 3]]]", '[[["a", 1]]]', "[[[NaN, 0]]]",
-                                  "[" * 100_000, json.dumps([[[0, 0]] * 20_001])])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "[[]]",
+        "5",
+        "{",
+        '"x"',
+        "[[[1, 2, 3]]]",
+        '[[["a", 1]]]',
+        "[[[NaN, 0]]]",
+        "[" * 100_000,
+        json.dumps([[[0, 0]] * 20_001]),
+    ],
+)
 def test_what_is_no_drawing_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"draw(n|ing)"):
         drawing.read_strokes(text)
@@ -88,8 +98,10 @@ def ten() -> sampling.Sample:
 
 
 def test_generated_networks_read_drawn_digits(ten: sampling.Sample) -> None:
-    read = {digit: drawing.vote(sampling.logits_of(ten, drawing.digit_image(strokes_of(drawn)), 10)).winner
-            for digit, drawn in DRAWN.items()}
+    read = {
+        digit: drawing.vote(sampling.logits_of(ten, drawing.digit_image(strokes_of(drawn)), 10)).winner
+        for digit, drawn in DRAWN.items()
+    }
     assert sum(read[digit] == digit for digit in DRAWN) >= 9, read
 
 
@@ -129,8 +141,11 @@ def test_a_pipeline_without_its_checkpoints_says_what_is_gone(tmp_path: Path) ->
 
 
 def test_a_pipeline_from_the_hub_brings_no_code(hub: LoopbackHub) -> None:
-    files = {path.relative_to(PIPELINE).as_posix(): path.read_bytes() for path in PIPELINE.rglob("*")
-             if path.is_file() and path.suffix in (".json", ".safetensors")}
+    files = {
+        path.relative_to(PIPELINE).as_posix(): path.read_bytes()
+        for path in PIPELINE.rglob("*")
+        if path.is_file() and path.suffix in (".json", ".safetensors")
+    }
     code = dict.fromkeys(("pipeline_pdiff.py", "autoencoder/param_autoencoder.py"), b"raise SystemExit")
     hub.add("someone/digits", {**files, **code})
     folder = opening.pull_pipeline(" someone/digits ")
@@ -143,8 +158,9 @@ def test_a_pipeline_from_the_hub_brings_no_code(hub: LoopbackHub) -> None:
         opening.pull_pipeline("someone/else")
 
 
-@pytest.mark.parametrize("text", ["", "name", "/etc/passwd", "../pipelines", "..", "a/b/c", "./a/b", "~/x", "a/..",
-                                  "https://x/y"])
+@pytest.mark.parametrize(
+    "text", ["", "name", "/etc/passwd", "../pipelines", "..", "a/b/c", "./a/b", "~/x", "a/..", "https://x/y"]
+)
 def test_a_hub_id_never_names_a_folder_here(text: str) -> None:
     with pytest.raises(ValueError, match="expected owner/name"):
         opening.pull_pipeline(text)

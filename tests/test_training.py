@@ -29,8 +29,13 @@ from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "train.py"
 TRAIN = f"import runpy; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
-OPTIONS = ["diffusion.steps=60", "diffusion.widths=[16]", "diffusion.batch_size=16", "diffusion.save_every=7",
-           "diffusion.log_every=5"]
+OPTIONS = [
+    "diffusion.steps=60",
+    "diffusion.widths=[16]",
+    "diffusion.batch_size=16",
+    "diffusion.save_every=7",
+    "diffusion.log_every=5",
+]
 
 
 def checkpoints(num: int = 24, seed: int = 0) -> CheckpointDataset:
@@ -39,8 +44,15 @@ def checkpoints(num: int = 24, seed: int = 0) -> CheckpointDataset:
     layout = ParamLayout.from_module(network)
     generator = torch.Generator().manual_seed(seed)
     params_KP = torch.randn(num, 5, generator=generator) @ torch.randn(5, layout.num_params, generator=generator)
-    return CheckpointDataset(params_KP, layout, network=spec, task={"dataset": "digits"}, frozen={},
-                             metadata=[{"step": i} for i in range(num)], collect={})
+    return CheckpointDataset(
+        params_KP,
+        layout,
+        network=spec,
+        task={"dataset": "digits"},
+        frozen={},
+        metadata=[{"step": i} for i in range(num)],
+        collect={},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +94,11 @@ def test_killed_and_resumed_ends_in_the_same_bytes(dataset_dir: Path, tmp_path: 
     assert timed["seconds_diffusion"] > 0 and untimed["seconds_diffusion"] is None
     processes.run(TRAIN, *arguments(dataset_dir, whole))
     assert json.loads((whole / "training" / "summary.json").read_text()) == timed  # it was finished already
-    for file in ("unet/diffusion_pytorch_model.safetensors", "autoencoder/diffusion_pytorch_model.safetensors",
-                 "model_index.json"):
+    for file in (
+        "unet/diffusion_pytorch_model.safetensors",
+        "autoencoder/diffusion_pytorch_model.safetensors",
+        "model_index.json",
+    ):
         assert (whole / file).read_bytes() == (killed / file).read_bytes(), file
     assert len(list((killed / "training" / "diffusion").glob("step-*"))) == 2
 
@@ -94,8 +109,13 @@ def test_two_processes_learn_what_one_does(dataset_dir: Path, tmp_path: Path) ->
     gentle = ["--override", "diffusion.learning_rate=0.0005"]
     processes.run(TRAIN, *arguments(dataset_dir, one, gentle))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(EXAMPLE)]
-    done = subprocess.run([*launcher, *arguments(dataset_dir, two, ["--num-processes", "2", *gentle])], check=True,
-                          env=environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [*launcher, *arguments(dataset_dir, two, ["--num-processes", "2", *gentle])],
+        check=True,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
     assert "2 processes" in done.stdout
     curves = [json.loads((folder / "training" / "summary.json").read_text())["loss"] for folder in (one, two)]
     assert math.isclose(*curves, rel_tol=1e-3)
@@ -126,8 +146,16 @@ def test_training_makes_a_pipeline_and_keeps_its_settings(tmp_path: Path) -> Non
 
 
 def test_diverging_loss_stops_and_keeps_the_last_good_state(tmp_path: Path) -> None:
-    config = DiffusionConfig(steps=400, widths=(16,), batch_size=8, learning_rate=1e6, warmup_steps=200, save_every=2,
-                             log_every=2, max_grad_norm=1e9)
+    config = DiffusionConfig(
+        steps=400,
+        widths=(16,),
+        batch_size=8,
+        learning_rate=1e6,
+        warmup_steps=200,
+        save_every=2,
+        log_every=2,
+        max_grad_norm=1e9,
+    )
     with pytest.raises(ValueError, match=r"diffusion: the loss is .*last good state is kept in step-.*learning_rate"):
         train_pipeline(checkpoints(), tmp_path, diffusion=config)
     saves = sorted((tmp_path / "training" / "diffusion").glob("step-*"))
@@ -154,8 +182,9 @@ def test_windows_go_on_where_they_were_stopped(tmp_path: Path, monkeypatch: pyte
     config = AutoencoderConfig(form="conv", steps=6, latent_noise=0.1, input_noise=0.001, batch_size=4)
 
     def fit(name: str) -> dict[str, Tensor]:
-        fitted, _ = fit_autoencoder(dataset, config, length_multiple=1, seed=0, accelerator=build_accelerator(),
-                                    directory=tmp_path / name)
+        fitted, _ = fit_autoencoder(
+            dataset, config, length_multiple=1, seed=0, accelerator=build_accelerator(), directory=tmp_path / name
+        )
         assert len(module._windows(fitted)) > 1
         return fitted.state_dict()
 
@@ -176,8 +205,12 @@ def test_windows_go_on_where_they_were_stopped(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_papers_autoencoder_can_be_trained(tmp_path: Path) -> None:
-    summary = train_pipeline(checkpoints(), tmp_path, AutoencoderConfig(preset="paper", steps=2, batch_size=4),
-                             DiffusionConfig(steps=2, widths=(16,), batch_size=4))
+    summary = train_pipeline(
+        checkpoints(),
+        tmp_path,
+        AutoencoderConfig(preset="paper", steps=2, batch_size=4),
+        DiffusionConfig(steps=2, widths=(16,), batch_size=4),
+    )
     config = PDiffPipeline.from_pretrained(tmp_path).autoencoder.config
     assert (config.form, config.normalization, list(config.decoder_widths)) == ("conv", "none", [4, 256, 256, 8])
     assert summary.latent_shape[0] == 4
@@ -185,8 +218,14 @@ def test_the_papers_autoencoder_can_be_trained(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_compiled_unet_learns_the_same(tmp_path: Path) -> None:
-    losses = [train_pipeline(checkpoints(), tmp_path / str(compiled), diffusion=DiffusionConfig(
-        steps=30, widths=(16,), batch_size=8, compile=compiled, learning_rate=1e-3)).loss for compiled in (False, True)]
+    losses = [
+        train_pipeline(
+            checkpoints(),
+            tmp_path / str(compiled),
+            diffusion=DiffusionConfig(steps=30, widths=(16,), batch_size=8, compile=compiled, learning_rate=1e-3),
+        ).loss
+        for compiled in (False, True)
+    ]
     assert math.isclose(*losses, rel_tol=1e-3)
     pipe = PDiffPipeline.from_pretrained(tmp_path / "True")  # saved under the plain names of its weights
     assert set(pipe.unet.state_dict()) == set(weights(tmp_path / "False"))

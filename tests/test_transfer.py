@@ -130,8 +130,9 @@ def test_a_commit_whose_answer_was_lost_is_found(hub: LoopbackHub, tmp_path: Pat
 
 
 @pytest.mark.parametrize("fault", [Fault.status(503), Fault.status(500), Fault.status(429), Fault.drop(0)])
-@pytest.mark.parametrize("at", ["/api/repos/create", "/api/datasets/user/things", "/preupload/", "/info/lfs/objects",
-                                "/commit/", "/tree/"])
+@pytest.mark.parametrize(
+    "at", ["/api/repos/create", "/api/datasets/user/things", "/preupload/", "/info/lfs/objects", "/commit/", "/tree/"]
+)
 def test_passing_failures_are_passed_over(hub: LoopbackHub, tmp_path: Path, fault: Fault, at: str) -> None:
     hub.fail(fault, lambda request: at in request.path, times=2)
     push(tmp_path, FILES)
@@ -150,8 +151,10 @@ def test_the_wait_grows_and_respects_the_server(hub: LoopbackHub, tmp_path: Path
     waits: list[float] = []
     monkeypatch.setattr(transfer_client, "BASE_DELAY", 1.0)
     monkeypatch.setattr(transfer_client, "time", SimpleNamespace(sleep=waits.append))
-    with (broken(hub, Fault.status(503), anything),
-          pytest.raises(ConnectionError, match=r"the Hub answered 503 .* again and again")):
+    with (
+        broken(hub, Fault.status(503), anything),
+        pytest.raises(ConnectionError, match=r"the Hub answered 503 .* again and again"),
+    ):
         list_files(ID, repo_type="dataset")
     assert waits == [1, 2, 4, 8]
     for text, seconds in {"7": 7, "9999": 60, "Wed, 21 Oct 2026 07:28:00 GMT": 0}.items():
@@ -211,8 +214,23 @@ def test_offline_mode(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.Monk
     assert len(hub.requests) == before
 
 
-@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/etc/evil", "a\\..\\evil", "C:evil", "c:/evil", "a/./b",
-                                  "a//b", ".git/config", "a/.GIT/hooks/x", "new\nline", "nul\0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../evil",
+        "a/../../evil",
+        "/etc/evil",
+        "a\\..\\evil",
+        "C:evil",
+        "c:/evil",
+        "a/./b",
+        "a//b",
+        ".git/config",
+        "a/.GIT/hooks/x",
+        "new\nline",
+        "nul\0",
+    ],
+)
 def test_hostile_names_are_refused_before_anything_is_downloaded(hub: LoopbackHub, tmp_path: Path, name: str) -> None:
     hub.add("user/evil", {"a.json": b"{}", name: b"x"}, repo_type="dataset")
     with pytest.raises(ValueError, match=r"is no file name .* nothing was transferred"):
@@ -233,15 +251,18 @@ def test_a_repository_of_something_else(hub: LoopbackHub) -> None:
     assert not any("/resolve/" in request.path for request in hub.requests)
 
 
-@pytest.mark.parametrize(("fault", "kind", "message"), [
-    (Fault.status(401), PermissionError, "401.*hf auth login"),
-    (Fault.status(403), PermissionError, "no right.*write"),
-    (Fault.status(403, "GatedRepo"), PermissionError, "gated: ask for access"),
-    (Fault.status(404, "RepoNotFound"), FileNotFoundError, "there is no data set 'user/things'"),
-    (Fault.status(404, "RevisionNotFound"), FileNotFoundError, "has no revision 'main'"),
-    (Fault.status(400), ValueError, "refused"),
-    (Fault.status(418), ValueError, "refused .*418"),
-])
+@pytest.mark.parametrize(
+    ("fault", "kind", "message"),
+    [
+        (Fault.status(401), PermissionError, "401.*hf auth login"),
+        (Fault.status(403), PermissionError, "no right.*write"),
+        (Fault.status(403, "GatedRepo"), PermissionError, "gated: ask for access"),
+        (Fault.status(404, "RepoNotFound"), FileNotFoundError, "there is no data set 'user/things'"),
+        (Fault.status(404, "RevisionNotFound"), FileNotFoundError, "has no revision 'main'"),
+        (Fault.status(400), ValueError, "refused"),
+        (Fault.status(418), ValueError, "refused .*418"),
+    ],
+)
 def test_one_sentence_for_each_refusal(
     hub: LoopbackHub, tmp_path: Path, fault: Fault, kind: type[Exception], message: str
 ) -> None:
@@ -268,9 +289,12 @@ def test_missing_things(hub: LoopbackHub, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "a/b/c", "a b/c", "../x", "user/x--y", "user/x.git", "-x/y", "user/" + "x" * 97])
 def test_names_that_are_not_allowed(hub: LoopbackHub, tmp_path: Path, name: str) -> None:
-    for call in (lambda: pulled(name), lambda: push(tmp_path, FILES, name),
-                 lambda: list_files(name, repo_type="model")):
-        with pytest.raises(ValueError, match="cannot be the name of a repository: give \"user/name\""):
+    for call in (
+        lambda: pulled(name),
+        lambda: push(tmp_path, FILES, name),
+        lambda: list_files(name, repo_type="model"),
+    ):
+        with pytest.raises(ValueError, match='cannot be the name of a repository: give "user/name"'):
             call()
     assert hub.requests == []
 
@@ -298,8 +322,11 @@ def test_tokens(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def everything_said(error: BaseException | None) -> str:
     """The messages of an error and of all that hang on to it."""
-    return "" if error is None else (f"{error!r} {error}" + everything_said(error.__cause__)
-                                     + everything_said(error.__context__))
+    return (
+        ""
+        if error is None
+        else (f"{error!r} {error}" + everything_said(error.__cause__) + everything_said(error.__context__))
+    )
 
 
 def test_no_message_holds_a_token(
@@ -375,8 +402,16 @@ def all_ends_well(hub: LoopbackHub, tmp_path: Path, num: int) -> None:
 
     def break_things(stack: ExitStack) -> None:
         for _ in range(dice.randint(1, 3)):
-            fault = dice.choice([Fault.status(500), Fault.status(503), Fault.status(429), Fault.drop(0),
-                                 Fault.drop(dice.randint(1, 4000)), Fault.drop_after_commit()])
+            fault = dice.choice(
+                [
+                    Fault.status(500),
+                    Fault.status(503),
+                    Fault.status(429),
+                    Fault.drop(0),
+                    Fault.drop(dice.randint(1, 4000)),
+                    Fault.drop_after_commit(),
+                ]
+            )
             wait = itertools.count(-dice.randint(0, 12))
             times = dice.choice([1, 1, 2, 30])
             stack.enter_context(broken(hub, fault, lambda request, wait=wait: next(wait) >= 0, times))

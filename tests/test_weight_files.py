@@ -69,14 +69,17 @@ def test_every_form_reads_back(tmp_path: Path, form: str) -> None:
     assert all(torch.equal(found[name], tensor) for name, tensor in STATE.items()) and found.keys() == STATE.keys()
 
 
-@pytest.mark.parametrize(("content", "key", "message"), [
-    ([torch.zeros(1)], None, "holds a list, expected a state dict"),
-    ([torch.zeros(1)], "model", "has no 'model'; it has a list"),
-    ({"a": torch.zeros(1)}, "model", r"has no 'model'; it has \['a'\]"),
-    ({"model": 3}, "model", "holds a int, expected a state dict"),
-    ({"epoch": 1, "model": {}}, None, r"'epoch' is a int, expected a tensor; .*one of \['model'\]"),
-    ({3: torch.zeros(1)}, None, "3 is no name of a tensor"),
-])
+@pytest.mark.parametrize(
+    ("content", "key", "message"),
+    [
+        ([torch.zeros(1)], None, "holds a list, expected a state dict"),
+        ([torch.zeros(1)], "model", "has no 'model'; it has a list"),
+        ({"a": torch.zeros(1)}, "model", r"has no 'model'; it has \['a'\]"),
+        ({"model": 3}, "model", "holds a int, expected a state dict"),
+        ({"epoch": 1, "model": {}}, None, r"'epoch' is a int, expected a tensor; .*one of \['model'\]"),
+        ({3: torch.zeros(1)}, None, "3 is no name of a tensor"),
+    ],
+)
 def test_other_contents(tmp_path: Path, content: Any, key: str | None, message: str) -> None:
     torch.save(content, tmp_path / "x.pt")
     with pytest.raises(ValueError, match=f"^a/x:? {message}"):

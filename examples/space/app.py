@@ -49,12 +49,14 @@ Settings = tuple[str, str, int, int, int]
 
 def told(work: Callable[..., Any]) -> Callable[..., Any]:
     """Errors that the package explains in a sentence are shown to the visitor as that sentence."""
+
     @wraps(work)
     def safely(*arguments: Any) -> Any:
         try:
             return work(*arguments)
         except (ValueError, OSError, ImportError) as error:  # files, permissions and connections are OSErrors
             raise gr.Error(escape(str(error)), duration=None, print_exception=False) from error
+
     return safely
 
 
@@ -70,8 +72,12 @@ def show_pipeline(opened: Opened) -> tuple[Any, ...]:
     """Everything that belongs to a pipeline and not to a sample."""
     most = min(_MOST_STEPS, int(opened.pipe.scheduler.config.num_train_timesteps))
     steps = min(most, int(opened.pipe.config.default_num_inference_steps))
-    return ((str(opened.folder), opened.name), views.pipeline_view(opened), views.results_view(opened),
-            gr.Slider(maximum=most, value=steps))
+    return (
+        (str(opened.folder), opened.name),
+        views.pipeline_view(opened),
+        views.results_view(opened),
+        gr.Slider(maximum=most, value=steps),
+    )
 
 
 @told
@@ -85,8 +91,9 @@ def open_from_hub(hub_id: str) -> tuple[Any, ...]:
 
 
 @told
-def draw_sample(where: Where | None, number: float, seed: float | None, steps: float, directory: Path
-                ) -> tuple[Any, ...]:
+def draw_sample(
+    where: Where | None, number: float, seed: float | None, steps: float, directory: Path
+) -> tuple[Any, ...]:
     """Numbers of a sample, the choice of a network and its file, and a pad for the new networks."""
     if where is None:
         raise ValueError("no pipeline is open; choose one above.")
@@ -94,11 +101,20 @@ def draw_sample(where: Where | None, number: float, seed: float | None, steps: f
         raise ValueError(f"the seed is {seed}; expected a whole number from 0 on.")
     settings = (*where, int(number), int(seed), int(steps))
     drawn = again(settings)
-    choices = [(f"network {index} ({100 * float(accuracy):.2f} % on test)", index)
-               for index, accuracy in enumerate(drawn.judged.test.accuracy_B)]
+    choices = [
+        (f"network {index} ({100 * float(accuracy):.2f} % on test)", index)
+        for index, accuracy in enumerate(drawn.judged.test.accuracy_B)
+    ]
     waiting = _EMPTY if drawn.opened.reads_digits else _NO_DIGITS
-    return (settings, views.summary_view(drawn), views.networks_view(drawn), gr.Dropdown(choices=choices, value=0),
-            str(write_network(drawn, 0, directory)), "", views.no_answer_view(waiting))
+    return (
+        settings,
+        views.summary_view(drawn),
+        views.networks_view(drawn),
+        gr.Dropdown(choices=choices, value=0),
+        str(write_network(drawn, 0, directory)),
+        "",
+        views.no_answer_view(waiting),
+    )
 
 
 @lru_cache(maxsize=16)
@@ -113,8 +129,14 @@ def draw_pictures(drawn: Sample, directory: Path) -> tuple[Any, ...]:
     steps, accuracy_sM = accuracy_by_step(drawn)
     start, end = (f"{100 * float(accuracy_sM[step].mean()):.1f} %" for step in (0, -1))
     note = f"Pure noise, decoded, has {start} on average; after the last step it is {end}."
-    return (views.sample_verdict_view(drawn, text), similarity, frontier, views.caption(_BY_STEP, note),
-            accuracy_picture(drawn, steps, accuracy_sM, directory), path_picture(drawn, directory))
+    return (
+        views.sample_verdict_view(drawn, text),
+        similarity,
+        frontier,
+        views.caption(_BY_STEP, note),
+        accuracy_picture(drawn, steps, accuracy_sM, directory),
+        path_picture(drawn, directory),
+    )
 
 
 @told
@@ -135,12 +157,19 @@ def network_file(index: int, settings: Settings | None, directory: Path) -> str:
 
 def build(first: Where, directory: Path) -> gr.Blocks:
     """The page. first: the folder and name of the pipeline that it opens with. directory: for pictures and files."""
+
     def picture(title: str, note: str = "") -> tuple[gr.HTML, gr.Image]:
         """A heading with a note, and a picture below it."""
         with gr.Column(min_width=300):
             caption = gr.HTML(views.caption(title, note))
-            image = gr.Image(label=title, show_label=False, type="filepath", interactive=False,
-                             buttons=["download", "fullscreen"], elem_classes="pd-picture")
+            image = gr.Image(
+                label=title,
+                show_label=False,
+                type="filepath",
+                interactive=False,
+                buttons=["download", "fullscreen"],
+                elem_classes="pd-picture",
+            )
         return caption, image
 
     names = list(local_pipelines())
@@ -148,20 +177,39 @@ def build(first: Where, directory: Path) -> gr.Blocks:
         where, settings = gr.State(None), gr.State(None)
         gr.HTML(views.INTRODUCTION)
         with gr.Row(equal_height=False):
-            local = gr.Dropdown(names, value=first[1] if first[1] in names else None, label="Pipeline", min_width=240,
-                                info="Those that lie here with their weights.", elem_id="local")
-            hub_id = gr.Textbox(label="or one from the Hub", placeholder="owner/name", max_lines=1, min_width=240,
-                                submit_btn="Open", elem_id="hub",
-                                info="Only weights are loaded; code in the repository is never run.")
+            local = gr.Dropdown(
+                names,
+                value=first[1] if first[1] in names else None,
+                label="Pipeline",
+                min_width=240,
+                info="Those that lie here with their weights.",
+                elem_id="local",
+            )
+            hub_id = gr.Textbox(
+                label="or one from the Hub",
+                placeholder="owner/name",
+                max_lines=1,
+                min_width=240,
+                submit_btn="Open",
+                elem_id="hub",
+                info="Only weights are loaded; code in the repository is never run.",
+            )
         about = gr.HTML(elem_id="pipeline")
         with gr.Tabs():
             with gr.Tab("Sample"), gr.Row(equal_height=False):
                 with gr.Column(scale=2, min_width=280):
-                    number = gr.Slider(1, MOST_NETWORKS, value=_FIRST_SAMPLE, step=1, label="Networks",
-                                       elem_id="number")
+                    number = gr.Slider(
+                        1, MOST_NETWORKS, value=_FIRST_SAMPLE, step=1, label="Networks", elem_id="number"
+                    )
                     steps = gr.Slider(1, _MOST_STEPS, value=50, step=1, label="Sampling steps")
-                    seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="seed",
-                                     info="The same seed always gives the same networks.")
+                    seed = gr.Number(
+                        0,
+                        precision=0,
+                        minimum=0,
+                        label="Seed",
+                        elem_id="seed",
+                        info="The same seed always gives the same networks.",
+                    )
                     go = gr.Button("Sample networks", variant="primary", elem_id="sample")
                     choice = gr.Dropdown([], label="Take one home", elem_id="choice")
                     download = gr.DownloadButton("Download .safetensors", elem_id="download")
@@ -171,14 +219,17 @@ def build(first: Where, directory: Path) -> gr.Blocks:
             with gr.Tab("Copied?"):
                 sample_says = gr.HTML(elem_id="sample-verdict")
                 with gr.Row():
-                    _, similarity = picture("Accuracy against similarity", "To the right: networks that err as an "
-                                                                           "original does, so copies.")
-                    _, frontier = picture("The frontier", "Up is more accurate, to the right is newer; higher lines "
-                                                          "are better.")
+                    _, similarity = picture(
+                        "Accuracy against similarity", "To the right: networks that err as an original does, so copies."
+                    )
+                    _, frontier = picture(
+                        "The frontier", "Up is more accurate, to the right is newer; higher lines are better."
+                    )
             with gr.Tab("Path"), gr.Row():
                 start_says, by_step = picture(_BY_STEP)
-                _, path = picture("The way itself", "Latents of the first networks of the sample, among those of the "
-                                                    "originals.")
+                _, path = picture(
+                    "The way itself", "Latents of the first networks of the sample, among those of the originals."
+                )
             with gr.Tab("Draw"), gr.Row(equal_height=False):
                 with gr.Column(scale=2, min_width=280):
                     pad = drawing_pad(elem_id="pad")
@@ -205,8 +256,13 @@ def build(first: Where, directory: Path) -> gr.Blocks:
         sampled = [each.success(once, [where, number, seed, steps], of_sample, **alone) for each in opened]
         sampled.append(go.click(once, [where, number, seed, steps], of_sample, **alone))
         for each in sampled:
-            each.success(told(lambda kept: draw_pictures(again(kept), directory)), settings, of_pictures,
-                         show_progress_on=[similarity, frontier, by_step, path], **alone)
+            each.success(
+                told(lambda kept: draw_pictures(again(kept), directory)),
+                settings,
+                of_pictures,
+                show_progress_on=[similarity, frontier, by_step, path],
+                **alone,
+            )
         choice.input(lambda index, kept: network_file(index, kept, directory), [choice, settings], download, **alone)
         pad.input(read_drawing, [pad, settings], answer, show_progress="hidden", **alone)
         clear.click(lambda: ("", views.no_answer_view(_EMPTY)), None, [pad, answer], api_visibility="private")
@@ -225,8 +281,9 @@ def find(pipeline: str) -> Where:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pipeline", default="digits-mlp3", help="opened first: a name under pipelines/, a folder or "
-                                                                  "a Hub id")
+    parser.add_argument(
+        "--pipeline", default="digits-mlp3", help="opened first: a name under pipelines/, a folder or a Hub id"
+    )
     parser.add_argument("--host", help="address to listen on; by default this machine only, in a Space as it asks")
     parser.add_argument("--port", type=int, help="port to listen on; by default the first free one from 7860")
     args = parser.parse_args()
@@ -236,8 +293,17 @@ def main() -> None:
         parser.error(str(error))
     with tempfile.TemporaryDirectory(prefix="pdiff-space-") as directory:
         page = build(first, Path(directory))
-        page.launch(server_name=args.host, server_port=args.port, theme=theme(), css=COLORS, css_paths=STYLE,
-                    footer_links=["gradio"], run_history=False, ssr_mode=False, share=False)
+        page.launch(
+            server_name=args.host,
+            server_port=args.port,
+            theme=theme(),
+            css=COLORS,
+            css_paths=STYLE,
+            footer_links=["gradio"],
+            run_history=False,
+            ssr_mode=False,
+            share=False,
+        )
 
 
 if __name__ == "__main__":

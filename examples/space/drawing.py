@@ -55,15 +55,18 @@ def read_strokes(text: str) -> list[np.ndarray]:
         drawn = json.loads(text or "[]")
         strokes = [np.array(stroke, dtype=np.float64).reshape(-1, 2) for stroke in drawn]
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError("the drawing is damaged; expected strokes of [x, y] points. Clear the pad and draw "
-                         "again.") from error
+        raise ValueError(
+            "the drawing is damaged; expected strokes of [x, y] points. Clear the pad and draw again."
+        ) from error
     strokes = [stroke for stroke in strokes if len(stroke)]
     if not strokes:
         raise ValueError("nothing is drawn yet; draw a digit first.")
     number = sum(len(stroke) for stroke in strokes)
     if number > _MOST_POINTS or not all(np.isfinite(stroke).all() for stroke in strokes):
-        raise ValueError(f"the drawing has {number:,} points, expected at most {_MOST_POINTS:,} finite ones. Clear the "
-                         "pad and draw again.")
+        raise ValueError(
+            f"the drawing has {number:,} points, expected at most {_MOST_POINTS:,} finite ones. Clear the "
+            "pad and draw again."
+        )
     return strokes
 
 
@@ -81,8 +84,9 @@ def digit_image(strokes: list[np.ndarray]) -> Tensor:
     if not np.isfinite(scale):  # a dot: it has no size
         scale = 0.0
     middle = low + size / 2
-    segments = [np.stack([each[:-1], each[1:]], axis=1) if len(each) > 1 else np.stack([each, each], axis=1)
-                for each in strokes]
+    segments = [
+        np.stack([each[:-1], each[1:]], axis=1) if len(each) > 1 else np.stack([each, each], axis=1) for each in strokes
+    ]
     segment_S22 = (np.concatenate(segments) - middle) * scale + _BITMAP / 2
     black = _pen(segment_S22)
     counts = black.reshape(SIDE, _BLOCK, SIDE, _BLOCK).sum(axis=(1, 3))

@@ -24,13 +24,22 @@ def theme() -> gr.themes.Base:
     Its fonts come with Gradio, so nothing is fetched; their semi-bold files lack most letters, so bold stands in.
     """
     sans, mono = (gr.themes.LocalFont(name, weights=(400, 700)) for name in ("Source Sans Pro", "IBM Plex Mono"))
-    return gr.themes.Default(primary_hue=_shades(GENERATED, "generated"), secondary_hue=_shades(ORIGINAL, "original"),
-                             neutral_hue=gr.themes.colors.slate, font=(sans, "system-ui", "sans-serif"),
-                             font_mono=(mono, "monospace")).set(
-        button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700",
-        button_primary_background_fill_dark="*primary_600", button_primary_background_fill_hover_dark="*primary_500",
-        body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500",
-        slider_color="*primary_500", slider_color_dark="*primary_500")
+    return gr.themes.Default(
+        primary_hue=_shades(GENERATED, "generated"),
+        secondary_hue=_shades(ORIGINAL, "original"),
+        neutral_hue=gr.themes.colors.slate,
+        font=(sans, "system-ui", "sans-serif"),
+        font_mono=(mono, "monospace"),
+    ).set(
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_500",
+        body_text_color_subdued="*neutral_500",
+        block_info_text_color="*neutral_500",
+        slider_color="*primary_500",
+        slider_color_dark="*primary_500",
+    )
 
 
 def _shades(color: str, name: str) -> gr.themes.Color:

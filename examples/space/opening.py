@@ -61,8 +61,11 @@ class Opened:
 def local_pipelines() -> dict[str, Path]:
     """Name -> folder of the pipelines here that hold weights, not only a recipe."""
     folders = next((each for each in _FOLDERS if each.is_dir()), _FOLDERS[0])
-    return {index.parent.name: index.parent for index in sorted(folders.glob(f"*/{_INDEX}"))
-            if any(index.parent.glob("unet/*.safetensors"))}
+    return {
+        index.parent.name: index.parent
+        for index in sorted(folders.glob(f"*/{_INDEX}"))
+        if any(index.parent.glob("unet/*.safetensors"))
+    }
 
 
 def pull_pipeline(hub_id: str) -> Path:
@@ -93,15 +96,19 @@ def open_pipeline(folder: Path, name: str) -> Opened:
 
 def _originals(folder: Path, pipe: PDiffPipeline) -> tuple[CheckpointDataset | None, str]:
     if not (folder / _CHECKPOINTS).is_dir():
-        return None, (f"The checkpoints that it was trained on are gone: {_CHECKPOINTS}/ is not in the pipeline's "
-                      "folder. So there is no similarity to originals, and no picture of it.")
+        return None, (
+            f"The checkpoints that it was trained on are gone: {_CHECKPOINTS}/ is not in the pipeline's "
+            "folder. So there is no similarity to originals, and no picture of it."
+        )
     try:
         originals = CheckpointDataset.from_pretrained(folder / _CHECKPOINTS)
     except (ValueError, OSError) as error:
         return None, f"The checkpoints that it was trained on cannot be read, so there is no similarity: {error}"
     if originals.layout != pipe.autoencoder.layout or len(originals) < LEAST_ORIGINALS:
-        return None, (f"{_CHECKPOINTS}/ in the pipeline's folder holds {len(originals)} checkpoints, too few or of "
-                      "another network than this pipeline makes. So there is no similarity to originals.")
+        return None, (
+            f"{_CHECKPOINTS}/ in the pipeline's folder holds {len(originals)} checkpoints, too few or of "
+            "another network than this pipeline makes. So there is no similarity to originals."
+        )
     return originals, ""
 
 

@@ -41,13 +41,20 @@ def accuracy_picture(drawn: Sample, steps: Sequence[int], accuracy_sM: Tensor, d
     with page(5.2, 4.4) as figure:
         axes = figure.add_subplot()
         axes.plot(steps, percent_sM.numpy(), color=style.color, alpha=0.35, linewidth=1.0)
-        axes.plot(steps, percent_sM.mean(dim=1).numpy(), color=style.color, linewidth=2.2, marker=style.marker,
-                  label=f"{style.label}, mean of {percent_sM.shape[1]}")
+        axes.plot(
+            steps,
+            percent_sM.mean(dim=1).numpy(),
+            color=style.color,
+            linewidth=2.2,
+            marker=style.marker,
+            label=f"{style.label}, mean of {percent_sM.shape[1]}",
+        )
         originals = drawn.opened.judged_originals
         if originals is not None:
             shown.append(100 * float(originals.test.accuracy_B.mean()))
-            axes.axhline(shown[-1], color=original.color, linestyle=original.line, linewidth=1.4,
-                         label=f"{original.label}, mean")
+            axes.axhline(
+                shown[-1], color=original.color, linestyle=original.line, linewidth=1.4, label=f"{original.label}, mean"
+            )
         axes.set_ylim(*limits(min(shown), max(shown), 0.5))
         axes.set_xlabel("step of the reverse process (0 is noise)")
         axes.set_ylabel("accuracy on test (%)")
@@ -64,6 +71,10 @@ def path_picture(drawn: Sample, directory: Path) -> str | None:
         return None
     with torch.no_grad():
         originals_KCL = drawn.opened.pipe.autoencoder.encode(originals.params_KP)
-    png, _ = trajectories_figure(drawn.trajectory_TNCL[:, :FOLLOWED], originals_KCL,
-                                 directory / f"{settings_name(drawn)}-path", unit="scaled latent units")
+    png, _ = trajectories_figure(
+        drawn.trajectory_TNCL[:, :FOLLOWED],
+        originals_KCL,
+        directory / f"{settings_name(drawn)}-path",
+        unit="scaled latent units",
+    )
     return str(png)

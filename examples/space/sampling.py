@@ -65,10 +65,13 @@ def sample(opened: Opened, num_models: int, seed: int, steps: int) -> Sample:
     layout, config = opened.pipe.autoencoder.layout, opened.pipe.autoencoder.config
     each = max(layout.num_params, (steps + 1) * config.latent_channels * config.latent_length)
     if num_models * each > _MOST_NUMBERS:
-        raise ValueError(f"{num_models} networks of {layout.num_params:,} numbers in {steps} steps are more than this "
-                         f"page can hold; ask for {max(1, _MOST_NUMBERS // each)} or fewer, or for fewer steps.")
-    out = opened.pipe(num_models, steps, torch.Generator().manual_seed(seed), output_type="params",
-                      return_trajectory=True)
+        raise ValueError(
+            f"{num_models} networks of {layout.num_params:,} numbers in {steps} steps are more than this "
+            f"page can hold; ask for {max(1, _MOST_NUMBERS // each)} or fewer, or for fewer steps."
+        )
+    out = opened.pipe(
+        num_models, steps, torch.Generator().manual_seed(seed), output_type="params", return_trajectory=True
+    )
     judged = opened.judge(out.params)
     similarity_N = nearest_N = None
     if opened.originals is not None and opened.judged_originals is not None:
@@ -86,9 +89,16 @@ def table_rows(drawn: Sample) -> list[tuple[str, ...]]:
             return "unknown"
         return "undefined" if bool(values_N[index].isnan()) else f"{float(values_N[index]):.{digits}f}"
 
-    return [(str(index), f"{100 * float(accuracy):.2f}", str(int(wrong_N[index])), text(drawn.similarity_N, index, 3),
-             text(drawn.nearest_N, index, 3))
-            for index, accuracy in enumerate(drawn.judged.test.accuracy_B)]
+    return [
+        (
+            str(index),
+            f"{100 * float(accuracy):.2f}",
+            str(int(wrong_N[index])),
+            text(drawn.similarity_N, index, 3),
+            text(drawn.nearest_N, index, 3),
+        )
+        for index, accuracy in enumerate(drawn.judged.test.accuracy_B)
+    ]
 
 
 def method_points(drawn: Sample) -> dict[str, MethodPoints]:
@@ -100,24 +110,33 @@ def method_points(drawn: Sample) -> dict[str, MethodPoints]:
     if opened.originals is None or originals is None or drawn.similarity_N is None:
         return {}
     wrong_KN = originals.test.wrong_BN
-    points = {"original": MethodPoints(originals.test.accuracy_B, max_to_any(wrong_KN, wrong_KN, exclude_self=True)),
-              "generated": MethodPoints(drawn.judged.test.accuracy_B, drawn.similarity_N)}
+    points = {
+        "original": MethodPoints(originals.test.accuracy_B, max_to_any(wrong_KN, wrong_KN, exclude_self=True)),
+        "generated": MethodPoints(drawn.judged.test.accuracy_B, drawn.similarity_N),
+    }
     generator = torch.Generator().manual_seed(drawn.seed)
-    made = {"ensemble": ensemble(opened.originals, 1, generator),
-            "gaussian": gaussian(opened.originals, len(drawn), generator),
-            "noise_standardised": noise_standardised(opened.originals, len(drawn), generator, _NOISE)}
+    made = {
+        "ensemble": ensemble(opened.originals, 1, generator),
+        "gaussian": gaussian(opened.originals, len(drawn), generator),
+        "noise_standardised": noise_standardised(opened.originals, len(drawn), generator, _NOISE),
+    }
     for name, params_BP in made.items():
         judged = opened.judge(params_BP)
-        points[name] = MethodPoints(judged.test.accuracy_B,
-                                    max_to_any(judged.test.wrong_BN, wrong_KN, exclude_self=False))
+        points[name] = MethodPoints(
+            judged.test.accuracy_B, max_to_any(judged.test.wrong_BN, wrong_KN, exclude_self=False)
+        )
     return points
 
 
 def sample_verdict(points: Mapping[str, MethodPoints], num_classes: int) -> str:
     """The package's verdict on this sample alone; fewer networks decide less."""
     novelty = {name: NoveltyPoints(each.accuracy_B, 1 - each.similarity_B) for name, each in points.items()}
-    report = frontier_report(novelty, torch.Generator().manual_seed(0), floor=1 / num_classes,
-                             labels={name: style.label for name, style in METHOD_STYLE.items()})
+    report = frontier_report(
+        novelty,
+        torch.Generator().manual_seed(0),
+        floor=1 / num_classes,
+        labels={name: style.label for name, style in METHOD_STYLE.items()},
+    )
     return str(report["verdict"])
 
 
@@ -127,8 +146,9 @@ def accuracy_by_step(drawn: Sample) -> tuple[list[int], Tensor]:
     chosen = torch.linspace(0, last, min(_LOOKED_AT, last) + 1).round().long().unique()
     latents_sMCL = drawn.trajectory_TNCL[chosen][:, :FOLLOWED]
     params_BP = drawn.opened.pipe.decode_latents(latents_sMCL.flatten(0, 1))
-    found = evaluate(judge.network, judge.layout, judge.frozen, params_BP, judge.test_images(),
-                     judge.task.test.labels_N)
+    found = evaluate(
+        judge.network, judge.layout, judge.frozen, params_BP, judge.test_images(), judge.task.test.labels_N
+    )
     return chosen.tolist(), found.accuracy_B.reshape(len(chosen), -1)
 
 

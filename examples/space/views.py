@@ -58,8 +58,13 @@ def pipeline_view(opened: Opened) -> str:
     layout, task = opened.judge.layout, opened.judge.task
     known = "unknown" if opened.originals is None else f"{len(opened.originals):,}"
     network = str(opened.pipe.autoencoder.config.network["name"])
-    facts = (("makes", network), ("for", str(task.spec["dataset"])), ("numbers each", f"{layout.num_params:,}"),
-             ("originals here", known), ("test images", f"{len(task.test):,}"))
+    facts = (
+        ("makes", network),
+        ("for", str(task.spec["dataset"])),
+        ("numbers each", f"{layout.num_params:,}"),
+        ("originals here", known),
+        ("test images", f"{len(task.test):,}"),
+    )
     return f'<div class="pd-facts">{"".join(_fact(*each) for each in facts)}</div>{_verdict(opened)}'
 
 
@@ -71,10 +76,12 @@ def _verdict(opened: Opened) -> str:
         text = verdict(opened.results)
         similarity = opened.results["similarity"]["original_generated_max"]
         accuracy = {name: float(opened.results["accuracy"][name]["mean"]) for name in ("original", "generated")}
-        numbers = (f"Measured on {int(opened.results['num_generated']):,} generated networks when the pipeline was "
-                   f"made: mean accuracy {100 * accuracy['generated']:.2f} % (originals "
-                   f"{100 * accuracy['original']:.2f} %), mean highest IoU with an original {float(similarity):.3f}, "
-                   "where 1 is a copy.")
+        numbers = (
+            f"Measured on {int(opened.results['num_generated']):,} generated networks when the pipeline was "
+            f"made: mean accuracy {100 * accuracy['generated']:.2f} % (originals "
+            f"{100 * accuracy['original']:.2f} %), mean highest IoU with an original {float(similarity):.3f}, "
+            "where 1 is a copy."
+        )
     except (KeyError, TypeError, ValueError, AttributeError):
         return _callout("No verdict", "The results.json of this pipeline is damaged.", missing)
     return _callout("The verdict of its audit", text, f"<p>{escape(numbers)}</p>{missing}")
@@ -92,14 +99,21 @@ def summary_view(drawn: Sample) -> str:
         facts.append(("mean highest IoU", f"{float(drawn.similarity_N.nanmean()):.3f}"))
     if drawn.nearest_N is not None:
         facts.append(("mean nearest L2", f"{float(drawn.nearest_N.mean()):.3f}"))
-    return (f'<div class="pd-facts pd-big">{"".join(_fact(*each) for each in facts)}</div>'
-            f'<p class="pd-note">{escape(ACCURACY_NOTE)}</p>')
+    return (
+        f'<div class="pd-facts pd-big">{"".join(_fact(*each) for each in facts)}</div>'
+        f'<p class="pd-note">{escape(ACCURACY_NOTE)}</p>'
+    )
 
 
 def networks_view(drawn: Sample) -> str:
     """A row a network."""
-    columns = ("network", "accuracy on test [%]", f"wrong of {len(drawn.opened.judge.task.test):,}", "highest IoU",
-               "L2 to nearest")
+    columns = (
+        "network",
+        "accuracy on test [%]",
+        f"wrong of {len(drawn.opened.judge.task.test):,}",
+        "highest IoU",
+        "L2 to nearest",
+    )
     return _rows(columns, table_rows(drawn), "pd-table pd-scroll")
 
 
@@ -107,27 +121,34 @@ def sample_verdict_view(drawn: Sample, verdict_text: str) -> str:
     """The verdict on this sample, beside what few networks can say."""
     if not verdict_text:
         return _callout("Nothing to compare with", drawn.opened.gone)
-    return _callout(f"The same audit, on this sample of {len(drawn)}", verdict_text,
-                    "<p>Fewer networks decide less: with few of them most comparisons stay within the interval.</p>")
+    return _callout(
+        f"The same audit, on this sample of {len(drawn)}",
+        verdict_text,
+        "<p>Fewer networks decide less: with few of them most comparisons stay within the interval.</p>",
+    )
 
 
 def answer_view(answers: Vote, image_HW: Tensor) -> str:
     """What the networks see, what they answer together, and what each answers."""
     number = len(answers.answers_N)
     most = int(answers.votes_c[answers.winner])
-    head = (f'<div class="pd-said"><div class="pd-digit">{answers.winner}</div><div><b>{most} of {number} networks say '
-            f"{answers.winner}</b><br>mean probability {100 * float(answers.probability_c[answers.winner]):.1f} %<br>"
-            f"disagreement {100 * answers.disagreement:.0f} %</div>"
-            f'<figure>{_pixels(image_HW)}<figcaption>what they see</figcaption></figure></div>')
+    head = (
+        f'<div class="pd-said"><div class="pd-digit">{answers.winner}</div><div><b>{most} of {number} networks say '
+        f"{answers.winner}</b><br>mean probability {100 * float(answers.probability_c[answers.winner]):.1f} %<br>"
+        f"disagreement {100 * answers.disagreement:.0f} %</div>"
+        f"<figure>{_pixels(image_HW)}<figcaption>what they see</figcaption></figure></div>"
+    )
     bars = "".join(
         f'<div class="pd-bar{" pd-won" if c == answers.winner else ""}"><span>{c}</span><div><i style="width:'
         f'{100 * float(probability):.1f}%"></i></div><span>{100 * float(probability):.1f} %</span><span>'
         f"{int(votes)} vote{'' if int(votes) == 1 else 's'}</span></div>"
-        for c, (probability, votes) in enumerate(zip(answers.probability_c, answers.votes_c, strict=True)))
+        for c, (probability, votes) in enumerate(zip(answers.probability_c, answers.votes_c, strict=True))
+    )
     each = "".join(
-        f'<li{"" if int(answer) == answers.winner else " class=pd-other"}><small>network {index}</small>'
+        f"<li{'' if int(answer) == answers.winner else ' class=pd-other'}><small>network {index}</small>"
         f"<b>{int(answer)}</b><small>{100 * float(confidence):.0f} %</small></li>"
-        for index, (answer, confidence) in enumerate(zip(answers.answers_N, answers.confidence_N, strict=True)))
+        for index, (answer, confidence) in enumerate(zip(answers.answers_N, answers.confidence_N, strict=True))
+    )
     return f'<div class="pd-answer">{head}<div class="pd-bars">{bars}</div><ol class="pd-each">{each}</ol></div>'
 
 
@@ -164,8 +185,7 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], no
 def _rows(columns: Sequence[str], rows: Iterable[Sequence[str]], look: str) -> str:
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return (f'<div class="{look}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
-            "</table></div>")
+    return f'<div class="{look}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _fact(name: str, value: str) -> str:
@@ -178,7 +198,12 @@ def _callout(title: str, text: str, more: str = "") -> str:
 
 def _pixels(image_HW: Tensor) -> str:
     """Grey levels as an SVG, white ink on black."""
-    cells = "".join(f'<rect x="{x}" y="{y}" width="1.02" height="1.02" fill="rgb({v},{v},{v})"/>'
-                    for y, row in enumerate(image_HW.to(torch.int64).tolist()) for x, v in enumerate(row))
-    return (f'<svg viewBox="0 0 {SIDE} {SIDE}" role="img" aria-label="The drawing as {SIDE} x {SIDE} grey '
-            f'levels">{cells}</svg>')
+    cells = "".join(
+        f'<rect x="{x}" y="{y}" width="1.02" height="1.02" fill="rgb({v},{v},{v})"/>'
+        for y, row in enumerate(image_HW.to(torch.int64).tolist())
+        for x, v in enumerate(row)
+    )
+    return (
+        f'<svg viewBox="0 0 {SIDE} {SIDE}" role="img" aria-label="The drawing as {SIDE} x {SIDE} grey '
+        f'levels">{cells}</svg>'
+    )

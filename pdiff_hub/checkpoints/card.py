@@ -71,21 +71,33 @@ def render_dataset_card(index: Mapping[str, Any], repo_id: str) -> str:
     from huggingface_hub import DatasetCardData
 
     data = DatasetCardData(
-        license="apache-2.0", tags=["neural-network-diffusion", "weight-space", "weight-generation", "pdiff-hub"],
-        pretty_name=repo_id.split("/")[-1], size_categories=[_size_category(index["num_checkpoints"])],
-        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}])
+        license="apache-2.0",
+        tags=["neural-network-diffusion", "weight-space", "weight-generation", "pdiff-hub"],
+        pretty_name=repo_id.split("/")[-1],
+        size_categories=[_size_category(index["num_checkpoints"])],
+        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
+    )
     numbers = {"num_checkpoints": index["num_checkpoints"], "num_params": index["num_params"], "repo_id": repo_id}
     layout = index["layout"]
     frozen = ""
     if index["frozen"]:
-        frozen = (f" The rest is the same in all checkpoints (tensors: {len(layout['frozen'])}) and lies once in\n"
-                  f"`{index['frozen']['path']}`.")
+        frozen = (
+            f" The rest is the same in all checkpoints (tensors: {len(layout['frozen'])}) and lies once in\n"
+            f"`{index['frozen']['path']}`."
+        )
     text = _TEMPLATE.format(
-        name=repo_id.split("/")[-1], snippet=(_LARGE if index["shards"] else _SMALL).format(**numbers),
-        total=_bytes(4 * index["num_checkpoints"] * index["num_params"]), collect=_settings(index["collect"]),
-        network=_settings({"network": index["network"], "task": index["task"]}), select=layout["select"],
-        frozen=frozen, layout=_layout(layout["entries"]), statistics=_statistics(index["data"]), files=_files(index),
-        **numbers)
+        name=repo_id.split("/")[-1],
+        snippet=(_LARGE if index["shards"] else _SMALL).format(**numbers),
+        total=_bytes(4 * index["num_checkpoints"] * index["num_params"]),
+        collect=_settings(index["collect"]),
+        network=_settings({"network": index["network"], "task": index["task"]}),
+        select=layout["select"],
+        frozen=frozen,
+        layout=_layout(layout["entries"]),
+        statistics=_statistics(index["data"]),
+        files=_files(index),
+        **numbers,
+    )
     return f"---\n{data.to_yaml()}\n---\n\n{text}"
 
 
@@ -112,8 +124,15 @@ def _text(value: Any) -> str:
 
 
 def _layout(entries: Sequence[Mapping[str, Any]]) -> str:
-    rows = [(f"`{each['name']}`", " x ".join(map(str, each["shape"])) or "1", each["dtype"],
-             f"{each['stop'] - each['start']:,}") for each in entries[:_MOST_TENSORS]]
+    rows = [
+        (
+            f"`{each['name']}`",
+            " x ".join(map(str, each["shape"])) or "1",
+            each["dtype"],
+            f"{each['stop'] - each['start']:,}",
+        )
+        for each in entries[:_MOST_TENSORS]
+    ]
     table = _table(("tensor", "shape", "type", "numbers"), rows)
     rest = entries[_MOST_TENSORS:]
     if not rest:
@@ -136,11 +155,19 @@ def _statistics(data: Sequence[Mapping[str, Any]]) -> str:
 
 def _files(index: Mapping[str, Any]) -> str:
     parts = {"data/": index["data"], "shards/": index["shards"], "frozen": [index["frozen"]] if index["frozen"] else []}
-    holds = {"data/": "metadata" if index["shards"] else "metadata and parameters", "shards/": "parameters",
-             "frozen": "tensors that all checkpoints share"}
-    return _table(("where", "files", "size", "holds"), (
-        (f"`{where}`", str(len(entries)), _bytes(sum(entry["bytes"] for entry in entries)), holds[where])
-        for where, entries in parts.items() if entries))
+    holds = {
+        "data/": "metadata" if index["shards"] else "metadata and parameters",
+        "shards/": "parameters",
+        "frozen": "tensors that all checkpoints share",
+    }
+    return _table(
+        ("where", "files", "size", "holds"),
+        (
+            (f"`{where}`", str(len(entries)), _bytes(sum(entry["bytes"] for entry in entries)), holds[where])
+            for where, entries in parts.items()
+            if entries
+        ),
+    )
 
 
 def _bytes(number: int) -> str:

@@ -42,8 +42,10 @@ def check_frozen(layout: ParamLayout, frozen: Mapping[str, Tensor]) -> None:
     found = {name: f"{str(each.dtype).removeprefix('torch.')} {list(each.shape)}" for name, each in frozen.items()}
     for name in [*expected, *found]:
         if expected.get(name) != found.get(name):
-            raise ValueError(f"frozen tensor {name!r} is {found.get(name, 'missing')}, and the layout expects "
-                             f"{expected.get(name, 'no such tensor')}; give what layout.frozen_state returns.")
+            raise ValueError(
+                f"frozen tensor {name!r} is {found.get(name, 'missing')}, and the layout expects "
+                f"{expected.get(name, 'no such tensor')}; give what layout.frozen_state returns."
+            )
 
 
 def json_able(name: str, value: Mapping[str, Any]) -> dict[str, Any]:

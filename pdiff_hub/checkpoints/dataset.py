@@ -65,8 +65,10 @@ class CheckpointDataset:
         self.hub_id: str | None = None
         self.hub_revision: str | None = None
         if self._rows.num_rows < 1 or self._rows.num_params != layout.num_params:
-            raise ValueError(f"the checkpoints have shape [{self._rows.num_rows}, {self._rows.num_params}], expected "
-                             f"at least one row of {layout.num_params} numbers, as the layout says.")
+            raise ValueError(
+                f"the checkpoints have shape [{self._rows.num_rows}, {self._rows.num_params}], expected "
+                f"at least one row of {layout.num_params} numbers, as the layout says."
+            )
         rows = [{}] * len(self) if metadata is None else metadata
         if len(rows) != len(self):
             raise ValueError(f"there are {len(rows)} metadata rows for {len(self)} checkpoints.")
@@ -122,8 +124,15 @@ class CheckpointDataset:
         rows: Rows = PickedRows(self._rows, indices)
         if isinstance(self._rows, TensorRows):
             rows = TensorRows(self._rows.params_KP[indices])
-        picked = CheckpointDataset(rows, self.layout, network=self.network, task=self.task, frozen=self.frozen,
-                                   metadata=[self.metadata[index] for index in indices], collect=self.collect)
+        picked = CheckpointDataset(
+            rows,
+            self.layout,
+            network=self.network,
+            task=self.task,
+            frozen=self.frozen,
+            metadata=[self.metadata[index] for index in indices],
+            collect=self.collect,
+        )
         picked._folder = self._folder
         return picked
 
@@ -159,14 +168,22 @@ class CheckpointDataset:
         ValueError names the file that is damaged, from a newer format, or does not fit the rest; others as
         `transfer.pull` raises them.
         """
-        folder = find_folder(path_or_id, rows, revision=revision, token=token, cache_dir=cache_dir,
-                             local_files_only=local_files_only)
+        folder = find_folder(
+            path_or_id, rows, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
         index = read_index(folder)
         which = None if rows is None else require_rows(rows, index["num_checkpoints"])
         read, table, frozen = read_folder(folder, index, which)
         try:
-            dataset = cls(read, ParamLayout.from_dict(index["layout"]), network=index["network"], task=index["task"],
-                          frozen=frozen, metadata=table.drop_columns("index").to_pylist(), collect=index["collect"])
+            dataset = cls(
+                read,
+                ParamLayout.from_dict(index["layout"]),
+                network=index["network"],
+                task=index["task"],
+                frozen=frozen,
+                metadata=table.drop_columns("index").to_pylist(),
+                collect=index["collect"],
+            )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{folder / INDEX_NAME} does not fit its files or is damaged: {error}") from error
         dataset._folder = folder.resolve()
@@ -199,8 +216,9 @@ class CheckpointDataset:
 
         Others as `transfer.push_files` raises them.
         """
-        options = PushOptions(private=private, revision=revision, commit_message=commit_message, create_pr=create_pr,
-                              token=token)
+        options = PushOptions(
+            private=private, revision=revision, commit_message=commit_message, create_pr=create_pr, token=token
+        )
         pushed = self._append(repo_id, options) if append else None
         if pushed is None:
             folder = self._unchanged_folder()
@@ -225,9 +243,12 @@ class CheckpointDataset:
             return None
         index = read_index(self._folder)
         _, table, frozen = read_folder(self._folder, index)
-        same = (all(index[key] == value for key, value in self._description().items())
-                and table.equals(metadata_table(self.metadata)) and frozen.keys() == self.frozen.keys()
-                and all(torch.equal(tensor, self.frozen[name]) for name, tensor in frozen.items()))
+        same = (
+            all(index[key] == value for key, value in self._description().items())
+            and table.equals(metadata_table(self.metadata))
+            and frozen.keys() == self.frozen.keys()
+            and all(torch.equal(tensor, self.frozen[name]) for name, tensor in frozen.items())
+        )
         return self._folder if same else None
 
     def _check_index(self, index: int) -> int:
@@ -249,6 +270,7 @@ def push_dataset_folder(
     """Pushes a saved set as `CheckpointDataset.push_to_hub` does, its files as they are; -> the commit's URL."""
     read_index(Path(folder))  # or `from_pretrained` would look for it on the Hub
     CheckpointDataset.from_pretrained(folder)  # says what is wrong with it
-    options = PushOptions(private=private, revision=revision, commit_message=commit_message, create_pr=create_pr,
-                          token=token)
+    options = PushOptions(
+        private=private, revision=revision, commit_message=commit_message, create_pr=create_pr, token=token
+    )
     return push_folder(Path(folder), repo_id, options).url

@@ -43,8 +43,14 @@ _FILE_NAME = re.compile(
 # What the files of a data set are called, for those who list, download or delete them by pattern.
 FILE_PATTERNS = ("data/train-*.parquet", "shards/params-*.safetensors", "frozen-*.safetensors")
 
-_STANDARD_COLUMNS = {"run": pa.string(), "seed": pa.int64(), "step": pa.int64(), "train_loss": pa.float64(),
-                     "validation_loss": pa.float64(), "validation_accuracy": pa.float64()}
+_STANDARD_COLUMNS = {
+    "run": pa.string(),
+    "seed": pa.int64(),
+    "step": pa.int64(),
+    "train_loss": pa.float64(),
+    "validation_loss": pa.float64(),
+    "validation_accuracy": pa.float64(),
+}
 PLACE_COLUMNS = ("shard", "shard_row")  # where a row's parameters are, for readers without this package
 _RESERVED_COLUMNS = ("index", PARQUET_COLUMN, *PLACE_COLUMNS)
 
@@ -66,8 +72,9 @@ def metadata_table(metadata: Sequence[Mapping[str, Any]]) -> pa.Table:
             array = pa.array(values, wanted)
             array = array.cast(pa.string()) if array.type == pa.null() else array
         except (pa.ArrowException, OverflowError, ValueError, TypeError) as error:
-            raise ValueError(f"metadata column {name!r}: expected {wanted or 'values of one kind'} or None in every "
-                             f"row ({error}).") from error
+            raise ValueError(
+                f"metadata column {name!r}: expected {wanted or 'values of one kind'} or None in every row ({error})."
+            ) from error
         if pa.types.is_nested(array.type):
             raise ValueError(f"metadata column {name!r} holds {array.type}; expected str, int, float, bool or None.")
         columns[name] = array
@@ -83,9 +90,17 @@ def write_folder(
     """
     if (path / INDEX_NAME).exists():
         read_index(path)  # refuses to replace what this version does not understand
-    index: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, "num_checkpoints": rows.num_rows,
-                             "num_params": rows.num_params, **description, "columns": columns_of(table), "data": [],
-                             "shards": [], "frozen": None}
+    index: dict[str, Any] = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "num_checkpoints": rows.num_rows,
+        "num_params": rows.num_params,
+        **description,
+        "columns": columns_of(table),
+        "data": [],
+        "shards": [],
+        "frozen": None,
+    }
     try:
         index |= _write_rows(path, rows, table, rows.num_params <= MAX_PARQUET_PARAMS, first_data=0, first_shard=0)
         if frozen:
@@ -107,14 +122,24 @@ def write_more(path: Path, index: Mapping[str, Any], rows: Rows, table: pa.Table
     total, in_parquet = index["num_checkpoints"], not index["shards"]
     tail = _entries_of_last(index["data"], rows.num_rows), _entries_of_last(index["shards"], rows.num_rows)
     if tail[0] and (in_parquet or tail[1]):
-        same = _write_rows(path, rows, _like(table, index["columns"], total - rows.num_rows), in_parquet,
-                           len(index["data"]) - len(tail[0]), len(index["shards"]) - len(tail[1]))
+        same = _write_rows(
+            path,
+            rows,
+            _like(table, index["columns"], total - rows.num_rows),
+            in_parquet,
+            len(index["data"]) - len(tail[0]),
+            len(index["shards"]) - len(tail[1]),
+        )
         if (same["data"], same["shards"]) == tail:
             return dict(index)
-    more = _write_rows(path, rows, _like(table, index["columns"], total), in_parquet, len(index["data"]),
-                       len(index["shards"]))
-    return {**index, "num_checkpoints": total + rows.num_rows,
-            **{key: [*index[key], *entries] for key, entries in more.items()}}
+    more = _write_rows(
+        path, rows, _like(table, index["columns"], total), in_parquet, len(index["data"]), len(index["shards"])
+    )
+    return {
+        **index,
+        "num_checkpoints": total + rows.num_rows,
+        **{key: [*index[key], *entries] for key, entries in more.items()},
+    }
 
 
 def columns_of(table: pa.Table) -> dict[str, str]:
@@ -148,8 +173,9 @@ def _write_rows(
     shards = [] if in_parquet else _chunks(rows.num_rows, max(1, _SHARD_BYTES // row_bytes))
     places: list[tuple[str, int]] = []
     for number, (first, last) in enumerate(shards, start=first_shard):
-        write = partial(write_shard, num_rows=last - first, num_params=rows.num_params,
-                        pieces=pieces_of(rows, first, last))
+        write = partial(
+            write_shard, num_rows=last - first, num_params=rows.num_params, pieces=pieces_of(rows, first, last)
+        )
         entry = _write_file(path, "shards", f"params-{number:05d}", ".safetensors", write)
         entries["shards"].append({**entry, "rows": last - first})
         places += [(entry["path"], row) for row in range(last - first)]
@@ -184,8 +210,10 @@ def _like(table: pa.Table, columns: Mapping[str, str], first_index: int) -> pa.T
     """`table` with the columns of a set, its rows counted from `first_index`."""
     for name in table.column_names:
         if name not in columns:
-            raise ValueError(f"metadata column {name!r} is not in the set that is there, whose columns are "
-                             f"{', '.join(columns)}: leave it out, or push the whole set anew.")
+            raise ValueError(
+                f"metadata column {name!r} is not in the set that is there, whose columns are "
+                f"{', '.join(columns)}: leave it out, or push the whole set anew."
+            )
     arrays = {}
     for name, kind in columns.items():
         try:
@@ -199,8 +227,9 @@ def _like(table: pa.Table, columns: Mapping[str, str], first_index: int) -> pa.T
             else:
                 raise ValueError(f"it holds {table.column(name).type} here")
         except (ValueError, pa.ArrowException) as error:
-            raise ValueError(f"metadata column {name!r} is {kind} in the set that is there, and does not fit: "
-                             f"{error}.") from error
+            raise ValueError(
+                f"metadata column {name!r} is {kind} in the set that is there, and does not fit: {error}."
+            ) from error
     return pa.table(arrays)
 
 
@@ -225,14 +254,22 @@ def read_index(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON ({error}).") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:
-        raise ValueError(f"{file} does not describe a checkpoint data set (expected \"format\": \"{FORMAT}\").")
+        raise ValueError(f'{file} does not describe a checkpoint data set (expected "format": "{FORMAT}").')
     version = index.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise ValueError(f"{file} has format version {version!r}, and this pdiff-hub reads up to {FORMAT_VERSION}; "
-                         "upgrade with: pip install -U pdiff-hub.")
+        raise ValueError(
+            f"{file} has format version {version!r}, and this pdiff-hub reads up to {FORMAT_VERSION}; "
+            "upgrade with: pip install -U pdiff-hub."
+        )
     index.setdefault("frozen", None)
-    expected = {"num_checkpoints": int, "num_params": int, "layout": dict, "data": list, "shards": list,
-                "collect": dict}
+    expected = {
+        "num_checkpoints": int,
+        "num_params": int,
+        "layout": dict,
+        "data": list,
+        "shards": list,
+        "collect": dict,
+    }
     for key, kind in expected.items():
         if not isinstance(index.get(key), kind):
             raise ValueError(f"{file}: {key!r} is {index.get(key)!r}, expected a {kind.__name__}; the file is damaged.")
@@ -270,6 +307,7 @@ def _write_parquet(file: Path, table: pa.Table, rows: Rows | None) -> None:
             part = table.slice(a, b - a)
             if rows is not None:
                 values = rows.read(a, b, 0, num_params).contiguous().numpy().reshape(-1)
-                part = part.append_column(schema.field(PARQUET_COLUMN),
-                                          pa.FixedSizeListArray.from_arrays(pa.array(values), type=kind))
+                part = part.append_column(
+                    schema.field(PARQUET_COLUMN), pa.FixedSizeListArray.from_arrays(pa.array(values), type=kind)
+                )
             writer.write_table(part)

@@ -64,7 +64,11 @@ def push_folder(folder: Path, repo_id: str, options: PushOptions) -> Pushed:
 
 
 def append(
-    rows: Rows, table: pa.Table, description: Mapping[str, Any], frozen: Mapping[str, Tensor], repo_id: str,
+    rows: Rows,
+    table: pa.Table,
+    description: Mapping[str, Any],
+    frozen: Mapping[str, Tensor],
+    repo_id: str,
     options: PushOptions,
 ) -> Pushed | None:
     """Adds rows to the data set of the repository, uploading them only; None if there is no data set yet.
@@ -85,8 +89,10 @@ def append(
     index = read_index(there)
     different = _differences(index, description)
     if different:
-        raise ValueError(f"these checkpoints do not go with those of {repo_id!r} ({'; '.join(different)}): push them "
-                         "as a data set of their own.")
+        raise ValueError(
+            f"these checkpoints do not go with those of {repo_id!r} ({'; '.join(different)}): push them "
+            "as a data set of their own."
+        )
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         _require_same_frozen(index, frozen, repo_id, where, folder)
@@ -97,16 +103,27 @@ def append(
                 grown["collect"] = {**index["collect"], "appended": [*index["collect"].get("appended", []), more]}
             files = {} if grown == index else _described(grown, repo_id, folder)
         except (KeyError, TypeError) as error:
-            raise ValueError(f"the {INDEX_NAME} of {repo_id!r} lacks what appending needs ({error!r}): push the whole "
-                             "set once.") from error
+            raise ValueError(
+                f"the {INDEX_NAME} of {repo_id!r} lacks what appending needs ({error!r}): push the whole set once."
+            ) from error
         added = [entry["path"] for key in ("data", "shards") for entry in grown[key][len(index[key]) :]]
-        return push_files({**{path: folder / path for path in added}, **files}, repo_id, repo_type="dataset",
-                          parent_commit=commit_of(there), **options)
+        return push_files(
+            {**{path: folder / path for path in added}, **files},
+            repo_id,
+            repo_type="dataset",
+            parent_commit=commit_of(there),
+            **options,
+        )
 
 
 def find_folder(
-    path_or_id: str | Path, rows: Sequence[int] | None, *, revision: str | None, token: str | bool | None,
-    cache_dir: str | Path | None, local_files_only: bool,
+    path_or_id: str | Path,
+    rows: Sequence[int] | None,
+    *,
+    revision: str | None,
+    token: str | bool | None,
+    cache_dir: str | Path | None,
+    local_files_only: bool,
 ) -> Path:
     """The folder of a data set that is here, or its copy in the client's cache with the files that `rows` are in."""
     folder = Path(path_or_id)
@@ -116,10 +133,17 @@ def find_folder(
         return folder
     repo_id = str(path_or_id)
     if not is_repo_id(repo_id):
-        raise FileNotFoundError(f"{repo_id!r} is neither a folder here nor the name of a data set on the Hub "
-                                "(\"user/name\").")
-    where: dict[str, Any] = {"repo_type": "dataset", "what": _WHAT, "required": INDEX_NAME, "token": token,
-                             "cache_dir": cache_dir, "local_files_only": local_files_only}
+        raise FileNotFoundError(
+            f'{repo_id!r} is neither a folder here nor the name of a data set on the Hub ("user/name").'
+        )
+    where: dict[str, Any] = {
+        "repo_type": "dataset",
+        "what": _WHAT,
+        "required": INDEX_NAME,
+        "token": token,
+        "cache_dir": cache_dir,
+        "local_files_only": local_files_only,
+    }
     try:
         if rows is None:
             return pull(repo_id, revision=revision, allow_patterns=[INDEX_NAME, *FILE_PATTERNS], **where)
@@ -156,8 +180,9 @@ def _differences(index: Mapping[str, Any], description: Mapping[str, Any]) -> li
     found = []
     for key in ("entries", "frozen"):
         pairs = zip_longest(index["layout"].get(key, []), description["layout"][key])
-        found += [f"layout: tensor {_named(there)} there and {_named(here)} here" for there, here in pairs
-                  if there != here][:1]
+        found += [
+            f"layout: tensor {_named(there)} there and {_named(here)} here" for there, here in pairs if there != here
+        ][:1]
     parts: list[dict[str, Any]] = [{key: each.get(key) for key in ("network", "task")} for each in (index, description)]
     return found + differences(parts[0], parts[1])
 
@@ -176,5 +201,7 @@ def _require_same_frozen(
     there = load_file(pull(repo_id, what=_WHAT, required=path, allow_patterns=[path], **where) / path)
     for name, tensor in frozen.items():
         if name not in there or not torch.equal(there[name], tensor):
-            raise ValueError(f"frozen tensor {name!r} is not the one that the checkpoints of {repo_id!r} share: push "
-                             "these as a data set of their own.")
+            raise ValueError(
+                f"frozen tensor {name!r} is not the one that the checkpoints of {repo_id!r} share: push "
+                "these as a data set of their own."
+            )

@@ -42,8 +42,10 @@ def read_folder(
         if not file.is_file():
             raise FileNotFoundError(f"{file} is missing; {path / INDEX_NAME} lists it.")
         if file.stat().st_size != entry.get("bytes"):
-            raise ValueError(f"{file} is truncated or was changed: it has {file.stat().st_size} bytes, expected "
-                             f"{entry.get('bytes')}.")
+            raise ValueError(
+                f"{file} is truncated or was changed: it has {file.stat().st_size} bytes, expected "
+                f"{entry.get('bytes')}."
+            )
     files = [(path / entry["path"], len(span)) for entry, span in shards or data]
     rows: Rows = (ShardRows if shards else ParquetRows)(files, index["num_params"])
     try:
@@ -68,8 +70,10 @@ def _read_metadata(file: Path, span: range) -> pa.Table:
         names = [name for name in parquet.schema_arrow.names if name not in (PARQUET_COLUMN, *PLACE_COLUMNS)]
         # Before the table is read: its size costs nothing to claim.
         if parquet.metadata.num_rows != len(span) or "index" not in names:
-            raise ValueError(f"{file} holds {parquet.metadata.num_rows} rows of {', '.join(names)}; expected "
-                             f"{len(span)} with an index.")
+            raise ValueError(
+                f"{file} holds {parquet.metadata.num_rows} rows of {', '.join(names)}; expected "
+                f"{len(span)} with an index."
+            )
         try:
             table = parquet.read(columns=names, use_threads=False)
         except (pa.ArrowException, OSError) as error:

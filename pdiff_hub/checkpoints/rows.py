@@ -88,8 +88,10 @@ class ShardRows:
             self._read_file(path, rows, slice(0, 0), slice(0, 0))
 
     def read(self, first: int, last: int, start: int, stop: int) -> Tensor:
-        parts = [self._read_file(path, rows, slice(a, b), slice(start, stop))
-                 for path, rows, a, b in _overlaps(self._files, first, last)]
+        parts = [
+            self._read_file(path, rows, slice(a, b), slice(start, stop))
+            for path, rows, a, b in _overlaps(self._files, first, last)
+        ]
         return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else torch.empty(0, stop - start)
 
     def _read_file(self, path: Path, rows: int, which: slice, columns: slice) -> Tensor:
@@ -97,13 +99,17 @@ class ShardRows:
             with safe_open(path, framework="pt") as file:
                 tensor = file.get_slice(SHARD_TENSOR)
                 if tensor.get_shape() != [rows, self.num_params] or tensor.get_dtype() != "F32":
-                    raise ValueError(f"{path}: tensor {SHARD_TENSOR!r} is {tensor.get_dtype()} {tensor.get_shape()}, "
-                                     f"expected F32 {[rows, self.num_params]}.")
+                    raise ValueError(
+                        f"{path}: tensor {SHARD_TENSOR!r} is {tensor.get_dtype()} {tensor.get_shape()}, "
+                        f"expected F32 {[rows, self.num_params]}."
+                    )
                 part_RS: Tensor = tensor[which, columns] if which.start < which.stop else torch.empty(0)
                 return part_RS
         except SafetensorError as error:
-            raise ValueError(f"{path} is truncated or not a safetensors file with a tensor {SHARD_TENSOR!r} "
-                             f"({error}); restore it from where the data set came from.") from error
+            raise ValueError(
+                f"{path} is truncated or not a safetensors file with a tensor {SHARD_TENSOR!r} "
+                f"({error}); restore it from where the data set came from."
+            ) from error
 
 
 def write_shard(file: Path, num_rows: int, num_params: int, pieces: Iterable[tuple[int, int, Tensor]]) -> None:
@@ -148,8 +154,10 @@ class ParquetRows:
                 columns = file.schema_arrow
                 found = columns.field(PARQUET_COLUMN).type if PARQUET_COLUMN in columns.names else pa.null()
                 if not pa.types.is_fixed_size_list(found) or (found.list_size, found.value_type) != expected:
-                    raise ValueError(f"{path}: column {PARQUET_COLUMN!r} is {found}, expected a fixed-size list of "
-                                     f"{num_params} float32.")
+                    raise ValueError(
+                        f"{path}: column {PARQUET_COLUMN!r} is {found}, expected a fixed-size list of "
+                        f"{num_params} float32."
+                    )
                 if file.metadata.num_rows != rows:
                     raise ValueError(f"{path} holds {file.metadata.num_rows} rows, expected {rows}.")
 
@@ -174,8 +182,10 @@ class ParquetRows:
                 except (pa.ArrowException, OSError) as error:
                     raise ValueError(f"{path} is damaged: row group {group} cannot be read ({error}).") from error
                 if len(column) != size or len(values) != size * self.num_params:
-                    raise ValueError(f"{path} is damaged: row group {group} holds {len(column)} rows and {len(values)} "
-                                     f"numbers, expected {size} rows of {self.num_params}.")
+                    raise ValueError(
+                        f"{path} is damaged: row group {group} holds {len(column)} rows and {len(values)} "
+                        f"numbers, expected {size} rows of {self.num_params}."
+                    )
                 yield values.reshape(size, self.num_params)[a:b]
 
 
@@ -186,13 +196,12 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:  # the latter for what its header says
-        raise ValueError(f"{path} is truncated or not a parquet file ({error}); restore it from where the data set "
-                         "came from.") from error
+        raise ValueError(
+            f"{path} is truncated or not a parquet file ({error}); restore it from where the data set came from."
+        ) from error
 
 
-def _overlaps(
-    files: Sequence[tuple[T, int]], first: int, last: int
-) -> Iterator[tuple[T, int, int, int]]:
+def _overlaps(files: Sequence[tuple[T, int]], first: int, last: int) -> Iterator[tuple[T, int, int, int]]:
     """For (thing, rows) pairs laid end to end: (thing, rows, a, b), the rows a..b of each that lie in first..last."""
     begin = 0
     for thing, rows in files:

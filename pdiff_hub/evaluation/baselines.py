@@ -54,8 +54,10 @@ def baseline_variants(
         Variant("gaussian", "gaussian", gaussian),
         Variant("low_rank_gaussian", "low_rank_gaussian", low_rank_gaussian),
         *(Variant(f"noise_raw_{sigma:g}", "noise_raw", partial(noise_raw, sigma=sigma)) for sigma in NOISE_RAW),
-        *(Variant(f"noise_standardised_{sigma:g}", "noise_standardised", partial(noise_standardised, sigma=sigma))
-          for sigma in NOISE_STANDARDISED),
+        *(
+            Variant(f"noise_standardised_{sigma:g}", "noise_standardised", partial(noise_standardised, sigma=sigma))
+            for sigma in NOISE_STANDARDISED
+        ),
         Variant("interpolation", "interpolation", interpolation),
         Variant("fine_tuned", "fine_tuned", partial(fine_tuned, network=network, task=task, steps=fine_tune_steps)),
         Variant("autoencoder", "autoencoder", partial(autoencoder, param_autoencoder=param_autoencoder)),
@@ -184,8 +186,10 @@ def autoencoder(
     """
     _check(dataset, num_models, least=_DISTRIBUTION)
     if param_autoencoder.layout != dataset.layout:
-        raise ValueError(f"the autoencoder is for {param_autoencoder.layout!r}, the data set holds {dataset.layout!r}; "
-                         "expected the autoencoder that was trained on this data set.")
+        raise ValueError(
+            f"the autoencoder is for {param_autoencoder.layout!r}, the data set holds {dataset.layout!r}; "
+            "expected the autoencoder that was trained on this data set."
+        )
     params_BP = torch.empty(num_models, dataset.layout.num_params)
     with torch.no_grad():
         std_CL, mean_CL = torch.std_mean(param_autoencoder.encode_slices(dataset.read_slice), dim=0)
@@ -234,8 +238,9 @@ def _check(dataset: CheckpointDataset, num_models: int, least: int = 1) -> None:
     if num_models < 1:
         raise ValueError(f"num_models is {num_models}; expected at least 1 network to make.")
     if len(dataset) < least:
-        raise ValueError(f"the data set has {len(dataset)} checkpoints, and this baseline needs at least {least}; "
-                         "collect more.")
+        raise ValueError(
+            f"the data set has {len(dataset)} checkpoints, and this baseline needs at least {least}; collect more."
+        )
 
 
 def _check_sigma(sigma: float) -> None:

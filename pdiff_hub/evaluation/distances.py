@@ -35,10 +35,12 @@ def nearest_l2(query_BP: Tensor | Rows, reference_KP: Tensor | Rows, *, leave_on
             f"{query.num_rows} and {reference.num_rows}."
         )
     step = max(1, _PRODUCT_BYTES // (8 * reference.num_rows))
-    return torch.cat([
-        _nearest_l2(query, range(start, min(start + step, query.num_rows)), reference, leave_one_out=leave_one_out)
-        for start in range(0, query.num_rows, step)
-    ])
+    return torch.cat(
+        [
+            _nearest_l2(query, range(start, min(start + step, query.num_rows)), reference, leave_one_out=leave_one_out)
+            for start in range(0, query.num_rows, step)
+        ]
+    )
 
 
 def _nearest_l2(query: Rows, block: range, reference: Rows, *, leave_one_out: bool) -> Tensor:
@@ -119,15 +121,19 @@ def _slices(first: Rows, second: Rows, block: range | None = None) -> Iterator[t
     step = max(1, _SLICE_BYTES // (8 * (len(block) + second.num_rows)))
     for start in range(0, first.num_params, step):
         stop = min(start + step, first.num_params)
-        yield (first.read(block.start, block.stop, start, stop).cpu().double(),
-               second.read(0, second.num_rows, start, stop).cpu().double())
+        yield (
+            first.read(block.start, block.stop, start, stop).cpu().double(),
+            second.read(0, second.num_rows, start, stop).cpu().double(),
+        )
 
 
 def _check(first: Rows, second: Rows) -> None:
     for rows in (first, second):
         if 0 in (rows.num_rows, rows.num_params):
-            raise ValueError(f"parameters have shape {[rows.num_rows, rows.num_params]}; expected networks x "
-                             "parameters, at least one of each.")
+            raise ValueError(
+                f"parameters have shape {[rows.num_rows, rows.num_params]}; expected networks x "
+                "parameters, at least one of each."
+            )
     if first.num_params != second.num_params:
         raise ValueError(
             f"networks have {first.num_params} and {second.num_params} parameters; expected two sets of one layout."

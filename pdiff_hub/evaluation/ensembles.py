@@ -104,8 +104,11 @@ class _Totals:
     def means(self, num_images: int) -> tuple[float, float, float]:
         """Accuracy, NLL and ECE, each the mean over the groups."""
         # ECE is the sum over bins of (images in it / N) |accuracy - mean confidence|, so the number in a bin cancels.
-        return (float(self._right_G.mean()) / num_images, float(self._nll_G.mean()) / num_images,
-                float(self._gap_Gm.abs().sum(dim=1).mean()) / num_images)
+        return (
+            float(self._right_G.mean()) / num_images,
+            float(self._nll_G.mean()) / num_images,
+            float(self._gap_Gm.abs().sum(dim=1).mean()) / num_images,
+        )
 
 
 def _check(logits_Bnc: Tensor, labels_n: Tensor) -> None:
@@ -114,5 +117,7 @@ def _check(logits_Bnc: Tensor, labels_n: Tensor) -> None:
         raise ValueError(f"network {network} answers NaN or Inf; an ensemble with it has no answer: leave it out.")
     lowest, highest, num_classes = int(labels_n.min()), int(labels_n.max()), logits_Bnc.shape[-1]
     if lowest < 0 or highest >= num_classes:
-        raise ValueError(f"labels run from {lowest} to {highest}, but the network has {num_classes} classes; expected "
-                         "labels 0..classes-1 of the task that the network was made for.")
+        raise ValueError(
+            f"labels run from {lowest} to {highest}, but the network has {num_classes} classes; expected "
+            "labels 0..classes-1 of the task that the network was made for."
+        )

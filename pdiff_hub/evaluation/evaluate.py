@@ -84,8 +84,10 @@ def evaluate_networks(
     judge = Judge(network, task, originals.layout, originals.frozen)
     generated = as_rows(generated_BP)
     if generated.num_params != originals.layout.num_params:
-        raise ValueError(f"generated parameters have shape {[generated.num_rows, generated.num_params]}, expected [*, "
-                         f"{originals.layout.num_params}]: originals and generated networks have different layouts.")
+        raise ValueError(
+            f"generated parameters have shape {[generated.num_rows, generated.num_params]}, expected [*, "
+            f"{originals.layout.num_params}]: originals and generated networks have different layouts."
+        )
     chosen = evenly_spaced(len(originals), num_originals or len(originals))
     kept = originals.select_rows(chosen) if len(chosen) < len(originals) else originals
     mean_1P = ensemble(originals, 1, torch.Generator())
@@ -123,8 +125,15 @@ def evaluate_networks(
             "max_iou_ensemble": float(similar["ensemble"][0]),
             "max_iou_original": _mean(similar["original"]),
         },
-        "methods": {name: {"method": methods[name], "count": len(nearest[name]), "max_iou": _mean(similar[name]),
-                           "nearest_l2": float(nearest[name].mean())} for name in judged},
+        "methods": {
+            name: {
+                "method": methods[name],
+                "count": len(nearest[name]),
+                "max_iou": _mean(similar[name]),
+                "nearest_l2": float(nearest[name].mean()),
+            }
+            for name in judged
+        },
         "frontier": _frontier(points, task, seed) if variants else None,
         "ensembles": None if curves is None else {name: asdict(curve) for name, curve in curves.items()},
         "notes": _notes(judged),
@@ -139,8 +148,10 @@ def evaluate_networks(
 def require_originals(originals: CheckpointDataset) -> None:
     """ValueError for too few checkpoints to judge by: a spread and a nearest neighbour need some."""
     if len(originals) < _LEAST_ORIGINALS:
-        raise ValueError(f"the data set has {len(originals)} checkpoints, expected at least {_LEAST_ORIGINALS} to "
-                         "judge generated networks by; collect more.")
+        raise ValueError(
+            f"the data set has {len(originals)} checkpoints, expected at least {_LEAST_ORIGINALS} to "
+            "judge generated networks by; collect more."
+        )
 
 
 def _stream(seed: int, use: str) -> int:
@@ -152,14 +163,16 @@ def _max_iou(name: str, judged: Judged, wrong_KN: Tensor) -> Tensor:
     return max_to_any(judged.test.wrong_BN, wrong_KN, exclude_self=name == "original")
 
 
-def _by_method(methods: Mapping[str, str], judged: Mapping[str, Judged], similar: Mapping[str, Tensor]
-               ) -> dict[str, MethodPoints]:
+def _by_method(
+    methods: Mapping[str, str], judged: Mapping[str, Judged], similar: Mapping[str, Tensor]
+) -> dict[str, MethodPoints]:
     """Every network of all variants of a method."""
     points = {}
     for method in dict.fromkeys(methods.values()):
         names = [name for name, each in methods.items() if each == method]
-        points[method] = MethodPoints(torch.cat([judged[name].test.accuracy_B for name in names]),
-                                      torch.cat([similar[name] for name in names]))
+        points[method] = MethodPoints(
+            torch.cat([judged[name].test.accuracy_B for name in names]), torch.cat([similar[name] for name in names])
+        )
     return points
 
 
@@ -172,23 +185,37 @@ def _frontier(points: Mapping[str, MethodPoints], task: Task, seed: int) -> dict
 
 def _ensembles(judge: Judge, originals: Rows, generated: Rows) -> dict[str, EnsembleCurve]:
     images, labels_N = judge.test_images(), judge.task.test.labels_N
-    picked = {"original": PickedRows(originals, evenly_spaced(originals.num_rows, _LARGEST_ENSEMBLE)),
-              "generated": PickedRows(generated, range(min(generated.num_rows, _LARGEST_ENSEMBLE)))}
-    return {name: ensemble_curve(judge.network, judge.layout, judge.frozen, rows, images, labels_N)
-            for name, rows in picked.items()}
+    picked = {
+        "original": PickedRows(originals, evenly_spaced(originals.num_rows, _LARGEST_ENSEMBLE)),
+        "generated": PickedRows(generated, range(min(generated.num_rows, _LARGEST_ENSEMBLE))),
+    }
+    return {
+        name: ensemble_curve(judge.network, judge.layout, judge.frozen, rows, images, labels_N)
+        for name, rows in picked.items()
+    }
 
 
 def _notes(judged: Mapping[str, Judged]) -> list[str]:
     faultless = {name: int((~each.test.wrong_BN.any(dim=1)).sum()) for name, each in judged.items()}
-    return [f"{count} of {len(judged[name].test.wrong_BN)} {name} networks make no error on the test split: similarity "
-            "by errors is undefined between two such networks, and left out."
-            for name, count in faultless.items() if count]
+    return [
+        f"{count} of {len(judged[name].test.wrong_BN)} {name} networks make no error on the test split: similarity "
+        "by errors is undefined between two such networks, and left out."
+        for name, count in faultless.items()
+        if count
+    ]
 
 
-def _draw(directory: Path, points: Mapping[str, MethodPoints], judged: Mapping[str, Judged],
-          curves: Mapping[str, EnsembleCurve] | None) -> None:
-    shown = {name: points[name] for name in ("original", "generated", "ensemble", "fine_tuned", "noise_standardised")
-             if name in points}  # p-diff's figure 4b; the frontier has them all
+def _draw(
+    directory: Path,
+    points: Mapping[str, MethodPoints],
+    judged: Mapping[str, Judged],
+    curves: Mapping[str, EnsembleCurve] | None,
+) -> None:
+    shown = {
+        name: points[name]
+        for name in ("original", "generated", "ensemble", "fine_tuned", "noise_standardised")
+        if name in points
+    }  # p-diff's figure 4b; the frontier has them all
     accuracy_similarity_figure(shown, directory / FIGURES[0])
     if curves is None:
         return
@@ -208,19 +235,32 @@ def similarity_pairs(wrong_KN: Tensor, wrong_BN: Tensor) -> dict[str, Tensor]:
         first, second = torch.triu_indices(len(wrong_AN), len(wrong_AN), offset=1)
         return iou_matrix(wrong_AN, wrong_AN)[first, second]
 
-    pairs = {"original_original": among(original_KN), "generated_generated": among(generated_BN),
-             "original_generated": iou_matrix(generated_BN, original_KN).flatten(),
-             "original_generated_max": max_to_any(wrong_BN, wrong_KN, exclude_self=False)}
+    pairs = {
+        "original_original": among(original_KN),
+        "generated_generated": among(generated_BN),
+        "original_generated": iou_matrix(generated_BN, original_KN).flatten(),
+        "original_generated_max": max_to_any(wrong_BN, wrong_KN, exclude_self=False),
+    }
     return {name: values for name, values in pairs.items() if len(values)}
 
 
-def _write_networks(directory: Path, judged: Mapping[str, Judged], similar: Mapping[str, Tensor],
-                    nearest: Mapping[str, Tensor]) -> None:
-    write_json(directory / "networks.json", without_nan({
-        name: {"accuracy": each.test.accuracy_B.tolist(), "validation_accuracy": each.validation_accuracy_B.tolist(),
-               "max_similarity": similar[name].tolist(), "nearest_l2": nearest[name].tolist()}
-        for name, each in judged.items()
-    }))
+def _write_networks(
+    directory: Path, judged: Mapping[str, Judged], similar: Mapping[str, Tensor], nearest: Mapping[str, Tensor]
+) -> None:
+    write_json(
+        directory / "networks.json",
+        without_nan(
+            {
+                name: {
+                    "accuracy": each.test.accuracy_B.tolist(),
+                    "validation_accuracy": each.validation_accuracy_B.tolist(),
+                    "max_similarity": similar[name].tolist(),
+                    "nearest_l2": nearest[name].tolist(),
+                }
+                for name, each in judged.items()
+            }
+        ),
+    )
 
 
 def _mean(values_B: Tensor) -> float:

@@ -51,8 +51,9 @@ def fine_tuned(
     live = network.state_dict(keep_vars=True)
     trained = [name for name in selected if live[name].requires_grad]
     if not trained:
-        raise ValueError(f"the selection {layout.select!r} has no parameter that can be trained; leave this baseline "
-                         "out for it.")
+        raise ValueError(
+            f"the selection {layout.select!r} has no parameter that can be trained; leave this baseline out for it."
+        )
     device = live[trained[0]].device
     fixed = {name: dataset.frozen[name].to(device) for name in rest}
 
@@ -92,8 +93,10 @@ def fine_tuned(
                 progress.update(len(rows))
             params_BP[networks] = layout.unstack({**stacked, **leaves}).detach().cpu()
     if not bool(params_BP.isfinite().all()):
-        raise ValueError(f"fine-tuning for {steps} steps at a learning rate of {_LEARNING_RATE:g} diverged (weights "
-                         "are NaN or Inf); use fewer steps.")
+        raise ValueError(
+            f"fine-tuning for {steps} steps at a learning rate of {_LEARNING_RATE:g} diverged (weights "
+            "are NaN or Inf); use fewer steps."
+        )
     return params_BP
 
 
@@ -102,8 +105,9 @@ def _one_by_one(forward: Forward) -> Forward:
 
     def together(stacked: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         num_networks = len(next(iter(stacked.values())))
-        return torch.stack([forward({name: tensor[b] for name, tensor in stacked.items()}, inputs)
-                            for b in range(num_networks)])
+        return torch.stack(
+            [forward({name: tensor[b] for name, tensor in stacked.items()}, inputs) for b in range(num_networks)]
+        )
 
     return together
 

@@ -35,8 +35,9 @@ class NoveltyPoints:
     def __post_init__(self) -> None:
         shapes = [list(self.accuracy_B.shape), list(self.novelty_B.shape)]
         if shapes[0] != shapes[1] or self.accuracy_B.ndim != 1 or len(self.accuracy_B) == 0:
-            raise ValueError(f"accuracies have shape {shapes[0]}, novelties {shapes[1]}; expected one of each a "
-                             "network, [B].")
+            raise ValueError(
+                f"accuracies have shape {shapes[0]}, novelties {shapes[1]}; expected one of each a network, [B]."
+            )
         for name, values in (("accuracies", self.accuracy_B), ("novelties", self.novelty_B[~self.novelty_B.isnan()])):
             if not bool(((values >= 0) & (values <= 1)).all()):
                 raise ValueError(f"{name} run outside 0..1; expected fractions, and NaN for undefined novelties only.")
@@ -83,8 +84,9 @@ def dominated_area(accuracy_B: Tensor, novelty_B: Tensor, floor: float) -> float
     return math.nan if points is None else float(_area_R(points.accuracy_B[None], points.novelty_B[None], floor))
 
 
-def area_interval(accuracy_B: Tensor, novelty_B: Tensor, floor: float, generator: torch.Generator
-                  ) -> tuple[float, float]:
+def area_interval(
+    accuracy_B: Tensor, novelty_B: Tensor, floor: float, generator: torch.Generator
+) -> tuple[float, float]:
     """95 % bootstrap interval of `dominated_area` over networks, from 1,000 resamples of B; NaN where that is NaN.
 
     A resample has no network that the set lacks, so its area is at most that of the set: the interval ends there.
@@ -117,8 +119,13 @@ def compare(generated: NoveltyPoints, baseline: NoveltyPoints, generator: torch.
     return Comparison(difference, low, high, _quantiles(shared_R)[1], verdict)
 
 
-def frontier_report(points: Mapping[str, NoveltyPoints], generator: torch.Generator, *, floor: float,
-                    labels: Mapping[str, str] | None = None) -> dict[str, Any]:
+def frontier_report(
+    points: Mapping[str, NoveltyPoints],
+    generator: torch.Generator,
+    *,
+    floor: float,
+    labels: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Every method's area, "generated" against every other method, and what follows, JSON-able.
 
     Args:
@@ -138,15 +145,27 @@ def frontier_report(points: Mapping[str, NoveltyPoints], generator: torch.Genera
     area = {}
     for name, each in points.items():
         low, high = area_interval(each.accuracy_B, each.novelty_B, floor, generator)
-        area[name] = {"area": _number(dominated_area(each.accuracy_B, each.novelty_B, floor)), "low": _number(low),
-                      "high": _number(high), "undefined": each.num_undefined}
-    versus = {name: compare(points["generated"], each, generator) for name, each in points.items()
-              if name != "generated"}
+        area[name] = {
+            "area": _number(dominated_area(each.accuracy_B, each.novelty_B, floor)),
+            "low": _number(low),
+            "high": _number(high),
+            "undefined": each.num_undefined,
+        }
+    versus = {
+        name: compare(points["generated"], each, generator) for name, each in points.items() if name != "generated"
+    }
     return {
         "area": area,
-        "versus": {name: {"difference": _number(each.difference), "low": _number(each.low), "high": _number(each.high),
-                          "shared_novelty": _number(each.shared_novelty), "verdict": each.verdict}
-                   for name, each in versus.items()},
+        "versus": {
+            name: {
+                "difference": _number(each.difference),
+                "low": _number(each.low),
+                "high": _number(each.high),
+                "shared_novelty": _number(each.shared_novelty),
+                "verdict": each.verdict,
+            }
+            for name, each in versus.items()
+        },
         "verdict": _sentence({(labels or {}).get(name, name): each.verdict for name, each in versus.items()}),
     }
 
@@ -177,8 +196,12 @@ def _quantiles(values_R: Tensor) -> tuple[float, float, float]:
 
 
 def _sentence(verdicts: Mapping[str, str]) -> str:
-    groups = [("yes", "beats"), ("no", "loses to"), ("within the interval", "is within the 95 % interval of"),
-              ("undefined", "cannot be compared (no novelty is defined) with")]
+    groups = [
+        ("yes", "beats"),
+        ("no", "loses to"),
+        ("within the interval", "is within the 95 % interval of"),
+        ("undefined", "cannot be compared (no novelty is defined) with"),
+    ]
     clauses = []
     for verdict, verb in groups:
         *others, last = [name.replace("_", " ") for name, found in verdicts.items() if found == verdict] or [""]

@@ -45,8 +45,10 @@ class Judge:
         """params_BP: float32 [B,P], raw weight units. ValueError if P is not that of the layout."""
         rows = as_rows(params_BP)
         if rows.num_params != self.layout.num_params:
-            raise ValueError(f"parameters have shape {[rows.num_rows, rows.num_params]}, expected "
-                             f"[*, {self.layout.num_params}]: originals and generated networks have different layouts.")
+            raise ValueError(
+                f"parameters have shape {[rows.num_rows, rows.num_params]}, expected "
+                f"[*, {self.layout.num_params}]: originals and generated networks have different layouts."
+            )
         return Judged(self._on(self.task.validation, rows).accuracy_B, self._on(self.task.test, rows))
 
     def test_images(self) -> SplitImages:
@@ -54,5 +56,4 @@ class Judge:
         return SplitImages(self.task, self.task.test)
 
     def _on(self, split: Split, rows: Rows) -> Predictions:
-        return evaluate(self.network, self.layout, self.frozen, rows, SplitImages(self.task, split),
-                        split.labels_N)
+        return evaluate(self.network, self.layout, self.frozen, rows, SplitImages(self.task, split), split.labels_N)

@@ -72,7 +72,10 @@ def write_report(path: Path, title: str, lead: str, sections: Sequence[Section])
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(paragraphs=_paragraphs, numeric_columns=_numeric_columns, picture=_picture)
     page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        title=title, lead=lead, sections=sections, generator=f"pdiff-hub {__version__}",
+        title=title,
+        lead=lead,
+        sections=sections,
+        generator=f"pdiff-hub {__version__}",
         with_contents=len(sections) >= _CONTENTS_FROM,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,8 +97,10 @@ def _picture(png: Path) -> _Picture:
     try:
         with Image.open(BytesIO(data), formats=["PNG"]) as image:
             pixels_per_inch = image.info.get("dpi", (96, 96))
-            width, height = (round(size / per_inch * _PIXELS_PER_INCH)
-                             for size, per_inch in zip(image.size, pixels_per_inch, strict=True))
+            width, height = (
+                round(size / per_inch * _PIXELS_PER_INCH)
+                for size, per_inch in zip(image.size, pixels_per_inch, strict=True)
+            )
             image.verify()
     except (OSError, SyntaxError) as error:  # Pillow's for data that ends early or is no PNG, and for a broken one
         raise ValueError(f"{png} is not a whole PNG picture ({error}); write it again with figures.") from error
@@ -129,8 +134,10 @@ def _check(title: str, sections: Sequence[Section]) -> None:
             elif not block.alt.strip():
                 raise ValueError(f"the figure {block.title!r} has no alt text; say in words what it shows.")
             elif not block.png.is_file():
-                raise FileNotFoundError(f"the figure {block.title!r} expects its picture at {block.png}, where there "
-                                        "is no file; draw it first.")
+                raise FileNotFoundError(
+                    f"the figure {block.title!r} expects its picture at {block.png}, where there "
+                    "is no file; draw it first."
+                )
 
 
 def _check_table(table: Table) -> None:
@@ -138,5 +145,7 @@ def _check_table(table: Table) -> None:
         raise ValueError(f"the table {table.title!r} has no columns; expected at least one.")
     for number, row in enumerate(table.rows, 1):
         if len(row) != len(table.columns):
-            raise ValueError(f"the table {table.title!r} has {len(table.columns)} columns, but row {number} has "
-                             f"{len(row)} cells: {list(row)}; give one cell a column.")
+            raise ValueError(
+                f"the table {table.title!r} has {len(table.columns)} columns, but row {number} has "
+                f"{len(row)} cells: {list(row)}; give one cell a column."
+            )

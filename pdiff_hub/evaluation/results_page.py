@@ -31,25 +31,30 @@ _TITLES = {
 }
 _ALTS = {
     "accuracy-similarity": "A scatter plot: one point a network, accuracy on test against its highest IoU of errors "
-                           "with an original, for originals, generated networks, their average and others.",
+    "with an original, for originals, generated networks, their average and others.",
     "frontier": "Accuracy on test against novelty, one less the highest IoU, with a step line a method.",
     "similarity": "Distributions of IoU of errors: among originals, among generated networks, between both, and the "
-                  "highest of each generated network.",
+    "highest of each generated network.",
     "ensembles": "Accuracy, negative log-likelihood and calibration error against the number of networks averaged.",
 }
 
 
-def write_results_page(results: Mapping[str, Any], directory: Path, name: str, recipe: Mapping[str, Any] | None = None
-                       ) -> Path:
+def write_results_page(
+    results: Mapping[str, Any], directory: Path, name: str, recipe: Mapping[str, Any] | None = None
+) -> Path:
     """Write `directory`/report.html from results and the pictures that lie there; returns its path."""
     sections = result_sections(results, directory)
     settings = {**(recipe or {}), "environment": results["environment"], "seed of the evaluation": results["seed"]}
-    seconds = [(stage.replace("_", " "), f"{value:.1f}") for stage, value in results["seconds"].items()
-               if value is not None]
-    sections.append(Section("Settings", "", [settings_table(settings),
-                                             Table("Seconds", ("stage", "seconds"), seconds)]))
-    lead = (f"{results['num_generated']} generated {results['network']} networks for {results['task']}, "
-            f"{results['num_params']:,} numbers each (select: {results['select']})")
+    seconds = [
+        (stage.replace("_", " "), f"{value:.1f}") for stage, value in results["seconds"].items() if value is not None
+    ]
+    sections.append(
+        Section("Settings", "", [settings_table(settings), Table("Seconds", ("stage", "seconds"), seconds)])
+    )
+    lead = (
+        f"{results['num_generated']} generated {results['network']} networks for {results['task']}, "
+        f"{results['num_params']:,} numbers each (select: {results['select']})"
+    )
     if results["num_checkpoints"]:
         lead += f", beside the {results['num_checkpoints']} checkpoints that their generator was trained on"
     path = directory / REPORT_FILE
@@ -72,6 +77,7 @@ def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]
 
 def result_sections(results: Mapping[str, Any], directory: Path) -> list[Section]:
     """The sections that results have: accuracy, audit, baselines and frontier, ensembles."""
+
     def figure(stem: str) -> list[Figure]:
         png = directory / f"{stem}.png"
         return [Figure(png, _TITLES[stem], _ALTS[stem])] if png.exists() else []
@@ -79,17 +85,46 @@ def result_sections(results: Mapping[str, Any], directory: Path) -> list[Section
     accuracy, frontier, similarity, ensembles = FIGURES
     sections = []
     if results["accuracy"]:
-        sections.append(Section("How good they are", "\n\n".join(results["notes"]), [
-            Table("Accuracy on test [%]", ACCURACY_COLUMNS, accuracy_rows(results), ACCURACY_NOTE), *figure(accuracy)]))
+        sections.append(
+            Section(
+                "How good they are",
+                "\n\n".join(results["notes"]),
+                [
+                    Table("Accuracy on test [%]", ACCURACY_COLUMNS, accuracy_rows(results), ACCURACY_NOTE),
+                    *figure(accuracy),
+                ],
+            )
+        )
     if results["audit"]:
-        sections.append(Section("Do they only copy and average?", "", [
-            Table("Audit", AUDIT_COLUMNS, audit_rows(results)), *figure(similarity)]))
+        sections.append(
+            Section(
+                "Do they only copy and average?",
+                "",
+                [Table("Audit", AUDIT_COLUMNS, audit_rows(results)), *figure(similarity)],
+            )
+        )
     if results["frontier"]:
-        sections.append(Section("Against simple baselines", verdict(results), [
-            Table("Baselines", METHOD_COLUMNS, method_rows(results), METHOD_NOTE), *figure(frontier)]))
+        sections.append(
+            Section(
+                "Against simple baselines",
+                verdict(results),
+                [Table("Baselines", METHOD_COLUMNS, method_rows(results), METHOD_NOTE), *figure(frontier)],
+            )
+        )
     if results["ensembles"]:
-        sections.append(Section("As ensembles", "Probabilities of several networks averaged: the practical use.", [
-            Table("Ensembles", ENSEMBLE_COLUMNS, ensemble_rows(results),
-                  "Means over disjoint groups out of 20 networks. NLL in nats; calibration error with 15 bins."),
-            *figure(ensembles)]))
+        sections.append(
+            Section(
+                "As ensembles",
+                "Probabilities of several networks averaged: the practical use.",
+                [
+                    Table(
+                        "Ensembles",
+                        ENSEMBLE_COLUMNS,
+                        ensemble_rows(results),
+                        "Means over disjoint groups out of 20 networks. NLL in nats; calibration error with 15 bins.",
+                    ),
+                    *figure(ensembles),
+                ],
+            )
+        )
     return sections

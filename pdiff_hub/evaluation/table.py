@@ -16,18 +16,36 @@ Rows = list[tuple[str, ...]]
 ACCURACY_COLUMNS = ("networks", "best*", "mean", "median", "std")
 ACCURACY_NOTE = "* chosen on the validation split, reported on the test split"
 AUDIT_COLUMNS = ("measure", "value", "how to read it")
-METHOD_COLUMNS = ("networks", "count", "mean accuracy [%]", "max IoU", "nearest L2",
-                  "p-diff's accuracy less this one's at the same novelty [points]", "is p-diff better?")
-METHOD_NOTE = ("max IoU: mean of the highest overlap of errors with an original; novelty is 1 less that. Nearest L2: "
-               "mean distance to the nearest original, in raw weight units. The difference is between step frontiers "
-               "over the novelties that both reach, at equal numbers of networks, with a 95 % bootstrap interval; "
-               "methods at several settings are compared as one.")
-ENSEMBLE_COLUMNS = ("networks averaged", "accuracy, originals [%]", "accuracy, generated [%]", "NLL, originals",
-                    "NLL, generated", "calibration error, originals [%]", "calibration error, generated [%]")
+METHOD_COLUMNS = (
+    "networks",
+    "count",
+    "mean accuracy [%]",
+    "max IoU",
+    "nearest L2",
+    "p-diff's accuracy less this one's at the same novelty [points]",
+    "is p-diff better?",
+)
+METHOD_NOTE = (
+    "max IoU: mean of the highest overlap of errors with an original; novelty is 1 less that. Nearest L2: "
+    "mean distance to the nearest original, in raw weight units. The difference is between step frontiers "
+    "over the novelties that both reach, at equal numbers of networks, with a 95 % bootstrap interval; "
+    "methods at several settings are compared as one."
+)
+ENSEMBLE_COLUMNS = (
+    "networks averaged",
+    "accuracy, originals [%]",
+    "accuracy, generated [%]",
+    "NLL, originals",
+    "NLL, generated",
+    "calibration error, originals [%]",
+    "calibration error, generated [%]",
+)
 # A terminal has 80 columns.
 _SHORT_METHOD = ("networks", "n", "mean", "IoU", "L2", "p-diff less this", "better?")
-_SHORT_NOTE = ("mean: accuracy [%]. IoU: highest overlap of errors with an original. L2: to the nearest original. "
-               "p-diff less this: difference in accuracy at the same novelty, in points, with its 95 % interval.")
+_SHORT_NOTE = (
+    "mean: accuracy [%]. IoU: highest overlap of errors with an original. L2: to the nearest original. "
+    "p-diff less this: difference in accuracy at the same novelty, in points, with its 95 % interval."
+)
 _SHORT_ENSEMBLE = ("n", "acc orig", "acc gen", "NLL orig", "NLL gen", "ECE orig", "ECE gen")
 
 
@@ -35,8 +53,12 @@ def print_results(results: Mapping[str, Any], console: Console | None = None) ->
     """Print accuracy in percent of the test split, the audit and its verdict, ensembles, seconds."""
     console = console or Console()
     if results["accuracy"]:
-        _print(console, f"Accuracy on test [%], {results['num_params']:,} parameters", ACCURACY_COLUMNS,
-               accuracy_rows(results))
+        _print(
+            console,
+            f"Accuracy on test [%], {results['num_params']:,} parameters",
+            ACCURACY_COLUMNS,
+            accuracy_rows(results),
+        )
         console.print(ACCURACY_NOTE, style="dim")
     if results.get("audit"):
         _print(console, "Does it generate, or copy and average?", AUDIT_COLUMNS, audit_rows(results))
@@ -45,8 +67,12 @@ def print_results(results: Mapping[str, Any], console: Console | None = None) ->
         console.print(_SHORT_NOTE, style="dim")
         console.print(verdict(results), style="bold")
     if results.get("ensembles"):
-        _print(console, "As ensembles of n: accuracy [%], NLL, calibration error [%]", _SHORT_ENSEMBLE,
-               ensemble_rows(results))
+        _print(
+            console,
+            "As ensembles of n: accuracy [%], NLL, calibration error [%]",
+            _SHORT_ENSEMBLE,
+            ensemble_rows(results),
+        )
     for note in results.get("notes", []):
         console.print(f"Note: {note}")
     console.print(f"Seconds: {seconds_text(results)}")
@@ -54,8 +80,10 @@ def print_results(results: Mapping[str, Any], console: Console | None = None) ->
 
 def accuracy_rows(results: Mapping[str, Any]) -> Rows:
     """A row a variant, percent."""
-    return [(label(name), *(f"{100 * row[key]:.2f}" for key in ("best", "mean", "median", "std")))
-            for name, row in results["accuracy"].items()]
+    return [
+        (label(name), *(f"{100 * row[key]:.2f}" for key in ("best", "mean", "median", "std")))
+        for name, row in results["accuracy"].items()
+    ]
 
 
 def audit_rows(results: Mapping[str, Any]) -> Rows:
@@ -87,8 +115,17 @@ def method_rows(results: Mapping[str, Any]) -> Rows:
             difference = f"{middle} ({low} to {high})"
         if against is not None:
             better = against["verdict"]
-        rows.append((label(name), str(row["count"]), f"{100 * results['accuracy'][name]['mean']:.2f}",
-                     _text(row["max_iou"]), _text(row["nearest_l2"]), difference, better))
+        rows.append(
+            (
+                label(name),
+                str(row["count"]),
+                f"{100 * results['accuracy'][name]['mean']:.2f}",
+                _text(row["max_iou"]),
+                _text(row["nearest_l2"]),
+                difference,
+                better,
+            )
+        )
     return rows
 
 
@@ -111,15 +148,24 @@ def ensemble_rows(results: Mapping[str, Any]) -> Rows:
         return f"{factor * curve[key][curve['sizes'].index(size)]:.{digits}f}"
 
     shown = (("accuracy", 100, 2), ("nll", 1, 4), ("calibration_error", 100, 2))
-    return [(str(size), *(at(method, key, size, factor, digits) for key, factor, digits in shown
-                          for method in ("original", "generated")))
-            for size in sizes]
+    return [
+        (
+            str(size),
+            *(
+                at(method, key, size, factor, digits)
+                for key, factor, digits in shown
+                for method in ("original", "generated")
+            ),
+        )
+        for size in sizes
+    ]
 
 
 def seconds_text(results: Mapping[str, Any]) -> str:
     """What each stage took, on one line."""
-    return ", ".join(f"{stage.replace('_', ' ')} {value:.1f}" for stage, value in results["seconds"].items()
-                     if value is not None)
+    return ", ".join(
+        f"{stage.replace('_', ' ')} {value:.1f}" for stage, value in results["seconds"].items() if value is not None
+    )
 
 
 def label(variant: str) -> str:

@@ -30,7 +30,9 @@ def kind_of(repo_id: str, *, revision: str | None = None, token: str | bool | No
     found: list[str] = []
     failure: Exception | None = None
     kinds: tuple[tuple[Kind, Literal["model", "dataset"], str], ...] = (
-        ("pipeline", "model", INDEX), ("data set", "dataset", DATASET_INDEX))
+        ("pipeline", "model", INDEX),
+        ("data set", "dataset", DATASET_INDEX),
+    )
     for kind, repo_type, index in kinds:
         try:
             _, files = transfer.list_files(repo_id, repo_type=repo_type, revision=revision, token=token)
@@ -42,13 +44,19 @@ def kind_of(repo_id: str, *, revision: str | None = None, token: str | bool | No
         found.append(f"{'model repository' if repo_type == 'model' else 'data set'} without {index}")
     if not found and failure is not None:
         raise failure
-    raise ValueError(f"{repo_id!r} is neither a pipeline nor a checkpoint data set of this package: it is a "
-                     f"{' and a '.join(found)}.")
+    raise ValueError(
+        f"{repo_id!r} is neither a pipeline nor a checkpoint data set of this package: it is a {' and a '.join(found)}."
+    )
 
 
 def push_folder(
-    folder: str | Path, repo_id: str, *, checkpoints_id: str | None = None, append: bool = False,
-    commit_message: str | None = None, **options: Any,
+    folder: str | Path,
+    repo_id: str,
+    *,
+    checkpoints_id: str | None = None,
+    append: bool = False,
+    commit_message: str | None = None,
+    **options: Any,
 ) -> str:
     """Push what is in `folder`, a pipeline or a checkpoint data set; -> the commit's URL.
 
@@ -66,15 +74,17 @@ def push_folder(
             raise ValueError(f"{folder} is a pipeline, which cannot be appended to another; append is for data sets.")
         return push_pipeline_folder(folder, repo_id, checkpoints_id=checkpoints_id, **options)
     if not (folder / DATASET_INDEX).is_file():
-        raise FileNotFoundError(f"{folder} is neither a pipeline (it has no {INDEX}) nor a checkpoint data set (no "
-                                f"{DATASET_INDEX}).")
+        raise FileNotFoundError(
+            f"{folder} is neither a pipeline (it has no {INDEX}) nor a checkpoint data set (no {DATASET_INDEX})."
+        )
     if checkpoints_id is not None:
         raise ValueError(f"{folder} is a data set itself: push it to one name, without checkpoints_id.")
     return CheckpointDataset.from_pretrained(folder).push_to_hub(repo_id, append=append, **options)
 
 
-def describe(path_or_id: str | Path, *, revision: str | None = None, token: str | bool | None = None
-             ) -> tuple[str, dict[str, Any]]:
+def describe(
+    path_or_id: str | Path, *, revision: str | None = None, token: str | bool | None = None
+) -> tuple[str, dict[str, Any]]:
     """One line on the pipeline or data set in a folder or on the Hub, and the pipeline's results ({}: none)."""
     folder = Path(path_or_id)
     local = folder.is_dir()
@@ -83,16 +93,22 @@ def describe(path_or_id: str | Path, *, revision: str | None = None, token: str 
         pipe = PDiffPipeline.from_pretrained(path_or_id, revision=revision, token=token)
         config: Any = pipe.autoencoder.config
         assert pipe.folder is not None
-        return (f"pipeline: {pipe.autoencoder.layout}; {config.form} autoencoder, latents {config.latent_channels} x "
-                f"{config.latent_length}; {type(pipe.scheduler).__name__}, {pipe.config.default_num_inference_steps} "
-                "steps"), read_results(pipe.folder)
+        return (
+            f"pipeline: {pipe.autoencoder.layout}; {config.form} autoencoder, latents {config.latent_channels} x "
+            f"{config.latent_length}; {type(pipe.scheduler).__name__}, {pipe.config.default_num_inference_steps} "
+            "steps"
+        ), read_results(pipe.folder)
     index = read_index(folder if local else _dataset_index(str(path_or_id), revision, token))
     layout = ParamLayout.from_dict(index["layout"])
     return f"data set: {index['num_checkpoints']} checkpoints, {layout}, network {index['network']['name']}", {}
 
 
 def pull(
-    repo_id: str, directory: str | Path, *, revision: str | None = None, rows: slice | Sequence[int] | None = None,
+    repo_id: str,
+    directory: str | Path,
+    *,
+    revision: str | None = None,
+    rows: slice | Sequence[int] | None = None,
     token: str | bool | None = None,
 ) -> Kind:
     """Download a pipeline or a checkpoint data set into `directory`, which ends whole, or as it was; -> what it is.
@@ -124,22 +140,31 @@ def pull(
     return kind
 
 
-def _open_rows(repo_id: str, rows: slice | Sequence[int] | None, revision: str | None, token: str | bool | None
-               ) -> CheckpointDataset:
+def _open_rows(
+    repo_id: str, rows: slice | Sequence[int] | None, revision: str | None, token: str | bool | None
+) -> CheckpointDataset:
     if not isinstance(rows, slice):
         return CheckpointDataset.from_pretrained(repo_id, revision=revision, token=token, rows=rows)
     index = _dataset_index(repo_id, revision, token)
     number = read_index(index)["num_checkpoints"]
     # One row too many is enough to be told of it.
     stop = number if rows.stop is None else min(rows.stop, number + 1)
-    return CheckpointDataset.from_pretrained(repo_id, revision=transfer.commit_of(index), token=token,
-                                             rows=range(rows.start or 0, stop))
+    return CheckpointDataset.from_pretrained(
+        repo_id, revision=transfer.commit_of(index), token=token, rows=range(rows.start or 0, stop)
+    )
 
 
 def _dataset_index(repo_id: str, revision: str | None, token: str | bool | None) -> Path:
     """A folder with the index of a data set on the Hub, without its checkpoints."""
-    return transfer.pull(repo_id, repo_type="dataset", what="checkpoint data set", required=DATASET_INDEX,
-                         revision=revision, token=token, allow_patterns=[DATASET_INDEX])
+    return transfer.pull(
+        repo_id,
+        repo_type="dataset",
+        what="checkpoint data set",
+        required=DATASET_INDEX,
+        revision=revision,
+        token=token,
+        allow_patterns=[DATASET_INDEX],
+    )
 
 
 def _put_in_place(staged: Path, directory: Path) -> None:

@@ -27,8 +27,13 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT_VERSION = 1
 
 
-class GeneratedNetwork(nn.Module, PyTorchModelHubMixin, library_name="pdiff-hub",
-                       pipeline_tag="image-classification", tags=["generated-network", "pdiff-hub"]):
+class GeneratedNetwork(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="pdiff-hub",
+    pipeline_tag="image-classification",
+    tags=["generated-network", "pdiff-hub"],
+):
     """A published network; a call gives logits [B, num_classes] for images [B, in_channels, image_size, image_size].
 
     Attributes:
@@ -50,8 +55,13 @@ class GeneratedNetwork(nn.Module, PyTorchModelHubMixin, library_name="pdiff-hub"
     # Not the mixin's: that one takes any constructor argument out of config.json, and falls back to a pickle.
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: str | Path, *, revision: str | None = None,
-        token: str | bool | None = None, cache_dir: str | Path | None = None, local_files_only: bool = False,
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
         trust_remote_code: bool = False,
     ) -> GeneratedNetwork:
         """Open a published network (a Hub id or a folder) in eval mode, on the CPU.
@@ -68,9 +78,17 @@ class GeneratedNetwork(nn.Module, PyTorchModelHubMixin, library_name="pdiff-hub"
         """
         name, folder = str(pretrained_model_name_or_path), Path(pretrained_model_name_or_path)
         if not folder.is_dir():
-            folder = pull(name, repo_type="model", what="generated network", required=CONFIG, revision=revision,
-                          token=token, cache_dir=cache_dir, local_files_only=local_files_only,
-                          allow_patterns=[CONFIG, WEIGHTS])
+            folder = pull(
+                name,
+                repo_type="model",
+                what="generated network",
+                required=CONFIG,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                allow_patterns=[CONFIG, WEIGHTS],
+            )
         spec = _read_spec(folder / CONFIG, name)
         state = _read_weights(folder / WEIGHTS, name)
         if spec["name"] in NETWORK_NAMES:
@@ -97,22 +115,29 @@ def _read_spec(file: Path, name: str) -> dict[str, Any]:
         raise ValueError(f"{name} is no generated network: its {CONFIG} is not JSON ({error}).") from error
     config = config if isinstance(config, dict) else {}
     if "model_type" in config:
-        raise ValueError(f"{name} is a network of transformers: open it with "
-                         "transformers.AutoModelForImageClassification.from_pretrained.")
+        raise ValueError(
+            f"{name} is a network of transformers: open it with "
+            "transformers.AutoModelForImageClassification.from_pretrained."
+        )
     version, spec = config.get("format_version"), config.get("network")
     if type(version) is int and version > FORMAT_VERSION:
-        raise ValueError(f"{name} has format version {version}, and this pdiff-hub reads up to {FORMAT_VERSION}; "
-                         "upgrade with: pip install -U pdiff-hub.")
+        raise ValueError(
+            f"{name} has format version {version}, and this pdiff-hub reads up to {FORMAT_VERSION}; "
+            "upgrade with: pip install -U pdiff-hub."
+        )
     if type(version) is not int or not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
-        raise ValueError(f"{name} is no generated network: expected its {CONFIG} to hold a format_version and a "
-                         "network with a name.")
+        raise ValueError(
+            f"{name} is no generated network: expected its {CONFIG} to hold a format_version and a network with a name."
+        )
     return spec
 
 
 def _read_weights(file: Path, name: str) -> dict[str, Tensor]:
     if not file.is_file():
-        raise ValueError(f"{name} has no {WEIGHTS}. Weights in another format are not opened, because reading a pickle "
-                         "can run code; ask its author for safetensors.")
+        raise ValueError(
+            f"{name} has no {WEIGHTS}. Weights in another format are not opened, because reading a pickle "
+            "can run code; ask its author for safetensors."
+        )
     try:
         return load_file(file)
     except SafetensorError as error:
@@ -133,8 +158,12 @@ def _sketch(spec: dict[str, Any], name: str) -> nn.Module:
 def _require_fit(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     expected = network.state_dict()
     for tensor in sorted({*expected, *state}):
-        what = [f"{each[tensor].dtype} {list(each[tensor].shape)}".removeprefix("torch.") if tensor in each else "none"
-                for each in (state, expected)]
+        what = [
+            f"{each[tensor].dtype} {list(each[tensor].shape)}".removeprefix("torch.") if tensor in each else "none"
+            for each in (state, expected)
+        ]
         if what[0] != what[1]:
-            raise ValueError(f"{name}: its {WEIGHTS} does not fit the network in its {CONFIG}: tensor {tensor!r} is "
-                             f"{what[0]}, expected {what[1]}.")
+            raise ValueError(
+                f"{name}: its {WEIGHTS} does not fit the network in its {CONFIG}: tensor {tensor!r} is "
+                f"{what[0]}, expected {what[1]}."
+            )

@@ -89,8 +89,16 @@ def last_part(path: str) -> str:
 
 
 def render_network_card(
-    repo_id: str, origin: Origin, spec: Mapping[str, Any], images: Images | None, *, transformers: bool,
-    layout: ParamLayout, licence: str | None, accuracy: float | None, results: Mapping[str, Any] | None,
+    repo_id: str,
+    origin: Origin,
+    spec: Mapping[str, Any],
+    images: Images | None,
+    *,
+    transformers: bool,
+    layout: ParamLayout,
+    licence: str | None,
+    accuracy: float | None,
+    results: Mapping[str, Any] | None,
 ) -> str:
     """README.md of a generated network.
 
@@ -107,10 +115,14 @@ def render_network_card(
         f"its numbers were generated (`select: {layout.select}`); what is left, if anything, is the same in every "
         "network of that pipeline. Made with [Neural Network Diffusion](https://arxiv.org/abs/2402.13144) by "
         "pdiff-hub.",
-        "## Use it", _usage(repo_id, spec, images, transformers),
-        "## Make it again", _again(origin, spec),
-        "## How good is it?", _accuracy(accuracy, images),
-        "## Is it new, or a copy?", _verdict(results),
+        "## Use it",
+        _usage(repo_id, spec, images, transformers),
+        "## Make it again",
+        _again(origin, spec),
+        "## How good is it?",
+        _accuracy(accuracy, images),
+        "## Is it new, or a copy?",
+        _verdict(results),
         "## Limits",
         "It is a variation of the networks that its pipeline was trained on, for the same data and architecture, and "
         "knows no more than they do.",
@@ -119,21 +131,41 @@ def render_network_card(
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"
 
 
-def _metadata(name: str, spec: Mapping[str, Any], images: Images | None, transformers: bool, licence: str | None,
-              accuracy: float | None) -> ModelCardData:
+def _metadata(
+    name: str,
+    spec: Mapping[str, Any],
+    images: Images | None,
+    transformers: bool,
+    licence: str | None,
+    accuracy: float | None,
+) -> ModelCardData:
     more: dict[str, Any] = {}
     if transformers and (base := base_model(spec)) is not None:  # a function of the user's may have such options too
         more |= {"base_model": base, "base_model_relation": "finetune"}
     if images is not None and images.hub_id is not None:
         more["datasets"] = [images.hub_id]
     if images is not None and accuracy is not None:
-        more |= {"model_name": name, "eval_results": [EvalResult(
-            task_type="image-classification", dataset_type=images.hub_id or images.dataset,
-            dataset_name=images.dataset, dataset_split="test", metric_type="accuracy", metric_name="accuracy",
-            metric_value=round(accuracy, 4))]}
-    return ModelCardData(library_name="transformers" if transformers else "pdiff-hub", license=licence,
-                         pipeline_tag="image-classification", tags=_TAGS if transformers else [*_TAGS, *_MIXIN_TAGS],
-                         **more)
+        more |= {
+            "model_name": name,
+            "eval_results": [
+                EvalResult(
+                    task_type="image-classification",
+                    dataset_type=images.hub_id or images.dataset,
+                    dataset_name=images.dataset,
+                    dataset_split="test",
+                    metric_type="accuracy",
+                    metric_name="accuracy",
+                    metric_value=round(accuracy, 4),
+                )
+            ],
+        }
+    return ModelCardData(
+        library_name="transformers" if transformers else "pdiff-hub",
+        license=licence,
+        pipeline_tag="image-classification",
+        tags=_TAGS if transformers else [*_TAGS, *_MIXIN_TAGS],
+        **more,
+    )
 
 
 def _pipeline(origin: Origin) -> str:
@@ -144,17 +176,23 @@ def _pipeline(origin: Origin) -> str:
 
 def _usage(repo_id: str, spec: Mapping[str, Any], images: Images | None, transformers: bool) -> str:
     if transformers:
-        lines = ["from transformers import AutoModelForImageClassification",
-                 f'network = AutoModelForImageClassification.from_pretrained("{repo_id}")']
+        lines = [
+            "from transformers import AutoModelForImageClassification",
+            f'network = AutoModelForImageClassification.from_pretrained("{repo_id}")',
+        ]
         if images is not None:
             lines[:1] = ["from transformers import AutoImageProcessor, AutoModelForImageClassification"]
-            lines += [f'processor = AutoImageProcessor.from_pretrained("{repo_id}")',
-                      'logits = network(**processor(picture, return_tensors="pt")).logits']
+            lines += [
+                f'processor = AutoImageProcessor.from_pretrained("{repo_id}")',
+                'logits = network(**processor(picture, return_tensors="pt")).logits',
+            ]
     else:
         trust = ", trust_remote_code=True" if _is_dotted(spec) else ""
-        lines = ["from pdiff_hub.hub import GeneratedNetwork  # pip install pdiff-hub",
-                 f'network = GeneratedNetwork.from_pretrained("{repo_id}"{trust})',
-                 "logits = network(images)"]
+        lines = [
+            "from pdiff_hub.hub import GeneratedNetwork  # pip install pdiff-hub",
+            f'network = GeneratedNetwork.from_pretrained("{repo_id}"{trust})',
+            "logits = network(images)",
+        ]
     text = _code("python", lines)
     if _is_dotted(spec):
         text += f"\n\nIt is built by calling `{spec['name']}`: read that function before you trust it."
@@ -162,8 +200,10 @@ def _usage(repo_id: str, spec: Mapping[str, Any], images: Images | None, transfo
     text += f"\n\nImages are float32 [batch, {spec['in_channels']}, {side}, {side}]"
     if images is None:
         return text + f"; logits are [batch, {spec['num_classes']}]."
-    text += (f": pixels scaled to 0..1, less the mean {_numbers(images.mean)}, over the standard deviation "
-             f"{_numbers(images.std)} of a channel.")
+    text += (
+        f": pixels scaled to 0..1, less the mean {_numbers(images.mean)}, over the standard deviation "
+        f"{_numbers(images.std)} of a channel."
+    )
     if len(images.classes) > _MOST_CLASSES:
         return text + f" The logits are of the {len(images.classes)} classes of `{images.dataset}`, in its order."
     return text + " The logits are of these classes:\n\n" + _code("json", [json.dumps(images.classes)])
@@ -174,36 +214,55 @@ def _again(origin: Origin, spec: Mapping[str, Any]) -> str:
     if origin.pipeline is not None:
         place, revision = origin.pipeline, f', revision="{origin.revision}"'
     trust = ", trust_remote_code=True" if _is_dotted(spec) else ""
-    code = _code("python", [
-        "import torch",
-        "from pdiff_hub import PDiffPipeline",
-        f'pipe = PDiffPipeline.from_pretrained("{place}"{revision})',
-        f"out = pipe({origin.num_models}, {origin.num_inference_steps}, torch.Generator().manual_seed({origin.seed}))",
-        f"network = pipe.build_network(out.state_dicts[{origin.index}]{trust})",
-    ])
-    command = _code("bash", [
-        f"pdiff generate {place}{f' --revision {origin.revision}' if origin.pipeline else ''} --seed {origin.seed} "
-        f"--num-models {origin.num_models} --num-inference-steps {origin.num_inference_steps} --output-dir networks"])
-    rows = [("pipeline", f"`{origin.pipeline}`" if origin.pipeline else "local, not on the Hub"),
-            *([("revision", f"`{origin.revision}`")] if origin.pipeline else []),
-            *((f"sha256 of `{file}`", f"`{digest}`") for file, digest in origin.weights.items()),
-            ("seed", origin.seed), ("index", origin.index), ("num_models", origin.num_models),
-            ("num_inference_steps", origin.num_inference_steps), ("scheduler", f"`{origin.scheduler}`"),
-            ("device", origin.device),
-            ("versions", ", ".join(f"{name} {origin.environment[name]}"
-                                   for name in ("pdiff-hub", "torch", "diffusers", "python")))]
+    numbers = f"{origin.num_models}, {origin.num_inference_steps}"
+    code = _code(
+        "python",
+        [
+            "import torch",
+            "from pdiff_hub import PDiffPipeline",
+            f'pipe = PDiffPipeline.from_pretrained("{place}"{revision})',
+            f"out = pipe({numbers}, torch.Generator().manual_seed({origin.seed}))",
+            f"network = pipe.build_network(out.state_dicts[{origin.index}]{trust})",
+        ],
+    )
+    command = _code(
+        "bash",
+        [
+            f"pdiff generate {place}{f' --revision {origin.revision}' if origin.pipeline else ''} --seed {origin.seed} "
+            f"--num-models {origin.num_models} --num-inference-steps {origin.num_inference_steps} --output-dir networks"
+        ],
+    )
+    rows = [
+        ("pipeline", f"`{origin.pipeline}`" if origin.pipeline else "local, not on the Hub"),
+        *([("revision", f"`{origin.revision}`")] if origin.pipeline else []),
+        *((f"sha256 of `{file}`", f"`{digest}`") for file, digest in origin.weights.items()),
+        ("seed", origin.seed),
+        ("index", origin.index),
+        ("num_models", origin.num_models),
+        ("num_inference_steps", origin.num_inference_steps),
+        ("scheduler", f"`{origin.scheduler}`"),
+        ("device", origin.device),
+        (
+            "versions",
+            ", ".join(f"{name} {origin.environment[name]}" for name in ("pdiff-hub", "torch", "diffusers", "python")),
+        ),
+    ]
     table = "\n".join(["| what | value |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows)])
-    return (f"{code}\n\nor, as `networks/model-{origin.index:05d}.safetensors`:\n\n{command}\n\n{table}\n\n"
-            "The same numbers to the last bit need the same versions on the same kind of machine. `generated.json` "
-            "says all this for programs.")
+    return (
+        f"{code}\n\nor, as `networks/model-{origin.index:05d}.safetensors`:\n\n{command}\n\n{table}\n\n"
+        "The same numbers to the last bit need the same versions on the same kind of machine. `generated.json` "
+        "says all this for programs."
+    )
 
 
 def _accuracy(accuracy: float | None, images: Images | None) -> str:
     if accuracy is None:
         return "It was not measured for this network."
     split = "its task" if images is None else f"`{images.dataset}` ({images.num_test:,} images)"
-    return (f"{100 * accuracy:.2f} % of the test split of {split}, as measured by whoever published it; "
-            "pdiff-hub trains and chooses on the other splits only.")
+    return (
+        f"{100 * accuracy:.2f} % of the test split of {split}, as measured by whoever published it; "
+        "pdiff-hub trains and chooses on the other splits only."
+    )
 
 
 def _verdict(results: Mapping[str, Any] | None) -> str:

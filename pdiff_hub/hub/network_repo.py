@@ -43,9 +43,18 @@ _BILINEAR = 2  # PIL's number
 
 
 def push_network(
-    pipe: PDiffPipeline, repo_id: str, *, seed: int, index: int = 0, num_models: int = 1,
-    num_inference_steps: int | None = None, private: bool | None = None, revision: str | None = None,
-    commit_message: str = "Upload generated network", create_pr: bool = False, token: str | bool | None = None,
+    pipe: PDiffPipeline,
+    repo_id: str,
+    *,
+    seed: int,
+    index: int = 0,
+    num_models: int = 1,
+    num_inference_steps: int | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload generated network",
+    create_pr: bool = False,
+    token: str | bool | None = None,
     accuracy: float | None = None,
 ) -> str:
     """Generate one network and publish it in one commit; -> its URL.
@@ -65,23 +74,39 @@ def push_network(
     """
     _check(repo_id, seed, index, num_models, accuracy)
     if pipe.autoencoder.config.network is None:
-        raise ValueError("this pipeline does not say which network it generates, so nobody could open it from a "
-                         "repository; save the tensors of out.state_dicts yourself.")
+        raise ValueError(
+            "this pipeline does not say which network it generates, so nobody could open it from a "
+            "repository; save the tensors of out.state_dicts yourself."
+        )
     spec = dict(pipe.autoencoder.config.network)
     _require_no_pipeline(repo_id, revision, token)
     known = _known(pipe, token)
     params_NP = generate(pipe, num_models, seed=seed, num_inference_steps=num_inference_steps)
     state = pipe.autoencoder.state_dicts(params_NP[index])[0]
     origin = Origin(
-        pipe.hub_id, pipe.hub_revision, known.weights, seed, index, num_models,
-        num_inference_steps or pipe.config.default_num_inference_steps, type(pipe.scheduler).__name__,
-        pipe.device.type, environment(),
+        pipe.hub_id,
+        pipe.hub_revision,
+        known.weights,
+        seed,
+        index,
+        num_models,
+        num_inference_steps or pipe.config.default_num_inference_steps,
+        type(pipe.scheduler).__name__,
+        pipe.device.type,
+        environment(),
     )
     images = Images.of_task(pipe.autoencoder.config.task or {}, spec["num_classes"])
     transformers = spec["name"] in vision.NAMES and not spec.get("small_images")  # its stem is not transformers' own
     card = render_network_card(
-        repo_id, origin, spec, images, transformers=transformers, layout=pipe.autoencoder.layout,
-        licence=known.licence, accuracy=accuracy, results=known.results,
+        repo_id,
+        origin,
+        spec,
+        images,
+        transformers=transformers,
+        layout=pipe.autoencoder.layout,
+        licence=known.licence,
+        accuracy=accuracy,
+        results=known.results,
     )
     with tempfile.TemporaryDirectory(prefix="pdiff-network-") as name:
         directory = Path(name)
@@ -92,16 +117,28 @@ def push_network(
         write_json(directory / "generated.json", asdict(origin))
         (directory / "README.md").write_text(card, encoding="utf-8")
         files = {file.relative_to(directory).as_posix(): file for file in directory.rglob("*") if file.is_file()}
-        pushed = push_files(files, repo_id, repo_type="model", commit_message=commit_message, replaces=_REPLACES,
-                            private=private, revision=revision, create_pr=create_pr, token=token)
+        pushed = push_files(
+            files,
+            repo_id,
+            repo_type="model",
+            commit_message=commit_message,
+            replaces=_REPLACES,
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            token=token,
+        )
     return pushed.url
 
 
 def _check(repo_id: str, seed: int, index: int, num_models: int, accuracy: float | None) -> None:
     if "/" not in repo_id or not is_repo_id(repo_id):
         raise ValueError(f"cannot publish a network as {repo_id!r}; expected owner/name.")
-    for name, value, least, below in (("num_models", num_models, 1, 2**63), ("seed", seed, 0, 2**63),
-                                      ("index", index, 0, num_models)):
+    for name, value, least, below in (
+        ("num_models", num_models, 1, 2**63),
+        ("seed", seed, 0, 2**63),
+        ("index", index, 0, num_models),
+    ):
         if type(value) is not int or not least <= value < below:
             raise ValueError(f"{name} is {value!r}, expected an integer from {least} to {below - 1}.")
     if accuracy is not None and not 0 <= accuracy <= 1:
@@ -112,8 +149,10 @@ def _require_no_pipeline(repo_id: str, revision: str | None, token: str | bool |
     with suppress(FileNotFoundError):  # not there yet: the usual case
         _, files = list_files(repo_id, repo_type="model", revision=revision, token=token)
         if _PIPELINE_INDEX in files:
-            raise ValueError(f"{repo_id} holds a pipeline, and the network's card would replace the pipeline's; give "
-                             "the network a repository of its own.")
+            raise ValueError(
+                f"{repo_id} holds a pipeline, and the network's card would replace the pipeline's; give "
+                "the network a repository of its own."
+            )
 
 
 @dataclass(frozen=True)
@@ -132,15 +171,18 @@ def _known(pipe: PDiffPipeline, token: str | bool | None) -> _Known:
             folder = Path(name)
             pipe.save_pretrained(folder)  # with its results and card, if they are of these weights
             files = [file for part in ("autoencoder", "unet") for file in sorted((folder / part).glob("*.safetensors"))]
-            weights = {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-                       for file in files}
+            weights = {
+                file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files
+            }
             return _Known(weights, _licence(folder), _results(folder))
     there = PDiffPipeline.from_pretrained(pipe.hub_id, revision=pipe.hub_revision, token=token)
     for name in ("autoencoder", "unet", "scheduler"):
         if not _same(getattr(pipe, name), getattr(there, name)):
-            raise ValueError(f"the {name} of this pipeline is not that of {pipe.hub_id} at commit {pipe.hub_revision}, "
-                             "so a card that names them would be wrong; push the changed pipeline first "
-                             "(pipe.push_to_hub).")
+            raise ValueError(
+                f"the {name} of this pipeline is not that of {pipe.hub_id} at commit {pipe.hub_revision}, "
+                "so a card that names them would be wrong; push the changed pipeline first "
+                "(pipe.push_to_hub)."
+            )
     assert there.folder is not None  # it was opened from its copy in the cache
     return _Known({}, _licence(there.folder), _results(there.folder))
 
@@ -149,8 +191,14 @@ def _same(one: Any, other: Any) -> bool:
     """Whether two components are of one class, one configuration and, where they have any, the same weights."""
     # As JSON: what was loaded has lists where what was built has tuples.
     # What was pushed has no paths of this machine.
-    settings = {json.dumps({key: public(value) for key, value in each.config.items() if not key.startswith("_")},
-                           sort_keys=True, default=str) for each in (one, other)}
+    settings = {
+        json.dumps(
+            {key: public(value) for key, value in each.config.items() if not key.startswith("_")},
+            sort_keys=True,
+            default=str,
+        )
+        for each in (one, other)
+    }
     if type(one) is not type(other) or len(settings) > 1:
         return False
     if not isinstance(one, nn.Module):
@@ -188,11 +236,21 @@ def _write_for_transformers(directory: Path, network: Any, spec: Mapping[str, An
         side = spec["image_size"]
         # What `Task.inputs` does. Pictures of other sizes are resized and then cropped, and not cropped first as tasks
         # do it: the same for squares, and to rounding for others.
-        write_json(directory / _PROCESSOR, {
-            "image_processor_type": "BitImageProcessor", "do_convert_rgb": spec["in_channels"] == 3,
-            "do_resize": True, "size": {"shortest_edge": side}, "resample": _BILINEAR,
-            "do_center_crop": True, "crop_size": {"height": side, "width": side},
-            "do_rescale": True, "rescale_factor": 1 / 255,
-            "do_normalize": True, "image_mean": images.mean, "image_std": images.std,
-        })
+        write_json(
+            directory / _PROCESSOR,
+            {
+                "image_processor_type": "BitImageProcessor",
+                "do_convert_rgb": spec["in_channels"] == 3,
+                "do_resize": True,
+                "size": {"shortest_edge": side},
+                "resample": _BILINEAR,
+                "do_center_crop": True,
+                "crop_size": {"height": side, "width": side},
+                "do_rescale": True,
+                "rescale_factor": 1 / 255,
+                "do_normalize": True,
+                "image_mean": images.mean,
+                "image_std": images.std,
+            },
+        )
     network.save_pretrained(directory)

@@ -52,16 +52,21 @@ def render_card(results: Mapping[str, Any], *, repo_id: str | None = None) -> st
     try:
         name = repo_id.split("/")[-1] if repo_id else str(results["name"])
         sections = [
-            f"# {name}", _lead(results),
+            f"# {name}",
+            _lead(results),
             *_usage(results, repo_id or f"path/to/{name}", repo_id or f"user/{name}"),
             *(_evaluated(results) if results.get("accuracy") else _not_evaluated(results, repo_id or name)),
-            "## How it was made", _made(results, name),
-            "## Limits", _LIMITS if results.get("audit") else _LIMITS_UNKNOWN,
+            "## How it was made",
+            _made(results, name),
+            "## Limits",
+            _LIMITS if results.get("audit") else _LIMITS_UNKNOWN,
         ]
         metadata = _metadata(results, name).to_yaml()
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"these are no results of `pdiff evaluate` that a card could be made from ({error!r}): "
-                         "evaluate the pipeline again.") from error
+        raise ValueError(
+            f"these are no results of `pdiff evaluate` that a card could be made from ({error!r}): "
+            "evaluate the pipeline again."
+        ) from error
     return f"---\n{metadata}\n---\n\n" + "\n\n".join(sections) + "\n"
 
 
@@ -80,44 +85,64 @@ def _metadata(results: Mapping[str, Any], name: str) -> ModelCardData:
     if results["base_model"]:
         more["base_model"] = results["base_model"]
     if generated := results.get("accuracy", {}).get("generated"):
-        more |= {"model_name": name, "eval_results": [
-            EvalResult(task_type="image-classification", dataset_type=results["task_dataset"] or results["task"],
-                       dataset_name=results["task"], dataset_split="test", metric_type="accuracy",
-                       metric_name=f"{key} accuracy of generated networks", metric_value=round(generated[key], 4))
-            for key in ("best", "mean", "median")]}
+        more |= {
+            "model_name": name,
+            "eval_results": [
+                EvalResult(
+                    task_type="image-classification",
+                    dataset_type=results["task_dataset"] or results["task"],
+                    dataset_name=results["task"],
+                    dataset_split="test",
+                    metric_type="accuracy",
+                    metric_name=f"{key} accuracy of generated networks",
+                    metric_value=round(generated[key], 4),
+                )
+                for key in ("best", "mean", "median")
+            ],
+        }
     return ModelCardData(library_name="diffusers", license="apache-2.0", tags=_TAGS, **more)
 
 
 def _lead(results: Mapping[str, Any]) -> str:
     trained = ""
     if checkpoints := results["checkpoints"]:
-        trained = (f" It was trained on the checkpoints in the data set `{checkpoints['repo_id']}`, revision "
-                   f"`{checkpoints['revision']}`.")
-    return (f"Generates `{results['network']}` networks for `{results['task'] or 'a task that it does not name'}`: "
-            f"{results['num_params']:,} numbers each (`select: {results['select']}`), from noise, in\n"
-            f"{results['num_inference_steps']} sampling steps. Made with "
-            f"[Neural Network Diffusion](https://arxiv.org/abs/2402.13144) by pdiff-hub.{trained}")
+        trained = (
+            f" It was trained on the checkpoints in the data set `{checkpoints['repo_id']}`, revision "
+            f"`{checkpoints['revision']}`."
+        )
+    return (
+        f"Generates `{results['network']}` networks for `{results['task'] or 'a task that it does not name'}`: "
+        f"{results['num_params']:,} numbers each (`select: {results['select']}`), from noise, in\n"
+        f"{results['num_inference_steps']} sampling steps. Made with "
+        f"[Neural Network Diffusion](https://arxiv.org/abs/2402.13144) by pdiff-hub.{trained}"
+    )
 
 
 def _usage(results: Mapping[str, Any], place: str, hub_id: str) -> list[str]:
     return [
         "## Use it",
         "With the package (`pip install pdiff-hub`), which runs no code out of this repository:",
-        _code("python", [
-            "import torch",
-            "from pdiff_hub import PDiffPipeline",
-            f'pipe = PDiffPipeline.from_pretrained("{place}")',
-            "out = pipe(num_models=8, generator=torch.Generator().manual_seed(0))",
-            "network = pipe.build_network(out.state_dicts[0])",
-        ]),
+        _code(
+            "python",
+            [
+                "import torch",
+                "from pdiff_hub import PDiffPipeline",
+                f'pipe = PDiffPipeline.from_pretrained("{place}")',
+                "out = pipe(num_models=8, generator=torch.Generator().manual_seed(0))",
+                "network = pipe.build_network(out.state_dicts[0])",
+            ],
+        ),
         "From the Hub without the package, with torch and diffusers; the flag runs this repository's two code files:",
-        _code("python", [
-            "import torch",
-            "from diffusers import DiffusionPipeline",
-            f'pipe = DiffusionPipeline.from_pretrained("{hub_id}", trust_remote_code=True)',
-            "out = pipe(num_models=8, generator=torch.Generator().manual_seed(0))",
-            "state_dict = out.state_dicts[0]  # of the whole network: it loads with strict=True",
-        ]),
+        _code(
+            "python",
+            [
+                "import torch",
+                "from diffusers import DiffusionPipeline",
+                f'pipe = DiffusionPipeline.from_pretrained("{hub_id}", trust_remote_code=True)',
+                "out = pipe(num_models=8, generator=torch.Generator().manual_seed(0))",
+                "state_dict = out.state_dicts[0]  # of the whole network: it loads with strict=True",
+            ],
+        ),
     ]
 
 
@@ -125,9 +150,14 @@ def _evaluated(results: Mapping[str, Any]) -> list[str]:
     measured = f"{results['num_generated']} generated."
     if results["num_checkpoints"]:
         measured = f"{results['num_checkpoints']} originals, {measured}"
-    sections = ["## Accuracy on the test split, in percent", _table(ACCURACY_COLUMNS, accuracy_rows(results)),
-                f"\\{ACCURACY_NOTE}. {measured}", *results["notes"],
-                "## Does it generate, or copy and average?", f"**{verdict(results)}**"]
+    sections = [
+        "## Accuracy on the test split, in percent",
+        _table(ACCURACY_COLUMNS, accuracy_rows(results)),
+        f"\\{ACCURACY_NOTE}. {measured}",
+        *results["notes"],
+        "## Does it generate, or copy and average?",
+        f"**{verdict(results)}**",
+    ]
     if results["audit"]:
         sections.append(_table(AUDIT_COLUMNS, audit_rows(results)))
     if results["frontier"]:
@@ -139,9 +169,12 @@ def _evaluated(results: Mapping[str, Any]) -> list[str]:
 
 def _not_evaluated(results: Mapping[str, Any], place: str) -> list[str]:
     dataset = results["checkpoints"]["repo_id"] if results["checkpoints"] else "CHECKPOINTS"
-    return ["## Accuracy", "It was not evaluated: nothing is known of how good its networks are, or whether they are "
-            "copies. This judges them beside the checkpoints that it was trained on:",
-            _code("bash", [f"pdiff audit {place} --dataset {dataset}"])]
+    return [
+        "## Accuracy",
+        "It was not evaluated: nothing is known of how good its networks are, or whether they are "
+        "copies. This judges them beside the checkpoints that it was trained on:",
+        _code("bash", [f"pdiff audit {place} --dataset {dataset}"]),
+    ]
 
 
 def _made(results: Mapping[str, Any], name: str) -> str:
@@ -149,9 +182,13 @@ def _made(results: Mapping[str, Any], name: str) -> str:
         text = "Its recipe is not known."
     else:
         recipe = yaml.safe_dump(results["recipe"], sort_keys=False).rstrip()
-        text = ("The recipe, with every default written out. With the file `recipe.yaml` that lies beside this card, "
-                "this makes the pipeline again:\n\n"
-                + _code("bash", [f"pdiff run recipe.yaml --output-dir {name}"]) + "\n\n" + _code("yaml", [recipe]))
+        text = (
+            "The recipe, with every default written out. With the file `recipe.yaml` that lies beside this card, "
+            "this makes the pipeline again:\n\n"
+            + _code("bash", [f"pdiff run recipe.yaml --output-dir {name}"])
+            + "\n\n"
+            + _code("yaml", [recipe])
+        )
     if "seconds" in results:
         text += f"\n\nSeconds: {seconds_text(results)}. Versions and all numbers: `results.json`."
     return text

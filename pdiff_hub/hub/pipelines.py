@@ -32,21 +32,42 @@ _REPLACES = (*(f"{name}/*" for name in COMPONENTS), RECIPE_FILE, RESULTS_FILE, _
 
 
 def push_pipeline(
-    pipe: PDiffPipeline, repo_id: str, *, private: bool | None = None, revision: str | None = None,
-    commit_message: str = "Upload pipeline", create_pr: bool = False, token: str | bool | None = None,
+    pipe: PDiffPipeline,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload pipeline",
+    create_pr: bool = False,
+    token: str | bool | None = None,
 ) -> str:
     """`PDiffPipeline.push_to_hub`, which see."""
     with TemporaryDirectory(prefix="pdiff-pipeline-") as name:
         pipe.save_pretrained(name)
-        url, commit = _push(pipe, Path(name), repo_id, None, private=private, revision=revision,
-                            commit_message=commit_message, create_pr=create_pr, token=token)
+        url, commit = _push(
+            pipe,
+            Path(name),
+            repo_id,
+            None,
+            private=private,
+            revision=revision,
+            commit_message=commit_message,
+            create_pr=create_pr,
+            token=token,
+        )
     pipe.hub_id, pipe.hub_revision = repo_id, commit
     return url
 
 
 def push_pipeline_folder(
-    folder: str | Path, repo_id: str, *, checkpoints_id: str | None = None, private: bool | None = None,
-    revision: str | None = None, commit_message: str = "Upload pipeline", create_pr: bool = False,
+    folder: str | Path,
+    repo_id: str,
+    *,
+    checkpoints_id: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload pipeline",
+    create_pr: bool = False,
     token: str | bool | None = None,
 ) -> str:
     """Push the pipeline in `folder` as `PDiffPipeline.push_to_hub` does; the folder stays as it is.
@@ -69,18 +90,29 @@ def push_pipeline_folder(
     checkpoints = None
     if checkpoints_id is not None:
         if not (folder / CHECKPOINTS).is_dir():
-            raise FileNotFoundError(f"{folder} has no {CHECKPOINTS}/, which were to become the data set "
-                                    f"{checkpoints_id!r}.")
+            raise FileNotFoundError(
+                f"{folder} has no {CHECKPOINTS}/, which were to become the data set {checkpoints_id!r}."
+            )
         dataset = CheckpointDataset.from_pretrained(folder / CHECKPOINTS)
         dataset.push_to_hub(checkpoints_id, private=private, token=token)
         checkpoints = {"repo_id": checkpoints_id, "revision": dataset.hub_revision}
-    url, _ = _push(pipe, folder, repo_id, checkpoints, private=private, revision=revision,
-                   commit_message=commit_message, create_pr=create_pr, token=token)
+    url, _ = _push(
+        pipe,
+        folder,
+        repo_id,
+        checkpoints,
+        private=private,
+        revision=revision,
+        commit_message=commit_message,
+        create_pr=create_pr,
+        token=token,
+    )
     return url
 
 
-def _push(pipe: PDiffPipeline, folder: Path, repo_id: str, checkpoints: dict[str, str | None] | None, **options: Any
-          ) -> tuple[str, str]:
+def _push(
+    pipe: PDiffPipeline, folder: Path, repo_id: str, checkpoints: dict[str, str | None] | None, **options: Any
+) -> tuple[str, str]:
     """Pushes the pipeline in `folder`; -> the URL and the commit."""
     with TemporaryDirectory(prefix="pdiff-push-") as name:
         files = _described(pipe, folder, repo_id, checkpoints, Path(name))
@@ -88,19 +120,34 @@ def _push(pipe: PDiffPipeline, folder: Path, repo_id: str, checkpoints: dict[str
     return pushed.url, pushed.commit
 
 
-def _described(pipe: PDiffPipeline, folder: Path, repo_id: str, checkpoints: dict[str, str | None] | None, made: Path
-               ) -> dict[str, Path]:
+def _described(
+    pipe: PDiffPipeline, folder: Path, repo_id: str, checkpoints: dict[str, str | None] | None, made: Path
+) -> dict[str, Path]:
     """Path in the repository -> file, those of `folder` where they may be seen by everyone, else written in `made`."""
-    paths = [INDEX, *(f"{name}/config.json" for name in COMPONENTS[:2]), "scheduler/scheduler_config.json",
-             RECIPE_FILE, RESULTS_FILE, _NETWORKS, _REPORT, *_PICTURES]
+    paths = [
+        INDEX,
+        *(f"{name}/config.json" for name in COMPONENTS[:2]),
+        "scheduler/scheduler_config.json",
+        RECIPE_FILE,
+        RESULTS_FILE,
+        _NETWORKS,
+        _REPORT,
+        *_PICTURES,
+    ]
     for name in COMPONENTS[:2]:
         paths += [f"{name}/{file.name}" for file in weight_files(folder / name)]
         paths.append(f"{name}/diffusion_pytorch_model.safetensors.index.json")
     files = {path: folder / path for path in paths if (folder / path).is_file()}
     known = read_results(folder)
     results = known or about(
-        pipe, pipe.autoencoder.config.network, pipe.autoencoder.config.task, name=repo_id.split("/")[-1],
-        recipe=recipe_of(folder), checkpoints=checkpoints, figures=[])
+        pipe,
+        pipe.autoencoder.config.network,
+        pipe.autoencoder.config.task,
+        name=repo_id.split("/")[-1],
+        recipe=recipe_of(folder),
+        checkpoints=checkpoints,
+        figures=[],
+    )
     results = public(results)
     changed = False
     for path, file in list(files.items()):

@@ -29,11 +29,13 @@ class Recording:
 
     def answers(self, index_B: Tensor) -> Answers:
         """What `serve` needs for the images index_B, int64 [B], each 0..N-1."""
+
         def of_batch(tensor: Tensor) -> Tensor:
             return tensor.expand(len(index_B), *tensor.shape[1:])
 
-        kept = {name: partial(map_tensors, output, lambda tensor: tensor[index_B])
-                for name, output in self.kept.items()}
+        kept = {
+            name: partial(map_tensors, output, lambda tensor: tensor[index_B]) for name, output in self.kept.items()
+        }
         return kept | {name: partial(map_tensors, output, of_batch) for name, output in self.skipped.items()}
 
 
@@ -71,4 +73,6 @@ def same_outputs(one: Answers, other: Answers) -> bool:
     """Whether two recordings of the same images agree to float tolerance."""
     return one.keys() == other.keys() and all(
         torch.allclose(a, b, rtol=1e-4, atol=1e-6, equal_nan=True)
-        for name in one for a, b in zip(tensors_in(one[name]()), tensors_in(other[name]()), strict=True))
+        for name in one
+        for a, b in zip(tensors_in(one[name]()), tensors_in(other[name]()), strict=True)
+    )

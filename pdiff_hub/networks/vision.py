@@ -23,32 +23,50 @@ if TYPE_CHECKING:
 # and arXiv 2012.12877 (Tiny), table 1; ConvNeXt: arXiv 2201.03545, sec. 3, and below Tiny arXiv 2301.00808, app. A.
 _ARCHITECTURES: dict[str, dict[str, Any]] = {
     "resnet18": {
-        "model_type": "resnet", "layer_type": "basic", "embedding_size": 64,
-        "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2],
+        "model_type": "resnet",
+        "layer_type": "basic",
+        "embedding_size": 64,
+        "hidden_sizes": [64, 128, 256, 512],
+        "depths": [2, 2, 2, 2],
     },
     "resnet50": {
-        "model_type": "resnet", "layer_type": "bottleneck", "embedding_size": 64,
-        "hidden_sizes": [256, 512, 1024, 2048], "depths": [3, 4, 6, 3],
+        "model_type": "resnet",
+        "layer_type": "bottleneck",
+        "embedding_size": 64,
+        "hidden_sizes": [256, 512, 1024, 2048],
+        "depths": [3, 4, 6, 3],
     },
     "vit_tiny": {
-        "model_type": "vit", "hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3,
+        "model_type": "vit",
+        "hidden_size": 192,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 3,
         "intermediate_size": 768,
     },
     "vit_base": {
-        "model_type": "vit", "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+        "model_type": "vit",
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
         "intermediate_size": 3072,
     },
     "convnext_atto": {"model_type": "convnext", "hidden_sizes": [40, 80, 160, 320], "depths": [2, 2, 6, 2]},
     "convnext_pico": {"model_type": "convnext", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 6, 2]},
     "convnext_tiny": {"model_type": "convnext", "hidden_sizes": [96, 192, 384, 768], "depths": [3, 3, 9, 3]},
     "convnext_base": {"model_type": "convnext", "hidden_sizes": [128, 256, 512, 1024], "depths": [3, 3, 27, 3]},
-}  # fmt: skip
+}
 NAMES = tuple(_ARCHITECTURES)
 
 _MAX_SMALL_IMAGE = 64  # pixels; above it the strides of the original stem lose little
 _NOT_ARCHITECTURE = {
-    "id2label", "label2id", "num_labels", "architectures", "dtype", "transformers_version", "_name_or_path",
-}  # fmt: skip
+    "id2label",
+    "label2id",
+    "num_labels",
+    "architectures",
+    "dtype",
+    "transformers_version",
+    "_name_or_path",
+}
 
 
 def resolve(

@@ -15,9 +15,16 @@ from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 RESULTS_FILE = "results.json"
 
 
-def about(pipe: PDiffPipeline, network: Mapping[str, Any] | None, task: Mapping[str, Any] | None, *, name: str,
-          recipe: dict[str, Any] | None, figures: list[str], checkpoints: dict[str, str | None] | None
-          ) -> dict[str, Any]:
+def about(
+    pipe: PDiffPipeline,
+    network: Mapping[str, Any] | None,
+    task: Mapping[str, Any] | None,
+    *,
+    name: str,
+    recipe: dict[str, Any] | None,
+    figures: list[str],
+    checkpoints: dict[str, str | None] | None,
+) -> dict[str, Any]:
     """The part of `results.json` that is known without measuring.
 
     Args:
@@ -26,10 +33,16 @@ def about(pipe: PDiffPipeline, network: Mapping[str, Any] | None, task: Mapping[
         checkpoints: {"repo_id", "revision"} of the data set on the Hub that the pipeline was trained on.
     """
     return {
-        "name": name, "task": task and task["dataset"], "task_dataset": task and hub_id_of(task),
-        "network": network and network["name"], "base_model": network and base_model(network),
-        "select": pipe.autoencoder.layout.select, "num_params": pipe.autoencoder.layout.num_params,
-        "num_inference_steps": pipe.config.default_num_inference_steps, "recipe": recipe, "figures": figures,
+        "name": name,
+        "task": task and task["dataset"],
+        "task_dataset": task and hub_id_of(task),
+        "network": network and network["name"],
+        "base_model": network and base_model(network),
+        "select": pipe.autoencoder.layout.select,
+        "num_params": pipe.autoencoder.layout.num_params,
+        "num_inference_steps": pipe.config.default_num_inference_steps,
+        "recipe": recipe,
+        "figures": figures,
         "checkpoints": checkpoints,
     }
 
@@ -47,8 +60,10 @@ def checkpoints_of(pipeline: Path) -> dict[str, Any] | None:
     if found is None:
         return None
     if not isinstance(found, dict) or not isinstance(found.get("repo_id"), str):
-        raise ValueError(f"{pipeline / RESULTS_FILE}: checkpoints is {found!r}, expected repo_id and revision; give "
-                         "the data set that the pipeline was trained on.")
+        raise ValueError(
+            f"{pipeline / RESULTS_FILE}: checkpoints is {found!r}, expected repo_id and revision; give "
+            "the data set that the pipeline was trained on."
+        )
     return {"repo_id": found["repo_id"], "revision": found.get("revision")}
 
 
@@ -62,8 +77,11 @@ def measured_in_training(pipeline: Path) -> dict[str, Any]:
     if not results:
         return {}
     audit, seconds = results.get("audit") or {}, results.get("seconds") or {}
-    return {"deviation_r2": audit.get("deviation_r2"), "seconds_autoencoder": seconds.get("train_autoencoder"),
-            "seconds_diffusion": seconds.get("train_diffusion")}
+    return {
+        "deviation_r2": audit.get("deviation_r2"),
+        "seconds_autoencoder": seconds.get("train_autoencoder"),
+        "seconds_diffusion": seconds.get("train_diffusion"),
+    }
 
 
 def read_results(pipeline: Path) -> dict[str, Any]:

@@ -25,8 +25,14 @@ __all__ = ["commit_of", "download", "load_arguments", "load_component", "load_sc
 _SETTINGS = ("default_num_inference_steps", "format_version")
 _SHARD_INDEX = "diffusion_pytorch_model.safetensors.index.json"
 # What is downloaded: no code, no pickles, nothing that is not ours.
-_DOWNLOADED = (INDEX, "*/config.json", "*/scheduler_config.json", *(f"*/{name}" for name in WEIGHTS),
-               f"*/{_SHARD_INDEX}", *COMPANIONS)
+_DOWNLOADED = (
+    INDEX,
+    "*/config.json",
+    "*/scheduler_config.json",
+    *(f"*/{name}" for name in WEIGHTS),
+    f"*/{_SHARD_INDEX}",
+    *COMPANIONS,
+)
 _MOST_TRAIN_TIMESTEPS = 1_000_000
 _MOST_HEADER_BYTES = 100_000_000  # as the safetensors library has it
 
@@ -34,8 +40,9 @@ _MOST_HEADER_BYTES = 100_000_000  # as the safetensors library has it
 def download(repo_id: str, **options: Any) -> Path:
     """The folder in the client's cache with the files of a pipeline on the Hub; options and errors as in `pull`."""
     if not is_repo_id(repo_id):
-        raise FileNotFoundError(f"no pipeline folder {repo_id!r}; expected a folder with {INDEX}, or a Hub id such as "
-                                "'user/name'.")
+        raise FileNotFoundError(
+            f"no pipeline folder {repo_id!r}; expected a folder with {INDEX}, or a Hub id such as 'user/name'."
+        )
     try:
         return pull(repo_id, repo_type="model", what="pipeline", required=INDEX, allow_patterns=_DOWNLOADED, **options)
     except FileNotFoundError as error:
@@ -49,17 +56,21 @@ def load_arguments(folder: Path, given: Mapping[str, Any], autoencoder: type[nn.
     autoencoder: its class. Errors as in `PDiffPipeline.from_pretrained`, for which this is.
     """
     if not (folder / INDEX).is_file():
-        raise FileNotFoundError(f"{folder} is no pipeline: it has no {INDEX}. `pdiff run` and `pdiff train` "
-                                "write such a folder.")
+        raise FileNotFoundError(
+            f"{folder} is no pipeline: it has no {INDEX}. `pdiff run` and `pdiff train` write such a folder."
+        )
     index = read_json(folder / INDEX)
     if not all(isinstance(index.get(name), list) and len(index[name]) == 2 for name in COMPONENTS):
-        raise ValueError(f"{folder / INDEX} describes no PDiffPipeline: expected an autoencoder, a unet and a "
-                         "scheduler.")
+        raise ValueError(
+            f"{folder / INDEX} describes no PDiffPipeline: expected an autoencoder, a unet and a scheduler."
+        )
     require_known_format(index.get("format_version", 1), str(folder / INDEX))
     unknown = set(given) - {*COMPONENTS, *_SETTINGS}
     if unknown:
-        raise ValueError(f"unknown option {sorted(unknown)[0]!r} for from_pretrained; expected a component name, "
-                         "revision, cache_dir, token, local_files_only or torch_dtype.")
+        raise ValueError(
+            f"unknown option {sorted(unknown)[0]!r} for from_pretrained; expected a component name, "
+            "revision, cache_dir, token, local_files_only or torch_dtype."
+        )
     arguments = {**{name: index[name] for name in _SETTINGS if name in index}, **given}
     for name, kind in (("autoencoder", autoencoder), ("unet", UNet1DModel)):
         if name not in given:
@@ -86,8 +97,10 @@ def load_component(kind: Any, folder: Path) -> nn.Module:
     expected = {name: list(tensor.shape) for name, tensor in sketch.state_dict().items()}
     for name in sorted({*there, *expected}):
         if there.get(name) != expected.get(name):
-            raise ValueError(f"the weights in {folder} do not fit {folder / 'config.json'}: tensor {name!r} is "
-                             f"{there.get(name, 'missing')}, expected {expected.get(name, 'none')}.")
+            raise ValueError(
+                f"the weights in {folder} do not fit {folder / 'config.json'}: tensor {name!r} is "
+                f"{there.get(name, 'missing')}, expected {expected.get(name, 'none')}."
+            )
     component: nn.Module = kind.from_pretrained(folder, use_safetensors=True)
     return component
 
@@ -100,16 +113,20 @@ def _require_true_index(folder: Path, places: dict[str, str]) -> None:
         return
     index = read_json(file)
     if not sharded or index.get("weight_map") != places or not isinstance(index.get("metadata"), dict):
-        raise ValueError(f"{file} does not say which file holds which tensor as the weights beside it do; expected "
-                         f"{'that' if sharded else 'no such file beside ' + WEIGHTS[0]}. Restore the folder.")
+        raise ValueError(
+            f"{file} does not say which file holds which tensor as the weights beside it do; expected "
+            f"{'that' if sharded else 'no such file beside ' + WEIGHTS[0]}. Restore the folder."
+        )
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a component's folder; ValueError if there are none."""
     files = [file for pattern in WEIGHTS for file in sorted(folder.glob(pattern))]
     if not files:
-        raise ValueError(f"{folder} has no {WEIGHTS[0]}. Weights in another format are not opened, because reading a "
-                         "pickle can run code; ask its author for safetensors.")
+        raise ValueError(
+            f"{folder} has no {WEIGHTS[0]}. Weights in another format are not opened, because reading a "
+            "pickle can run code; ask its author for safetensors."
+        )
     return files
 
 
@@ -124,8 +141,9 @@ def _shapes(file: Path) -> dict[str, list[int]]:
         header.pop("__metadata__", None)
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         if end + 8 + length != file.stat().st_size:
-            raise ValueError(f"its header claims {end:,} bytes of numbers, and it has "
-                             f"{file.stat().st_size - 8 - length:,}")
+            raise ValueError(
+                f"its header claims {end:,} bytes of numbers, and it has {file.stat().st_size - 8 - length:,}"
+            )
         return {name: [int(size) for size in entry["shape"]] for name, entry in header.items()}
     except (ValueError, TypeError, LookupError, AttributeError, struct.error, RecursionError) as error:
         raise ValueError(f"{file} is damaged or no safetensors file ({error}).") from error
@@ -135,8 +153,10 @@ def load_scheduler(name: str, folder: Path) -> SchedulerMixin:
     """The scheduler of the pipeline in `folder`, whose class is called `name`."""
     kind: Any = getattr(diffusers, name, None)
     if not isinstance(kind, type) or not issubclass(kind, SchedulerMixin):
-        raise ValueError(f"{folder / INDEX} names the scheduler {name!r}, which diffusers does not have. "
-                         f"The nearest known one is {_nearest_scheduler(name)!r}.")
+        raise ValueError(
+            f"{folder / INDEX} names the scheduler {name!r}, which diffusers does not have. "
+            f"The nearest known one is {_nearest_scheduler(name)!r}."
+        )
     file = folder / "scheduler" / "scheduler_config.json"
     config = read_json(file)
     steps = config.get("num_train_timesteps", 1000)

@@ -66,8 +66,9 @@ _DATA = {
     "pets": _Data(3, _PRETRAINED_SIZE, 37, 30, {"augment": _PHOTOGRAPH}),
     "food101": _Data(3, _PRETRAINED_SIZE, 101, 5, {"augment": _PHOTOGRAPH, "validation_size": 2_000}),
     # One epoch: the weights are those of this task, but for the normalisation of its images.
-    "imagenet-1k": _Data(3, _PRETRAINED_SIZE, 1000, 1, {"augment": _PHOTOGRAPH, "train_size": 100_000,
-                                                        "validation_size": 5_000}),
+    "imagenet-1k": _Data(
+        3, _PRETRAINED_SIZE, 1000, 1, {"augment": _PHOTOGRAPH, "train_size": 100_000, "validation_size": 5_000}
+    ),
 }
 # 300 consecutive steps of one fine-tune, as in the authors' newest code and logs.
 _CONSECUTIVE = {"num_checkpoints": 300, "save_every": 1}

@@ -37,8 +37,9 @@ class GenerateConfig:
 
     def __post_init__(self) -> None:
         require(self.num_models >= 1, "generate.num_models", self.num_models, "at least 1")
-        require(1 <= self.num_inference_steps <= 1000, "generate.num_inference_steps", self.num_inference_steps,
-                "1 to 1000")
+        require(
+            1 <= self.num_inference_steps <= 1000, "generate.num_inference_steps", self.num_inference_steps, "1 to 1000"
+        )
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,12 @@ class EvaluateConfig:
     fine_tune_steps: int = 20
 
     def __post_init__(self) -> None:
-        require(self.num_originals is None or self.num_originals >= 2, "evaluate.num_originals", self.num_originals,
-                "at least 2, or nothing for all")
+        require(
+            self.num_originals is None or self.num_originals >= 2,
+            "evaluate.num_originals",
+            self.num_originals,
+            "at least 2, or nothing for all",
+        )
         require(self.baselines >= 0, "evaluate.baselines", self.baselines, "at least 0")
         require(self.fine_tune_steps >= 1, "evaluate.fine_tune_steps", self.fine_tune_steps, "at least 1")
 
@@ -98,13 +103,18 @@ class Recipe:
 
 def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
     """Merge `data` over the defaults. ValueError for what is missing, unknown or out of range."""
-    sections = {"autoencoder": AutoencoderConfig, "diffusion": DiffusionConfig, "generate": GenerateConfig,
-                "evaluate": EvaluateConfig}
+    sections = {
+        "autoencoder": AutoencoderConfig,
+        "diffusion": DiffusionConfig,
+        "generate": GenerateConfig,
+        "evaluate": EvaluateConfig,
+    }
     require_known("recipe key", data, ["task", "network", "select", "collect", "seed", *sections])
     for name in ("task", "network"):
         if not data.get(name):
-            raise ValueError(f"the recipe has no {name!r}; expected a name or a mapping, e.g. task: digits, "
-                             "network: mlp3.")
+            raise ValueError(
+                f"the recipe has no {name!r}; expected a name or a mapping, e.g. task: digits, network: mlp3."
+            )
     collect = dict(_mapping("collect", data.get("collect")))
     method = collect.pop("method", "finetune")
     if method not in _METHODS:
@@ -114,8 +124,15 @@ def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
     made: dict[str, Any] = {
         name: _section(name, kind, _mapping(name, data.get(name))) for name, kind in sections.items()
     }
-    return Recipe(task=data["task"], network=data["network"], select=data.get("select", "all"), method=method,
-                  collect=_section("collect", _METHODS[method], collect), seed=seed, **made)
+    return Recipe(
+        task=data["task"],
+        network=data["network"],
+        select=data.get("select", "all"),
+        method=method,
+        collect=_section("collect", _METHODS[method], collect),
+        seed=seed,
+        **made,
+    )
 
 
 def _mapping(name: str, value: object) -> Mapping[str, Any]:

@@ -39,31 +39,63 @@ def figure3(bench: Workbench, settings: Settings) -> Reproduced:
     stacked = dataset.layout.stack(dataset.params_KP)
     png = _png(bench, "figure3")
     parameter_heat_maps(_one_of_each_kind(stacked), png.with_suffix(""))
-    return Reproduced("figure3", "Figure 3: parameters of three seeds",
-                      f"A {dataset.network['name']} trained from three seeds, hidden units in their own order.",
-                      [Figure(png, "Parameters by layer and seed", "Heat maps of conv, norm and linear layers of three "
-                              "networks, each tensor scaled to its own lowest and highest value.")])
+    return Reproduced(
+        "figure3",
+        "Figure 3: parameters of three seeds",
+        f"A {dataset.network['name']} trained from three seeds, hidden units in their own order.",
+        [
+            Figure(
+                png,
+                "Parameters by layer and seed",
+                "Heat maps of conv, norm and linear layers of three "
+                "networks, each tensor scaled to its own lowest and highest value.",
+            )
+        ],
+    )
 
 
 def figure4a(bench: Workbench, settings: Settings) -> Reproduced:
     """Similarity of networks by their errors, four comparisons."""
     run = _main(bench, settings)
-    blocks = _copied(bench, run, FIGURES[2], "figure4a", "Similarity by errors", "Distributions of IoU of errors among "
-                     "originals, among generated networks, between both, and the highest of each generated network.")
+    blocks = _copied(
+        bench,
+        run,
+        FIGURES[2],
+        "figure4a",
+        "Similarity by errors",
+        "Distributions of IoU of errors among "
+        "originals, among generated networks, between both, and the highest of each generated network.",
+    )
     similarity = run.results["similarity"]
-    return Reproduced("figure4a", "Figure 4a: similarity of networks by their errors",
-                      f"IoU of wrong predictions on test; {settings.describe_main()}, 200 checkpoints.", blocks,
-                      measured=similarity)
+    return Reproduced(
+        "figure4a",
+        "Figure 4a: similarity of networks by their errors",
+        f"IoU of wrong predictions on test; {settings.describe_main()}, 200 checkpoints.",
+        blocks,
+        measured=similarity,
+    )
 
 
 def figure4b(bench: Workbench, settings: Settings) -> Reproduced:
     """Accuracy against the highest similarity to an original."""
     run = _main(bench, settings)
-    blocks = _copied(bench, run, FIGURES[0], "figure4b", "Accuracy and similarity", "One point a network: accuracy "
-                     "against the highest IoU of errors with an original, for originals, generated, fine-tuned and "
-                     "noise-added networks and the average.")
-    return Reproduced("figure4b", "Figure 4b: accuracy against the highest similarity",
-                      f"{settings.describe_main()}, 200 checkpoints.", blocks, measured=run.results["methods"])
+    blocks = _copied(
+        bench,
+        run,
+        FIGURES[0],
+        "figure4b",
+        "Accuracy and similarity",
+        "One point a network: accuracy "
+        "against the highest IoU of errors with an original, for originals, generated, fine-tuned and "
+        "noise-added networks and the average.",
+    )
+    return Reproduced(
+        "figure4b",
+        "Figure 4b: accuracy against the highest similarity",
+        f"{settings.describe_main()}, 200 checkpoints.",
+        blocks,
+        measured=run.results["methods"],
+    )
 
 
 def figure4c(bench: Workbench, settings: Settings) -> Reproduced:
@@ -73,22 +105,31 @@ def figure4c(bench: Workbench, settings: Settings) -> Reproduced:
     generated_BP = run.generated()
     noisy_BP = noise_standardised(run.dataset, len(generated_BP), torch.Generator().manual_seed(settings.seed), _NOISE)
     with torch.no_grad():
-        latents = {name: encoder.encode_slices(_columns(params_BP)) for name, params_BP in
-                   (("generated", generated_BP), ("noise_standardised", noisy_BP))}
+        latents = {
+            name: encoder.encode_slices(_columns(params_BP))
+            for name, params_BP in (("generated", generated_BP), ("noise_standardised", noisy_BP))
+        }
         latents["original"] = encoder.encode_slices(run.dataset.read_slice)
     latents_figure(latents, png.with_suffix(""))
-    return Reproduced("figure4c", "Figure 4c: t-SNE of latents",
-                      f"{settings.describe_main()}; noise of {_NOISE:g} after standardising each tensor.",
-                      [Figure(png, "t-SNE of latents", "A point a network, by its latent: originals, generated, and "
-                              "noise-added ones.")])
+    return Reproduced(
+        "figure4c",
+        "Figure 4c: t-SNE of latents",
+        f"{settings.describe_main()}; noise of {_NOISE:g} after standardising each tensor.",
+        [
+            Figure(
+                png, "t-SNE of latents", "A point a network, by its latent: originals, generated, and noise-added ones."
+            )
+        ],
+    )
 
 
 def figure5a(bench: Workbench, settings: Settings) -> Reproduced:
     """Trajectories of the reverse process from five noises."""
     run, png = _main(bench, settings), _png(bench, "figure5a")
     pipe = run.pipeline()
-    out = pipe(_PATHS, generator=torch.Generator().manual_seed(settings.seed), output_type="latent",
-               return_trajectory=True)
+    out = pipe(
+        _PATHS, generator=torch.Generator().manual_seed(settings.seed), output_type="latent", return_trajectory=True
+    )
     assert isinstance(out, PDiffPipelineOutput) and out.trajectory is not None
     decoded = out.trajectory.shape[0] * _PATHS * run.dataset.layout.num_params <= _MOST_NUMBERS
     if decoded:
@@ -98,11 +139,19 @@ def figure5a(bench: Workbench, settings: Settings) -> Reproduced:
         with torch.no_grad():
             originals_KCL = pipe.autoencoder.encode_slices(run.dataset.read_slice)
         trajectories_figure(out.trajectory, originals_KCL, png.with_suffix(""), unit="scaled latent units")
-    return Reproduced("figure5a", "Figure 5a: trajectories of the reverse process",
-                      f"{settings.describe_main()}; {'decoded parameters' if decoded else 'latents'} after each step, "
-                      f"from {_PATHS} noises, in two dimensions.",
-                      [Figure(png, "Trajectories", "Paths from five noises to generated networks, among the originals "
-                              "with their mean and spread.")])
+    return Reproduced(
+        "figure5a",
+        "Figure 5a: trajectories of the reverse process",
+        f"{settings.describe_main()}; {'decoded parameters' if decoded else 'latents'} after each step, "
+        f"from {_PATHS} noises, in two dimensions.",
+        [
+            Figure(
+                png,
+                "Trajectories",
+                "Paths from five noises to generated networks, among the originals with their mean and spread.",
+            )
+        ],
+    )
 
 
 def figure5b(bench: Workbench, settings: Settings) -> Reproduced:
@@ -117,28 +166,63 @@ def figure5b(bench: Workbench, settings: Settings) -> Reproduced:
     drawn = {number: values_B for number, values_B in similarity.items() if bool(values_B.isfinite().any())}
     if drawn:
         checkpoints_figure(drawn, png.with_suffix(""))
-    rows = [(str(number), str(len(values_B)), f"{float(values_B.nanmean()):.3f}" if len(values_B) else "undefined")
-            for number, values_B in similarity.items()]
-    blocks: list[Table | Figure] = [Figure(png, "Highest similarity by K", "Highest IoU of errors with an original, a "
-                                           "column of points for each number of checkpoints.")] if drawn else []
+    rows = [
+        (str(number), str(len(values_B)), f"{float(values_B.nanmean()):.3f}" if len(values_B) else "undefined")
+        for number, values_B in similarity.items()
+    ]
+    blocks: list[Table | Figure] = (
+        [
+            Figure(
+                png,
+                "Highest similarity by K",
+                "Highest IoU of errors with an original, a column of points for each number of checkpoints.",
+            )
+        ]
+        if drawn
+        else []
+    )
     blocks.append(Table("Networks drawn", ("K", "networks", "mean max similarity"), rows))
-    return Reproduced("figure5b", "Figure 5b: highest similarity by number of checkpoints",
-                      f"{settings.describe_main()}; up to {_MODELS} networks each, all within a point of the "
-                      "originals' median accuracy on validation.", blocks)
+    return Reproduced(
+        "figure5b",
+        "Figure 5b: highest similarity by number of checkpoints",
+        f"{settings.describe_main()}; up to {_MODELS} networks each, all within a point of the "
+        "originals' median accuracy on validation.",
+        blocks,
+    )
 
 
 def frontier(bench: Workbench, settings: Settings) -> Reproduced:
     """Accuracy against novelty beside every baseline, the audit and the ensembles of the main run."""
     run = _main(bench, settings)
-    blocks = _copied(bench, run, FIGURES[1], "frontier", "The accuracy-novelty frontier", "Accuracy on test against "
-                     "novelty, one less the highest IoU, with a step line a method.")
-    blocks += _copied(bench, run, FIGURES[3], "ensembles", "Ensembles", "Accuracy, negative log-likelihood and "
-                      "calibration error against the number of networks averaged.")
-    tables = [block for section in result_sections(run.results, run.folder) for block in section.blocks
-              if isinstance(block, Table)]
-    return Reproduced("frontier", "The audit: accuracy against novelty",
-                      f"{settings.describe_main()}, 200 checkpoints. {verdict(run.results)}", [*tables, *blocks],
-                      measured={key: run.results[key] for key in ("audit", "frontier", "ensembles", "methods")})
+    blocks = _copied(
+        bench,
+        run,
+        FIGURES[1],
+        "frontier",
+        "The accuracy-novelty frontier",
+        "Accuracy on test against novelty, one less the highest IoU, with a step line a method.",
+    )
+    blocks += _copied(
+        bench,
+        run,
+        FIGURES[3],
+        "ensembles",
+        "Ensembles",
+        "Accuracy, negative log-likelihood and calibration error against the number of networks averaged.",
+    )
+    tables = [
+        block
+        for section in result_sections(run.results, run.folder)
+        for block in section.blocks
+        if isinstance(block, Table)
+    ]
+    return Reproduced(
+        "frontier",
+        "The audit: accuracy against novelty",
+        f"{settings.describe_main()}, 200 checkpoints. {verdict(run.results)}",
+        [*tables, *blocks],
+        measured={key: run.results[key] for key in ("audit", "frontier", "ensembles", "methods")},
+    )
 
 
 def _main(bench: Workbench, settings: Settings) -> Run:

@@ -16,21 +16,43 @@ Row = Mapping[str, float]
 
 # Table 2, CIFAR-100 with ResNet-18 (fig).
 TABLE_2A: Mapping[int, tuple[float, float, float]] = {
-    1: (76.6, 70.7, 73.2), 10: (76.5, 71.2, 73.8), 50: (76.7, 71.3, 74.3), 200: (76.9, 72.4, 75.6),
+    1: (76.6, 70.7, 73.2),
+    10: (76.5, 71.2, 73.8),
+    50: (76.7, 71.3, 74.3),
+    200: (76.9, 72.4, 75.6),
     500: (76.8, 72.3, 75.4),
 }
 TABLE_2B: Mapping[str, tuple[float, float, float]] = {
-    "10-14": (76.8, 71.9, 75.3), "14-16": (76.9, 72.2, 75.5), "16-18": (76.9, 72.4, 75.6),
+    "10-14": (76.8, 71.9, 75.3),
+    "14-16": (76.9, 72.2, 75.5),
+    "16-18": (76.9, 72.4, 75.6),
 }
 TABLE_2C: Mapping[str, tuple[float, float, float]] = {
-    "none": (76.7, 65.8, 65.0), "parameters": (76.7, 66.7, 67.3), "latents": (76.7, 72.1, 75.3),
+    "none": (76.7, 65.8, 65.0),
+    "parameters": (76.7, 66.7, 67.3),
+    "latents": (76.7, 72.1, 75.3),
     "both": (76.9, 72.4, 75.6),
 }
 # Short names of this package -> names in the authors' logs.
-_DATASETS = {"cifar10": "cifar10", "cifar100": "cifar100", "stl10": "stl10", "flowers102": "flowers", "pets": "pets",
-             "food101": "food101", "imagenet-1k": "in1k"}
-_NETWORKS = {"resnet18": "resnet18", "resnet50": "resnet50", "vit_tiny": "vittiny", "vit_base": "vitbase",
-             "convnext_tiny": "convnexttiny", "convnext_base": "convnextbase", "convnet3": "convnet", "mlp3": "mlp"}
+_DATASETS = {
+    "cifar10": "cifar10",
+    "cifar100": "cifar100",
+    "stl10": "stl10",
+    "flowers102": "flowers",
+    "pets": "pets",
+    "food101": "food101",
+    "imagenet-1k": "in1k",
+}
+_NETWORKS = {
+    "resnet18": "resnet18",
+    "resnet50": "resnet50",
+    "vit_tiny": "vittiny",
+    "vit_base": "vitbase",
+    "convnext_tiny": "convnexttiny",
+    "convnext_base": "convnextbase",
+    "convnet3": "convnet",
+    "mlp3": "mlp",
+}
 
 
 def logged(dataset: str, network: str, *, whole: bool) -> Row | None:
@@ -52,9 +74,12 @@ def _logs() -> dict[str, dict[str, float]]:
         for prefix, name in (("", "generated"), ("original_", "original")):
             for key, column in (("best", "max"), ("mean", "mean"), ("median", "median")):
                 values[f"{prefix}{key}"] = 100 * float(row[f"{name}_acc_{column}"])
-        for key, column in (("original_original", "origin-origin"), ("generated_generated", "generated-generated"),
-                            ("original_generated", "origin-generated"),
-                            ("original_generated_max", "origin-generated(max)")):
+        for key, column in (
+            ("original_original", "origin-origin"),
+            ("generated_generated", "generated-generated"),
+            ("original_generated", "origin-generated"),
+            ("original_generated_max", "origin-generated(max)"),
+        ):
             values[key] = float(row[column])
         logs[row["run"]] = values
     return logs

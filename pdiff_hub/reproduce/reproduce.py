@@ -23,15 +23,31 @@ from pdiff_hub.reproduce.workbench import Workbench
 from pdiff_hub.safe_files import require_same_settings, write_json
 
 PARTS: Mapping[str, Callable[[Workbench, Settings], Reproduced]] = {
-    "table1": tables.table1, "table2a": tables.table2a, "table2b": tables.table2b, "table2c": tables.table2c,
-    "table3": tables.table3, "figure3": figures.figure3, "figure4a": figures.figure4a, "figure4b": figures.figure4b,
-    "figure4c": figures.figure4c, "figure5a": figures.figure5a, "figure5b": figures.figure5b,
+    "table1": tables.table1,
+    "table2a": tables.table2a,
+    "table2b": tables.table2b,
+    "table2c": tables.table2c,
+    "table3": tables.table3,
+    "figure3": figures.figure3,
+    "figure4a": figures.figure4a,
+    "figure4b": figures.figure4b,
+    "figure4c": figures.figure4c,
+    "figure5a": figures.figure5a,
+    "figure5b": figures.figure5b,
     "frontier": figures.frontier,
 }
 
 
-def reproduce(what: str, directory: Path, *, scale: str = "small", task: str | None = None, seed: int = 0,
-              device: str = "cpu", say: Callable[[str], None] = lambda text: None) -> list[Reproduced]:
+def reproduce(
+    what: str,
+    directory: Path,
+    *,
+    scale: str = "small",
+    task: str | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Reproduced]:
     """Measure `what` ("all", or a key of `PARTS`) and write a report, its numbers and pictures into `directory`.
 
     They are `report.html` and `reproduction.json` for all, else `WHAT.html` and `WHAT.json`.
@@ -53,12 +69,26 @@ def reproduce(what: str, directory: Path, *, scale: str = "small", task: str | N
         seconds[name] = time.perf_counter() - began
     stem = "report" if what == "all" else what
     _write(parts, seconds, settings, directory / f"{stem}.html")
-    write_json(directory / ("reproduction.json" if what == "all" else f"{what}.json"), without_nan({
-        "settings": {"scale": scale, "task": task, "seed": seed}, "environment": environment(), "seconds": seconds,
-        "parts": {part.name: {"title": part.title, "measured": part.measured, "orderings": [
-            {"claim": each.claim, "held": each.held, "numbers": each.numbers} for each in part.orderings]}
-            for part in parts},
-    }))
+    write_json(
+        directory / ("reproduction.json" if what == "all" else f"{what}.json"),
+        without_nan(
+            {
+                "settings": {"scale": scale, "task": task, "seed": seed},
+                "environment": environment(),
+                "seconds": seconds,
+                "parts": {
+                    part.name: {
+                        "title": part.title,
+                        "measured": part.measured,
+                        "orderings": [
+                            {"claim": each.claim, "held": each.held, "numbers": each.numbers} for each in part.orderings
+                        ],
+                    }
+                    for part in parts
+                },
+            }
+        ),
+    )
     _print(parts)
     return parts
 
@@ -70,15 +100,31 @@ def _write(parts: list[Reproduced], seconds: Mapping[str, float], settings: Sett
     sections = []
     if orderings:
         lead += f"\n\n{held} of {len(orderings)} orderings of the paper held here."
-        sections.append(Section("What held", "Absolute accuracies differ between data sets; orderings should not.",
-                                [orderings_table(orderings)]))
+        sections.append(
+            Section(
+                "What held",
+                "Absolute accuracies differ between data sets; orderings should not.",
+                [orderings_table(orderings)],
+            )
+        )
     lead += "".join(f"\n\n{part.text}" for part in parts if part.name == "frontier")
     sections += [part.section() for part in parts]
     about: dict[str, Any] = {"scale": settings.scale, "task": settings.task, "seed": settings.seed, **environment()}
-    sections.append(Section("Settings", "", [
-        settings_table(about),
-        Table("Seconds of this call", ("part", "seconds"), [(name, f"{value:.1f}") for name, value in seconds.items()],
-              "Work that parts share is counted where it was done first; what was there already took no time.")]))
+    sections.append(
+        Section(
+            "Settings",
+            "",
+            [
+                settings_table(about),
+                Table(
+                    "Seconds of this call",
+                    ("part", "seconds"),
+                    [(name, f"{value:.1f}") for name, value in seconds.items()],
+                    "Work that parts share is counted where it was done first; what was there already took no time.",
+                ),
+            ],
+        )
+    )
     write_report(path, f"p-diff reproduced, {settings.scale} scale", lead, sections)
 
 

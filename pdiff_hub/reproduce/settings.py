@@ -18,12 +18,22 @@ _DATASETS = ("mnist", "cifar10", "cifar100", "stl10", "flowers102", "pets", "foo
 _WHOLE = (("cifar10", "convnet3"), ("cifar100", "convnet3"), ("cifar10", "mlp3"), ("mnist", "mlp3"))
 # The real architectures on small images; patches so large that a base model takes minutes on two cores.
 _SMALL: Mapping[str, Mapping[str, Any]] = {
-    "resnet18": {}, "resnet50": {}, "vit_tiny": {"patch_size": 2}, "vit_base": {"patch_size": 4},
-    "convnext_tiny": {"patch_size": 1}, "convnext_base": {"patch_size": 1},
+    "resnet18": {},
+    "resnet50": {},
+    "vit_tiny": {"patch_size": 2},
+    "vit_base": {"patch_size": 4},
+    "convnext_tiny": {"patch_size": 1},
+    "convnext_base": {"patch_size": 1},
 }
 _SMALL_COLLECT: Mapping[str, Any] = {"learning_rate": 1e-3, "finetune_learning_rate": 3e-3, "save_every": 1}
-_SMALL_EPOCHS: Mapping[str, int] = {"resnet18": 5, "resnet50": 5, "vit_tiny": 15, "vit_base": 6, "convnext_tiny": 10,
-                                    "convnext_base": 4}
+_SMALL_EPOCHS: Mapping[str, int] = {
+    "resnet18": 5,
+    "resnet50": 5,
+    "vit_tiny": 15,
+    "vit_base": 6,
+    "convnext_tiny": 10,
+    "convnext_base": 4,
+}
 _SMALL_JUDGED = 100  # networks a cell: what lies behind the first norm of a base model is computed for each
 _SMALL_DIFFUSION: Mapping[str, Any] = {"steps": 1500}
 # Norm layers of a ResNet-18 in the order of its modules (transformers): the stem, then per stage the shortcut's, where
@@ -32,8 +42,10 @@ _DEPTHS = {"10-14": "norms:12-15", "14-16": "norms:17-18", "16-18": "norms:19-20
 _PAPER_AUTOENCODER: Mapping[str, Any] = {"form": "conv", "normalization": "none", "steps": 30_000}
 _SMALL_NOISE_STEPS = 500
 _NOISES: Mapping[str, Mapping[str, float]] = {
-    "none": {"input_noise": 0.0, "latent_noise": 0.0}, "parameters": {"input_noise": 1e-3, "latent_noise": 0.0},
-    "latents": {"input_noise": 0.0, "latent_noise": 0.1}, "both": {"input_noise": 1e-3, "latent_noise": 0.1},
+    "none": {"input_noise": 0.0, "latent_noise": 0.0},
+    "parameters": {"input_noise": 1e-3, "latent_noise": 0.0},
+    "latents": {"input_noise": 0.0, "latent_noise": 0.1},
+    "both": {"input_noise": 1e-3, "latent_noise": 0.1},
 }
 
 
@@ -72,19 +84,32 @@ class Settings:
         """The same without baselines, where a table needs none."""
         return replace(recipe, evaluate=replace(recipe.evaluate, baselines=0))
 
-    def norms(self, dataset: str, network: str, select: str = "last_norms:2",
-              autoencoder: Mapping[str, Any] | None = None) -> Recipe:
+    def norms(
+        self, dataset: str, network: str, select: str = "last_norms:2", autoencoder: Mapping[str, Any] | None = None
+    ) -> Recipe:
         """A cell of table 1, without baselines."""
         if self.scale == "paper":
-            overrides = [f"select={select}", *(f"autoencoder.{key}={value}" for key, value in
-                                               (autoencoder or {}).items())]
+            overrides = [
+                f"select={select}",
+                *(f"autoencoder.{key}={value}" for key, value in (autoencoder or {}).items()),
+            ]
             return self.plain(self._seeded(load_recipe(f"{dataset}-{network.replace('_', '-')}-norms", overrides)))
-        return self.plain(self._seeded(recipe_from_dict({
-            "task": dataset, "network": {"name": network, **_SMALL[network]}, "select": select,
-            "collect": {**_SMALL_COLLECT, "epochs": _SMALL_EPOCHS[network]},
-            "autoencoder": dict(autoencoder or {}), "diffusion": dict(_SMALL_DIFFUSION),
-            "generate": {"num_models": _SMALL_JUDGED}, "evaluate": {"num_originals": _SMALL_JUDGED},
-        })))
+        return self.plain(
+            self._seeded(
+                recipe_from_dict(
+                    {
+                        "task": dataset,
+                        "network": {"name": network, **_SMALL[network]},
+                        "select": select,
+                        "collect": {**_SMALL_COLLECT, "epochs": _SMALL_EPOCHS[network]},
+                        "autoencoder": dict(autoencoder or {}),
+                        "diffusion": dict(_SMALL_DIFFUSION),
+                        "generate": {"num_models": _SMALL_JUDGED},
+                        "evaluate": {"num_originals": _SMALL_JUDGED},
+                    }
+                )
+            )
+        )
 
     def whole(self, dataset: str, network: str) -> Recipe:
         """A cell of table 3, without baselines."""
@@ -96,8 +121,11 @@ class Settings:
         """(data set, network, data set of the published row)."""
         if self.scale == "small":
             return [(self.task or "digits", network, _BESIDE_NORMS) for network in _NETWORKS]
-        return [(dataset, network, dataset) for dataset in ([self.task] if self.task else _DATASETS)
-                for network in _NETWORKS]
+        return [
+            (dataset, network, dataset)
+            for dataset in ([self.task] if self.task else _DATASETS)
+            for network in _NETWORKS
+        ]
 
     def table3_cells(self) -> list[tuple[str, str, str]]:
         """(data set, network, data set of the published row)."""
@@ -112,14 +140,23 @@ class Settings:
     def noises(self) -> dict[str, Recipe]:
         """Table 2c: the paper's autoencoder under each noise augmentation."""
         steps = {} if self.scale == "paper" else {"steps": _SMALL_NOISE_STEPS}
-        return {name: self.norms(self._ablation_task, "resnet18", autoencoder={**_PAPER_AUTOENCODER, **steps, **noise})
-                for name, noise in _NOISES.items()}
+        return {
+            name: self.norms(self._ablation_task, "resnet18", autoencoder={**_PAPER_AUTOENCODER, **steps, **noise})
+            for name, noise in _NOISES.items()
+        }
 
     def seeds(self) -> Recipe:
         """Figure 3: three networks from three seeds, with conv, norm and linear layers, in their own order."""
         network = {"name": "convnet3", "norm": "group"}
-        return self._seeded(recipe_from_dict({"task": self._ablation_task, "network": network, "collect": {
-            "method": "population", "num_checkpoints": 3, "align": False}}))
+        return self._seeded(
+            recipe_from_dict(
+                {
+                    "task": self._ablation_task,
+                    "network": network,
+                    "collect": {"method": "population", "num_checkpoints": 3, "align": False},
+                }
+            )
+        )
 
     def describe_main(self) -> str:
         """The main run in words."""
@@ -132,20 +169,26 @@ class Settings:
             return "Each cell as in the paper: a data set, a network, what of it is generated."
         if whole:
             return "Whole networks, the defaults of this package, on small images."
-        return ("The real architectures, trained from scratch for a few epochs on small images (base models with large "
-                "patches), then 200 checkpoints of their last two norm layers.")
+        return (
+            "The real architectures, trained from scratch for a few epochs on small images (base models with large "
+            "patches), then 200 checkpoints of their last two norm layers."
+        )
 
     def describe_depths(self) -> str:
         """What table 2b varies, in words."""
-        return (f"A ResNet-18 on {self._ablation_task}, trained once; then 2,048 numbers of norm layers at three "
-                "depths are trained on, collected and generated.")
+        return (
+            f"A ResNet-18 on {self._ablation_task}, trained once; then 2,048 numbers of norm layers at three "
+            "depths are trained on, collected and generated."
+        )
 
     def describe_noises(self) -> str:
         """What table 2c varies, in words."""
         steps = "30,000" if self.scale == "paper" else f"{_SMALL_NOISE_STEPS:,}"
-        return (f"The paper's convolutional autoencoder on the last two norm layers of a ResNet-18 on "
-                f"{self._ablation_task}, {steps} steps, under each noise augmentation (sigma 0.001 on parameters, 0.1 "
-                "on latents).")
+        return (
+            f"The paper's convolutional autoencoder on the last two norm layers of a ResNet-18 on "
+            f"{self._ablation_task}, {steps} steps, under each noise augmentation (sigma 0.001 on parameters, 0.1 "
+            "on latents)."
+        )
 
     @property
     def _ablation_task(self) -> str:

@@ -20,8 +20,9 @@ _POINT = 0.01  # of accuracy
 
 def table1(bench: Workbench, settings: Settings) -> Reproduced:
     """The last two norm layers of six architectures: best of originals, weight average and generated networks."""
-    return _cells(bench, settings, "table1", "Table 1: the last two normalisation layers", settings.table1_cells(),
-                  whole=False)
+    return _cells(
+        bench, settings, "table1", "Table 1: the last two normalisation layers", settings.table1_cells(), whole=False
+    )
 
 
 def table3(bench: Workbench, settings: Settings) -> Reproduced:
@@ -29,8 +30,9 @@ def table3(bench: Workbench, settings: Settings) -> Reproduced:
     return _cells(bench, settings, "table3", "Table 3: whole networks", settings.table3_cells(), whole=True)
 
 
-def _cells(bench: Workbench, settings: Settings, name: str, title: str,
-           cells: Sequence[tuple[str, str, str]], *, whole: bool) -> Reproduced:
+def _cells(
+    bench: Workbench, settings: Settings, name: str, title: str, cells: Sequence[tuple[str, str, str]], *, whole: bool
+) -> Reproduced:
     """cells: (data set, network, the data set whose published row stands beside it)."""
     rows, measured, runs = [], {}, []
     for dataset, network, beside in cells:
@@ -40,20 +42,43 @@ def _cells(bench: Workbench, settings: Settings, name: str, title: str,
         runs.append((label, run.results))
         measured[label] = {key: run.results[key] for key in ("accuracy", "similarity", "num_params")}
         accuracy = run.results["accuracy"]
-        rows.append((
-            label, str(run.results["num_params"]),
-            *(percent(accuracy[method]["best"]) for method in ("original", "ensemble", "generated")),
-            *(percent(accuracy[method]["mean"]) for method in ("original", "generated")),
-            *(published(logged[key] if logged else None)
-              for key in ("original_best", "best", "original_mean", "mean")),
-        ))
-    columns = ("cell", "numbers", "original, best", "average, best", "p-diff, best", "original, mean", "p-diff, mean",
-               "published original, best", "published p-diff, best", "published original, mean",
-               "published p-diff, mean")
-    note = ("Accuracy on test in percent; best chosen on validation. Published: the authors' logs, of "
-            f"{settings.beside}; a dash where they logged none.")
-    return Reproduced(name, title, settings.describe_cells(whole), [Table(title, columns, rows, note)],
-                      [*_cell_orderings(runs)], measured)
+        rows.append(
+            (
+                label,
+                str(run.results["num_params"]),
+                *(percent(accuracy[method]["best"]) for method in ("original", "ensemble", "generated")),
+                *(percent(accuracy[method]["mean"]) for method in ("original", "generated")),
+                *(
+                    published(logged[key] if logged else None)
+                    for key in ("original_best", "best", "original_mean", "mean")
+                ),
+            )
+        )
+    columns = (
+        "cell",
+        "numbers",
+        "original, best",
+        "average, best",
+        "p-diff, best",
+        "original, mean",
+        "p-diff, mean",
+        "published original, best",
+        "published p-diff, best",
+        "published original, mean",
+        "published p-diff, mean",
+    )
+    note = (
+        "Accuracy on test in percent; best chosen on validation. Published: the authors' logs, of "
+        f"{settings.beside}; a dash where they logged none."
+    )
+    return Reproduced(
+        name,
+        title,
+        settings.describe_cells(whole),
+        [Table(title, columns, rows, note)],
+        [*_cell_orderings(runs)],
+        measured,
+    )
 
 
 def _cell_orderings(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Ordering]:
@@ -62,8 +87,9 @@ def _cell_orderings(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Order
         defined = {label: value for label, value in values.items() if value is not None}
         held = [label for label, value in defined.items() if value >= least]
         numbers = ", ".join(f"{label} {value:+.2f}{unit}" for label, value in defined.items())
-        return Ordering(claim, bool(defined) and len(held) == len(defined),
-                        f"in {len(held)} of {len(defined)}: {numbers}")
+        return Ordering(
+            claim, bool(defined) and len(held) == len(defined), f"in {len(held)} of {len(defined)}: {numbers}"
+        )
 
     def similarity(results: Mapping[str, Any]) -> float | None:
         generated, original = (results["similarity"][f"{each}_{each}"] for each in ("generated", "original"))
@@ -73,12 +99,24 @@ def _cell_orderings(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Order
         return lambda results: 100 * (results["accuracy"]["generated"][key] - results["accuracy"]["original"][key])
 
     return [
-        count("the best generated network is at least as good as the best original (authors' logs: 28 of 36)",
-              accuracy("best"), 0.0, " points"),
-        count("the generated mean is at least the original mean (authors' logs: 36 of 36)", accuracy("mean"), 0.0,
-              " points"),
-        count("generated networks are more alike than originals, by IoU of errors (authors' logs: 36 of 36)",
-              similarity, 0.0, ""),
+        count(
+            "the best generated network is at least as good as the best original (authors' logs: 28 of 36)",
+            accuracy("best"),
+            0.0,
+            " points",
+        ),
+        count(
+            "the generated mean is at least the original mean (authors' logs: 36 of 36)",
+            accuracy("mean"),
+            0.0,
+            " points",
+        ),
+        count(
+            "generated networks are more alike than originals, by IoU of errors (authors' logs: 36 of 36)",
+            similarity,
+            0.0,
+            "",
+        ),
     ]
 
 
@@ -88,10 +126,12 @@ def checkpoint_runs(bench: Workbench, settings: Settings, numbers: Sequence[int]
     collected = bench.checkpoints("main", with_checkpoints(recipe, max(settings.checkpoint_numbers)))
     runs = {}
     for number in numbers or settings.checkpoint_numbers:
-        dataset = noisy_copies(collected, len(collected) // 2, settings.seed) if number == 1 else evenly(collected,
-                                                                                                         number)
-        runs[number] = bench.run(f"main-{number}", recipe if number == settings.main_checkpoints else
-                                 settings.plain(recipe), dataset)
+        dataset = (
+            noisy_copies(collected, len(collected) // 2, settings.seed) if number == 1 else evenly(collected, number)
+        )
+        runs[number] = bench.run(
+            f"main-{number}", recipe if number == settings.main_checkpoints else settings.plain(recipe), dataset
+        )
     return runs
 
 
@@ -101,8 +141,16 @@ def table2a(bench: Workbench, settings: Settings) -> Reproduced:
     similarities = {number: run.networks()["generated"]["max_similarity"] for number, run in runs.items()}
     means = {number: run.results["accuracy"]["generated"]["mean"] for number, run in runs.items()}
     spans = {number: _range(similarity_B) for number, similarity_B in similarities.items()}
-    rows = [(str(number), *_triple(run), f"{float(similarities[number].nanmean()):.3f}", f"{spans[number]:.3f}",
-             *_published(paper.TABLE_2A.get(number))) for number, run in runs.items()]
+    rows = [
+        (
+            str(number),
+            *_triple(run),
+            f"{float(similarities[number].nanmean()):.3f}",
+            f"{spans[number]:.3f}",
+            *_published(paper.TABLE_2A.get(number)),
+        )
+        for number, run in runs.items()
+    ]
     numbers = sorted(runs)
     large = max(number for number in numbers if number <= settings.main_checkpoints)
     middle = [number for number in numbers if 1 < number < large]
@@ -110,31 +158,65 @@ def table2a(bench: Workbench, settings: Settings) -> Reproduced:
     one = float(similarities[1].nanmean())
     others = {number: float(similarities[number].nanmean()) for number in numbers if number != 1}
     return Reproduced(
-        "table2a", "Table 2a: number of checkpoints K",
+        "table2a",
+        "Table 2a: number of checkpoints K",
         f"Generator trained on K checkpoints of one path ({settings.describe_main()}), evenly spaced; K = 1 is one "
         "checkpoint under the paper's input noise (sigma 0.001), since one point has no distribution to learn.",
-        [Table("Table 2a: number of checkpoints K",
-               ("K", "best", "mean", "median", "max similarity, mean", "max similarity, range", "published best",
-                "published mean", "published median"), rows,
-               "Accuracy of generated networks on test in percent, best chosen on validation; similarity is the "
-               "highest IoU of errors with any of the K; range from the lowest to the highest of the generated "
-               "networks. Published: CIFAR-100, ResNet-18, read off a figure.")],
         [
-            Ordering(f"K = {large} gives a mean at least that of K = 1", means[large] >= means[1],
-                     f"{percent(means[large])} against {percent(means[1])} %"),
-            Ordering("K = 1 is near-copying: max similarity at least 0.95, and the highest of all K",
-                     one >= 0.95 and all(one >= other for other in others.values()),
-                     f"{one:.3f}; others {', '.join(f'K={k} {v:.3f}' for k, v in others.items())}"),
-            Ordering("the range of similarity widens with K",
-                     all(spans[a] <= spans[b] for a, b in pairwise(numbers)),
-                     ", ".join(f"K={k} {v:.3f}" for k, v in spans.items())),
-            Ordering("the best network hardly depends on K (published: within 0.5 points)",
-                     max(best) - min(best) <= 0.5 * _POINT, f"{percent(min(best))} to {percent(max(best))} %"),
-            Ordering("the mean rises with K up to there", all(means[1] <= means[k] <= means[large] for k in middle),
-                     ", ".join(f"K={k} {percent(v)}" for k, v in means.items())),
+            Table(
+                "Table 2a: number of checkpoints K",
+                (
+                    "K",
+                    "best",
+                    "mean",
+                    "median",
+                    "max similarity, mean",
+                    "max similarity, range",
+                    "published best",
+                    "published mean",
+                    "published median",
+                ),
+                rows,
+                "Accuracy of generated networks on test in percent, best chosen on validation; similarity is the "
+                "highest IoU of errors with any of the K; range from the lowest to the highest of the generated "
+                "networks. Published: CIFAR-100, ResNet-18, read off a figure.",
+            )
         ],
-        {str(number): {"accuracy": run.results["accuracy"]["generated"], "max_similarity_range": spans[number],
-                       "max_similarity_mean": float(similarities[number].nanmean())} for number, run in runs.items()},
+        [
+            Ordering(
+                f"K = {large} gives a mean at least that of K = 1",
+                means[large] >= means[1],
+                f"{percent(means[large])} against {percent(means[1])} %",
+            ),
+            Ordering(
+                "K = 1 is near-copying: max similarity at least 0.95, and the highest of all K",
+                one >= 0.95 and all(one >= other for other in others.values()),
+                f"{one:.3f}; others {', '.join(f'K={k} {v:.3f}' for k, v in others.items())}",
+            ),
+            Ordering(
+                "the range of similarity widens with K",
+                all(spans[a] <= spans[b] for a, b in pairwise(numbers)),
+                ", ".join(f"K={k} {v:.3f}" for k, v in spans.items()),
+            ),
+            Ordering(
+                "the best network hardly depends on K (published: within 0.5 points)",
+                max(best) - min(best) <= 0.5 * _POINT,
+                f"{percent(min(best))} to {percent(max(best))} %",
+            ),
+            Ordering(
+                "the mean rises with K up to there",
+                all(means[1] <= means[k] <= means[large] for k in middle),
+                ", ".join(f"K={k} {percent(v)}" for k, v in means.items()),
+            ),
+        ],
+        {
+            str(number): {
+                "accuracy": run.results["accuracy"]["generated"],
+                "max_similarity_range": spans[number],
+                "max_similarity_mean": float(similarities[number].nanmean()),
+            }
+            for number, run in runs.items()
+        },
     )
 
 
@@ -143,15 +225,43 @@ def table2b(bench: Workbench, settings: Settings) -> Reproduced:
     runs = {name: bench.run(f"depth-{name}", recipe) for name, recipe in settings.depths().items()}
     means = [run.results["accuracy"]["generated"]["mean"] for run in runs.values()]
     return Reproduced(
-        "table2b", "Table 2b: depth of the generated layers", settings.describe_depths(),
-        [Table("Table 2b: depth of the generated layers",
-               ("conv layers", "numbers", "original mean", "best", "mean", "median", "published best",
-                "published mean", "published median"),
-               [(name, str(run.results["num_params"]), percent(run.results["accuracy"]["original"]["mean"]),
-                 *_triple(run), *_published(paper.TABLE_2B[name])) for name, run in runs.items()],
-               "Accuracy on test in percent. Published: CIFAR-100, ResNet-18, read off a figure.")],
-        [Ordering("deeper layers give a mean at least as high", means == sorted(means),
-                  ", ".join(f"{name} {percent(mean)}" for name, mean in zip(runs, means, strict=True)))],
+        "table2b",
+        "Table 2b: depth of the generated layers",
+        settings.describe_depths(),
+        [
+            Table(
+                "Table 2b: depth of the generated layers",
+                (
+                    "conv layers",
+                    "numbers",
+                    "original mean",
+                    "best",
+                    "mean",
+                    "median",
+                    "published best",
+                    "published mean",
+                    "published median",
+                ),
+                [
+                    (
+                        name,
+                        str(run.results["num_params"]),
+                        percent(run.results["accuracy"]["original"]["mean"]),
+                        *_triple(run),
+                        *_published(paper.TABLE_2B[name]),
+                    )
+                    for name, run in runs.items()
+                ],
+                "Accuracy on test in percent. Published: CIFAR-100, ResNet-18, read off a figure.",
+            )
+        ],
+        [
+            Ordering(
+                "deeper layers give a mean at least as high",
+                means == sorted(means),
+                ", ".join(f"{name} {percent(mean)}" for name, mean in zip(runs, means, strict=True)),
+            )
+        ],
         {name: run.results["accuracy"] for name, run in runs.items()},
     )
 
@@ -166,25 +276,58 @@ def table2c(bench: Workbench, settings: Settings) -> Reproduced:
         return ", ".join(f"{name} {percent(mean[name])}" for name in names)
 
     return Reproduced(
-        "table2c", "Table 2c: noise augmentation", settings.describe_noises(),
-        [Table("Table 2c: noise augmentation",
-               ("noise on", "best", "mean", "median", "deviation R2", "spread", "published best", "published mean",
-                "published median"),
-               [(name, *_triple(run), _number(run.results["audit"]["deviation_r2"]),
-                 _number(run.results["audit"]["spread_ratio"]), *_published(paper.TABLE_2C[name]))
-                for name, run in runs.items()],
-               "Accuracy on test in percent. Published: CIFAR-100, ResNet-18, read off a figure. Deviation R2 at or "
-               "below 0 says that the decoder answers with the mean, whatever the accuracy.")],
+        "table2c",
+        "Table 2c: noise augmentation",
+        settings.describe_noises(),
         [
-            Ordering("latent noise helps the mean more than parameter noise", mean["latents"] > mean["parameters"],
-                     numbers("latents", "parameters")),
-            Ordering("parameter noise alone does not hurt the mean", mean["parameters"] >= mean["none"],
-                     numbers("parameters", "none")),
-            Ordering("both together are at least as good as either",
-                     mean["both"] >= max(mean["latents"], mean["parameters"]), numbers(*mean)),
-            Ordering("the best network hardly depends on it (published: within 0.2 points)",
-                     max(best.values()) - min(best.values()) <= 0.2 * _POINT,
-                     f"{percent(min(best.values()))} to {percent(max(best.values()))} %"),
+            Table(
+                "Table 2c: noise augmentation",
+                (
+                    "noise on",
+                    "best",
+                    "mean",
+                    "median",
+                    "deviation R2",
+                    "spread",
+                    "published best",
+                    "published mean",
+                    "published median",
+                ),
+                [
+                    (
+                        name,
+                        *_triple(run),
+                        _number(run.results["audit"]["deviation_r2"]),
+                        _number(run.results["audit"]["spread_ratio"]),
+                        *_published(paper.TABLE_2C[name]),
+                    )
+                    for name, run in runs.items()
+                ],
+                "Accuracy on test in percent. Published: CIFAR-100, ResNet-18, read off a figure. Deviation R2 at or "
+                "below 0 says that the decoder answers with the mean, whatever the accuracy.",
+            )
+        ],
+        [
+            Ordering(
+                "latent noise helps the mean more than parameter noise",
+                mean["latents"] > mean["parameters"],
+                numbers("latents", "parameters"),
+            ),
+            Ordering(
+                "parameter noise alone does not hurt the mean",
+                mean["parameters"] >= mean["none"],
+                numbers("parameters", "none"),
+            ),
+            Ordering(
+                "both together are at least as good as either",
+                mean["both"] >= max(mean["latents"], mean["parameters"]),
+                numbers(*mean),
+            ),
+            Ordering(
+                "the best network hardly depends on it (published: within 0.2 points)",
+                max(best.values()) - min(best.values()) <= 0.2 * _POINT,
+                f"{percent(min(best.values()))} to {percent(max(best.values()))} %",
+            ),
         ],
         {name: {"accuracy": run.results["accuracy"], "audit": run.results["audit"]} for name, run in runs.items()},
     )

@@ -49,9 +49,13 @@ class Run:
     def networks(self) -> dict[str, dict[str, Tensor]]:
         """By variant and measure, a number a network (`networks.json`), float64 [B]; NaN where it is undefined."""
         values = json.loads((self.folder / "networks.json").read_text(encoding="utf-8"))
-        return {variant: {measure: torch.tensor([math.nan if each is None else each for each in numbers],
-                                                dtype=torch.float64) for measure, numbers in measures.items()}
-                for variant, measures in values.items()}
+        return {
+            variant: {
+                measure: torch.tensor([math.nan if each is None else each for each in numbers], dtype=torch.float64)
+                for measure, numbers in measures.items()
+            }
+            for variant, measures in values.items()
+        }
 
 
 @dataclass
@@ -70,8 +74,9 @@ class Workbench:
         folder = self.directory / "checkpoints" / f"{label}-{_digest(wanted)}"
         if folder not in self._collected:
             self.say(f"collect {label}")
-            self._collected[folder] = runs.collect(recipe, folder, device=self.device,
-                                                       trained=self.directory / "trained")
+            self._collected[folder] = runs.collect(
+                recipe, folder, device=self.device, trained=self.directory / "trained"
+            )
         return self._collected[folder]
 
     def run(self, label: str, recipe: Recipe, dataset: CheckpointDataset | None = None) -> Run:
@@ -99,9 +104,15 @@ def noisy_copies(dataset: CheckpointDataset, index: int, seed: int) -> Checkpoin
     params_P = dataset.select_rows([index]).params_KP[0]
     noise_KP = torch.randn(_COPIES, len(params_P), generator=torch.Generator().manual_seed(seed))
     noise_KP[0] = 0
-    return CheckpointDataset(params_P + _COPY_NOISE * noise_KP, dataset.layout, network=dataset.network,
-                             task=dataset.task, frozen=dataset.frozen, metadata=[dataset.metadata[index]] * _COPIES,
-                             collect=dataset.collect)
+    return CheckpointDataset(
+        params_P + _COPY_NOISE * noise_KP,
+        dataset.layout,
+        network=dataset.network,
+        task=dataset.task,
+        frozen=dataset.frozen,
+        metadata=[dataset.metadata[index]] * _COPIES,
+        collect=dataset.collect,
+    )
 
 
 def with_checkpoints(recipe: Recipe, num_checkpoints: int) -> Recipe:

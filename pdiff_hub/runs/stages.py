@@ -52,42 +52,64 @@ def collect(recipe: Recipe, directory: Path, *, device: str = "cpu", trained: Pa
     trained: as in `collect_finetune`.
     """
     task = load_task(recipe.task, seed=recipe.seed)
-    spec = resolve_network(recipe.network, in_channels=task.in_channels, image_size=task.image_size,
-                           num_classes=task.num_classes)
+    spec = resolve_network(
+        recipe.network, in_channels=task.in_channels, image_size=task.image_size, num_classes=task.num_classes
+    )
     config = recipe.collect
     if isinstance(config, FinetuneConfig):
-        return collect_finetune(task, spec, recipe.select, config, directory, seed=recipe.seed, device=device,
-                                trained=trained)
+        return collect_finetune(
+            task, spec, recipe.select, config, directory, seed=recipe.seed, device=device, trained=trained
+        )
     if isinstance(config, PopulationConfig):
         return collect_population(task, spec, recipe.select, config, directory, seed=recipe.seed, device=device)
     network = build_network(spec, seed=recipe.seed, pretrained=False)
     layout = ParamLayout.from_module(network, recipe.select, config.buffers)
-    return import_checkpoints(config.source, layout, network=spec, task=task.spec, pattern=config.pattern,
-                              key=config.key, prefix=config.prefix, hub=config.hub, output_dir=directory)
+    return import_checkpoints(
+        config.source,
+        layout,
+        network=spec,
+        task=task.spec,
+        pattern=config.pattern,
+        key=config.key,
+        prefix=config.prefix,
+        hub=config.hub,
+        output_dir=directory,
+    )
 
 
-def train(recipe: Recipe, dataset: CheckpointDataset, directory: Path, *, log_with: str | None = None
-          ) -> TrainingSummary:
+def train(
+    recipe: Recipe, dataset: CheckpointDataset, directory: Path, *, log_with: str | None = None
+) -> TrainingSummary:
     """Train `recipe`'s pipeline on `dataset` and write it into `directory`."""
-    return train_pipeline(dataset, directory, recipe.autoencoder, recipe.diffusion, seed=recipe.seed,
-                          num_inference_steps=recipe.generate.num_inference_steps, log_with=log_with)
+    return train_pipeline(
+        dataset,
+        directory,
+        recipe.autoencoder,
+        recipe.diffusion,
+        seed=recipe.seed,
+        num_inference_steps=recipe.generate.num_inference_steps,
+        log_with=log_with,
+    )
 
 
-def generate(pipe: PDiffPipeline, num_models: int, *, seed: int, num_inference_steps: int | None = None
-             ) -> torch.Tensor:
+def generate(
+    pipe: PDiffPipeline, num_models: int, *, seed: int, num_inference_steps: int | None = None
+) -> torch.Tensor:
     """float32 [num_models, P]: parameters of generated networks, raw weight units."""
     return _sample(pipe, num_models, "params", seed, num_inference_steps)
 
 
 def _sample(pipe: PDiffPipeline, num_models: int, output_type: str, seed: int, steps: int | None) -> torch.Tensor:
     pipe.set_progress_bar_config(desc="generate", unit="step", disable=None)
-    output: tuple[torch.Tensor, ...] = pipe(num_models, steps, torch.Generator().manual_seed(seed),
-                                            output_type=output_type, return_dict=False)
+    output: tuple[torch.Tensor, ...] = pipe(
+        num_models, steps, torch.Generator().manual_seed(seed), output_type=output_type, return_dict=False
+    )
     return output[0]
 
 
-def write_params(pipe: PDiffPipeline, num_models: int, file: Path, *, seed: int,
-                 num_inference_steps: int | None = None) -> Rows:
+def write_params(
+    pipe: PDiffPipeline, num_models: int, file: Path, *, seed: int, num_inference_steps: int | None = None
+) -> Rows:
     """Generate networks into `file`, float32 `params` [num_models, P], a slice of P at a time; -> its rows."""
     latents_NCL = _sample(pipe, num_models, "latent", seed, num_inference_steps).to(pipe.autoencoder.device)
     num_params = pipe.autoencoder.layout.num_params
@@ -106,17 +128,20 @@ def write_params(pipe: PDiffPipeline, num_models: int, file: Path, *, seed: int,
 
 
 @contextmanager
-def generated_rows(pipe: PDiffPipeline, num_models: int, directory: Path, *, seed: int,
-                   num_inference_steps: int | None = None) -> Iterator[Rows]:
+def generated_rows(
+    pipe: PDiffPipeline, num_models: int, directory: Path, *, seed: int, num_inference_steps: int | None = None
+) -> Iterator[Rows]:
     """Generated networks [num_models, P] for judging, in a file in `directory` that goes when the block ends."""
     directory.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="unfinished-generated-", dir=directory) as temporary:
-        yield write_params(pipe, num_models, Path(temporary) / GENERATED.name, seed=seed,
-                           num_inference_steps=num_inference_steps)
+        yield write_params(
+            pipe, num_models, Path(temporary) / GENERATED.name, seed=seed, num_inference_steps=num_inference_steps
+        )
 
 
-def write_networks(pipe: PDiffPipeline, num_models: int, directory: Path, *, seed: int,
-                   num_inference_steps: int | None = None) -> list[Path]:
+def write_networks(
+    pipe: PDiffPipeline, num_models: int, directory: Path, *, seed: int, num_inference_steps: int | None = None
+) -> list[Path]:
     """Generate networks as `model-00000.safetensors` ..., each with the frozen rest: they load with `strict=True`.
 
     `generated.json` beside them says how to make them again. ValueError if `directory` holds more networks than
@@ -124,8 +149,10 @@ def write_networks(pipe: PDiffPipeline, num_models: int, directory: Path, *, see
     """
     files = [directory / f"model-{index:05d}.safetensors" for index in range(num_models)]
     if more := sorted(set(directory.glob("model-*.safetensors")) - set(files)):
-        raise ValueError(f"{more[0]} is there already and not one of the {num_models} networks to be written; give an "
-                         "empty folder, or remove what an earlier call left in this one.")
+        raise ValueError(
+            f"{more[0]} is there already and not one of the {num_models} networks to be written; give an "
+            "empty folder, or remove what an earlier call left in this one."
+        )
     latents_NCL = _sample(pipe, num_models, "latent", seed, num_inference_steps)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "generated.json").unlink(missing_ok=True)  # of networks that are now replaced one by one
@@ -141,10 +168,21 @@ def write_networks(pipe: PDiffPipeline, num_models: int, directory: Path, *, see
     return files
 
 
-def evaluate(pipe: PDiffPipeline, dataset: CheckpointDataset, generated_BP: torch.Tensor | Rows, directory: Path, *,
-             config: EvaluateConfig | None = None, name: str = "", seed: int = 0, source: Path | None = None,
-             seconds: dict[str, float | None] | None = None, recipe: dict[str, Any] | None = None,
-             num_inference_steps: int | None = None, trust_remote_code: bool = False) -> dict[str, Any]:
+def evaluate(
+    pipe: PDiffPipeline,
+    dataset: CheckpointDataset,
+    generated_BP: torch.Tensor | Rows,
+    directory: Path,
+    *,
+    config: EvaluateConfig | None = None,
+    name: str = "",
+    seed: int = 0,
+    source: Path | None = None,
+    seconds: dict[str, float | None] | None = None,
+    recipe: dict[str, Any] | None = None,
+    num_inference_steps: int | None = None,
+    trust_remote_code: bool = False,
+) -> dict[str, Any]:
     """Judge networks and write `results.json`, `networks.json`, `report.html` and the pictures into `directory`.
 
     Args:
@@ -159,27 +197,50 @@ def evaluate(pipe: PDiffPipeline, dataset: CheckpointDataset, generated_BP: torc
     _require_same_layout(pipe, dataset)
     require_originals(dataset)
     if dataset.task is None:
-        raise ValueError("the data set does not say which task its networks are for, so they cannot be judged; import "
-                         "it again with a task.")
+        raise ValueError(
+            "the data set does not say which task its networks are for, so they cannot be judged; import "
+            "it again with a task."
+        )
     task: Task = load_task(dataset.task)
     trained = measured_in_training(source or directory)
     recipe = recipe or recipe_of(source or directory)
     directory.mkdir(parents=True, exist_ok=True)
     network = build_network(dataset.network, pretrained=False, allow_factory=trust_remote_code)
     variants = baseline_variants(network, task, pipe.autoencoder, fine_tune_steps=config.fine_tune_steps)
-    measured = evaluate_networks(network, task, dataset, generated_BP, deviation_r2=trained.get("deviation_r2"),
-                                 num_originals=config.num_originals, variants=variants if config.baselines else (),
-                                 num_models=config.baselines, seed=seed, directory=directory)
+    measured = evaluate_networks(
+        network,
+        task,
+        dataset,
+        generated_BP,
+        deviation_r2=trained.get("deviation_r2"),
+        num_originals=config.num_originals,
+        variants=variants if config.baselines else (),
+        num_models=config.baselines,
+        seed=seed,
+        directory=directory,
+    )
     name = name or directory.resolve().name
     checkpoints = {"repo_id": dataset.hub_id, "revision": dataset.hub_revision} if dataset.hub_id else None
     results = {
-        **about(pipe, dataset.network, dataset.task, name=name, recipe=recipe, checkpoints=checkpoints,
-                figures=[stem for stem in FIGURES if (directory / f"{stem}.png").exists()]),
-        **measured, "num_inference_steps": num_inference_steps or pipe.config.default_num_inference_steps, "seed": seed,
+        **about(
+            pipe,
+            dataset.network,
+            dataset.task,
+            name=name,
+            recipe=recipe,
+            checkpoints=checkpoints,
+            figures=[stem for stem in FIGURES if (directory / f"{stem}.png").exists()],
+        ),
+        **measured,
+        "num_inference_steps": num_inference_steps or pipe.config.default_num_inference_steps,
+        "seed": seed,
         "environment": environment(),
         "seconds": {
-            "collect": None, "train_autoencoder": trained.get("seconds_autoencoder"),
-            "train_diffusion": trained.get("seconds_diffusion"), "generate": None, **(seconds or {}),
+            "collect": None,
+            "train_autoencoder": trained.get("seconds_autoencoder"),
+            "train_diffusion": trained.get("seconds_diffusion"),
+            "generate": None,
+            **(seconds or {}),
             "evaluate": time.perf_counter() - began,
         },
     }
@@ -188,9 +249,18 @@ def evaluate(pipe: PDiffPipeline, dataset: CheckpointDataset, generated_BP: torc
     return results
 
 
-def audit(pipeline: str | Path, directory: Path, *, dataset: CheckpointDataset | None = None,
-          metrics: Collection[str] = (), num_models: int = 200, seed: int = 0, device: str = "cpu",
-          trust_remote_code: bool = False, revision: str | None = None) -> dict[str, Any]:
+def audit(
+    pipeline: str | Path,
+    directory: Path,
+    *,
+    dataset: CheckpointDataset | None = None,
+    metrics: Collection[str] = (),
+    num_models: int = 200,
+    seed: int = 0,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> dict[str, Any]:
     """Generate networks of the pipeline (a folder, or a Hub id at `revision`) and judge them beside every baseline.
 
     dataset: None reads `checkpoints/` in the pipeline's folder, or else the set on the Hub that its results name.
@@ -215,26 +285,52 @@ def audit(pipeline: str | Path, directory: Path, *, dataset: CheckpointDataset |
     wanted = not metrics or bool({"frontier", "ensembles"} & set(metrics))
     with generated_rows(pipe, num_models, directory, seed=seed) as generated:
         seconds: dict[str, float | None] = {"generate": time.perf_counter() - began}
-        return evaluate(pipe, dataset, generated, directory, config=EvaluateConfig() if wanted else
-                        EvaluateConfig(baselines=0), name=name, seed=seed, source=folder, seconds=seconds,
-                        trust_remote_code=trust_remote_code)
+        return evaluate(
+            pipe,
+            dataset,
+            generated,
+            directory,
+            config=EvaluateConfig() if wanted else EvaluateConfig(baselines=0),
+            name=name,
+            seed=seed,
+            source=folder,
+            seconds=seconds,
+            trust_remote_code=trust_remote_code,
+        )
 
 
-def _audit_alone(pipe: PDiffPipeline, directory: Path, name: str, metrics: Collection[str], num_models: int, seed: int,
-                 trust_remote_code: bool) -> dict[str, Any]:
+def _audit_alone(
+    pipe: PDiffPipeline,
+    directory: Path,
+    name: str,
+    metrics: Collection[str],
+    num_models: int,
+    seed: int,
+    trust_remote_code: bool,
+) -> dict[str, Any]:
     spec, task = pipe.autoencoder.config.network, pipe.autoencoder.config.task
     if spec is None or task is None:
-        raise ValueError("this pipeline does not say which network and task it is for, so its networks cannot be "
-                         "judged; give the data set that it was trained on.")
+        raise ValueError(
+            "this pipeline does not say which network and task it is for, so its networks cannot be "
+            "judged; give the data set that it was trained on."
+        )
     began = time.perf_counter()
     network = build_network(dict(spec), pretrained=False, allow_factory=trust_remote_code)
     judge = Judge(network, load_task(dict(task)), pipe.autoencoder.layout, pipe.autoencoder.frozen_state())
     with generated_rows(pipe, num_models, directory, seed=seed) as generated:
         measured = evaluate_alone(judge, generated, metrics)
-    known = {"recipe": None, "checkpoints": None} if pipe.folder is None else {
-        "recipe": recipe_of(pipe.folder), "checkpoints": checkpoints_of(pipe.folder)}
-    results = {**about(pipe, spec, task, name=name, figures=[], **known), **measured, "seed": seed,
-               "environment": environment(), "seconds": {"evaluate": time.perf_counter() - began}}
+    known = (
+        {"recipe": None, "checkpoints": None}
+        if pipe.folder is None
+        else {"recipe": recipe_of(pipe.folder), "checkpoints": checkpoints_of(pipe.folder)}
+    )
+    results = {
+        **about(pipe, spec, task, name=name, figures=[], **known),
+        **measured,
+        "seed": seed,
+        "environment": environment(),
+        "seconds": {"evaluate": time.perf_counter() - began},
+    }
     write_json(directory / "results.json", results)
     write_results_page(results, directory, name, results["recipe"])
     return results
@@ -242,13 +338,23 @@ def _audit_alone(pipe: PDiffPipeline, directory: Path, name: str, metrics: Colle
 
 def _require_same_layout(pipe: PDiffPipeline, dataset: CheckpointDataset) -> None:
     if dataset.layout != pipe.autoencoder.layout:
-        raise ValueError(f"the data set holds {dataset.layout!r}, and the pipeline generates "
-                         f"{pipe.autoencoder.layout!r}: originals and generated networks have different layouts; give "
-                         "the data set that the pipeline was trained on.")
+        raise ValueError(
+            f"the data set holds {dataset.layout!r}, and the pipeline generates "
+            f"{pipe.autoencoder.layout!r}: originals and generated networks have different layouts; give "
+            "the data set that the pipeline was trained on."
+        )
 
 
-def run(recipe: Recipe, directory: Path, *, device: str = "cpu", log_with: str | None = None, name: str = "",
-        dataset: CheckpointDataset | None = None, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+def run(
+    recipe: Recipe,
+    directory: Path,
+    *,
+    device: str = "cpu",
+    log_with: str | None = None,
+    name: str = "",
+    dataset: CheckpointDataset | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
     """All stages of `recipe` in `directory`; a killed run started again goes on where it was.
 
     name: of the pipeline in its report; by default the folder's. dataset: what the recipe collects, if that is there.
@@ -261,8 +367,11 @@ def run(recipe: Recipe, directory: Path, *, device: str = "cpu", log_with: str |
     clock = _Clock(directory / "training" / "seconds.json")
     if dataset is None:
         say("1/4 collect checkpoints")
-        dataset = clock.time("collect", lambda: collect(recipe, directory / CHECKPOINTS, device=device),
-                             begun=(directory / CHECKPOINTS).exists())
+        dataset = clock.time(
+            "collect",
+            lambda: collect(recipe, directory / CHECKPOINTS, device=device),
+            begun=(directory / CHECKPOINTS).exists(),
+        )
     require_originals(dataset)
     say(f"2/4 train on {len(dataset)} checkpoints of {dataset.layout.num_params:,} parameters")
     if not (directory / "training" / "summary.json").exists():
@@ -274,9 +383,18 @@ def run(recipe: Recipe, directory: Path, *, device: str = "cpu", log_with: str |
         clock.time("generate", lambda: write_params(pipe, num_models, directory / GENERATED, seed=recipe.seed))
     generated = ShardRows([(directory / GENERATED, num_models)], dataset.layout.num_params)
     say("4/4 evaluate, beside simple baselines" if recipe.evaluate.baselines else "4/4 evaluate")
-    return evaluate(pipe, dataset, generated, directory, config=recipe.evaluate, name=name, seed=recipe.seed,
-                    seconds=dict(clock.seconds), recipe=recipe.to_dict(),
-                    trust_remote_code=True)  # the recipe itself named the network
+    return evaluate(
+        pipe,
+        dataset,
+        generated,
+        directory,
+        config=recipe.evaluate,
+        name=name,
+        seed=recipe.seed,
+        seconds=dict(clock.seconds),
+        recipe=recipe.to_dict(),
+        trust_remote_code=True,
+    )  # the recipe itself named the network
 
 
 class _Clock:

@@ -13,8 +13,14 @@ from pdiff_hub.errors import require_known, unknown_name
 RESOLVED = "resolved"
 SIZES = ("train_size", "validation_size", "test_size")
 HUB_OPTIONS = (
-    "config_name", "revision", "image_column", "label_column", "train_split", "validation_split", "test_split",
-)  # fmt: skip
+    "config_name",
+    "revision",
+    "image_column",
+    "label_column",
+    "train_split",
+    "validation_split",
+    "test_split",
+)
 _OPTIONS = ("dataset", *HUB_OPTIONS, *SIZES, "image_size", "augment", "seed")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _AUGMENT = {"flip": False, "crop_padding": 0}

@@ -37,8 +37,10 @@ def split_rows(num_checkpoints: int, holdout: float) -> tuple[list[int], list[in
     One checkpoint of every 1/holdout is held out, from the middle of its stretch; none where there are fewer than 3.
     """
     if num_checkpoints < 2:
-        raise ValueError(f"the data set has {num_checkpoints} checkpoint, expected at least 2: one checkpoint has no "
-                         "distribution to learn. Collect more.")
+        raise ValueError(
+            f"the data set has {num_checkpoints} checkpoint, expected at least 2: one checkpoint has no "
+            "distribution to learn. Collect more."
+        )
     count = min(max(round(num_checkpoints * holdout), 1 if holdout > 0 else 0), num_checkpoints - 2)
     held_out = {int((i + 0.5) * num_checkpoints / count) for i in range(count)} if count else set()
     return [row for row in range(num_checkpoints) if row not in held_out], sorted(held_out)
@@ -63,8 +65,15 @@ def fit_autoencoder(
         return_large_tensors()
     statistics = _statistics(dataset, train_K, config)
     if config.form == "linear":
-        autoencoder = _principal_components(dataset, train_K, held_out_H, config, statistics, length_multiple,
-                                            directory / f"components-{accelerator.process_index}")
+        autoencoder = _principal_components(
+            dataset,
+            train_K,
+            held_out_H,
+            config,
+            statistics,
+            length_multiple,
+            directory / f"components-{accelerator.process_index}",
+        )
     else:
         block = config.kernel_size ** len(config.encoder_widths)
         length = math.ceil(dataset.layout.num_params / block / length_multiple) * length_multiple
@@ -94,13 +103,25 @@ def _rows_of(dataset: CheckpointDataset, rows: list[int]) -> Callable[[int, int]
     return lambda start, stop: dataset.read_slice(start, stop)[rows]
 
 
-def _build(dataset: CheckpointDataset, config: AutoencoderConfig, length: int, statistics: ParamAutoencoder | None,
-           num_components: int = 0) -> ParamAutoencoder:
+def _build(
+    dataset: CheckpointDataset,
+    config: AutoencoderConfig,
+    length: int,
+    statistics: ParamAutoencoder | None,
+    num_components: int = 0,
+) -> ParamAutoencoder:
     autoencoder = ParamAutoencoder(
-        layout=dataset.layout.to_dict(), form=config.form, latent_channels=config.latent_channels,
-        latent_length=length, num_components=num_components, normalization=config.normalization,
-        encoder_widths=list(config.encoder_widths), decoder_widths=list(config.decoder_widths),
-        kernel_size=config.kernel_size, network=dataset.network, task=dataset.task,
+        layout=dataset.layout.to_dict(),
+        form=config.form,
+        latent_channels=config.latent_channels,
+        latent_length=length,
+        num_components=num_components,
+        normalization=config.normalization,
+        encoder_widths=list(config.encoder_widths),
+        decoder_widths=list(config.decoder_widths),
+        kernel_size=config.kernel_size,
+        network=dataset.network,
+        task=dataset.task,
         slice_size=_slice_size(len(dataset), dataset.layout.num_params),
     )
     if statistics is not None:  # not copied: both are as large as a network
@@ -142,17 +163,25 @@ def _positive(std: Tensor) -> Tensor:
     return torch.where(std > 1e-12, std, 1.0).float()
 
 
-def _principal_components(dataset: CheckpointDataset, train_K: list[int], held_out_H: list[int],
-                          config: AutoencoderConfig, statistics: ParamAutoencoder, length_multiple: int,
-                          directory: Path) -> ParamAutoencoder:
+def _principal_components(
+    dataset: CheckpointDataset,
+    train_K: list[int],
+    held_out_H: list[int],
+    config: AutoencoderConfig,
+    statistics: ParamAutoencoder,
+    length_multiple: int,
+    directory: Path,
+) -> ParamAutoencoder:
     """The components of each slice are written into `directory` and mapped from there: memory does not grow with P."""
     spectrum = spectrum_of(dataset, train_K, held_out_H, statistics)
     if config.num_components is not None:
         num_components = config.num_components
         if num_components > spectrum.rank:
-            raise ValueError(f"autoencoder.num_components is {num_components}, expected at most {spectrum.rank}: "
-                             f"{len(train_K)} training checkpoints of {dataset.layout.num_params} numbers span no "
-                             "more.")
+            raise ValueError(
+                f"autoencoder.num_components is {num_components}, expected at most {spectrum.rank}: "
+                f"{len(train_K)} training checkpoints of {dataset.layout.num_params} numbers span no "
+                "more."
+            )
     else:
         enough = int((spectrum.explained_N < config.explained).sum()) + 1
         num_components = min(max(enough, _MIN_COMPONENTS), config.max_components, spectrum.rank)
@@ -187,8 +216,15 @@ def _windows(autoencoder: ParamAutoencoder) -> list[tuple[int, int]]:
     return [(start, min(start + length, num_params)) for start in range(0, num_params, length)]
 
 
-def _train(autoencoder: ParamAutoencoder, dataset: CheckpointDataset, train_K: list[int], config: AutoencoderConfig,
-           seed: int, accelerator: Accelerator, directory: Path) -> None:
+def _train(
+    autoencoder: ParamAutoencoder,
+    dataset: CheckpointDataset,
+    train_K: list[int],
+    config: AutoencoderConfig,
+    seed: int,
+    accelerator: Accelerator,
+    directory: Path,
+) -> None:
     device = accelerator.device
     rows_K = torch.tensor(train_K, device=device)
     num_params = dataset.layout.num_params
@@ -220,9 +256,16 @@ def _train(autoencoder: ParamAutoencoder, dataset: CheckpointDataset, train_K: l
         return weight * nn.functional.mse_loss(model(noisy_BS, noise_BCL), target_BS)
 
     loop = LoopConfig(
-        name="autoencoder", steps=config.steps, batch_size=config.batch_size, learning_rate=config.learning_rate,
-        warmup_steps=min(100, config.steps // 10), weight_decay=config.weight_decay, max_grad_norm=1.0, ema_decay=0.99,
-        save_every=500, save_limit=1, log_every=50,
+        name="autoencoder",
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        warmup_steps=min(100, config.steps // 10),
+        weight_decay=config.weight_decay,
+        max_grad_norm=1.0,
+        ema_decay=0.99,
+        save_every=500,
+        save_limit=1,
+        log_every=50,
     )
     run_loop(autoencoder, loss_of, loop, directory / "autoencoder-steps", accelerator, seed=seed)
-

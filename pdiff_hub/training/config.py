@@ -62,10 +62,18 @@ class AutoencoderConfig:
         require(self.form == "linear" or self.steps > 0, "autoencoder.steps", self.steps, "at least 1 for form 'conv'")
         for name in ("max_components", "latent_channels", "batch_size", "kernel_size"):
             require(getattr(self, name) >= 1, f"autoencoder.{name}", getattr(self, name), "at least 1")
-        require(self.num_components is None or self.num_components >= 1, "autoencoder.num_components",
-                self.num_components, "at least 1")
-        require(len(self.encoder_widths) == len(self.decoder_widths), "autoencoder.decoder_widths",
-                list(self.decoder_widths), f"as many layers as encoder_widths has ({len(self.encoder_widths)})")
+        require(
+            self.num_components is None or self.num_components >= 1,
+            "autoencoder.num_components",
+            self.num_components,
+            "at least 1",
+        )
+        require(
+            len(self.encoder_widths) == len(self.decoder_widths),
+            "autoencoder.decoder_widths",
+            list(self.decoder_widths),
+            f"as many layers as encoder_widths has ({len(self.encoder_widths)})",
+        )
         require(0 < self.explained <= 1, "autoencoder.explained", self.explained, "a number in (0, 1]")
         require(0 <= self.holdout < 1, "autoencoder.holdout", self.holdout, "a number in [0, 1)")
         require(self.steps >= 0, "autoencoder.steps", self.steps, "at least 0")
@@ -116,7 +124,15 @@ class DiffusionConfig:
         require(self.max_grad_norm > 0, "diffusion.max_grad_norm", self.max_grad_norm, "a positive number")
         require(self.warmup_steps >= 0, "diffusion.warmup_steps", self.warmup_steps, "at least 0")
         require(0 <= self.ema_decay < 1, "diffusion.ema_decay", self.ema_decay, "a number in [0, 1)")
-        require(len(self.widths) >= 1 and all(w > 0 and w % 8 == 0 for w in self.widths), "diffusion.widths",
-                list(self.widths), "positive multiples of 8")
-        require(self.mixed_precision in ("auto", "no", "fp16", "bf16"), "diffusion.mixed_precision",
-                self.mixed_precision, "'auto', 'no', 'fp16' or 'bf16'")
+        require(
+            len(self.widths) >= 1 and all(w > 0 and w % 8 == 0 for w in self.widths),
+            "diffusion.widths",
+            list(self.widths),
+            "positive multiples of 8",
+        )
+        require(
+            self.mixed_precision in ("auto", "no", "fp16", "bf16"),
+            "diffusion.mixed_precision",
+            self.mixed_precision,
+            "'auto', 'no', 'fp16' or 'bf16'",
+        )

@@ -22,11 +22,20 @@ def build_unet(channels: int, length: int, widths: Sequence[int], layers_per_blo
     """The family of `UNet1DModel` blocks that works on sequences and sees the time step at every level."""
     levels = len(widths)
     return UNet1DModel(
-        sample_size=length, in_channels=channels, out_channels=channels, block_out_channels=tuple(widths),
-        layers_per_block=layers_per_block, down_block_types=("DownResnetBlock1D",) * levels,
-        mid_block_type="MidResTemporalBlock1D", up_block_types=("UpResnetBlock1D",) * (levels - 1),
-        out_block_type="OutConv1DBlock", use_timestep_embedding=True, time_embedding_type="positional",
-        flip_sin_to_cos=False, freq_shift=1, act_fn="mish",
+        sample_size=length,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=tuple(widths),
+        layers_per_block=layers_per_block,
+        down_block_types=("DownResnetBlock1D",) * levels,
+        mid_block_type="MidResTemporalBlock1D",
+        up_block_types=("UpResnetBlock1D",) * (levels - 1),
+        out_block_type="OutConv1DBlock",
+        use_timestep_embedding=True,
+        time_embedding_type="positional",
+        flip_sin_to_cos=False,
+        freq_shift=1,
+        act_fn="mish",
     )
 
 
@@ -35,8 +44,15 @@ def build_scheduler() -> DDPMScheduler:
 
     "trailing" makes few steps begin at pure noise, as training ends there.
     """
-    return DDPMScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=2e-2, beta_schedule="linear",
-                         prediction_type="epsilon", clip_sample=False, timestep_spacing="trailing")
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_start=1e-4,
+        beta_end=2e-2,
+        beta_schedule="linear",
+        prediction_type="epsilon",
+        clip_sample=False,
+        timestep_spacing="trailing",
+    )
 
 
 def train_unet(
@@ -75,9 +91,16 @@ def train_unet(
         return nn.functional.mse_loss(predicted_BCL.float(), noise_BCL)
 
     loop = LoopConfig(
-        name="diffusion", steps=config.steps, batch_size=config.batch_size, learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_steps, weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
-        ema_decay=config.ema_decay, save_every=config.save_every, save_limit=config.save_limit,
+        name="diffusion",
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        ema_decay=config.ema_decay,
+        save_every=config.save_every,
+        save_limit=config.save_limit,
         log_every=config.log_every,
     )
     loss = run_loop(unet, loss_of, loop, directory, accelerator, seed=seed, on_log=on_log)

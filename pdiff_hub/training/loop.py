@@ -91,11 +91,17 @@ def run_loop(
     is not finite or diverges: the saves stay.
     """
     if config.batch_size % accelerator.num_processes:
-        raise ValueError(f"{config.name}.batch_size is {config.batch_size}, expected a multiple of the "
-                         f"{accelerator.num_processes} processes.")
+        raise ValueError(
+            f"{config.name}.batch_size is {config.batch_size}, expected a multiple of the "
+            f"{accelerator.num_processes} processes."
+        )
     device_type = accelerator.device.type
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay,
-                                  fused=device_type in ("cpu", "cuda"))
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=device_type in ("cpu", "cuda"),
+    )
     # Not prepared: Accelerate would step it once a process.
     schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.steps)
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -110,8 +116,13 @@ def run_loop(
     model.train()
     generator = torch.Generator(accelerator.device)
     window: list[Tensor] = []
-    bar = tqdm(total=config.steps, initial=progress.step, desc=f"train {config.name}", unit="step",
-               disable=None if accelerator.is_main_process else True)
+    bar = tqdm(
+        total=config.steps,
+        initial=progress.step,
+        desc=f"train {config.name}",
+        unit="step",
+        disable=None if accelerator.is_main_process else True,
+    )
     while progress.step < config.steps:
         loss = loss_of(model, generator.manual_seed(step_seed(seed, progress.step)))
         accelerator.backward(loss)
@@ -150,9 +161,11 @@ def _require_healthy(progress: _Progress, config: LoopConfig, directory: Path) -
     if not math.isfinite(average) or average > _DIVERGED * progress.first_loss:
         kept = max(_saves(directory), default=None)
         where = f"the last good state is kept in {kept.name}" if kept is not None else "no state was saved yet"
-        raise ValueError(f"{config.name}: the loss is {average:.4g} at step {progress.step}, after "
-                         f"{progress.first_loss:.4g} at the beginning; {where}. Lower {config.name}.learning_rate, "
-                         f"which is {config.learning_rate}, and start in a new folder.")
+        raise ValueError(
+            f"{config.name}: the loss is {average:.4g} at step {progress.step}, after "
+            f"{progress.first_loss:.4g} at the beginning; {where}. Lower {config.name}.learning_rate, "
+            f"which is {config.learning_rate}, and start in a new folder."
+        )
 
 
 def _saves(directory: Path) -> list[Path]:
@@ -175,4 +188,3 @@ def _save(accelerator: Accelerator, directory: Path, step: int, limit: int) -> N
         for old in _saves(directory)[:-limit]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
-

@@ -60,8 +60,10 @@ def require_processes(accelerator: Accelerator, asked: int | None = None) -> Non
     """
     expected = int(os.environ.get("WORLD_SIZE", "1")) if asked is None else asked
     if accelerator.num_processes != expected:
-        raise ValueError(f"{expected} processes were asked for and {accelerator.num_processes} runs. On CPUs start "
-                         f"them with `torchrun --nproc_per_node {expected} examples/train.py ...`.")
+        raise ValueError(
+            f"{expected} processes were asked for and {accelerator.num_processes} runs. On CPUs start "
+            f"them with `torchrun --nproc_per_node {expected} examples/train.py ...`."
+        )
 
 
 def train_pipeline(
@@ -88,23 +90,30 @@ def train_pipeline(
     folder = Path(output_dir)
     state = folder / "training"
     precision = _precision(diffusion)
-    accelerator = build_accelerator(mixed_precision=precision, log_with=log_with,
-                                    project_dir=str(state / "logs") if log_with else None)
-    settings = {"autoencoder": _jsonable(asdict(autoencoder)), "diffusion": _jsonable(asdict(diffusion)),
-                "seed": seed, "num_checkpoints": len(dataset), "num_params": dataset.layout.num_params,
-                "checkpoints_sha256": _digest(dataset)}
+    accelerator = build_accelerator(
+        mixed_precision=precision, log_with=log_with, project_dir=str(state / "logs") if log_with else None
+    )
+    settings = {
+        "autoencoder": _jsonable(asdict(autoencoder)),
+        "diffusion": _jsonable(asdict(diffusion)),
+        "seed": seed,
+        "num_checkpoints": len(dataset),
+        "num_params": dataset.layout.num_params,
+        "checkpoints_sha256": _digest(dataset),
+    }
     split_rows(len(dataset), autoencoder.holdout)
     if accelerator.is_main_process:
         state.mkdir(parents=True, exist_ok=True)
         require_same_settings(state / "settings.json", settings)
     accelerator.wait_for_everyone()
     if not (state / "settings.json").exists():
-        raise ValueError(f"process {accelerator.process_index} does not see {state / 'settings.json'}, which the first "
-                         "process wrote; give an output_dir on a file system that all machines share.")
+        raise ValueError(
+            f"process {accelerator.process_index} does not see {state / 'settings.json'}, which the first "
+            "process wrote; give an output_dir on a file system that all machines share."
+        )
     if not (state / "latents.safetensors").exists():
         # An Accelerator of its own: each saves all that it has prepared.
-        _stage_one(dataset, autoencoder, diffusion, seed, build_accelerator(mixed_precision=precision),
-                   state)
+        _stage_one(dataset, autoencoder, diffusion, seed, build_accelerator(mixed_precision=precision), state)
     accelerator.wait_for_everyone()
     latent_KCL = load_file(state / "latents.safetensors")["latent_KCL"]
     first = _read_json(state / "autoencoder.json")
@@ -112,12 +121,21 @@ def train_pipeline(
         accelerator.init_trackers("pdiff", config={k: str(v) for k, v in settings.items()})
     finished = _read_json(state / "summary.json") if (state / "summary.json").exists() else None
     resumed, began = any((state / "diffusion").glob("step-*")), time.perf_counter()
-    unet, loss = train_unet(latent_KCL, diffusion, seed=seed, accelerator=accelerator, directory=state / "diffusion",
-                            on_log=lambda step, value: accelerator.log({"diffusion/loss": value}, step=step))
+    unet, loss = train_unet(
+        latent_KCL,
+        diffusion,
+        seed=seed,
+        accelerator=accelerator,
+        directory=state / "diffusion",
+        on_log=lambda step, value: accelerator.log({"diffusion/loss": value}, step=step),
+    )
     seconds = None if resumed else time.perf_counter() - began
     summary = TrainingSummary(
-        deviation_r2=first["deviation_r2"], num_components=first["num_components"],
-        latent_shape=(latent_KCL.shape[1], latent_KCL.shape[2]), loss=loss, seconds_autoencoder=first["seconds"],
+        deviation_r2=first["deviation_r2"],
+        num_components=first["num_components"],
+        latent_shape=(latent_KCL.shape[1], latent_KCL.shape[2]),
+        loss=loss,
+        seconds_autoencoder=first["seconds"],
         seconds_diffusion=finished["seconds_diffusion"] if finished else seconds,
         num_processes=accelerator.num_processes,
     )
@@ -145,19 +163,29 @@ def _digest(dataset: CheckpointDataset) -> str:
     return digest.hexdigest()
 
 
-def _stage_one(dataset: CheckpointDataset, config: AutoencoderConfig, diffusion: DiffusionConfig, seed: int,
-               accelerator: Accelerator, state: Path) -> None:
+def _stage_one(
+    dataset: CheckpointDataset,
+    config: AutoencoderConfig,
+    diffusion: DiffusionConfig,
+    seed: int,
+    accelerator: Accelerator,
+    state: Path,
+) -> None:
     resumed, began = any((state / "autoencoder-steps").glob("step-*")), time.perf_counter()
-    fitted, latent_KCL = fit_autoencoder(dataset, config, length_multiple=length_multiple(diffusion), seed=seed,
-                                         accelerator=accelerator, directory=state)
+    fitted, latent_KCL = fit_autoencoder(
+        dataset, config, length_multiple=length_multiple(diffusion), seed=seed, accelerator=accelerator, directory=state
+    )
     if accelerator.is_main_process:
         r2 = held_out_r2(fitted, dataset, config.holdout)
         fitted.to("cpu").save_pretrained(state / "autoencoder")
-        write_json(state / "autoencoder.json", {
-            "deviation_r2": r2 if math.isfinite(r2) else None,
-            "seconds": None if resumed else time.perf_counter() - began,
-            "num_components": fitted.config.num_components if config.form == "linear" else latent_KCL[0].numel(),
-        })
+        write_json(
+            state / "autoencoder.json",
+            {
+                "deviation_r2": r2 if math.isfinite(r2) else None,
+                "seconds": None if resumed else time.perf_counter() - began,
+                "num_components": fitted.config.num_components if config.form == "linear" else latent_KCL[0].numel(),
+            },
+        )
         # Last: its presence says that stage one is done.
         write_safetensors(state / "latents.safetensors", {"latent_KCL": latent_KCL})
     shutil.rmtree(state / f"components-{accelerator.process_index}", ignore_errors=True)  # where they were fitted

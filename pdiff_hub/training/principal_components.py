@@ -34,8 +34,9 @@ class Spectrum:
     components: Callable[[int, int, int], Tensor]
 
 
-def spectrum_of(dataset: CheckpointDataset, train_K: list[int], held_out_H: list[int], statistics: ParamAutoencoder
-                ) -> Spectrum:
+def spectrum_of(
+    dataset: CheckpointDataset, train_K: list[int], held_out_H: list[int], statistics: ParamAutoencoder
+) -> Spectrum:
     """The spectrum of the deviations that `statistics.normalize` gives. ValueError if all checkpoints are equal.
 
     Through the K x K Gram matrix, a slice of P at a time; for small networks with more checkpoints than numbers through
@@ -46,8 +47,9 @@ def spectrum_of(dataset: CheckpointDataset, train_K: list[int], held_out_H: list
     return _from_gram(dataset, train_K, held_out_H, statistics)
 
 
-def _from_gram(dataset: CheckpointDataset, train_K: list[int], held_out_H: list[int], statistics: ParamAutoencoder
-               ) -> Spectrum:
+def _from_gram(
+    dataset: CheckpointDataset, train_K: list[int], held_out_H: list[int], statistics: ParamAutoencoder
+) -> Spectrum:
     gram_KK = torch.zeros(len(train_K), len(train_K), dtype=torch.float64)
     cross_HK = torch.zeros(len(held_out_H), len(train_K), dtype=torch.float64)
     held_out_total = 0.0
@@ -68,8 +70,9 @@ def _from_gram(dataset: CheckpointDataset, train_K: list[int], held_out_H: list[
     return Spectrum(len(eigenvalues_N), _explained(eigenvalues_N, cross_HK @ basis_KN, held_out_total), components)
 
 
-def _from_covariance(dataset: CheckpointDataset, train_K: list[int], held_out_H: list[int],
-                     statistics: ParamAutoencoder) -> Spectrum:
+def _from_covariance(
+    dataset: CheckpointDataset, train_K: list[int], held_out_H: list[int], statistics: ParamAutoencoder
+) -> Spectrum:
     num_params = dataset.layout.num_params
 
     def blocks(rows: list[int]) -> Iterator[Tensor]:
@@ -84,8 +87,9 @@ def _from_covariance(dataset: CheckpointDataset, train_K: list[int], held_out_H:
     eigenvalues_N, vectors_PN = _leading(covariance_PP, len(train_K))
     held_out_HP = torch.cat([torch.empty(0, num_params, dtype=torch.float64), *blocks(held_out_H)])
     explained_N = _explained(eigenvalues_N, held_out_HP @ vectors_PN, float(held_out_HP.square().sum()))
-    return Spectrum(len(eigenvalues_N), explained_N,
-                    lambda num, start, stop: vectors_PN[start:stop, :num].T.float().contiguous())
+    return Spectrum(
+        len(eigenvalues_N), explained_N, lambda num, start, stop: vectors_PN[start:stop, :num].T.float().contiguous()
+    )
 
 
 def _leading(matrix: Tensor, num_train: int) -> tuple[Tensor, Tensor]:
@@ -94,8 +98,10 @@ def _leading(matrix: Tensor, num_train: int) -> tuple[Tensor, Tensor]:
     eigenvalues, vectors = eigenvalues.flip(0), vectors.flip(1)
     rank = int((eigenvalues > _RANK_TOLERANCE * eigenvalues[0].clamp_min(1e-30)).sum())
     if rank == 0:
-        raise ValueError("all training checkpoints are equal: there is nothing to learn from them. Collect them with "
-                         "a larger learning rate or from more seeds.")
+        raise ValueError(
+            "all training checkpoints are equal: there is nothing to learn from them. Collect them with "
+            "a larger learning rate or from more seeds."
+        )
     rank = min(rank, num_train - 1)
     # Signs are arbitrary; fixed, so that a rerun gives the same latents.
     vectors *= torch.sign(vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True)))

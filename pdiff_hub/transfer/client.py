@@ -39,8 +39,10 @@ def is_repo_id(name: str) -> bool:
 def place_of(repo_id: str, repo_type: RepoType, revision: str | None) -> Place:
     """The place of this name; ValueError if no repository can be called so."""
     if not is_repo_id(repo_id):
-        raise ValueError(f"{repo_id!r} cannot be the name of a repository: give \"user/name\", of letters, digits, "
-                         "'-', '_' and '.', at most 96 each.")
+        raise ValueError(
+            f'{repo_id!r} cannot be the name of a repository: give "user/name", of letters, digits, '
+            "'-', '_' and '.', at most 96 each."
+        )
     return Place(repo_id, repo_type, revision)
 
 
@@ -52,8 +54,9 @@ def client(token: str | bool | None, place: Place, needs_token: bool = False) ->
         raise ConnectionError(f"offline mode is on, so the {place} was not asked for: unset HF_HUB_OFFLINE.")
     # The HTTP library would quote such a token in its error.
     if isinstance(token, str) and not (token.isascii() and token.isprintable() and token and " " not in token):
-        raise PermissionError("the token given is empty or holds blanks or other characters that no token has: copy it "
-                              "again.")
+        raise PermissionError(
+            "the token given is empty or holds blanks or other characters that no token has: copy it again."
+        )
     if needs_token and (token is False or (token in (None, True) and get_token() is None)):
         raise PermissionError(f"pushing to the {place} needs a token: log in with `hf auth login` or set HF_TOKEN.")
     return HfApi(token=token)
@@ -111,8 +114,10 @@ def check_name(path: str, place: Place) -> None:
     """ValueError if a file of this name could lie outside of the folder that it is put in, on any system."""
     parts = path.split("/")
     if _FORBIDDEN.search(path) or any(part in ("", ".", "..") or part.lower() == ".git" for part in parts):
-        raise ValueError(f"{path!r} is no file name that the {place} may have: it could lead out of its folder; "
-                         "nothing was transferred.")
+        raise ValueError(
+            f"{path!r} is no file name that the {place} may have: it could lead out of its folder; "
+            "nothing was transferred."
+        )
 
 
 @contextmanager

@@ -70,8 +70,9 @@ def asked_delay(error: Exception) -> float:
 
 def stale(place: Place) -> ValueError:
     """The error for a push that somebody else's push overtook."""
-    return ValueError(f"somebody else pushed to the {place} meanwhile, and nothing was overwritten: pull it, then push "
-                      "again.")
+    return ValueError(
+        f"somebody else pushed to the {place} meanwhile, and nothing was overwritten: pull it, then push again."
+    )
 
 
 def explained(error: Exception, place: Place) -> Exception:
@@ -96,32 +97,44 @@ def explained(error: Exception, place: Place) -> Exception:
             return ValueError(" ".join(str(error).split()))
         if not is_transient(error):
             return error
-        return ConnectionError(f"the connection to {place.url()} failed again and again ({type(error).__name__}): "
-                               "check the network and run this again; what was transferred is kept.")
+        return ConnectionError(
+            f"the connection to {place.url()} failed again and again ({type(error).__name__}): "
+            "check the network and run this again; what was transferred is kept."
+        )
     status, says = error.response.status_code, _server_says(error)
     if isinstance(error, GatedRepoError):
         return PermissionError(f"the {place} is gated: ask for access at {place.url()}, then {_LOGIN}.")
     if status == 401:
-        return PermissionError(f"the Hub did not let us at the {place} (401): check the name; if it is private or you "
-                               f"push to it, {_LOGIN}, with a token that is valid.")
+        return PermissionError(
+            f"the Hub did not let us at the {place} (401): check the name; if it is private or you "
+            f"push to it, {_LOGIN}, with a token that is valid."
+        )
     if status == 403:
-        return PermissionError(f"the token has no right to do this with the {place} (403{says}): use one that may "
-                               "write to it, from the tokens page of your settings on the Hub.")
+        return PermissionError(
+            f"the token has no right to do this with the {place} (403{says}): use one that may "
+            "write to it, from the tokens page of your settings on the Hub."
+        )
     if isinstance(error, RevisionNotFoundError):
-        return FileNotFoundError(f"the {place} has no revision {place.revision or 'main'!r}: look at its branches and "
-                                 f"tags at {place.url()}.")
+        return FileNotFoundError(
+            f"the {place} has no revision {place.revision or 'main'!r}: look at its branches and tags at {place.url()}."
+        )
     if isinstance(error, EntryNotFoundError):
         return FileNotFoundError(f"a file of the {place} is gone from the Hub: pull it again.")
     if isinstance(error, RepositoryNotFoundError) or status == 404:
-        return FileNotFoundError(f"there is no {place} at {place.url()}, or it is private and your token may not see "
-                                 f"it: check the name, or {_LOGIN}.")
+        return FileNotFoundError(
+            f"there is no {place} at {place.url()}, or it is private and your token may not see "
+            f"it: check the name, or {_LOGIN}."
+        )
     if status == 412:
         return stale(place)
     if is_transient(error):
-        return ConnectionError(f"the Hub answered {status} for the {place} again and again{says}: run this again in "
-                               "some minutes; what was transferred is kept.")
-    return ValueError(f"the Hub refused this for the {place} ({status}{says}): nothing was changed; correct the name "
-                      "or the files.")
+        return ConnectionError(
+            f"the Hub answered {status} for the {place} again and again{says}: run this again in "
+            "some minutes; what was transferred is kept."
+        )
+    return ValueError(
+        f"the Hub refused this for the {place} ({status}{says}): nothing was changed; correct the name or the files."
+    )
 
 
 def _root(error: Exception) -> Exception:
@@ -136,11 +149,11 @@ def _root(error: Exception) -> Exception:
 
 
 def _server_says(error: HfHubHTTPError) -> str:
-    """", and the server's words", on one line and without the token that was sent."""
+    """ ", and the server's words", on one line and without the token that was sent."""
     if not error.server_message:
         return ""
     text = " ".join(error.server_message.split())
     token = error.response.request.headers.get("authorization", "").removeprefix("Bearer ").strip()
     if token:
         text = text.replace(token, "***")
-    return f", \"{text[:200].rstrip('.')}\""
+    return f', "{text[:200].rstrip(".")}"'

@@ -131,16 +131,25 @@ class _Push:
         for number in range(1, TRIES + 1):
             try:
                 info = api.create_commit(
-                    self.place.repo_id, [*(CommitOperationAdd(path, local) for path, local in self.files.items()),
-                                         *(CommitOperationDelete(path, is_folder=False) for path in self.deleted)],
-                    repo_type=self.place.repo_type, revision=self.place.revision, commit_message=message,
-                    parent_commit=self.head or None, create_pr=create_pr)
+                    self.place.repo_id,
+                    [
+                        *(CommitOperationAdd(path, local) for path, local in self.files.items()),
+                        *(CommitOperationDelete(path, is_folder=False) for path in self.deleted),
+                    ],
+                    repo_type=self.place.repo_type,
+                    revision=self.place.revision,
+                    commit_message=message,
+                    parent_commit=self.head or None,
+                    create_pr=create_pr,
+                )
                 return self.done(info.oid, info.pr_url)
             except Exception as error:  # raised again below, in our words
                 failure = error
             if create_pr and is_transient(failure):  # a second request would open a second one
-                raise ConnectionError(f"the connection failed while a pull request was opened: look whether it is at "
-                                      f"{self.place.url()}/discussions before you push again.")
+                raise ConnectionError(
+                    f"the connection failed while a pull request was opened: look whether it is at "
+                    f"{self.place.url()}/discussions before you push again."
+                )
             if not (is_transient(failure) or is_stale(failure)):
                 break
             now, tree = commit_and_files(api, self.place, lambda: newest_commit(api, self.place))
@@ -159,8 +168,9 @@ class _Push:
         kept = self.tree.keys() - self.files.keys() - set(self.deleted)
         if (tree.keys() ^ (kept | self.files.keys())) - {_MANAGED_BY_THE_HUB}:
             return False
-        return (all(_is_same(tree.get(path), local) for path, local in self.files.items())
-                and all(tree[path].blob_id == self.tree[path].blob_id for path in kept - {_MANAGED_BY_THE_HUB}))
+        return all(_is_same(tree.get(path), local) for path, local in self.files.items()) and all(
+            tree[path].blob_id == self.tree[path].blob_id for path in kept - {_MANAGED_BY_THE_HUB}
+        )
 
 
 def list_files(
@@ -204,15 +214,24 @@ def pull(
     place = place_of(repo_id, repo_type, revision)
 
     def snapshot(only_here: bool) -> Path:
-        return Path(snapshot_download(
-            repo_id, repo_type=repo_type, revision=revision, token=token, cache_dir=cache_dir,
-            local_files_only=only_here, allow_patterns=None if allow_patterns is None else list(allow_patterns),
-            ignore_patterns=None if ignore_patterns is None else list(ignore_patterns)))
+        return Path(
+            snapshot_download(
+                repo_id,
+                repo_type=repo_type,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=only_here,
+                allow_patterns=None if allow_patterns is None else list(allow_patterns),
+                ignore_patterns=None if ignore_patterns is None else list(ignore_patterns),
+            )
+        )
 
     def require(names: Iterable[str]) -> None:
         if required not in names:
-            raise ValueError(f"the {place} at revision {revision or 'main'!r} is no {what} of this package: it has no "
-                             f"{required}.")
+            raise ValueError(
+                f"the {place} at revision {revision or 'main'!r} is no {what} of this package: it has no {required}."
+            )
 
     try:
         copy = snapshot(only_here=True)
@@ -265,8 +284,10 @@ def _head_to_push_to(api: HfApi, place: Place, private: bool | None) -> str:
             raise
         api.create_repo(place.repo_id, repo_type=place.repo_type, private=private, exist_ok=True)
     if private and not api.repo_info(place.repo_id, repo_type=place.repo_type, timeout=TIMEOUT).private:
-        raise ValueError(f"the {place} is public already: make it private in its settings at {place.url()}, or push "
-                         "without private=True.")
+        raise ValueError(
+            f"the {place} is public already: make it private in its settings at {place.url()}, or push "
+            "without private=True."
+        )
     try:
         head = newest_commit(api, place)
     except RevisionNotFoundError:
@@ -275,8 +296,9 @@ def _head_to_push_to(api: HfApi, place: Place, private: bool | None) -> str:
         api.create_branch(place.repo_id, repo_type=place.repo_type, branch=place.revision, exist_ok=True)
         head = newest_commit(api, place)
     if place.revision == head:
-        raise ValueError(f"revision {place.revision!r} is a commit, which nothing can be added to: give a branch of "
-                         f"the {place}.")
+        raise ValueError(
+            f"revision {place.revision!r} is a commit, which nothing can be added to: give a branch of the {place}."
+        )
     return head
 
 

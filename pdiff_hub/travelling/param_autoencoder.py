@@ -32,8 +32,16 @@ _NORM_CLASS = re.compile(r"(Batch|Layer|Group|RMS|Instance)Norm")
 _ACTIVATION_NUMBERS = 2**26  # of the conv form's widest layer, where there are more rows than one
 _SHARD_BYTES = 256 * 2**20  # of components in one file, where there are more than that
 _SAFETENSORS_DTYPES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
 }
 _PAGE_OUT = 21  # MADV_PAGEOUT of Linux
 _TINY_VARIANCE = 1e-12  # a dead channel's running variance is 0, whose logarithm is not finite
@@ -114,8 +122,10 @@ class ParamLayout:
             keep_buffers = True  # whoever names a tensor wants it
             for name in select:
                 if not any(name in names for names in by_tensor.values()):
-                    raise ValueError(f"select names the tensor {name!r}, which {type(module).__name__} does not have."
-                                     + _nearest(name, list(tensors)))
+                    raise ValueError(
+                        f"select names the tensor {name!r}, which {type(module).__name__} does not have."
+                        + _nearest(name, list(tensors))
+                    )
         entries: list[TensorEntry] = []
         frozen: list[FrozenEntry] = []
         for name, tensor in tensors.items():
@@ -126,13 +136,16 @@ class ParamLayout:
             if chosen and tensor.numel() > 0:
                 start = entries[-1].stop if entries else 0
                 log = buffer and name.rsplit(".", 1)[-1] == "running_var"
-                entries.append(TensorEntry(name, tuple(tensor.shape), dtype, start, start + tensor.numel(), log,
-                                           tuple(names[1:])))
+                entries.append(
+                    TensorEntry(name, tuple(tensor.shape), dtype, start, start + tensor.numel(), log, tuple(names[1:]))
+                )
             else:
                 frozen += [FrozenEntry(each, tuple(tensor.shape), dtype) for each in names]
         if not entries:
-            raise ValueError(f"select={select!r} matches no float tensor of {type(module).__name__}; it has e.g. "
-                             f"{', '.join(list(tensors)[:5])}.")
+            raise ValueError(
+                f"select={select!r} matches no float tensor of {type(module).__name__}; it has e.g. "
+                f"{', '.join(list(tensors)[:5])}."
+            )
         return cls(select, entries, frozen)
 
     def flatten(self, state_dict: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]]) -> Tensor:
@@ -154,16 +167,20 @@ class ParamLayout:
         known = set(expected) | {entry.name for entry in self.frozen}
         for name in state_dict:
             if name not in known:
-                raise ValueError(f"unexpected tensor {name!r}{where}: the layout does not know it."
-                                 + _nearest(name, list(known)))
+                raise ValueError(
+                    f"unexpected tensor {name!r}{where}: the layout does not know it." + _nearest(name, list(known))
+                )
         for name, entry in expected.items():
             if name not in state_dict:
-                raise ValueError(f"missing tensor {name!r}{where}: the layout expects it with shape "
-                                 f"{list(entry.shape)}; is this a checkpoint of another network?")
+                raise ValueError(
+                    f"missing tensor {name!r}{where}: the layout expects it with shape "
+                    f"{list(entry.shape)}; is this a checkpoint of another network?"
+                )
             tensor = state_dict[name]
             if tuple(tensor.shape) != entry.shape:
-                raise ValueError(f"tensor {name!r}{where} has shape {list(tensor.shape)}, expected "
-                                 f"{list(entry.shape)}.")
+                raise ValueError(
+                    f"tensor {name!r}{where} has shape {list(tensor.shape)}, expected {list(entry.shape)}."
+                )
             if not tensor.is_floating_point():
                 raise ValueError(f"tensor {name!r}{where} has dtype {tensor.dtype}, expected a float dtype.")
             if name == entry.name and not bool(torch.isfinite(tensor).all()):
@@ -215,14 +232,17 @@ class ParamLayout:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ParamLayout:
         """The layout that `to_dict` wrote; ValueError if tensors do not lie one after another."""
-        entries = [TensorEntry(**{**e, "shape": tuple(e["shape"]), "aliases": tuple(e["aliases"])})
-                   for e in data["entries"]]
+        entries = [
+            TensorEntry(**{**e, "shape": tuple(e["shape"]), "aliases": tuple(e["aliases"])}) for e in data["entries"]
+        ]
         frozen = [FrozenEntry(**{**e, "shape": tuple(e["shape"])}) for e in data["frozen"]]
         position = 0
         for e in entries:
             if e.start != position or e.stop - e.start != math.prod(e.shape):
-                raise ValueError(f"layout entry {e.name!r} spans {e.start}..{e.stop}, expected it to start at "
-                                 f"{position} and hold {math.prod(e.shape)} numbers; the layout is damaged.")
+                raise ValueError(
+                    f"layout entry {e.name!r} spans {e.start}..{e.stop}, expected it to start at "
+                    f"{position} and hold {math.prod(e.shape)} numbers; the layout is damaged."
+                )
             position = e.stop
         return cls(data["select"], entries, frozen)
 
@@ -301,19 +321,24 @@ def _select(module: nn.Module, select: str, tensor_names: list[str]) -> set[str]
     elif kind == "norms" and (span := re.fullmatch(r"(\d+)-(\d+)", argument)):
         first, last = int(span[1]), int(span[2])
         if not 1 <= first <= last <= len(norms):
-            raise ValueError(f"select={select!r}: expected 1 <= A <= B <= {len(norms)}, the number of normalisation "
-                             f"layers of {type(module).__name__}.")
+            raise ValueError(
+                f"select={select!r}: expected 1 <= A <= B <= {len(norms)}, the number of normalisation "
+                f"layers of {type(module).__name__}."
+            )
         chosen = norms[first - 1 : last]
     elif kind == "modules" and argument:
         globs = [each.strip() for each in argument.split(",")]
         chosen = [name for name in modules if name and any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
         if not chosen:
-            raise ValueError(f"select={select!r} matches no module of {type(module).__name__}; it has e.g. "
-                             f"{', '.join([name for name in modules if name][:8])}.")
+            raise ValueError(
+                f"select={select!r} matches no module of {type(module).__name__}; it has e.g. "
+                f"{', '.join([name for name in modules if name][:8])}."
+            )
     else:
-        raise ValueError(f"unknown select {select!r}; expected 'all', 'last_norms:N', 'norms:A-B', 'modules:GLOB', "
-                         "'head' or a list of tensor names." + _nearest(kind, ["all", "last_norms", "norms", "modules",
-                                                                              "head"]))
+        raise ValueError(
+            f"unknown select {select!r}; expected 'all', 'last_norms:N', 'norms:A-B', 'modules:GLOB', "
+            "'head' or a list of tensor names." + _nearest(kind, ["all", "last_norms", "norms", "modules", "head"])
+        )
     prefixes = tuple(f"{name}." if name else "" for name in chosen)
     return {name for name in tensor_names if prefixes and name.startswith(prefixes)}
 
@@ -358,13 +383,16 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     ):
         super().__init__()
         if len(encoder_widths) != len(decoder_widths):
-            raise ValueError(f"decoder_widths has {len(decoder_widths)} layers, expected as many as encoder_widths: "
-                             f"{len(encoder_widths)}.")
+            raise ValueError(
+                f"decoder_widths has {len(decoder_widths)} layers, expected as many as encoder_widths: "
+                f"{len(encoder_widths)}."
+            )
         if form not in ("linear", "conv"):
             raise ValueError(f"unknown autoencoder form {form!r}; expected 'linear' or 'conv'.")
         if normalization not in ("none", "per_tensor", "per_parameter"):
-            raise ValueError(f"unknown normalization {normalization!r}; expected 'none', 'per_tensor' or "
-                             "'per_parameter'.")
+            raise ValueError(
+                f"unknown normalization {normalization!r}; expected 'none', 'per_tensor' or 'per_parameter'."
+            )
         self.layout = ParamLayout.from_dict(layout)
         num_params = self.layout.num_params
         scales = {"none": 1, "per_tensor": len(self.layout.entries), "per_parameter": num_params}[normalization]
@@ -377,8 +405,9 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.register_buffer("frozen_bytes", torch.zeros(num_bytes, dtype=torch.uint8))
         if form == "linear":
             if num_components > latent_channels * latent_length:
-                raise ValueError(f"{num_components} components do not fit into latents of {latent_channels} x "
-                                 f"{latent_length}.")
+                raise ValueError(
+                    f"{num_components} components do not fit into latents of {latent_channels} x {latent_length}."
+                )
             self.block = 1
             # A tensor a slice: each lies in one piece in its file, and is read and given back alone.
             self.components = nn.ParameterList()
@@ -388,12 +417,15 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 nn.init.zeros_(self.components[-1])
         else:
             if encoder_widths[-1] != latent_channels:
-                raise ValueError(f"the last of encoder_widths is {encoder_widths[-1]}, expected latent_channels = "
-                                 f"{latent_channels}.")
+                raise ValueError(
+                    f"the last of encoder_widths is {encoder_widths[-1]}, expected latent_channels = {latent_channels}."
+                )
             self.block = kernel_size ** len(encoder_widths)
             if latent_length * self.block < num_params:
-                raise ValueError(f"latent_length {latent_length} covers {latent_length * self.block} parameters of "
-                                 f"{num_params}; expected at least {math.ceil(num_params / self.block)}.")
+                raise ValueError(
+                    f"latent_length {latent_length} covers {latent_length * self.block} parameters of "
+                    f"{num_params}; expected at least {math.ceil(num_params / self.block)}."
+                )
             self.encoder = _conv_stack([1, *encoder_widths], kernel_size, transposed=False)
             self.decoder = _conv_stack([latent_channels, *decoder_widths], kernel_size, transposed=True)
             self.decoder.extend([nn.LeakyReLU(0.2), _StridedConv(decoder_widths[-1], 1, 1, transposed=False)])
@@ -421,8 +453,11 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def _through(self, params_BS: Tensor, start: int, function: Callable[[Tensor], Tensor]) -> Tensor:
         stop = start + params_BS.shape[1]
-        spans = [(max(e.start, start) - start, min(e.stop, stop) - start)
-                 for _, e in self.layout.overlapping(start, stop) if e.log]
+        spans = [
+            (max(e.start, start) - start, min(e.stop, stop) - start)
+            for _, e in self.layout.overlapping(start, stop)
+            if e.log
+        ]
         if not spans:
             return params_BS
         params_BS = params_BS.clone()
@@ -581,10 +616,13 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
             file = folder / f"diffusion_pytorch_model-{number:05d}-of-{len(shards):05d}.safetensors"
             write_tensors(file, shard)
             where.update(dict.fromkeys(shard, file.name))
-        index = {"metadata": {"total_size": sum(t.nbytes for shard in shards for t in shard.values())},
-                 "weight_map": where}
+        index = {
+            "metadata": {"total_size": sum(t.nbytes for shard in shards for t in shard.values())},
+            "weight_map": where,
+        }
         (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(
-            json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
 
     @classmethod
     def from_pretrained(cls, *given: Any, **options: Any) -> ParamAutoencoder:

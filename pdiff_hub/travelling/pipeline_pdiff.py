@@ -126,8 +126,9 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         with self.progress_bar(total=steps * -(-num_models // batch)) as bar:
             for start in range(0, num_models, batch):
                 one = slice(start, min(start + batch, num_models))
-                path = self._denoise(noise[one].to(device), steps, step_generators[one], callback_on_step_end,
-                                     return_trajectory, bar)
+                path = self._denoise(
+                    noise[one].to(device), steps, step_generators[one], callback_on_step_end, return_trajectory, bar
+                )
                 ends.append(path[-1].cpu())
                 if return_trajectory:
                     paths.append(torch.stack(path).cpu())
@@ -143,8 +144,16 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
             output.state_dicts = self.autoencoder.state_dicts(output.params)
         return output if return_dict else output.to_tuple()
 
-    def _check(self, num_models: int, steps: int, generator: Any, output_type: str, latents: Tensor | None,
-               batch_size: int | None, shape: tuple[int, int]) -> int:
+    def _check(
+        self,
+        num_models: int,
+        steps: int,
+        generator: Any,
+        output_type: str,
+        latents: Tensor | None,
+        batch_size: int | None,
+        shape: tuple[int, int],
+    ) -> int:
         if output_type not in ("state_dict", "params", "latent"):
             raise ValueError(f"output_type is {output_type!r}, expected 'state_dict', 'params' or 'latent'.")
         for name, value in (("num_models", num_models), ("num_inference_steps", steps), ("batch_size", batch_size)):
@@ -164,8 +173,9 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
             raise ValueError(f"generator is a list of {len(generator)}, expected one for each of {num_models} models.")
         return num_models
 
-    def _noise(self, num_models: int, shape: tuple[int, int], generator: Any,
-               latents: Tensor | None) -> tuple[Tensor, list[torch.Generator]]:
+    def _noise(
+        self, num_models: int, shape: tuple[int, int], generator: Any, latents: Tensor | None
+    ) -> tuple[Tensor, list[torch.Generator]]:
         """The first latents [N,C,L] and a generator a network for the noise of stochastic steps.
 
         Everything is drawn before the first batch, so that the batch size cannot change what a network gets.
@@ -180,8 +190,9 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         seeds = torch.randint(2**62, (num_models,), generator=generator, device=device).tolist()
         return latents, [torch.Generator().manual_seed(seed) for seed in seeds]
 
-    def _denoise(self, sample: Tensor, steps: int, generators: list[torch.Generator], callback: Any,
-                 keep: bool, bar: Any) -> list[Tensor]:
+    def _denoise(
+        self, sample: Tensor, steps: int, generators: list[torch.Generator], callback: Any, keep: bool, bar: Any
+    ) -> list[Tensor]:
         # The scheduler's own numbers stay on the CPU, where it looks them up; the U-Net's are on the device: nothing
         # has to come back from it within a step.
         self.scheduler.set_timesteps(steps)
@@ -223,10 +234,13 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         """
         spec = self.autoencoder.config.network
         if spec is None:
-            raise ValueError("this pipeline does not say which network it generates; build it yourself and load "
-                             "out.state_dicts[0] into it.")
-        network: nn.Module = _room("networks").build_network(dict(spec), pretrained=False,
-                                                             allow_factory=trust_remote_code)
+            raise ValueError(
+                "this pipeline does not say which network it generates; build it yourself and load "
+                "out.state_dicts[0] into it."
+            )
+        network: nn.Module = _room("networks").build_network(
+            dict(spec), pretrained=False, allow_factory=trust_remote_code
+        )
         if state_dict is not None:
             network.load_state_dict(state_dict, strict=True)
         return network.eval()
@@ -251,8 +265,10 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
                 config["autoencoder"] = ["param_autoencoder", "ParamAutoencoder"]
             path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         code = inspect.getsourcefile(type(self.autoencoder))
-        for source, target in ((__file__, folder / "pipeline_pdiff.py"),
-                               (code, folder / "autoencoder" / "param_autoencoder.py")):
+        for source, target in (
+            (__file__, folder / "pipeline_pdiff.py"),
+            (code, folder / "autoencoder" / "param_autoencoder.py"),
+        ):
             if source is not None and Path(source).resolve() != target.resolve():
                 shutil.copyfile(source, target)
         if before is not None and before != fingerprint(folder):
@@ -260,20 +276,33 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
             for file in stale:
                 file.unlink()
             if stale:
-                warnings.warn(f"{folder} held another pipeline: {stale[0].name} and others, which told of that one, "
-                              "were removed.", stacklevel=2)
+                warnings.warn(
+                    f"{folder} held another pipeline: {stale[0].name} and others, which told of that one, "
+                    "were removed.",
+                    stacklevel=2,
+                )
         if self.folder is None or self.folder == folder or not (companions := companions_in(self.folder)):
             return
         if fingerprint(self.folder) != fingerprint(folder):
-            warnings.warn(f"the pipeline is not the one in {self.folder} any more, so {companions[0].name} and others "
-                          "there, which are of that one, were left out.", stacklevel=2)
+            warnings.warn(
+                f"the pipeline is not the one in {self.folder} any more, so {companions[0].name} and others "
+                "there, which are of that one, were left out.",
+                stacklevel=2,
+            )
             return
         for file in companions:
             shutil.copyfile(file, folder / file.name)
 
-    def push_to_hub(self, repo_id: str, *, private: bool | None = None, revision: str | None = None,
-                    commit_message: str = "Upload pipeline", create_pr: bool = False,
-                    token: str | bool | None = None) -> str:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload pipeline",
+        create_pr: bool = False,
+        token: str | bool | None = None,
+    ) -> str:
         """Put the pipeline into the Hub's repository `repo_id` in one commit; -> the commit's URL. Needs pdiff_hub.
 
         Weights, configuration, code, a card, and what `save_pretrained` takes along. What is there already is not
@@ -287,15 +316,27 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         Errors as `pdiff_hub.transfer.push_files` raises them.
         """
         url: str = _room("hub").push_pipeline(
-            self, repo_id, private=private, revision=revision, commit_message=commit_message, create_pr=create_pr,
-            token=token)
+            self,
+            repo_id,
+            private=private,
+            revision=revision,
+            commit_message=commit_message,
+            create_pr=create_pr,
+            token=token,
+        )
         return url
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], *, revision: str | None = None,
-        token: str | bool | None = None, cache_dir: str | os.PathLike[str] | None = None,
-        local_files_only: bool = False, torch_dtype: torch.dtype | None = None, **components: Any,
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        torch_dtype: torch.dtype | None = None,
+        **components: Any,
     ) -> PDiffPipeline:
         """Open a pipeline folder or Hub repository with this package's classes; downloaded code is never run.
 
@@ -313,8 +354,9 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         folder = Path(pretrained_model_name_or_path)
         hub_id = None if folder.is_dir() else str(pretrained_model_name_or_path)
         if hub_id is not None:
-            folder = files.download(hub_id, revision=revision, token=token, cache_dir=cache_dir,
-                                    local_files_only=local_files_only)
+            folder = files.download(
+                hub_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+            )
         elif revision is not None:
             raise ValueError(f"{folder} is a local folder, which has no revision {revision!r}.")
         pipe = cls(**files.load_arguments(folder, components, _room("travelling.param_autoencoder").ParamAutoencoder))
@@ -339,8 +381,10 @@ def require_known_format(version: object, what: str) -> None:
     if type(version) is not int or version < 1:
         raise ValueError(f"{what} has format version {version!r}, expected a number from 1 to {_FORMAT_VERSION}.")
     if version > _FORMAT_VERSION:
-        raise ValueError(f"{what} has format version {version}, and this pdiff-hub reads up to {_FORMAT_VERSION}; "
-                         "upgrade with: pip install -U pdiff-hub.")
+        raise ValueError(
+            f"{what} has format version {version}, and this pdiff-hub reads up to {_FORMAT_VERSION}; "
+            "upgrade with: pip install -U pdiff-hub."
+        )
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -368,8 +412,12 @@ def fingerprint(folder: Path) -> dict[str, Any]:
         for file in sorted(file for pattern in WEIGHTS for file in (folder / name).glob(pattern)):
             with file.open("rb") as opened:
                 found[f"{name}/{file.name}"] = hashlib.file_digest(opened, "sha256").hexdigest()
-    for file in (folder / INDEX, folder / "autoencoder" / "config.json", folder / "unet" / "config.json",
-                 folder / "scheduler" / "scheduler_config.json"):
+    for file in (
+        folder / INDEX,
+        folder / "autoencoder" / "config.json",
+        folder / "unet" / "config.json",
+        folder / "scheduler" / "scheduler_config.json",
+    ):
         found[file.relative_to(folder).as_posix()] = _told(read_json(file)) if file.is_file() else None
     return found
 

@@ -104,8 +104,10 @@ def align_to_mean(
     if rounds < 1:
         raise ValueError(f"rounds must be 1 or more, found {rounds}")
     if left := [name for name, tensor in (frozen or {}).items() if tensor.is_floating_point()]:
-        raise ValueError(f"{left[0]!r} is frozen, and the units of a layer cannot change places without it; give a "
-                         "layout of all float tensors.")
+        raise ValueError(
+            f"{left[0]!r} is frozen, and the units of a layer cannot change places without it; give a "
+            "layout of all float tensors."
+        )
     networks = _Networks(params_KP, layout, frozen or {})
     layers = find_hidden_layers(network, networks.first(), sample_input)
     scalable = [layer for layer in layers if rescale and layer.scaled]
@@ -114,8 +116,9 @@ def align_to_mean(
     distance_before = _distance_to_mean(params_KP)
     networks.change(lambda state: _balance(state, scalable))
     moved = _match_to_mean(networks, layers, rounds, np.random.default_rng(seed), progress)
-    change = relative_change(torch.cat(outputs_before), torch.cat([outputs(exact, state, sample_input)
-                                                                   for state in networks]))
+    change = relative_change(
+        torch.cat(outputs_before), torch.cat([outputs(exact, state, sample_input) for state in networks])
+    )
     if not change <= _TOLERANCE:
         raise ValueError(
             f"aligning changed a network's outputs by {change:.1e} (relative; {_TOLERANCE:.0e} is allowed): this "
@@ -175,8 +178,9 @@ def _balance(state: dict[str, Tensor], layers: Sequence[HiddenLayer]) -> None:
     """Scales each unit so that its incoming and outgoing weights have the same L2 norm; dead units are left alone."""
     for _ in range(_BALANCE_SWEEPS):
         for layer in layers:
-            incoming_KC, outgoing_KC = (layer.numbers(state, slots).norm(dim=2)
-                                        for slots in (layer.scaled, layer.outgoing))
+            incoming_KC, outgoing_KC = (
+                layer.numbers(state, slots).norm(dim=2) for slots in (layer.scaled, layer.outgoing)
+            )
             alive_KC = torch.minimum(incoming_KC, outgoing_KC) > _DEAD
             layer.scale(state, torch.where(alive_KC, outgoing_KC / incoming_KC, 1.0).sqrt())
 

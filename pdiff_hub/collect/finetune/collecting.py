@@ -80,8 +80,16 @@ def collect_finetune(
     layout = ParamLayout.from_module(network, select, config.buffers)
     if not trainable(network, layout):
         raise ValueError(f"select={select!r} has no parameter of {spec['name']!r} that can be trained; select weights.")
-    settings = {"method": "finetune", "seed": seed, "device": place.type, **asdict(config), "network": spec,
-                "select": layout.select, "task": task.spec["resolved"]["fingerprint"], "augment": task.spec["augment"]}
+    settings = {
+        "method": "finetune",
+        "seed": seed,
+        "device": place.type,
+        **asdict(config),
+        "network": spec,
+        "select": layout.select,
+        "task": task.spec["resolved"]["fingerprint"],
+        "augment": task.spec["augment"],
+    }
     journal = CheckpointJournal(directory, settings, layout)
     if journal.finished:
         return CheckpointDataset.from_pretrained(directory)
@@ -96,16 +104,19 @@ def collect_finetune(
     run = FinetuneRun(network, layout, ImageBatches(task, config.batch_size, seed, place), config)
     hide = None if progress else True  # None: where stderr is no terminal
     # torch's generators are put back afterwards, and cuDNN chooses algorithms that give the same result each time.
-    with (torch.random.fork_rng([place.index] if place.type == "cuda" else []),
-          torch.backends.cudnn.flags(enabled=True, deterministic=True)):
+    with (
+        torch.random.fork_rng([place.index] if place.type == "cuda" else []),
+        torch.backends.cudnn.flags(enabled=True, deterministic=True),
+    ):
         if state is not None:
             run.load(state)
         with BackgroundJournal(journal) as writer:
             if run.phase == "train":
                 _trained_network(run, writer, hide, None if trained is None else trained / _trained_name(settings))
             _finetune(run, writer, journal.num_checkpoints, {"run": f"finetune-{seed}", "seed": seed}, hide)
-    return journal.finish(network=spec, task=task.spec, frozen=layout.frozen_state(network.state_dict()),
-                          collect={"method": "finetune"})
+    return journal.finish(
+        network=spec, task=task.spec, frozen=layout.frozen_state(network.state_dict()), collect={"method": "finetune"}
+    )
 
 
 def _trained_network(run: FinetuneRun, writer: BackgroundJournal, hide: bool | None, file: Path | None) -> None:
@@ -146,8 +157,9 @@ def _train(run: FinetuneRun, writer: BackgroundJournal, hide: bool | None) -> No
     writer.save_state(run.state())
 
 
-def _finetune(run: FinetuneRun, writer: BackgroundJournal, start: int, row: Mapping[str, Any], hide: bool | None
-              ) -> None:
+def _finetune(
+    run: FinetuneRun, writer: BackgroundJournal, start: int, row: Mapping[str, Any], hide: bool | None
+) -> None:
     """The second phase from where `run` is, after `start` checkpoints, with parts committed on the way."""
     total, every = run.config.num_checkpoints, run.config.save_every
     most = max(1, min(_PART_ROWS, _PART_BYTES // (4 * run.layout.num_params)))
@@ -163,8 +175,15 @@ def _finetune(run: FinetuneRun, writer: BackgroundJournal, start: int, row: Mapp
             if not metadata:  # a new part; the last one may still be on its way to the disk
                 params_RP = torch.empty(most, run.layout.num_params)
             params_RP[len(metadata)] = run.params()
-            metadata.append({**row, "step": run.step, "train_loss": train_loss, "validation_loss": validation_loss,
-                             "validation_accuracy": accuracy})
+            metadata.append(
+                {
+                    **row,
+                    "step": run.step,
+                    "train_loss": train_loss,
+                    "validation_loss": validation_loss,
+                    "validation_accuracy": accuracy,
+                }
+            )
             bar.set_postfix(loss=f"{train_loss:.4f}", accuracy=f"{accuracy:.4f}")
             bar.update()
             if number == total or len(metadata) >= most or time.monotonic() - saved >= _STATE_SECONDS:

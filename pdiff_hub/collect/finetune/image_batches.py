@@ -25,8 +25,11 @@ class ImageBatches:
         self._train, self._validation = task.train.to(device), task.validation.to(device)
         self.batch_size = min(batch_size, len(self._train))
         self.steps_per_epoch = len(self._train) // self.batch_size
-        self._resident = {id(split): task.inputs(split) for split in (self._train, self._validation)
-                          if 4 * split.images_NCHW.numel() < _MAX_RESIDENT_BYTES}
+        self._resident = {
+            id(split): task.inputs(split)
+            for split in (self._train, self._validation)
+            if 4 * split.images_NCHW.numel() < _MAX_RESIDENT_BYTES
+        }
         self._order: tuple[tuple[int, int], Tensor] | None = None
 
     @property

@@ -80,9 +80,11 @@ class FinetuneRun:
         if finite and mean <= _DIVERGED * math.log(max(2, self.images.task.num_classes)):
             return mean
         option = _RATES[self.phase]
-        raise ValueError(f"training diverged in steps {first + 1} to {self.step} of the {self.phase} phase (mean loss "
-                         f"{mean:.4g}{'' if finite else ', weights not finite'}); lower {option} (it is "
-                         f"{getattr(self.config, option)}) and collect into another directory.")
+        raise ValueError(
+            f"training diverged in steps {first + 1} to {self.step} of the {self.phase} phase (mean loss "
+            f"{mean:.4g}{'' if finite else ', weights not finite'}); lower {option} (it is "
+            f"{getattr(self.config, option)}) and collect into another directory."
+        )
 
     def params(self) -> Tensor:
         """The checkpoint: float32 [P] on the CPU."""
@@ -168,8 +170,10 @@ class FinetuneRun:
         """ValueError if a float tensor outside the selection has changed in the second phase."""
         for name, tensor in self._frozen_floats().items():
             if not torch.equal(tensor, self._frozen[name]):
-                raise ValueError(f"tensor {name!r} is not selected, but the network changes it while it is trained, "
-                                 "also in eval mode; select it too (buffers=True for buffers).")
+                raise ValueError(
+                    f"tensor {name!r} is not selected, but the network changes it while it is trained, "
+                    "also in eval mode; select it too (buffers=True for buffers)."
+                )
 
     def state(self) -> TrainingState:
         """All that is needed to go on exactly: weights, buffers, the optimiser's moments, phase and step."""

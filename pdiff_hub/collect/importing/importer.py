@@ -59,8 +59,9 @@ class ImportConfig:
 
     def __post_init__(self) -> None:
         if not self.source or not isinstance(self.source, str):
-            raise ValueError(f"source is {self.source!r}; expected a folder of checkpoints, or with revisions a Hub "
-                             "repository id.")
+            raise ValueError(
+                f"source is {self.source!r}; expected a folder of checkpoints, or with revisions a Hub repository id."
+            )
         if isinstance(self.revisions, str) or not all(isinstance(each, str) for each in self.revisions):
             raise ValueError(f"revisions is {self.revisions!r}; expected a list of names (quote those made of digits).")
         if self.revisions and self.pattern is not None:
@@ -140,8 +141,9 @@ def import_checkpoints(
     progress.close()
     if journal:
         return journal.finish(network=network, task=task, frozen=frozen, collect=collect)
-    return CheckpointDataset(params_RP, layout, network=network, task=task, frozen=frozen, metadata=metadata,
-                             collect=collect)
+    return CheckpointDataset(
+        params_RP, layout, network=network, task=task, frozen=frozen, metadata=metadata, collect=collect
+    )
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
@@ -158,14 +160,17 @@ def _file_names(folder: Path, pattern: str | None) -> list[str]:
         files = [file for file in files if file.suffix in SUFFIXES]
         kinds = {"safetensors" if file.suffix == ".safetensors" else "pt" for file in files}
         if len(kinds) > 1:
-            raise ValueError(f"{folder} has both .safetensors and .pt/.pth files; choose with pattern, e.g. "
-                             "\"*.safetensors\".")
+            raise ValueError(
+                f'{folder} has both .safetensors and .pt/.pth files; choose with pattern, e.g. "*.safetensors".'
+            )
     for file in files:
         if file.suffix not in SUFFIXES:
             raise ValueError(f"{file} is matched by pattern {pattern!r}, but is none of {', '.join(SUFFIXES)}.")
     if not files:
-        raise FileNotFoundError(f"{folder} has no {pattern or 'checkpoint (' + ', '.join(SUFFIXES) + ')'}; files in "
-                                "folders below it need a pattern, e.g. \"*/model.safetensors\".")
+        raise FileNotFoundError(
+            f"{folder} has no {pattern or 'checkpoint (' + ', '.join(SUFFIXES) + ')'}; files in "
+            'folders below it need a pattern, e.g. "*/model.safetensors".'
+        )
     return sorted((file.relative_to(folder).as_posix() for file in files), key=natural_key)
 
 
@@ -183,11 +188,20 @@ def _download(repo_id: str, hub: HubFile, index: int) -> Path:
 
     revision = hub.revisions[index]
     try:
-        return Path(hf_hub_download(repo_id, hub.filename, revision=revision, token=hub.token,
-                                    cache_dir=hub.cache_dir, local_files_only=hub.local_files_only))
+        return Path(
+            hf_hub_download(
+                repo_id,
+                hub.filename,
+                revision=revision,
+                token=hub.token,
+                cache_dir=hub.cache_dir,
+                local_files_only=hub.local_files_only,
+            )
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise FileNotFoundError(f"{hub.filename} of {repo_id} at revision {revision!r} could not be had from the Hub "
-                                f"({error}).") from error
+        raise FileNotFoundError(
+            f"{hub.filename} of {repo_id} at revision {revision!r} could not be had from the Hub ({error})."
+        ) from error
 
 
 def _with_tied(layout: ParamLayout, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -225,8 +239,10 @@ def _frozen(layout: ParamLayout, state: Mapping[str, Tensor], where: str) -> dic
     frozen: dict[str, Tensor] = {}
     for entry in layout.frozen:
         if entry.name not in state:
-            raise ValueError(f"{where}: missing tensor {entry.name!r}, which is not selected, but which every network "
-                             f"needs; expected shape {list(entry.shape)}.{_prefix_hint(layout, state)}")
+            raise ValueError(
+                f"{where}: missing tensor {entry.name!r}, which is not selected, but which every network "
+                f"needs; expected shape {list(entry.shape)}.{_prefix_hint(layout, state)}"
+            )
         frozen[entry.name] = _frozen_tensor(entry, state[entry.name], where)
     return frozen
 
@@ -246,12 +262,12 @@ def _frozen_tensor(entry: FrozenEntry, found: Tensor, where: str) -> Tensor:
 def _check_equal(frozen: Mapping[str, Tensor], other: Mapping[str, Tensor], where: str, first: str) -> None:
     for name, tensor in frozen.items():
         if tensor.is_floating_point() and not torch.equal(tensor, other[name]):
-            raise ValueError(f"{where}: tensor {name!r} is not selected, but differs from that in {first}; select it "
-                             "too (buffers=True for running statistics), or import checkpoints that share it.")
+            raise ValueError(
+                f"{where}: tensor {name!r} is not selected, but differs from that in {first}; select it "
+                "too (buffers=True for running statistics), or import checkpoints that share it."
+            )
 
 
 def _metadata(label: str, name: str) -> dict[str, Any]:
     steps = _STEP.findall(name) or re.findall(r"^(\d+)$", Path(name).stem)
     return {"run": label, "step": int(steps[-1]) if steps else None, "file": name}
-
-

@@ -16,8 +16,18 @@ from torch import Tensor
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 # What torch.load raises for a damaged file depends on where the damage is.
-_DAMAGED = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
-            AssertionError, struct.error, OverflowError)
+_DAMAGED = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+    OverflowError,
+)
 
 
 def read_state_dict(path: Path, where: str, key: str | None = None, prefix: str = "") -> dict[str, Tensor]:
@@ -41,16 +51,20 @@ def _read(path: Path, where: str) -> Any:
         except SafetensorError as error:
             with path.open("rb") as file:
                 pickled = file.read(1) == b"\x80" or zipfile.is_zipfile(path)
-            what = "is a pickle (torch.save), not safetensors: call it .pt" if pickled else \
-                f"is truncated or not a safetensors file ({error})"
+            what = (
+                "is a pickle (torch.save), not safetensors: call it .pt"
+                if pickled
+                else f"is truncated or not a safetensors file ({error})"
+            )
             raise ValueError(f"{where} {what}.") from error
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGED as error:
         if "GLOBAL" in str(error):  # the name of something that is not a tensor; a cut may leave such a name too
-            raise ValueError(f"{where} is damaged or holds more than tensors, and reading it could run code in it: "
-                             "refused. If you trust it, load it yourself and save its state dict as safetensors."
-                             ) from error
+            raise ValueError(
+                f"{where} is damaged or holds more than tensors, and reading it could run code in it: "
+                "refused. If you trust it, load it yourself and save its state dict as safetensors."
+            ) from error
         reason = f"{error}".strip().splitlines()[0][:200] if f"{error}".strip() else type(error).__name__
         raise ValueError(f"{where} is truncated or not a file of torch.save ({reason}).") from error
 

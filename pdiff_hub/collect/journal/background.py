@@ -44,8 +44,9 @@ class BackgroundJournal:
     def __enter__(self) -> BackgroundJournal:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-                 ) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if kind is None:  # else the error of the block is the one to tell of
                 self._finish()
@@ -54,5 +55,6 @@ class BackgroundJournal:
 
 
 def _copy(state: TrainingState) -> TrainingState:
-    return TrainingState({name: tensor.detach().to("cpu", copy=True) for name, tensor in state.tensors.items()},
-                         state.info)
+    return TrainingState(
+        {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.tensors.items()}, state.info
+    )

@@ -101,8 +101,9 @@ class CheckpointJournal:
         """
         self._check_open()
         if params_RP.ndim != 2 or not len(params_RP) or params_RP.shape[1] != self.layout.num_params:
-            raise ValueError(f"checkpoints have shape {list(params_RP.shape)}, expected [R, {self.layout.num_params}] "
-                             "with R >= 1.")
+            raise ValueError(
+                f"checkpoints have shape {list(params_RP.shape)}, expected [R, {self.layout.num_params}] with R >= 1."
+            )
         if len(metadata) != len(params_RP):
             raise ValueError(f"there are {len(metadata)} metadata rows for {len(params_RP)} checkpoints.")
         params_RP = params_RP.detach().to("cpu", torch.float32)
@@ -142,8 +143,15 @@ class CheckpointJournal:
             if not self._files:
                 raise ValueError(f"no checkpoint was collected in {self.directory}.")
             rows = ShardRows(self._files, self.layout.num_params)
-            dataset = CheckpointDataset(rows, self.layout, network=network, task=task, frozen=frozen,
-                                        metadata=self._metadata, collect={**collect, "settings": self.settings})
+            dataset = CheckpointDataset(
+                rows,
+                self.layout,
+                network=network,
+                task=task,
+                frozen=frozen,
+                metadata=self._metadata,
+                collect={**collect, "settings": self.settings},
+            )
             dataset.save_pretrained(self.directory)
             self.finished = True
             self._remove_parts()
@@ -186,8 +194,10 @@ class CheckpointJournal:
         if ParamLayout.from_dict(layout) != self.layout:
             different.append("the layout (which tensors, and their shapes)")
         if different:
-            raise ValueError(f"{self.directory} holds checkpoints collected with other settings ({file.name}): "
-                             f"{'; '.join(different)}. Use these settings again, or another directory.")
+            raise ValueError(
+                f"{self.directory} holds checkpoints collected with other settings ({file.name}): "
+                f"{'; '.join(different)}. Use these settings again, or another directory."
+            )
 
     def _remove_parts(self) -> None:
         if self._parts.exists():
@@ -200,4 +210,3 @@ def _header(file: Path) -> dict[str, str]:
             return dict(opened.metadata() or {})
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged ({error}); remove {file.parent} to start anew.") from error
-

@@ -65,8 +65,13 @@ class PopulationConfig:
     networks_at_once: int | None = None
 
     def __post_init__(self) -> None:
-        for option, least in (("num_checkpoints", 2), ("epochs", 1), ("batch_size", 1), ("align_rounds", 1),
-                              ("networks_at_once", 1)):
+        for option, least in (
+            ("num_checkpoints", 2),
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("align_rounds", 1),
+            ("networks_at_once", 1),
+        ):
             value = getattr(self, option)
             if option == "networks_at_once" and value is None:
                 continue
@@ -81,8 +86,15 @@ class PopulationConfig:
 
 
 def collect_population(
-    task: Task, network_spec: dict[str, Any], select: str | Sequence[str], config: PopulationConfig, directory: Path,
-    *, seed: int, device: str = "cpu", progress: bool = True,
+    task: Task,
+    network_spec: dict[str, Any],
+    select: str | Sequence[str],
+    config: PopulationConfig,
+    directory: Path,
+    *,
+    seed: int,
+    device: str = "cpu",
+    progress: bool = True,
 ) -> CheckpointDataset:
     """Train K seeds from scratch and keep the last weights of each, as a data set in `directory`.
 
@@ -93,8 +105,10 @@ def collect_population(
     network = build_network(spec, seed=seed, pretrained=False)
     layout = ParamLayout.from_module(network, select if isinstance(select, str) else list(select))
     if left := [e.name for e in layout.frozen if getattr(torch, e.dtype).is_floating_point]:
-        raise ValueError(f"select={select!r} leaves out {left[0]!r}, which differs between networks trained from "
-                         "scratch; use select: all with collect.method: population.")
+        raise ValueError(
+            f"select={select!r} leaves out {left[0]!r}, which differs between networks trained from "
+            "scratch; use select: all with collect.method: population."
+        )
     settings = {"collect": asdict(config), "network": spec, "task": task.spec, "seed": seed}
     if (directory / INDEX_NAME).exists():
         return _finished(directory, settings)
@@ -114,8 +128,18 @@ def collect_population(
     return CheckpointDataset.from_pretrained(directory)
 
 
-def _train_share(task: Task, spec: dict[str, Any], layout: ParamLayout, config: PopulationConfig, directory: Path,
-                 settings: dict[str, Any], rank: int, world: int, inputs_NX: Tensor, progress: bool) -> None:
+def _train_share(
+    task: Task,
+    spec: dict[str, Any],
+    layout: ParamLayout,
+    config: PopulationConfig,
+    directory: Path,
+    settings: dict[str, Any],
+    rank: int,
+    world: int,
+    inputs_NX: Tensor,
+    progress: bool,
+) -> None:
     seed = settings["seed"]
     journal = CheckpointJournal(directory, settings, layout)
     if journal.finished:
@@ -125,16 +149,28 @@ def _train_share(task: Task, spec: dict[str, Any], layout: ParamLayout, config: 
     augment = task.augment if any(task.spec["augment"].values()) else None
     network = build_network(spec, seed=seed, pretrained=False)
     frozen = layout.frozen_state(network.state_dict())
-    bar = tqdm(total=len(seeds) * config.epochs, initial=journal.num_checkpoints * config.epochs, unit="epoch",
-               desc="train population", disable=None if progress else True)
+    bar = tqdm(
+        total=len(seeds) * config.epochs,
+        initial=journal.num_checkpoints * config.epochs,
+        unit="epoch",
+        desc="train population",
+        disable=None if progress else True,
+    )
     # Weights, gradients and two moments of each number, float32.
     at_once = config.networks_at_once or max(1, _MEMORY_BYTES // (16 * layout.num_params))
     while journal.num_checkpoints < len(seeds):
         mine = seeds[journal.num_checkpoints : journal.num_checkpoints + at_once]
         trainer = BatchedTrainer(
-            lambda each: build_network(spec, seed=each, pretrained=False).train(), mine, inputs_NX, labels_N,
-            epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay, label_smoothing=config.label_smoothing, augment=augment,
+            lambda each: build_network(spec, seed=each, pretrained=False).train(),
+            mine,
+            inputs_NX,
+            labels_N,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            label_smoothing=config.label_smoothing,
+            augment=augment,
         )
         if (state := journal.state) is not None and state.tensors:
             trainer.load_training_state(state.tensors)
@@ -151,8 +187,14 @@ def _train_share(task: Task, spec: dict[str, Any], layout: ParamLayout, config: 
         losses_R, accuracies_R = _judge(network, stacked, task, task.validation)
         step = config.epochs * (len(inputs_NX) // min(config.batch_size, len(inputs_NX)))
         metadata = [
-            {"run": f"seed-{each}", "seed": each, "step": step, "train_loss": float(loss),
-             "validation_loss": float(losses_R[row]), "validation_accuracy": float(accuracies_R[row])}
+            {
+                "run": f"seed-{each}",
+                "seed": each,
+                "step": step,
+                "train_loss": float(loss),
+                "validation_loss": float(losses_R[row]),
+                "validation_accuracy": float(accuracies_R[row]),
+            }
             for row, (each, loss) in enumerate(zip(mine, trainer.last_loss_K, strict=True))
         ]
         journal.append(layout.unstack(stacked), metadata, TrainingState(info={"done": len(mine)}))
@@ -170,15 +212,24 @@ def _judge(network: nn.Module, stacked: dict[str, Tensor], task: Task, split: Sp
             part = {name: tensor[start : start + _JUDGED_AT_ONCE] for name, tensor in stacked.items()}
             logits_RNC = vmap(lambda state: logits(functional_call(network, state, (inputs_NX,))))(part)
             rows, count, classes = logits_RNC.shape
-            loss_RN = F.cross_entropy(logits_RNC.reshape(rows * count, classes), split.labels_N.repeat(rows),
-                                      reduction="none").view(rows, count)
+            loss_RN = F.cross_entropy(
+                logits_RNC.reshape(rows * count, classes), split.labels_N.repeat(rows), reduction="none"
+            ).view(rows, count)
             losses.append(loss_RN.mean(1))
             accuracies.append((logits_RNC.argmax(-1) == split.labels_N).float().mean(1))
     return torch.cat(losses), torch.cat(accuracies)
 
 
-def _join(task: Task, spec: dict[str, Any], layout: ParamLayout, config: PopulationConfig, directory: Path,
-          shares: list[Path], network: nn.Module, settings: dict[str, Any]) -> None:
+def _join(
+    task: Task,
+    spec: dict[str, Any],
+    layout: ParamLayout,
+    config: PopulationConfig,
+    directory: Path,
+    shares: list[Path],
+    network: nn.Module,
+    settings: dict[str, Any],
+) -> None:
     """All shares in the order of the seeds, aligned, as the data set in `directory`; then the shares go."""
     params_KP = torch.empty(config.num_checkpoints, layout.num_params)
     metadata: list[dict[str, Any]] = [{}] * config.num_checkpoints
@@ -193,12 +244,15 @@ def _join(task: Task, spec: dict[str, Any], layout: ParamLayout, config: Populat
     collect: dict[str, Any] = {"method": "population", "settings": settings}
     if config.align:
         sample_NX = task.inputs(task.validation, slice(0, _SAMPLE))
-        info = align_to_mean(network, params_KP, layout, sample_NX, frozen=frozen, rounds=config.align_rounds,
-                             seed=settings["seed"])
-        collect["alignment"] = {name: list(value) if isinstance(value, tuple) else value
-                                for name, value in asdict(info).items()}
-    dataset = CheckpointDataset(params_KP, layout, network=spec, task=task.spec, frozen=frozen, metadata=metadata,
-                                collect=collect)
+        info = align_to_mean(
+            network, params_KP, layout, sample_NX, frozen=frozen, rounds=config.align_rounds, seed=settings["seed"]
+        )
+        collect["alignment"] = {
+            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(info).items()
+        }
+    dataset = CheckpointDataset(
+        params_KP, layout, network=spec, task=task.spec, frozen=frozen, metadata=metadata, collect=collect
+    )
     dataset.save_pretrained(directory)
     _remove_shares(directory)
 
@@ -207,8 +261,10 @@ def _finished(directory: Path, settings: dict[str, Any]) -> CheckpointDataset:
     dataset = CheckpointDataset.from_pretrained(directory)
     there = dataset.collect.get("settings", {})
     if different := differences(there, json.loads(json.dumps(settings))):
-        raise ValueError(f"{directory} holds checkpoints collected with other settings: {'; '.join(different)}. Use "
-                         "these settings again, or another directory.")
+        raise ValueError(
+            f"{directory} holds checkpoints collected with other settings: {'; '.join(different)}. Use "
+            "these settings again, or another directory."
+        )
     _remove_shares(directory)  # a kill may have come between the data set and this
     return dataset
 

@@ -26,8 +26,15 @@ def convolve(layer: nn.Conv2d, weight_KOCHW: Tensor, bias_KO: Tensor | None, map
         rows, columns = maps.shape[-2:]
         if rows < height and columns < width and rows * columns <= _FEW_PIXELS:
             return _dense(layer, weight_KOCHW, bias_KO, maps)
-    return F.conv2d(maps, weight_KOCHW.flatten(0, 1), None if bias_KO is None else bias_KO.flatten(), layer.stride,
-                    layer.padding, layer.dilation, groups=len(weight_KOCHW))
+    return F.conv2d(
+        maps,
+        weight_KOCHW.flatten(0, 1),
+        None if bias_KO is None else bias_KO.flatten(),
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        groups=len(weight_KOCHW),
+    )
 
 
 def _is_plain(layer: nn.Conv2d) -> bool:
@@ -49,8 +56,11 @@ def _by_patches(layer: nn.Conv2d, weight_KOCHW: Tensor, bias_KO: Tensor | None, 
     batch, _, _, rows, columns = windows.shape[:5]
     patches_KTM = windows.permute(1, 2, 5, 6, 0, 3, 4).reshape(num_networks, -1, batch * rows * columns)
     weight_KOT = weight_KOCHW.flatten(2)
-    values_KOM = (torch.bmm(weight_KOT, patches_KTM) if bias_KO is None
-                  else torch.baddbmm(bias_KO[..., None], weight_KOT, patches_KTM))
+    values_KOM = (
+        torch.bmm(weight_KOT, patches_KTM)
+        if bias_KO is None
+        else torch.baddbmm(bias_KO[..., None], weight_KOT, patches_KTM)
+    )
     return values_KOM.view(num_networks * outputs, batch, rows, columns).transpose(0, 1)
 
 
@@ -65,8 +75,11 @@ def _dense(layer: nn.Conv2d, weight_KOCHW: Tensor, bias_KO: Tensor | None, maps:
     top, left = max(0, (rows - 1) * down - above), max(0, (columns - 1) * right - beside)
     bottom, end = max(0, rows_in + above - height), max(0, columns_in + beside - width)
     padded = F.pad(weight_KOCHW, (left, end, top, bottom))
-    windows = [padded[..., top + above - down * i :, left + beside - right * j :][..., :rows_in, :columns_in]
-               for i in range(rows) for j in range(columns)]
+    windows = [
+        padded[..., top + above - down * i :, left + beside - right * j :][..., :rows_in, :columns_in]
+        for i in range(rows)
+        for j in range(columns)
+    ]
     matrix = torch.stack(windows, 2)  # [K,O,pixels out,C,H,W]
     matrix = matrix.permute(0, 3, 4, 5, 1, 2).reshape(num_networks, channels * rows_in * columns_in, -1)
     maps_KBF = maps.reshape(batch, num_networks, -1).transpose(0, 1)

@@ -43,7 +43,11 @@ def accuracy_similarity_figure(points: Mapping[str, MethodPoints], stem: str | P
         plain_axes(axes)
         axes.margins(0.05)
         figure.legend(
-            loc="outside lower center", ncols=2, frameon=False, handletextpad=0.3, title=largest_note(largest),
+            loc="outside lower center",
+            ncols=2,
+            frameon=False,
+            handletextpad=0.3,
+            title=largest_note(largest),
             title_fontsize=8,
         )
     return save(figure, stem)

@@ -38,11 +38,24 @@ def checkpoints_figure(similarity: Mapping[int, Tensor], stem: str | Path) -> li
         labels = []
         for column, (K, values_B) in enumerate(drawn.items()):
             first, third = torch.quantile(values_B, torch.tensor([0.25, 0.75]).double()).tolist()
-            axes.bar(column, third - first, bottom=first, width=0.9, color="#e4e4e4", edgecolor="#888888",
-                     linewidth=0.6, zorder=2)
+            axes.bar(
+                column,
+                third - first,
+                bottom=first,
+                width=0.9,
+                color="#e4e4e4",
+                edgecolor="#888888",
+                linewidth=0.6,
+                zorder=2,
+            )
             across_B = column + _side_by_side(values_B, (top - bottom) / _LEVELS)
-            axes.scatter(across_B.numpy(), values_B.numpy(), s=0.7 * style.size**2, zorder=3,
-                         **{**marker_look(style), "linewidths": 0.0, "alpha": 0.7})
+            axes.scatter(
+                across_B.numpy(),
+                values_B.numpy(),
+                s=0.7 * style.size**2,
+                zorder=3,
+                **{**marker_look(style), "linewidths": 0.0, "alpha": 0.7},
+            )
             mean = float(values_B.mean())
             axes.hlines(mean, column - 0.45, column + 0.45, color="black", linewidth=1.4, zorder=4)
             undefined = len(similarity[K]) - len(values_B)

@@ -53,8 +53,9 @@ def ensembles_figure(curves: Mapping[str, EnsembleCurve], stem: str | Path) -> l
             axes.set_xlabel("networks averaged")
             axes.set_ylabel(label)
             axes.margins(0.08)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False,
-                      handletextpad=0.3)
+        figure.legend(
+            *axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, handletextpad=0.3
+        )
     return save(figure, stem)
 
 

@@ -62,8 +62,14 @@ def frontier_figure(points: Mapping[str, MethodPoints], stem: str | Path) -> lis
         for name, style in drawn.items():
             grid[0].scatter([], [], s=style.size**2, label=points[name].label(style), **marker_look(style))
         notes = ["Lines: highest accuracy at that novelty or more", largest_note(largest)]
-        figure.legend(loc="outside lower center", ncols=columns, frameon=False, handletextpad=0.3,
-                      title="\n".join(note for note in notes if note), title_fontsize=8)
+        figure.legend(
+            loc="outside lower center",
+            ncols=columns,
+            frameon=False,
+            handletextpad=0.3,
+            title="\n".join(note for note in notes if note),
+            title_fontsize=8,
+        )
     return save(figure, stem)
 
 
@@ -77,8 +83,15 @@ def _draw(axes: Axes, method: MethodPoints, style: MethodStyle, order: int) -> i
     # Originals and generated ones lie on top of the baselines.
     novelty_F, accuracy_F = _frontier(novelty_B, accuracy_B)
     # From novelty 0 level to the first corner, then down at each corner and level to the next.
-    axes.plot([0.0, *novelty_F.tolist()], [float(accuracy_F[0]), *accuracy_F.tolist()], color=style.color,
-              drawstyle="steps-pre", linewidth=1.3, linestyle=style.line, zorder=40 - order)
+    axes.plot(
+        [0.0, *novelty_F.tolist()],
+        [float(accuracy_F[0]), *accuracy_F.tolist()],
+        color=style.color,
+        drawstyle="steps-pre",
+        linewidth=1.3,
+        linestyle=style.line,
+        zorder=40 - order,
+    )
     axes.scatter(novelty_F.numpy(), accuracy_F.numpy(), s=style.size**2, zorder=60 - order, **marker_look(style))
     return largest
 

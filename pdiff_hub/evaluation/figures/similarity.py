@@ -73,14 +73,21 @@ def similarity_figure(similarity: Mapping[str, Tensor], stem: str | Path) -> lis
 def _draw_row(axes: Axes, row: int, values_M: Tensor, edges: Tensor, style: MethodStyle) -> None:
     counts = torch.histogram(values_M, edges).hist
     top = row - 0.04
-    axes.stairs((top - 0.45 * counts / counts.max()).numpy(), edges.numpy(), baseline=top, fill=True,
-                color=style.color, alpha=0.5)
+    axes.stairs(
+        (top - 0.45 * counts / counts.max()).numpy(),
+        edges.numpy(),
+        baseline=top,
+        fill=True,
+        color=style.color,
+        alpha=0.5,
+    )
     middle = row + 0.14
     shares = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0], dtype=torch.float64)
     low, first, median, third, high = torch.quantile(values_M, shares).tolist()
     axes.hlines(middle, low, high, color="black", linewidth=0.8)
-    axes.barh(middle, third - first, left=first, height=0.2, facecolor="white", edgecolor="black", linewidth=0.8,
-              zorder=3)
+    axes.barh(
+        middle, third - first, left=first, height=0.2, facecolor="white", edgecolor="black", linewidth=0.8, zorder=3
+    )
     axes.vlines(median, middle - 0.1, middle + 0.1, color="black", linewidth=1.6, zorder=4)
     axes.scatter([float(values_M.mean())], [middle], s=2 * style.size**2, zorder=5, **marker_look(style))
 

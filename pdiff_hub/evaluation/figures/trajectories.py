@@ -36,8 +36,10 @@ def trajectories_figure(trajectory_TSD: Tensor, originals_KD: Tensor, stem: str 
     3 originals, different D or D < 2, NaN or Inf, and points that span less than a plane.
     """
     if trajectory_TSD.ndim < 3 or originals_KD.ndim < 2:
-        raise ValueError(f"the trajectory has shape {list(trajectory_TSD.shape)}, the originals "
-                         f"{list(originals_KD.shape)}; expected [steps + 1, noises, ...] and [networks, ...].")
+        raise ValueError(
+            f"the trajectory has shape {list(trajectory_TSD.shape)}, the originals "
+            f"{list(originals_KD.shape)}; expected [steps + 1, noises, ...] and [networks, ...]."
+        )
     trajectory_TSD, originals_KD = trajectory_TSD.detach().cpu().flatten(2), originals_KD.detach().cpu().flatten(1)
     _check(trajectory_TSD, originals_KD)
     path_TS2, original_K2, shares = _project(trajectory_TSD, originals_KD)
@@ -57,18 +59,44 @@ def _draw_originals(axes: Axes, original_K2: Tensor) -> None:
     from matplotlib.patches import Ellipse
 
     style = METHOD_STYLE["original"]
-    _dots(axes, original_K2, s=7, marker="o", facecolors=style.color, alpha=0.4, linewidths=0, zorder=2,
-          label=f"{style.label} ({len(original_K2)})")
+    _dots(
+        axes,
+        original_K2,
+        s=7,
+        marker="o",
+        facecolors=style.color,
+        alpha=0.4,
+        linewidths=0,
+        zorder=2,
+        label=f"{style.label} ({len(original_K2)})",
+    )
     mean_2 = original_K2.mean(dim=0)
     variances_2, directions_22 = torch.linalg.eigh(original_K2.T.cov())
     width, height = (2 * variances_2.clamp_min(0).sqrt()).tolist()
     angle = float(torch.rad2deg(torch.atan2(directions_22[1, 0], directions_22[0, 0])))
     for deviations, line in ((1, "-"), (2, "--")):
-        axes.add_patch(Ellipse((float(mean_2[0]), float(mean_2[1])), deviations * width, deviations * height,
-                               angle=angle, fill=False, edgecolor=style.color, linewidth=1.4, linestyle=line, zorder=6))
+        axes.add_patch(
+            Ellipse(
+                (float(mean_2[0]), float(mean_2[1])),
+                deviations * width,
+                deviations * height,
+                angle=angle,
+                fill=False,
+                edgecolor=style.color,
+                linewidth=1.4,
+                linestyle=line,
+                zorder=6,
+            )
+        )
         plural = "s" if deviations > 1 else ""
-        axes.plot([], [], color=style.color, linewidth=1.4, linestyle=line,
-                  label=f"{deviations} standard deviation{plural} of originals")
+        axes.plot(
+            [],
+            [],
+            color=style.color,
+            linewidth=1.4,
+            linestyle=line,
+            label=f"{deviations} standard deviation{plural} of originals",
+        )
     _dots(axes, mean_2[None], s=70, marker="+", facecolors="black", linewidths=1.8, zorder=9, label="mean of originals")
 
 
@@ -84,11 +112,29 @@ def _draw_paths(axes: Axes, path_TS2: Tensor) -> LineCollection:
     lines.set_array(step.numpy())
     lines.set_clim(0, num_steps)
     axes.add_collection(lines)
-    _dots(axes, path_TS2[0], s=32, marker="s", facecolors="white", edgecolors="black", linewidths=1.0, zorder=7,
-          label=f"noise (step 0), {num_noises} drawn")
+    _dots(
+        axes,
+        path_TS2[0],
+        s=32,
+        marker="s",
+        facecolors="white",
+        edgecolors="black",
+        linewidths=1.0,
+        zorder=7,
+        label=f"noise (step 0), {num_noises} drawn",
+    )
     end = METHOD_STYLE["generated"]
-    _dots(axes, path_TS2[-1], s=64, marker=end.marker, facecolors=_SHADES[-1], edgecolors="white", linewidths=0.8,
-          zorder=8, label=f"{end.label} (step {num_steps})")
+    _dots(
+        axes,
+        path_TS2[-1],
+        s=64,
+        marker=end.marker,
+        facecolors=_SHADES[-1],
+        edgecolors="white",
+        linewidths=0.8,
+        zorder=8,
+        label=f"{end.label} (step {num_steps})",
+    )
     return lines
 
 
@@ -99,8 +145,13 @@ def _dots(axes: Axes, points_M2: Tensor, **look: Any) -> None:
 def _project(trajectory_TSD: Tensor, originals_KD: Tensor) -> tuple[Tensor, Tensor, list[float]]:
     """Coordinates float64 in the plane, [T+1,S,2] and [K,2], and the share of the variance that each axis holds."""
     num_originals, num_noises = len(originals_KD), trajectory_TSD.shape[1]
-    weight_E = torch.cat([torch.full((num_originals,), 1 / num_originals),
-                          torch.full((2 * num_noises,), 1 / (2 * num_noises))]).double().sqrt()
+    weight_E = (
+        torch.cat(
+            [torch.full((num_originals,), 1 / num_originals), torch.full((2 * num_noises,), 1 / (2 * num_noises))]
+        )
+        .double()
+        .sqrt()
+    )
     # Through the small Gram matrix, as D is large: points' directions u give the plane's axes, points^T u.
     gram_EE = torch.zeros(len(weight_E), len(weight_E), dtype=torch.float64)
     for path_TSd, original_Kd in _slices(trajectory_TSD, originals_KD):
