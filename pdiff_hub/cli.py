@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from pdiff_hub.errors import PdiffError
+
 app = typer.Typer(
     name="pdiff",
     no_args_is_help=True,
@@ -125,9 +127,9 @@ def generate(
     from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
     if output_dir is None and push_to_hub is None:
-        raise ValueError("nothing says where the networks should go: give --output-dir, or --push-to-hub.")
+        raise PdiffError("nothing says where the networks should go: give --output-dir, or --push-to-hub.")
     if push_to_hub is not None and num_models != 1:
-        raise ValueError(
+        raise PdiffError(
             f"a repository holds one network, and --num-models is {num_models}: publish one at a time, "
             "each with a seed of its own, or call pdiff_hub.hub.push_network with its index."
         )
@@ -310,7 +312,7 @@ def pull(
     if rows is not None:
         found = re.fullmatch(r"(\d*):(\d*)", rows)
         if found is None:
-            raise ValueError(f"--rows is {rows!r}, expected START:STOP such as 0:10.")
+            raise PdiffError(f"--rows is {rows!r}, expected START:STOP such as 0:10.")
         wanted = slice(int(found[1] or 0), int(found[2]) if found[2] else None)
     kind = pull_folder(repo_id, directory, revision=revision, rows=wanted)
     typer.echo(f"The {kind} is in {directory}")
@@ -334,13 +336,22 @@ def info(
         print_results(results)
 
 
+def _for_people() -> tuple[type[Exception], ...]:
+    """The errors whose message is a sentence for people. Imported when one was raised: torch is heavy."""
+    from pdiff_hub.errors import PdiffError
+    from pdiff_hub.travelling.param_autoencoder import ParamError
+    from pdiff_hub.travelling.pipeline_pdiff import SamplingError
+
+    return PdiffError, ParamError, SamplingError, OSError
+
+
 def main() -> None:
     """Errors of ours are one sentence for people; anything else is a bug, and shows its trace."""
     # A recipe may name a network function in the current folder; last, so that nothing there shadows a library.
     sys.path.append("")
     try:
         app()
-    except (ValueError, FileNotFoundError, OSError, ImportError) as error:
+    except _for_people() as error:
         typer.secho(f"pdiff: {error}", fg="red", err=True)
         raise SystemExit(1) from None
 

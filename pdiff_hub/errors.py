@@ -1,6 +1,7 @@
-"""One sentence for every unknown name: what was looked for, what was found, and the nearest name that is known.
+"""Errors that are sentences for people: what was expected, what was found, and what to do.
 
-Standard library only, imports nothing of the package: networks, tasks, recipes and the command all raise these errors.
+The command shows these, and `OSError`s, as one line. Every other exception is a bug, and shows its trace. The files
+that travel to the Hub import nothing of the package, so they bring their own: `ParamError` and `SamplingError`.
 """
 
 from __future__ import annotations
@@ -11,15 +12,23 @@ from difflib import get_close_matches
 _MOST_TO_LIST = 30
 
 
-def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
+class PdiffError(ValueError):
+    """Something given (an option, a file, a name) is not what it must be; the message says what to do."""
+
+
+class MissingPackageError(PdiffError, ImportError):
+    """An optional dependency is not installed; the message has the command that installs it."""
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> PdiffError:
     """The error to raise for a `name` that is not among `known`; `kind` says what it should have named ("network")."""
     by_lower_case = {candidate.lower(): candidate for candidate in known}
     if not by_lower_case:
-        return ValueError(f"unknown {kind} {name!r}: there is none to choose from")
+        return PdiffError(f"unknown {kind} {name!r}: there is none to choose from")
     (nearest,) = get_close_matches(str(name).lower(), by_lower_case, n=1, cutoff=0.0)
     # A list of everything helps where it can be read; a module of hundreds of names is better left out.
     choices = f" (known: {', '.join(by_lower_case.values())})" if len(by_lower_case) <= _MOST_TO_LIST else ""
-    return ValueError(f"unknown {kind}: {name!r}; the nearest known one is {by_lower_case[nearest]!r}{choices}")
+    return PdiffError(f"unknown {kind}: {name!r}; the nearest known one is {by_lower_case[nearest]!r}{choices}")
 
 
 def require_known(kind: str, names: Iterable[object], known: Iterable[str]) -> None:
@@ -28,3 +37,9 @@ def require_known(kind: str, names: Iterable[object], known: Iterable[str]) -> N
     for name in names:
         if name not in known:
             raise unknown_name(kind, name, known)
+
+
+def require(condition: bool, option: str, found: object, expected: str) -> None:
+    """PdiffError that names an option, what was expected and what was found."""
+    if not condition:
+        raise PdiffError(f"{option} is {found!r}, expected {expected}.")

@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pdiff_hub.errors import PdiffError
+
 # Ours, and safetensors' own (six random characters) in case it was killed while it wrote.
 _UNFINISHED = (".unfinished-*", ".tmp??????")
 
@@ -127,7 +129,7 @@ def require_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
         return
     there = json.loads(path.read_text(encoding="utf-8"))
     if different := differences(there, json.loads(json.dumps(settings))):
-        raise ValueError(
+        raise PdiffError(
             f"{path.parent} was begun with other settings: {'; '.join(different)}. Use these settings "
             "again, or another folder."
         )

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "pdiff_hub"
 
 TIERS = [
-    {"errors", "safe_files"},
+    {"errors"},
+    {"safe_files"},
     {"transfer", "travelling", "networks", "tasks"},
     {"checkpoints"},
     {"prediction"},
@@ -31,7 +32,7 @@ TIERS = [
 ]
 TIER = {room: height for height, rooms in enumerate(TIERS) for room in rooms}
 # Rooms that may use less than their tier allows. The first travels to the Hub, where no sibling is installed.
-ONLY = {"travelling": set[str](), "transfer": set[str](), "networks": {"errors"}, "tasks": {"errors"}}
+ONLY = {"travelling": set[str](), "transfer": {"errors"}, "networks": {"errors"}, "tasks": {"errors"}}
 TRAVELLING = ["travelling/param_autoencoder.py", "travelling/pipeline_pdiff.py"]
 
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))

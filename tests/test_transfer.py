@@ -20,6 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from loopback_hub import Fault, LoopbackHub, Request
 from no_waiting import without_pauses
 
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.transfer import Pushed, commit_of, list_files, pull, push_files
 from pdiff_hub.transfer import client as transfer_client
 from pdiff_hub.transfer.errors import asked_delay
@@ -259,8 +260,8 @@ def test_a_repository_of_something_else(hub: LoopbackHub) -> None:
         (Fault.status(403, "GatedRepo"), PermissionError, "gated: ask for access"),
         (Fault.status(404, "RepoNotFound"), FileNotFoundError, "there is no data set 'user/things'"),
         (Fault.status(404, "RevisionNotFound"), FileNotFoundError, "has no revision 'main'"),
-        (Fault.status(400), ValueError, "refused"),
-        (Fault.status(418), ValueError, "refused .*418"),
+        (Fault.status(400), PdiffError, "refused"),
+        (Fault.status(418), PdiffError, "refused .*418"),
     ],
 )
 def test_one_sentence_for_each_refusal(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pdiff_hub.checkpoints.rows import Rows
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 
@@ -33,7 +34,7 @@ def check_finite(layout: ParamLayout, params_RS: Tensor, first: int = 0, start: 
         return
     row, column = (~torch.isfinite(params_RS)).nonzero()[0].tolist()
     _, entry = layout.overlapping(start + column, start + column + 1)[0]
-    raise ValueError(f"checkpoint {first + row}: tensor {entry.name!r} holds NaN or Inf; expected finite numbers.")
+    raise PdiffError(f"checkpoint {first + row}: tensor {entry.name!r} holds NaN or Inf; expected finite numbers.")
 
 
 def check_frozen(layout: ParamLayout, frozen: Mapping[str, Tensor]) -> None:
@@ -42,7 +43,7 @@ def check_frozen(layout: ParamLayout, frozen: Mapping[str, Tensor]) -> None:
     found = {name: f"{str(each.dtype).removeprefix('torch.')} {list(each.shape)}" for name, each in frozen.items()}
     for name in [*expected, *found]:
         if expected.get(name) != found.get(name):
-            raise ValueError(
+            raise PdiffError(
                 f"frozen tensor {name!r} is {found.get(name, 'missing')}, and the layout expects "
                 f"{expected.get(name, 'no such tensor')}; give what layout.frozen_state returns."
             )
@@ -53,5 +54,5 @@ def json_able(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
     try:
         copy: dict[str, Any] = json.loads(json.dumps(dict(value), allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} cannot be written as JSON: {error}.") from error
+        raise PdiffError(f"{name} cannot be written as JSON: {error}.") from error
     return copy

@@ -18,6 +18,7 @@ from pdiff_hub.checkpoints.files import INDEX_NAME, metadata_table, read_index, 
 from pdiff_hub.checkpoints.hub import PushOptions, append, find_folder, push_folder, require_rows
 from pdiff_hub.checkpoints.reading import read_folder
 from pdiff_hub.checkpoints.rows import PickedRows, Rows, TensorRows
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.transfer import Pushed, commit_of
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
@@ -56,7 +57,7 @@ class CheckpointDataset:
     ):
         if isinstance(params_KP, Tensor):
             if params_KP.ndim != 2 or not params_KP.is_floating_point():
-                raise ValueError(f"params_KP is {params_KP.dtype} {list(params_KP.shape)}, expected float [K,P].")
+                raise PdiffError(f"params_KP is {params_KP.dtype} {list(params_KP.shape)}, expected float [K,P].")
             params_KP = TensorRows(params_KP.detach().to("cpu", torch.float32).contiguous())
         self.layout = layout
         self._rows: Rows = params_KP
@@ -65,13 +66,13 @@ class CheckpointDataset:
         self.hub_id: str | None = None
         self.hub_revision: str | None = None
         if self._rows.num_rows < 1 or self._rows.num_params != layout.num_params:
-            raise ValueError(
+            raise PdiffError(
                 f"the checkpoints have shape [{self._rows.num_rows}, {self._rows.num_params}], expected "
                 f"at least one row of {layout.num_params} numbers, as the layout says."
             )
         rows = [{}] * len(self) if metadata is None else metadata
         if len(rows) != len(self):
-            raise ValueError(f"there are {len(rows)} metadata rows for {len(self)} checkpoints.")
+            raise PdiffError(f"there are {len(rows)} metadata rows for {len(self)} checkpoints.")
         self._table = metadata_table(rows)
         self.metadata: list[dict[str, Any]] = self._table.drop_columns("index").to_pylist()
         self.network = json_able("network", network)
@@ -107,7 +108,7 @@ class CheckpointDataset:
     def read_slice(self, start: int, stop: int) -> Tensor:
         """Columns start..stop of all checkpoints, float32 [K, stop-start], without keeping the rest in memory."""
         if not 0 <= start <= stop <= self.layout.num_params:
-            raise ValueError(f"slice {start}..{stop} does not lie in the {self.layout.num_params} parameters.")
+            raise PdiffError(f"slice {start}..{stop} does not lie in the {self.layout.num_params} parameters.")
         return self._rows.read(0, len(self), start, stop)
 
     def state_dict(self, index: int) -> dict[str, Tensor]:
@@ -144,7 +145,7 @@ class CheckpointDataset:
         """
         path = Path(path)
         if path.exists() and not path.is_dir():
-            raise ValueError(f"{path} is a file; give a folder to save the data set in.")
+            raise PdiffError(f"{path} is a file; give a folder to save the data set in.")
         write_folder(path, self._rows, metadata_table(self.metadata), self._description(), self.frozen)
         if self._folder == path.resolve() and not isinstance(self._rows, TensorRows):
             # The files that the rows were read from may be the ones just replaced.
@@ -185,7 +186,7 @@ class CheckpointDataset:
                 collect=index["collect"],
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{folder / INDEX_NAME} does not fit its files or is damaged: {error}") from error
+            raise PdiffError(f"{folder / INDEX_NAME} does not fit its files or is damaged: {error}") from error
         dataset._folder = folder.resolve()
         dataset._whole_folder = dataset._rows if rows is None else None
         if not Path(path_or_id).is_dir():
@@ -253,7 +254,7 @@ class CheckpointDataset:
 
     def _check_index(self, index: int) -> int:
         if not 0 <= index < len(self):
-            raise ValueError(f"checkpoint {index} does not exist; there are {len(self)}, counted from 0.")
+            raise PdiffError(f"checkpoint {index} does not exist; there are {len(self)}, counted from 0.")
         return int(index)
 
 

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from pdiff_hub.checkpoints.rows import PARQUET_COLUMN, PickedRows, Rows, pieces_of, write_shard
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.safe_files import remove_unfinished, save_tensors, write_json, write_named_by_content
 
 INDEX_NAME = "dataset.json"
@@ -65,18 +66,18 @@ def metadata_table(metadata: Sequence[Mapping[str, Any]]) -> pa.Table:
     columns = {"index": pa.array(range(len(metadata)), pa.int64())}
     for name in names:
         if name in _RESERVED_COLUMNS:
-            raise ValueError(f"metadata column {name!r} is kept for the data set itself; call it something else.")
+            raise PdiffError(f"metadata column {name!r} is kept for the data set itself; call it something else.")
         values = [row.get(name) for row in metadata]
         wanted = _STANDARD_COLUMNS.get(name)
         try:
             array = pa.array(values, wanted)
             array = array.cast(pa.string()) if array.type == pa.null() else array
         except (pa.ArrowException, OverflowError, ValueError, TypeError) as error:
-            raise ValueError(
+            raise PdiffError(
                 f"metadata column {name!r}: expected {wanted or 'values of one kind'} or None in every row ({error})."
             ) from error
         if pa.types.is_nested(array.type):
-            raise ValueError(f"metadata column {name!r} holds {array.type}; expected str, int, float, bool or None.")
+            raise PdiffError(f"metadata column {name!r} holds {array.type}; expected str, int, float, bool or None.")
         columns[name] = array
     return pa.table(columns)
 
@@ -210,7 +211,7 @@ def _like(table: pa.Table, columns: Mapping[str, str], first_index: int) -> pa.T
     """`table` with the columns of a set, its rows counted from `first_index`."""
     for name in table.column_names:
         if name not in columns:
-            raise ValueError(
+            raise PdiffError(
                 f"metadata column {name!r} is not in the set that is there, whose columns are "
                 f"{', '.join(columns)}: leave it out, or push the whole set anew."
             )
@@ -225,9 +226,9 @@ def _like(table: pa.Table, columns: Mapping[str, str], first_index: int) -> pa.T
             elif table.column(name).null_count == len(table) or str(table.column(name).type) == kind:
                 arrays[name] = table.column(name).cast(wanted)
             else:
-                raise ValueError(f"it holds {table.column(name).type} here")
+                raise PdiffError(f"it holds {table.column(name).type} here")
         except (ValueError, pa.ArrowException) as error:
-            raise ValueError(
+            raise PdiffError(
                 f"metadata column {name!r} is {kind} in the set that is there, and does not fit: {error}."
             ) from error
     return pa.table(arrays)
@@ -252,12 +253,12 @@ def read_index(path: Path) -> dict[str, Any]:
     try:
         index = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON ({error}).") from error
+        raise PdiffError(f"{file} is not JSON ({error}).") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:
-        raise ValueError(f'{file} does not describe a checkpoint data set (expected "format": "{FORMAT}").')
+        raise PdiffError(f'{file} does not describe a checkpoint data set (expected "format": "{FORMAT}").')
     version = index.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise ValueError(
+        raise PdiffError(
             f"{file} has format version {version!r}, and this pdiff-hub reads up to {FORMAT_VERSION}; "
             "upgrade with: pip install -U pdiff-hub."
         )
@@ -272,17 +273,17 @@ def read_index(path: Path) -> dict[str, Any]:
     }
     for key, kind in expected.items():
         if not isinstance(index.get(key), kind):
-            raise ValueError(f"{file}: {key!r} is {index.get(key)!r}, expected a {kind.__name__}; the file is damaged.")
+            raise PdiffError(f"{file}: {key!r} is {index.get(key)!r}, expected a {kind.__name__}; the file is damaged.")
     for entry in file_entries(index):
         name = entry.get("path") if isinstance(entry, dict) else None
         # Also keeps paths inside the folder, whoever wrote the file.
         if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
-            raise ValueError(f"{file} lists {entry!r}, which is no file of this format.")
+            raise PdiffError(f"{file} lists {entry!r}, which is no file of this format.")
     if not index["data"]:
-        raise ValueError(f"{file} lists no file in data/; the file is damaged.")
+        raise PdiffError(f"{file} lists no file in data/; the file is damaged.")
     for entry in [*index["data"], *index["shards"]]:
         if not isinstance(entry.get("rows"), int) or entry["rows"] < 1:
-            raise ValueError(f"{file}: {entry['path']} has rows={entry.get('rows')!r}, expected 1 or more.")
+            raise PdiffError(f"{file}: {entry['path']} has rows={entry.get('rows')!r}, expected 1 or more.")
     return index
 
 

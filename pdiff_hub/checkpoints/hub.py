@@ -26,6 +26,7 @@ from pdiff_hub.checkpoints.files import (
 )
 from pdiff_hub.checkpoints.reading import files_holding, read_folder
 from pdiff_hub.checkpoints.rows import Rows
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.safe_files import differences, write_json
 from pdiff_hub.transfer import Pushed, commit_of, is_repo_id, list_files, pull, push_files
 
@@ -89,7 +90,7 @@ def append(
     index = read_index(there)
     different = _differences(index, description)
     if different:
-        raise ValueError(
+        raise PdiffError(
             f"these checkpoints do not go with those of {repo_id!r} ({'; '.join(different)}): push them "
             "as a data set of their own."
         )
@@ -103,7 +104,7 @@ def append(
                 grown["collect"] = {**index["collect"], "appended": [*index["collect"].get("appended", []), more]}
             files = {} if grown == index else _described(grown, repo_id, folder)
         except (KeyError, TypeError) as error:
-            raise ValueError(
+            raise PdiffError(
                 f"the {INDEX_NAME} of {repo_id!r} lacks what appending needs ({error!r}): push the whole set once."
             ) from error
         added = [entry["path"] for key in ("data", "shards") for entry in grown[key][len(index[key]) :]]
@@ -129,7 +130,7 @@ def find_folder(
     folder = Path(path_or_id)
     if folder.is_dir():
         if revision is not None:
-            raise ValueError(f"{folder} is a local folder, which has no revision {revision!r}.")
+            raise PdiffError(f"{folder} is a local folder, which has no revision {revision!r}.")
         return folder
     repo_id = str(path_or_id)
     if not is_repo_id(repo_id):
@@ -161,9 +162,9 @@ def require_rows(rows: Sequence[int], num_rows: int) -> list[int]:
     checked = [operator.index(row) for row in rows]
     for row in checked:
         if not 0 <= row < num_rows:
-            raise ValueError(f"checkpoint {row} does not exist; there are {num_rows}, counted from 0.")
+            raise PdiffError(f"checkpoint {row} does not exist; there are {num_rows}, counted from 0.")
     if not checked:
-        raise ValueError(f"rows is empty; give at least one row of 0..{num_rows - 1}.")
+        raise PdiffError(f"rows is empty; give at least one row of 0..{num_rows - 1}.")
     return checked
 
 
@@ -201,7 +202,7 @@ def _require_same_frozen(
     there = load_file(pull(repo_id, what=_WHAT, required=path, allow_patterns=[path], **where) / path)
     for name, tensor in frozen.items():
         if name not in there or not torch.equal(there[name], tensor):
-            raise ValueError(
+            raise PdiffError(
                 f"frozen tensor {name!r} is not the one that the checkpoints of {repo_id!r} share: push "
                 "these as a data set of their own."
             )

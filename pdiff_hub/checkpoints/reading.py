@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pdiff_hub.checkpoints.files import INDEX_NAME, PLACE_COLUMNS
 from pdiff_hub.checkpoints.rows import PARQUET_COLUMN, ParquetRows, PickedRows, Rows, ShardRows, open_parquet
+from pdiff_hub.errors import PdiffError
 
 
 def files_holding(index: Mapping[str, Any], rows: Sequence[int]) -> list[str]:
@@ -35,14 +36,14 @@ def read_folder(
     for entries in (index["data"], index["shards"] or index["data"]):
         listed = sum(entry["rows"] for entry in entries)
         if listed != num_rows:
-            raise ValueError(f"{path}: expected rows 0 to {num_rows - 1}, and {INDEX_NAME} lists files of {listed}.")
+            raise PdiffError(f"{path}: expected rows 0 to {num_rows - 1}, and {INDEX_NAME} lists files of {listed}.")
     data, shards = _holding(index["data"], which), _holding(index["shards"], which)
     for entry in [*(entry for entry, _ in [*data, *shards]), *([index["frozen"]] if index["frozen"] else [])]:
         file = path / entry["path"]
         if not file.is_file():
             raise FileNotFoundError(f"{file} is missing; {path / INDEX_NAME} lists it.")
         if file.stat().st_size != entry.get("bytes"):
-            raise ValueError(
+            raise PdiffError(
                 f"{file} is truncated or was changed: it has {file.stat().st_size} bytes, expected "
                 f"{entry.get('bytes')}."
             )
@@ -51,7 +52,7 @@ def read_folder(
     try:
         table = pa.concat_tables([_read_metadata(path / entry["path"], span) for entry, span in data])
     except pa.ArrowException as error:
-        raise ValueError(f"{path}: the metadata in data/ does not fit together ({error}).") from error
+        raise PdiffError(f"{path}: the metadata in data/ does not fit together ({error}).") from error
     if which is not None:
         rows = PickedRows(rows, _positions(which, [span for _, span in shards or data]))
         table = table.take(_positions(which, [span for _, span in data]))
@@ -61,7 +62,7 @@ def read_folder(
     try:
         return rows, table, load_file(file)
     except SafetensorError as error:
-        raise ValueError(f"{file} is truncated or not a safetensors file ({error}).") from error
+        raise PdiffError(f"{file} is truncated or not a safetensors file ({error}).") from error
 
 
 def _read_metadata(file: Path, span: range) -> pa.Table:
@@ -70,16 +71,16 @@ def _read_metadata(file: Path, span: range) -> pa.Table:
         names = [name for name in parquet.schema_arrow.names if name not in (PARQUET_COLUMN, *PLACE_COLUMNS)]
         # Before the table is read: its size costs nothing to claim.
         if parquet.metadata.num_rows != len(span) or "index" not in names:
-            raise ValueError(
+            raise PdiffError(
                 f"{file} holds {parquet.metadata.num_rows} rows of {', '.join(names)}; expected "
                 f"{len(span)} with an index."
             )
         try:
             table = parquet.read(columns=names, use_threads=False)
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{file} is damaged: its metadata cannot be read ({error}).") from error
+            raise PdiffError(f"{file} is damaged: its metadata cannot be read ({error}).") from error
     if table.column("index").to_pylist() != list(span):
-        raise ValueError(f"{file}: expected the rows {span.start} to {span.stop - 1} in order by its column 'index'.")
+        raise PdiffError(f"{file}: expected the rows {span.start} to {span.stop - 1} in order by its column 'index'.")
     return table
 
 

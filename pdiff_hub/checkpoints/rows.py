@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.travelling.param_autoencoder import safetensors_header
 
 SHARD_TENSOR = "params"
@@ -52,7 +53,7 @@ def as_rows(params: Tensor | Rows) -> Rows:
     if not isinstance(params, Tensor):
         return params
     if params.ndim != 2:
-        raise ValueError(f"parameters have shape {list(params.shape)}, expected networks x parameters.")
+        raise PdiffError(f"parameters have shape {list(params.shape)}, expected networks x parameters.")
     return TensorRows(params)
 
 
@@ -99,14 +100,14 @@ class ShardRows:
             with safe_open(path, framework="pt") as file:
                 tensor = file.get_slice(SHARD_TENSOR)
                 if tensor.get_shape() != [rows, self.num_params] or tensor.get_dtype() != "F32":
-                    raise ValueError(
+                    raise PdiffError(
                         f"{path}: tensor {SHARD_TENSOR!r} is {tensor.get_dtype()} {tensor.get_shape()}, "
                         f"expected F32 {[rows, self.num_params]}."
                     )
                 part_RS: Tensor = tensor[which, columns] if which.start < which.stop else torch.empty(0)
                 return part_RS
         except SafetensorError as error:
-            raise ValueError(
+            raise PdiffError(
                 f"{path} is truncated or not a safetensors file with a tensor {SHARD_TENSOR!r} "
                 f"({error}); restore it from where the data set came from."
             ) from error
@@ -154,12 +155,12 @@ class ParquetRows:
                 columns = file.schema_arrow
                 found = columns.field(PARQUET_COLUMN).type if PARQUET_COLUMN in columns.names else pa.null()
                 if not pa.types.is_fixed_size_list(found) or (found.list_size, found.value_type) != expected:
-                    raise ValueError(
+                    raise PdiffError(
                         f"{path}: column {PARQUET_COLUMN!r} is {found}, expected a fixed-size list of "
                         f"{num_params} float32."
                     )
                 if file.metadata.num_rows != rows:
-                    raise ValueError(f"{path} holds {file.metadata.num_rows} rows, expected {rows}.")
+                    raise PdiffError(f"{path} holds {file.metadata.num_rows} rows, expected {rows}.")
 
     def read(self, first: int, last: int, start: int, stop: int) -> Tensor:
         params_RS = torch.empty(last - first, stop - start)
@@ -180,9 +181,9 @@ class ParquetRows:
                     column = file.read_row_group(group, columns=[PARQUET_COLUMN], use_threads=False).column(0)
                     values = pa.concat_arrays(column.chunks).flatten().to_numpy()
                 except (pa.ArrowException, OSError) as error:
-                    raise ValueError(f"{path} is damaged: row group {group} cannot be read ({error}).") from error
+                    raise PdiffError(f"{path} is damaged: row group {group} cannot be read ({error}).") from error
                 if len(column) != size or len(values) != size * self.num_params:
-                    raise ValueError(
+                    raise PdiffError(
                         f"{path} is damaged: row group {group} holds {len(column)} rows and {len(values)} "
                         f"numbers, expected {size} rows of {self.num_params}."
                     )
@@ -196,7 +197,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:  # the latter for what its header says
-        raise ValueError(
+        raise PdiffError(
             f"{path} is truncated or not a parquet file ({error}); restore it from where the data set came from."
         ) from error
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.fine_tuning import fine_tuned
 from pdiff_hub.tasks import Task
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
@@ -94,7 +95,7 @@ def average_of(
     """
     _check(dataset, num_models, least=2)
     if num_averaged < 2:
-        raise ValueError(f"num_averaged is {num_averaged}; expected at least 2: one checkpoint is no average.")
+        raise PdiffError(f"num_averaged is {num_averaged}; expected at least 2: one checkpoint is no average.")
     chosen = min(num_averaged, len(dataset))
     order_BK = torch.rand(num_models, len(dataset), generator=generator).argsort(dim=1)
     weights_BK = torch.zeros(num_models, len(dataset)).scatter_(1, order_BK[:, :chosen], 1 / chosen)
@@ -186,7 +187,7 @@ def autoencoder(
     """
     _check(dataset, num_models, least=_DISTRIBUTION)
     if param_autoencoder.layout != dataset.layout:
-        raise ValueError(
+        raise PdiffError(
             f"the autoencoder is for {param_autoencoder.layout!r}, the data set holds {dataset.layout!r}; "
             "expected the autoencoder that was trained on this data set."
         )
@@ -236,13 +237,13 @@ def _tensor_stds(dataset: CheckpointDataset) -> Tensor:
 
 def _check(dataset: CheckpointDataset, num_models: int, least: int = 1) -> None:
     if num_models < 1:
-        raise ValueError(f"num_models is {num_models}; expected at least 1 network to make.")
+        raise PdiffError(f"num_models is {num_models}; expected at least 1 network to make.")
     if len(dataset) < least:
-        raise ValueError(
+        raise PdiffError(
             f"the data set has {len(dataset)} checkpoints, and this baseline needs at least {least}; collect more."
         )
 
 
 def _check_sigma(sigma: float) -> None:
     if not 0 < sigma < math.inf:
-        raise ValueError(f"sigma is {sigma}; expected a standard deviation above 0.")
+        raise PdiffError(f"sigma is {sigma}; expected a standard deviation above 0.")

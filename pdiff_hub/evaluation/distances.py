@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pdiff_hub.checkpoints.rows import Rows, as_rows
+from pdiff_hub.errors import PdiffError
 
 _SLICE_BYTES = 64 << 20  # float64 copies of both sets for one slice of P
 _PRODUCT_BYTES = 256 << 20  # of the products of some queries with all references, float64
@@ -30,7 +31,7 @@ def nearest_l2(query_BP: Tensor | Rows, reference_KP: Tensor | Rows, *, leave_on
     query, reference = as_rows(query_BP), as_rows(reference_KP)
     _check(query, reference)
     if leave_one_out and (query.num_rows != reference.num_rows or query.num_rows < 2):
-        raise ValueError(
+        raise PdiffError(
             "leave_one_out compares a set of at least two networks with itself; got sets of "
             f"{query.num_rows} and {reference.num_rows}."
         )
@@ -75,7 +76,7 @@ def spread_ratio(generated_BP: Tensor | Rows, original_KP: Tensor | Rows) -> flo
     sets = as_rows(generated_BP), as_rows(original_KP)
     _check(*sets)
     if min(each.num_rows for each in sets) < 2:
-        raise ValueError(
+        raise PdiffError(
             f"there are {sets[0].num_rows} generated and {sets[1].num_rows} original networks; a spread needs at "
             "least two of each."
         )
@@ -84,7 +85,7 @@ def spread_ratio(generated_BP: Tensor | Rows, original_KP: Tensor | Rows) -> flo
         generated += float(generated_Bp.var(dim=0).sum())
         original += float(original_Kp.var(dim=0).sum())
     if original == 0.0:
-        raise ValueError("all original networks are the same, so there is no spread to compare with.")
+        raise PdiffError("all original networks are the same, so there is no spread to compare with.")
     return float((generated / original) ** 0.5)
 
 
@@ -96,15 +97,15 @@ def summarise_accuracy(validation_accuracy_B: Tensor, test_accuracy_B: Tensor) -
     for numbers outside 0..1.
     """
     if validation_accuracy_B.ndim != 1 or validation_accuracy_B.shape != test_accuracy_B.shape:
-        raise ValueError(
+        raise PdiffError(
             f"validation accuracies have shape {list(validation_accuracy_B.shape)}, test accuracies "
             f"{list(test_accuracy_B.shape)}; expected one of each a network, [B]."
         )
     if len(test_accuracy_B) == 0:
-        raise ValueError("there are no accuracies to summarise; expected at least one network.")
+        raise PdiffError("there are no accuracies to summarise; expected at least one network.")
     for name, accuracy_B in (("validation", validation_accuracy_B), ("test", test_accuracy_B)):
         if not bool(((accuracy_B >= 0) & (accuracy_B <= 1)).all()):  # NaN included
-            raise ValueError(f"{name} accuracies run outside 0..1; expected fractions, not percent, and no NaN.")
+            raise PdiffError(f"{name} accuracies run outside 0..1; expected fractions, not percent, and no NaN.")
     test_B = test_accuracy_B.double()
     return {
         "best": float(test_B[int(validation_accuracy_B.argmax())]),
@@ -130,14 +131,14 @@ def _slices(first: Rows, second: Rows, block: range | None = None) -> Iterator[t
 def _check(first: Rows, second: Rows) -> None:
     for rows in (first, second):
         if 0 in (rows.num_rows, rows.num_params):
-            raise ValueError(
+            raise PdiffError(
                 f"parameters have shape {[rows.num_rows, rows.num_params]}; expected networks x "
                 "parameters, at least one of each."
             )
     if first.num_params != second.num_params:
-        raise ValueError(
+        raise PdiffError(
             f"networks have {first.num_params} and {second.num_params} parameters; expected two sets of one layout."
         )
     for first_Bp, second_Kp in _slices(first, second):
         if not bool(first_Bp.isfinite().all()) or not bool(second_Kp.isfinite().all()):
-            raise ValueError("parameters hold NaN or Inf; expected finite numbers.")
+            raise PdiffError("parameters hold NaN or Inf; expected finite numbers.")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoints.rows import PickedRows, Rows, as_rows
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.prediction.predictions import Images, predict_logits
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
@@ -57,15 +58,15 @@ def ensemble_curve(
             `predict_logits` raises.
     """
     if not sizes or min(sizes) < 1:
-        raise ValueError(f"sizes are {list(sizes)}; expected numbers of networks, from 1.")
+        raise PdiffError(f"sizes are {list(sizes)}; expected numbers of networks, from 1.")
     rows = as_rows(params_BP)
     kept = [size for size in sizes if size <= rows.num_rows]
     if not kept:
-        raise ValueError(f"there are {rows.num_rows} networks, fewer than the smallest ensemble of {list(sizes)}.")
+        raise PdiffError(f"there are {rows.num_rows} networks, fewer than the smallest ensemble of {list(sizes)}.")
     if labels_N.shape != (len(images),):
-        raise ValueError(f"labels have shape {list(labels_N.shape)}, expected [{len(images)}], one an image.")
+        raise PdiffError(f"labels have shape {list(labels_N.shape)}, expected [{len(images)}], one an image.")
     if len(images) == 0:
-        raise ValueError("there are no images to evaluate on; expected at least one.")
+        raise PdiffError("there are no images to evaluate on; expected at least one.")
     rows = PickedRows(rows, range(min(rows.num_rows, max(sizes))))
     totals = {size: _Totals(rows.num_rows // size) for size in kept}
     step = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // (4 * images[:1].numel())))
@@ -114,10 +115,10 @@ class _Totals:
 def _check(logits_Bnc: Tensor, labels_n: Tensor) -> None:
     if not bool(logits_Bnc.isfinite().all()):
         network = int((~logits_Bnc.isfinite()).flatten(1).any(dim=1).nonzero()[0])
-        raise ValueError(f"network {network} answers NaN or Inf; an ensemble with it has no answer: leave it out.")
+        raise PdiffError(f"network {network} answers NaN or Inf; an ensemble with it has no answer: leave it out.")
     lowest, highest, num_classes = int(labels_n.min()), int(labels_n.max()), logits_Bnc.shape[-1]
     if lowest < 0 or highest >= num_classes:
-        raise ValueError(
+        raise PdiffError(
             f"labels run from {lowest} to {highest}, but the network has {num_classes} classes; expected "
             "labels 0..classes-1 of the task that the network was made for."
         )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.rows import PickedRows, Rows, as_rows
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.baselines import Variant, ensemble, evenly_spaced
 from pdiff_hub.evaluation.distances import nearest_l2, spread_ratio
 from pdiff_hub.evaluation.ensembles import EnsembleCurve, ensemble_curve
@@ -84,7 +85,7 @@ def evaluate_networks(
     judge = Judge(network, task, originals.layout, originals.frozen)
     generated = as_rows(generated_BP)
     if generated.num_params != originals.layout.num_params:
-        raise ValueError(
+        raise PdiffError(
             f"generated parameters have shape {[generated.num_rows, generated.num_params]}, expected [*, "
             f"{originals.layout.num_params}]: originals and generated networks have different layouts."
         )
@@ -148,7 +149,7 @@ def evaluate_networks(
 def require_originals(originals: CheckpointDataset) -> None:
     """ValueError for too few checkpoints to judge by: a spread and a nearest neighbour need some."""
     if len(originals) < _LEAST_ORIGINALS:
-        raise ValueError(
+        raise PdiffError(
             f"the data set has {len(originals)} checkpoints, expected at least {_LEAST_ORIGINALS} to "
             "judge generated networks by; collect more."
         )

@@ -16,6 +16,7 @@ from torch.func import functional_call, vmap
 from tqdm import tqdm
 
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import logits
 from pdiff_hub.networks.prefix_cache import Forward
 from pdiff_hub.prediction.predictions import can_vmap, eval_mode, tensor_names
@@ -43,15 +44,15 @@ def fine_tuned(
     ValueError also for a network of another layout, a selection without parameters, and training that diverges.
     """
     if num_models < 1:
-        raise ValueError(f"num_models is {num_models}; expected at least 1 network to make.")
+        raise PdiffError(f"num_models is {num_models}; expected at least 1 network to make.")
     if steps < 1:
-        raise ValueError(f"steps is {steps}; expected at least 1.")
+        raise PdiffError(f"steps is {steps}; expected at least 1.")
     layout = dataset.layout
     selected, rest = tensor_names(network, layout, dataset.frozen)
     live = network.state_dict(keep_vars=True)
     trained = [name for name in selected if live[name].requires_grad]
     if not trained:
-        raise ValueError(
+        raise PdiffError(
             f"the selection {layout.select!r} has no parameter that can be trained; leave this baseline out for it."
         )
     device = live[trained[0]].device
@@ -93,7 +94,7 @@ def fine_tuned(
                 progress.update(len(rows))
             params_BP[networks] = layout.unstack({**stacked, **leaves}).detach().cpu()
     if not bool(params_BP.isfinite().all()):
-        raise ValueError(
+        raise PdiffError(
             f"fine-tuning for {steps} steps at a learning rate of {_LEARNING_RATE:g} diverged (weights "
             "are NaN or Inf); use fewer steps."
         )

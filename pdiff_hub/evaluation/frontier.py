@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pdiff_hub.errors import PdiffError
+
 _RESAMPLES = 1000
 _QUANTILES = (0.025, 0.5, 0.975)  # the ends of a 95 % interval, and the median
 
@@ -35,12 +37,12 @@ class NoveltyPoints:
     def __post_init__(self) -> None:
         shapes = [list(self.accuracy_B.shape), list(self.novelty_B.shape)]
         if shapes[0] != shapes[1] or self.accuracy_B.ndim != 1 or len(self.accuracy_B) == 0:
-            raise ValueError(
+            raise PdiffError(
                 f"accuracies have shape {shapes[0]}, novelties {shapes[1]}; expected one of each a network, [B]."
             )
         for name, values in (("accuracies", self.accuracy_B), ("novelties", self.novelty_B[~self.novelty_B.isnan()])):
             if not bool(((values >= 0) & (values <= 1)).all()):
-                raise ValueError(f"{name} run outside 0..1; expected fractions, and NaN for undefined novelties only.")
+                raise PdiffError(f"{name} run outside 0..1; expected fractions, and NaN for undefined novelties only.")
 
     @property
     def num_undefined(self) -> int:
@@ -141,7 +143,7 @@ def frontier_report(
     Raises ValueError without "generated", without another method, and for a floor outside 0..1.
     """
     if "generated" not in points or len(points) < 2:
-        raise ValueError(f"there are points of {sorted(points)}; expected 'generated' and at least one method beside.")
+        raise PdiffError(f"there are points of {sorted(points)}; expected 'generated' and at least one method beside.")
     area = {}
     for name, each in points.items():
         low, high = area_interval(each.accuracy_B, each.novelty_B, floor, generator)
@@ -217,4 +219,4 @@ def _number(value: float) -> float | None:
 
 def _check_floor(floor: float) -> None:
     if not 0 <= floor <= 1:
-        raise ValueError(f"floor is {floor}; expected the accuracy of guessing, a fraction 0..1.")
+        raise PdiffError(f"floor is {floor}; expected the accuracy of guessing, a fraction 0..1.")

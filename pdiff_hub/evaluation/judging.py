@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoints.rows import Rows, as_rows
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.distances import summarise_accuracy
 from pdiff_hub.prediction.predictions import Predictions, SplitImages, evaluate
 from pdiff_hub.tasks import Split, Task
@@ -45,7 +46,7 @@ class Judge:
         """params_BP: float32 [B,P], raw weight units. ValueError if P is not that of the layout."""
         rows = as_rows(params_BP)
         if rows.num_params != self.layout.num_params:
-            raise ValueError(
+            raise PdiffError(
                 f"parameters have shape {[rows.num_rows, rows.num_params]}, expected "
                 f"[*, {self.layout.num_params}]: originals and generated networks have different layouts."
             )

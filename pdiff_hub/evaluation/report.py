@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pdiff_hub import __version__
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.safe_files import replacing
 
 # "97.64", "-1e-4", "97.64 ± 0.12", "0.98 (0.97 to 0.99)", "12.5 %", "3.1 s", "2x"
@@ -103,7 +104,7 @@ def _picture(png: Path) -> _Picture:
             )
             image.verify()
     except (OSError, SyntaxError) as error:  # Pillow's for data that ends early or is no PNG, and for a broken one
-        raise ValueError(f"{png} is not a whole PNG picture ({error}); write it again with figures.") from error
+        raise PdiffError(f"{png} is not a whole PNG picture ({error}); write it again with figures.") from error
     return _Picture("data:image/png;base64," + b64encode(data).decode(), width, height)
 
 
@@ -122,17 +123,17 @@ def _paragraphs(text: str) -> list[str]:
 
 def _check(title: str, sections: Sequence[Section]) -> None:
     if not title.strip():
-        raise ValueError("the report has no title; expected a text.")
+        raise PdiffError("the report has no title; expected a text.")
     if not sections:
-        raise ValueError(f"the report {title!r} has no sections; expected at least one.")
+        raise PdiffError(f"the report {title!r} has no sections; expected at least one.")
     for section in sections:
         if not section.title.strip():
-            raise ValueError(f"a section of the report {title!r} has no title; expected a text.")
+            raise PdiffError(f"a section of the report {title!r} has no title; expected a text.")
         for block in section.blocks:
             if isinstance(block, Table):
                 _check_table(block)
             elif not block.alt.strip():
-                raise ValueError(f"the figure {block.title!r} has no alt text; say in words what it shows.")
+                raise PdiffError(f"the figure {block.title!r} has no alt text; say in words what it shows.")
             elif not block.png.is_file():
                 raise FileNotFoundError(
                     f"the figure {block.title!r} expects its picture at {block.png}, where there "
@@ -142,10 +143,10 @@ def _check(title: str, sections: Sequence[Section]) -> None:
 
 def _check_table(table: Table) -> None:
     if not table.columns:
-        raise ValueError(f"the table {table.title!r} has no columns; expected at least one.")
+        raise PdiffError(f"the table {table.title!r} has no columns; expected at least one.")
     for number, row in enumerate(table.rows, 1):
         if len(row) != len(table.columns):
-            raise ValueError(
+            raise PdiffError(
                 f"the table {table.title!r} has {len(table.columns)} columns, but row {number} has "
                 f"{len(row)} cells: {list(row)}; give one cell a column."
             )

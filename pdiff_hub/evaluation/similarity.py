@@ -14,6 +14,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from pdiff_hub.errors import PdiffError
+
 # Networks and images taken at a time: 16 MiB a block of float32 copies, whatever the size of the sets.
 _ROWS, _IMAGES = 512, 8192
 
@@ -40,7 +42,7 @@ def mean_pairwise(wrong_KN: Tensor) -> float:
     NaN if no pair has an IoU. Raises ValueError for fewer than two networks.
     """
     if len(wrong_KN) < 2:
-        raise ValueError(f"there are {len(wrong_KN)} networks; expected at least two, to compare them with each other.")
+        raise PdiffError(f"there are {len(wrong_KN)} networks; expected at least two, to compare them with each other.")
     total, pairs = 0.0, 0
     for start, block in _blocks(wrong_KN, wrong_KN):
         _forget_self(block, start)
@@ -66,7 +68,7 @@ def max_to_any(wrong_AN: Tensor, reference_KN: Tensor, *, exclude_self: bool) ->
     Raises ValueError if exclude_self is asked for sets of different sizes, or for a set of one.
     """
     if exclude_self and (wrong_AN.shape != reference_KN.shape or len(wrong_AN) < 2):
-        raise ValueError(
+        raise PdiffError(
             f"exclude_self compares a set of at least two networks with itself; got wrong predictions of shapes "
             f"{list(wrong_AN.shape)} and {list(reference_KN.shape)}."
         )
@@ -109,11 +111,11 @@ def _forget_self(block: Tensor, start: int) -> None:
 def _check(wrong_AN: Tensor, wrong_BN: Tensor) -> None:
     for wrong in (wrong_AN, wrong_BN):
         if wrong.dtype != torch.bool or wrong.ndim != 2 or 0 in wrong.shape:
-            raise ValueError(
+            raise PdiffError(
                 f"wrong predictions have dtype {wrong.dtype} and shape {list(wrong.shape)}; expected bool, networks x "
                 "images, at least one of each."
             )
     if wrong_AN.shape[1] != wrong_BN.shape[1]:
-        raise ValueError(
+        raise PdiffError(
             f"wrong predictions are over {wrong_AN.shape[1]} and {wrong_BN.shape[1]} images; expected the same images."
         )

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from pdiff_hub.checkpoints.rows import Rows, as_rows
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.ensembles import ensemble_curve
 from pdiff_hub.evaluation.judging import Judge
 from pdiff_hub.evaluation.similarity import mean_pairwise
@@ -32,7 +33,7 @@ def require_no_originals(metrics: Collection[str], why: str) -> None:
     alone = [name for name, needs in METRICS.items() if not needs]
     needing = [name for name in metrics or METRICS if METRICS[name]]
     if needing:
-        raise ValueError(
+        raise PdiffError(
             f"{why}, and {', '.join(needing)} cannot be measured without it; give it with --dataset, or "
             f"ask for what needs none: {' '.join(f'--metric {name}' for name in alone)}."
         )

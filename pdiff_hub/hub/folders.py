@@ -13,6 +13,7 @@ from pdiff_hub import transfer
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.files import INDEX_NAME as DATASET_INDEX
 from pdiff_hub.checkpoints.files import read_index
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.hub.pipelines import push_pipeline_folder
 from pdiff_hub.pipeline.facts import read_results
 from pdiff_hub.pipeline.opening import download
@@ -44,7 +45,7 @@ def kind_of(repo_id: str, *, revision: str | None = None, token: str | bool | No
         found.append(f"{'model repository' if repo_type == 'model' else 'data set'} without {index}")
     if not found and failure is not None:
         raise failure
-    raise ValueError(
+    raise PdiffError(
         f"{repo_id!r} is neither a pipeline nor a checkpoint data set of this package: it is a {' and a '.join(found)}."
     )
 
@@ -71,14 +72,14 @@ def push_folder(
         options["commit_message"] = commit_message
     if (folder / INDEX).is_file():
         if append:
-            raise ValueError(f"{folder} is a pipeline, which cannot be appended to another; append is for data sets.")
+            raise PdiffError(f"{folder} is a pipeline, which cannot be appended to another; append is for data sets.")
         return push_pipeline_folder(folder, repo_id, checkpoints_id=checkpoints_id, **options)
     if not (folder / DATASET_INDEX).is_file():
         raise FileNotFoundError(
             f"{folder} is neither a pipeline (it has no {INDEX}) nor a checkpoint data set (no {DATASET_INDEX})."
         )
     if checkpoints_id is not None:
-        raise ValueError(f"{folder} is a data set itself: push it to one name, without checkpoints_id.")
+        raise PdiffError(f"{folder} is a data set itself: push it to one name, without checkpoints_id.")
     return CheckpointDataset.from_pretrained(folder).push_to_hub(repo_id, append=append, **options)
 
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import NETWORK_NAMES, build_network, logits
 from pdiff_hub.safe_files import write_json, write_safetensors
 from pdiff_hub.transfer import pull
@@ -112,21 +113,21 @@ def _read_spec(file: Path, name: str) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{name} is no generated network: its {CONFIG} is not JSON ({error}).") from error
+        raise PdiffError(f"{name} is no generated network: its {CONFIG} is not JSON ({error}).") from error
     config = config if isinstance(config, dict) else {}
     if "model_type" in config:
-        raise ValueError(
+        raise PdiffError(
             f"{name} is a network of transformers: open it with "
             "transformers.AutoModelForImageClassification.from_pretrained."
         )
     version, spec = config.get("format_version"), config.get("network")
     if type(version) is int and version > FORMAT_VERSION:
-        raise ValueError(
+        raise PdiffError(
             f"{name} has format version {version}, and this pdiff-hub reads up to {FORMAT_VERSION}; "
             "upgrade with: pip install -U pdiff-hub."
         )
     if type(version) is not int or not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
-        raise ValueError(
+        raise PdiffError(
             f"{name} is no generated network: expected its {CONFIG} to hold a format_version and a network with a name."
         )
     return spec
@@ -134,14 +135,14 @@ def _read_spec(file: Path, name: str) -> dict[str, Any]:
 
 def _read_weights(file: Path, name: str) -> dict[str, Tensor]:
     if not file.is_file():
-        raise ValueError(
+        raise PdiffError(
             f"{name} has no {WEIGHTS}. Weights in another format are not opened, because reading a pickle "
             "can run code; ask its author for safetensors."
         )
     try:
         return load_file(file)
     except SafetensorError as error:
-        raise ValueError(f"{name}: its {WEIGHTS} is damaged or no safetensors file ({error}).") from error
+        raise PdiffError(f"{name}: its {WEIGHTS} is damaged or no safetensors file ({error}).") from error
 
 
 def _sketch(spec: dict[str, Any], name: str) -> nn.Module:
@@ -152,7 +153,7 @@ def _sketch(spec: dict[str, Any], name: str) -> nn.Module:
     except ImportError:
         raise
     except Exception as error:  # a config made up for transformers can fail anywhere in it
-        raise ValueError(f"{name}: its {CONFIG} describes no network that can be built ({error}).") from error
+        raise PdiffError(f"{name}: its {CONFIG} describes no network that can be built ({error}).") from error
 
 
 def _require_fit(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
@@ -163,7 +164,7 @@ def _require_fit(network: nn.Module, state: Mapping[str, Tensor], name: str) -> 
             for each in (state, expected)
         ]
         if what[0] != what[1]:
-            raise ValueError(
+            raise PdiffError(
                 f"{name}: its {WEIGHTS} does not fit the network in its {CONFIG}: tensor {tensor!r} is "
                 f"{what[0]}, expected {what[1]}."
             )

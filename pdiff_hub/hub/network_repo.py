@@ -25,6 +25,7 @@ import yaml
 from huggingface_hub import ModelCard
 from torch import nn
 
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.environment import environment
 from pdiff_hub.evaluation.table import verdict
 from pdiff_hub.hub.generated_network import CONFIG, write_generated_network
@@ -74,7 +75,7 @@ def push_network(
     """
     _check(repo_id, seed, index, num_models, accuracy)
     if pipe.autoencoder.config.network is None:
-        raise ValueError(
+        raise PdiffError(
             "this pipeline does not say which network it generates, so nobody could open it from a "
             "repository; save the tensors of out.state_dicts yourself."
         )
@@ -133,23 +134,23 @@ def push_network(
 
 def _check(repo_id: str, seed: int, index: int, num_models: int, accuracy: float | None) -> None:
     if "/" not in repo_id or not is_repo_id(repo_id):
-        raise ValueError(f"cannot publish a network as {repo_id!r}; expected owner/name.")
+        raise PdiffError(f"cannot publish a network as {repo_id!r}; expected owner/name.")
     for name, value, least, below in (
         ("num_models", num_models, 1, 2**63),
         ("seed", seed, 0, 2**63),
         ("index", index, 0, num_models),
     ):
         if type(value) is not int or not least <= value < below:
-            raise ValueError(f"{name} is {value!r}, expected an integer from {least} to {below - 1}.")
+            raise PdiffError(f"{name} is {value!r}, expected an integer from {least} to {below - 1}.")
     if accuracy is not None and not 0 <= accuracy <= 1:
-        raise ValueError(f"accuracy is {accuracy!r}, expected a fraction from 0 to 1.")
+        raise PdiffError(f"accuracy is {accuracy!r}, expected a fraction from 0 to 1.")
 
 
 def _require_no_pipeline(repo_id: str, revision: str | None, token: str | bool | None) -> None:
     with suppress(FileNotFoundError):  # not there yet: the usual case
         _, files = list_files(repo_id, repo_type="model", revision=revision, token=token)
         if _PIPELINE_INDEX in files:
-            raise ValueError(
+            raise PdiffError(
                 f"{repo_id} holds a pipeline, and the network's card would replace the pipeline's; give "
                 "the network a repository of its own."
             )
@@ -178,7 +179,7 @@ def _known(pipe: PDiffPipeline, token: str | bool | None) -> _Known:
     there = PDiffPipeline.from_pretrained(pipe.hub_id, revision=pipe.hub_revision, token=token)
     for name in ("autoencoder", "unet", "scheduler"):
         if not _same(getattr(pipe, name), getattr(there, name)):
-            raise ValueError(
+            raise PdiffError(
                 f"the {name} of this pipeline is not that of {pipe.hub_id} at commit {pipe.hub_revision}, "
                 "so a card that names them would be wrong; push the changed pipeline first "
                 "(pipe.push_to_hub)."

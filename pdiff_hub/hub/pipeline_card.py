@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.table import (
     ACCURACY_COLUMNS,
     ACCURACY_NOTE,
@@ -63,7 +64,7 @@ def render_card(results: Mapping[str, Any], *, repo_id: str | None = None) -> st
         ]
         metadata = _metadata(results, name).to_yaml()
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(
+        raise PdiffError(
             f"these are no results of `pdiff evaluate` that a card could be made from ({error!r}): "
             "evaluate the pipeline again."
         ) from error

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.evaluate import FIGURES
 from pdiff_hub.evaluation.results_page import write_results_page
 from pdiff_hub.hub.pipeline_card import render_card
@@ -177,4 +178,4 @@ def _read_yaml(file: Path) -> Any:
     try:
         return yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no valid YAML: {error}") from error
+        raise PdiffError(f"{file} is no valid YAML: {error}") from error

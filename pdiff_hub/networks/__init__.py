@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pdiff_hub.errors import unknown_name
+from pdiff_hub.errors import PdiffError, unknown_name
 from pdiff_hub.networks import factory, small, vision
 
 __all__ = ["NETWORK_NAMES", "base_model", "build_network", "logits", "resolve_network"]
@@ -55,15 +55,15 @@ def resolve_network(
     shape = {"in_channels": in_channels, "image_size": image_size, "num_classes": num_classes}
     for field, value in shape.items():
         if type(value) is not int or value < 1:
-            raise ValueError(f"{field} must be a positive integer, found {value!r}")
+            raise PdiffError(f"{field} must be a positive integer, found {value!r}")
     options: dict[str, Any] = {"name": spec} if isinstance(spec, str) else copy.deepcopy(dict(spec))
     name = options.pop("name", None)
     if not isinstance(name, str):
-        raise ValueError(f"a network spec needs a 'name', for example {{'name': 'mlp3'}}; found {spec!r}")
+        raise PdiffError(f"a network spec needs a 'name', for example {{'name': 'mlp3'}}; found {spec!r}")
     explicit = [field for field in _TASK_FIELDS if field in options]
     for field in explicit:
         if (found := options.pop(field)) != shape[field]:
-            raise ValueError(
+            raise PdiffError(
                 f"network {name!r} was given {field}={found!r}, but the task has {field}={shape[field]}; "
                 f"leave {field} out of the network's spec, it is taken from the task"
             )
@@ -96,22 +96,22 @@ def build_network(
         ImportError: a network from transformers where transformers is not installed.
     """
     if type(seed) is not int or not 0 <= seed < 2**63:
-        raise ValueError(f"seed must be an integer from 0 to 2**63 - 1, found {seed!r}")
+        raise PdiffError(f"seed must be an integer from 0 to 2**63 - 1, found {seed!r}")
     spec = dict(spec)
     name = spec.get("name")
     dotted = isinstance(name, str) and name not in NETWORK_NAMES and factory.is_dotted(name)
     if dotted and not allow_factory:
-        raise ValueError(
+        raise PdiffError(
             f"the network {name!r} is built by calling that function, which is not allowed here because the spec came "
             "from somewhere else; look at it, then build the network yourself or allow factories"
         )
     if missing := [field for field in _TASK_FIELDS if field not in spec]:
-        raise ValueError(
+        raise PdiffError(
             f"the network spec {spec!r} lacks {', '.join(missing)}: complete it with resolve_network first"
         )
     complete = resolve_network(spec, **{field: spec[field] for field in _TASK_FIELDS})
     if absent := sorted(complete.keys() - spec.keys()):
-        raise ValueError(f"the network spec {spec!r} lacks {', '.join(absent)}: complete it with resolve_network first")
+        raise PdiffError(f"the network spec {spec!r} lacks {', '.join(absent)}: complete it with resolve_network first")
     with _seeded(seed):
         if dotted:
             return factory.build(complete)
@@ -136,7 +136,7 @@ def logits(output: Any) -> Tensor:
     """
     found = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(found, Tensor):
-        raise ValueError(
+        raise PdiffError(
             f"a network must return a tensor of logits or an object with .logits, found {type(output).__name__}"
         )
     return found
@@ -144,7 +144,7 @@ def logits(output: Any) -> Tensor:
 
 def _require_all(spec: Mapping[str, Any], keys: Iterable[str]) -> None:
     if missing := [key for key in keys if key not in spec]:
-        raise ValueError(f"the network spec {spec!r} lacks {', '.join(missing)}; complete it with resolve_network")
+        raise PdiffError(f"the network spec {spec!r} lacks {', '.join(missing)}; complete it with resolve_network")
 
 
 @contextmanager

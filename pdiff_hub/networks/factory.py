@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from pdiff_hub.errors import unknown_name
+from pdiff_hub.errors import PdiffError, unknown_name
 
 PASSED = "passed_from_task"
 
@@ -35,19 +35,19 @@ def resolve(name: str, options: dict[str, Any], shape: dict[str, int], explicit:
     if PASSED in options:
         passed = options.pop(PASSED)
         if not isinstance(passed, list) or not set(passed) <= set(shape):
-            raise ValueError(f"{PASSED} of network {name!r} must be a list out of {list(shape)}, found {passed!r}")
+            raise PdiffError(f"{PASSED} of network {name!r} must be a list out of {list(shape)}, found {passed!r}")
     else:
         named = {} if signature is None else signature.parameters
         passed = [field for field in shape if field in named or field in explicit]
     try:
         options = json.loads(json.dumps(options, allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the options of network {name!r} must be JSON values (they are stored): {error}") from None
+        raise PdiffError(f"the options of network {name!r} must be JSON values (they are stored): {error}") from None
     if signature is not None:
         try:
             signature.bind(**options, **{field: shape[field] for field in passed})
         except TypeError as error:
-            raise ValueError(
+            raise PdiffError(
                 f"network {name!r} cannot be called with the options {sorted(options)} and {passed} of the task: "
                 f"{error}; its signature is {signature}"
             ) from None
@@ -60,7 +60,7 @@ def build(spec: dict[str, Any]) -> nn.Module:
     not_passed = {"name", PASSED, "in_channels", "image_size", "num_classes"} - set(passed)
     network = _import(spec["name"])(**{key: value for key, value in spec.items() if key not in not_passed})
     if not isinstance(network, nn.Module):
-        raise ValueError(f"network {spec['name']!r} must return a torch.nn.Module, found {type(network).__name__}")
+        raise PdiffError(f"network {spec['name']!r} must return a torch.nn.Module, found {type(network).__name__}")
     return network.train()
 
 
@@ -68,14 +68,14 @@ def _import(name: str) -> Callable[..., Any]:
     module_name, _, path = name.partition(":") if ":" in name else name.rpartition(".")
     parts = [*module_name.split("."), *path.split(".")]
     if not all(part.isidentifier() for part in parts):
-        raise ValueError(f"{name!r} is not a path to a factory; write some.module:factory")
+        raise PdiffError(f"{name!r} is not a path to a factory; write some.module:factory")
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if module_name != missing and not module_name.startswith(missing + "."):
             raise  # the module exists; something that it imports does not
-        raise ValueError(
+        raise PdiffError(
             f"network {name!r}: there is no module {missing!r}; install it, or start Python where it can be imported"
         ) from None
     for part in path.split("."):
@@ -84,6 +84,6 @@ def _import(name: str) -> Callable[..., Any]:
             raise unknown_name(f"factory in {module_name!r}", part, public)
         found = getattr(found, part)
     if not callable(found):
-        raise ValueError(f"network {name!r} must be a function or class, found {type(found).__name__}")
+        raise PdiffError(f"network {name!r} must be a function or class, found {type(found).__name__}")
     factory: Callable[..., Any] = found
     return factory

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from pdiff_hub.errors import require_known, unknown_name
+from pdiff_hub.errors import PdiffError, require_known, unknown_name
 
 NAMES = ("mlp3", "convnet3")
 
@@ -33,7 +33,7 @@ def resolve(name: str, options: dict[str, Any]) -> dict[str, Any]:
                 raise unknown_name(f"{option} of network {name!r}", value, _CHOICES[option])
         elif option == "global_pool":
             if not isinstance(value, bool):
-                raise ValueError(f"global_pool of network {name!r} must be true or false, found {value!r}")
+                raise PdiffError(f"global_pool of network {name!r} must be true or false, found {value!r}")
         else:
             resolved[option] = _widths(f"{option} of network {name!r}", value, len(defaults[option]))
     return resolved
@@ -51,7 +51,7 @@ def _widths(what: str, value: Any, length: int) -> list[int]:
         or len(value) != length
         or any(type(width) is not int or width < 1 for width in value)
     ):
-        raise ValueError(f"{what} must be a list of {length} positive integers, found {value!r}")
+        raise PdiffError(f"{what} must be a list of {length} positive integers, found {value!r}")
     return list(value)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from pdiff_hub.errors import require_known
+from pdiff_hub.errors import MissingPackageError, PdiffError, require_known
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -74,16 +74,16 @@ def resolve(
 ) -> dict[str, Any]:
     """All options of network `name`, checked; with `pretrained`, that model's config too (read once, then kept)."""
     if importlib.util.find_spec("transformers") is None:
-        raise ImportError(f"the network {name!r} needs transformers: pip install 'pdiff-hub[transformers]'")
+        raise MissingPackageError(f"the network {name!r} needs transformers: pip install 'pdiff-hub[transformers]'")
     model_type = _ARCHITECTURES[name]["model_type"]
     own = ("small_images", "stem_stride") if model_type == "resnet" else ("patch_size",)
     require_known(f"option of network {name!r}", options, ("pretrained", "revision", "config", *own))
     pretrained, revision = options.get("pretrained"), options.get("revision")
     for key, value in (("pretrained", pretrained), ("revision", revision)):
         if value is not None and not isinstance(value, str):
-            raise ValueError(f"{key} of network {name!r} must be a string or null, found {value!r}")
+            raise PdiffError(f"{key} of network {name!r} must be a string or null, found {value!r}")
     if pretrained is None and (options.get("config") is not None or revision is not None):
-        raise ValueError(f"network {name!r}: config and revision are those of a pretrained model; name it (pretrained)")
+        raise PdiffError(f"network {name!r}: config and revision are those of a pretrained model; name it (pretrained)")
     resolved: dict[str, Any] = {"pretrained": pretrained, "revision": revision, "config": options.get("config")}
     if pretrained is not None and resolved["config"] is None:
         resolved["config"], resolved["revision"] = _read_config(pretrained, revision)
@@ -94,23 +94,23 @@ def resolve(
         small = options.get("small_images", pretrained is None and image_size <= _MAX_SMALL_IMAGE)
         stride = options.get("stem_stride", 1 if small else 2)
         if not isinstance(small, bool):
-            raise ValueError(f"small_images of network {name!r} must be true or false, found {small!r}")
+            raise PdiffError(f"small_images of network {name!r} must be true or false, found {small!r}")
         if small and pretrained is not None:
-            raise ValueError(f"network {name!r}: small_images changes the stem, and {pretrained!r} has no such weights")
+            raise PdiffError(f"network {name!r}: small_images changes the stem, and {pretrained!r} has no such weights")
         if type(stride) is not int or stride not in ((1, 2) if small else (2,)):
-            raise ValueError(f"stem_stride of network {name!r} must be 2, or 1 with small_images, found {stride!r}")
+            raise PdiffError(f"stem_stride of network {name!r} must be 2, or 1 with small_images, found {stride!r}")
         return {**resolved, "small_images": small, "stem_stride": stride}
     default = _default_patch(model_type, image_size) if config is None else config["patch_size"]
     patch = options.get("patch_size", default)
     if type(patch) is not int or patch < 1:
-        raise ValueError(f"patch_size of network {name!r} must be a positive integer, found {patch!r}")
+        raise PdiffError(f"patch_size of network {name!r} must be a positive integer, found {patch!r}")
     if config is not None and patch != config["patch_size"]:
-        raise ValueError(f"network {name!r}: patch_size is {patch}, but {pretrained!r} has {config['patch_size']}")
+        raise PdiffError(f"network {name!r}: patch_size is {patch}, but {pretrained!r} has {config['patch_size']}")
     if model_type == "vit" and image_size % patch:
-        raise ValueError(f"patch_size of network {name!r} must divide the image size {image_size}, found {patch}")
+        raise PdiffError(f"patch_size of network {name!r} must divide the image size {image_size}, found {patch}")
     # ConvNeXt halves its map three times behind the patches and cannot halve a single pixel.
     if model_type == "convnext" and image_size // patch < 8:
-        raise ValueError(
+        raise PdiffError(
             f"network {name!r} needs images at least 8 patches wide: {image_size} pixels with patch_size {patch} give "
             f"{image_size // patch}; set the task's image_size to {8 * patch} or more, or patch_size lower"
         )
@@ -162,7 +162,7 @@ def _load(model_class: Any, spec: dict[str, Any], config: PretrainedConfig) -> A
     )
     strangers = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
     if wrong := sorted(name for name in strangers if not name.startswith("classifier.")):
-        raise ValueError(
+        raise PdiffError(
             f"{spec['pretrained']!r} has no weights that fit {', '.join(wrong[:3])} ({len(wrong)} in all) of network "
             f"{spec['name']!r}"
         )
@@ -184,7 +184,7 @@ def _read_config(pretrained: str, revision: str | None) -> tuple[dict[str, Any],
 
 def _check_config(name: str, pretrained: Any, config: Any, in_channels: int, image_size: int | None) -> None:
     if not isinstance(config, dict):
-        raise ValueError(f"config of network {name!r} must be the dict that resolve_network recorded, found {config!r}")
+        raise PdiffError(f"config of network {name!r} must be the dict that resolve_network recorded, found {config!r}")
     wanted = {**_ARCHITECTURES[name], "num_channels": in_channels}
     if image_size is not None:
         wanted["image_size"] = image_size
@@ -194,7 +194,7 @@ def _check_config(name: str, pretrained: Any, config: Any, in_channels: int, ima
                 "num_channels": "the images must have as many channels",
                 "image_size": "set the task's image_size to that of the pretrained model",
             }.get(key, "choose the network that fits it")
-            raise ValueError(
+            raise PdiffError(
                 f"{pretrained!r} does not fit network {name!r}: {key} is {config.get(key)!r}, needed {value!r}; {hint}"
             )
 

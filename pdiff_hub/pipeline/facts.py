@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import base_model
 from pdiff_hub.recipes import RECIPE_FILE, load_recipe
 from pdiff_hub.tasks import hub_id_of
@@ -60,7 +61,7 @@ def checkpoints_of(pipeline: Path) -> dict[str, Any] | None:
     if found is None:
         return None
     if not isinstance(found, dict) or not isinstance(found.get("repo_id"), str):
-        raise ValueError(
+        raise PdiffError(
             f"{pipeline / RESULTS_FILE}: checkpoints is {found!r}, expected repo_id and revision; give "
             "the data set that the pipeline was trained on."
         )
@@ -92,7 +93,7 @@ def read_results(pipeline: Path) -> dict[str, Any]:
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}); evaluate the pipeline again.") from error
+        raise PdiffError(f"{file} is not JSON ({error}); evaluate the pipeline again.") from error
     if not isinstance(results, dict):
-        raise ValueError(f"{file} holds {type(results).__name__}, expected an object; evaluate the pipeline again.")
+        raise PdiffError(f"{file} holds {type(results).__name__}, expected an object; evaluate the pipeline again.")
     return results

@@ -17,6 +17,7 @@ import torch
 from diffusers import SchedulerMixin, UNet1DModel
 from torch import nn
 
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.transfer import commit_of, is_repo_id, pull
 from pdiff_hub.travelling.pipeline_pdiff import COMPANIONS, COMPONENTS, INDEX, WEIGHTS, read_json, require_known_format
 
@@ -61,13 +62,13 @@ def load_arguments(folder: Path, given: Mapping[str, Any], autoencoder: type[nn.
         )
     index = read_json(folder / INDEX)
     if not all(isinstance(index.get(name), list) and len(index[name]) == 2 for name in COMPONENTS):
-        raise ValueError(
+        raise PdiffError(
             f"{folder / INDEX} describes no PDiffPipeline: expected an autoencoder, a unet and a scheduler."
         )
     require_known_format(index.get("format_version", 1), str(folder / INDEX))
     unknown = set(given) - {*COMPONENTS, *_SETTINGS}
     if unknown:
-        raise ValueError(
+        raise PdiffError(
             f"unknown option {sorted(unknown)[0]!r} for from_pretrained; expected a component name, "
             "revision, cache_dir, token, local_files_only or torch_dtype."
         )
@@ -93,11 +94,11 @@ def load_component(kind: Any, folder: Path) -> nn.Module:
         with torch.device("meta"):
             sketch = kind.from_config(config)
     except Exception as error:  # what a made-up config may do to a constructor is anything
-        raise ValueError(f"{folder / 'config.json'} describes no {kind.__name__} ({error}).") from error
+        raise PdiffError(f"{folder / 'config.json'} describes no {kind.__name__} ({error}).") from error
     expected = {name: list(tensor.shape) for name, tensor in sketch.state_dict().items()}
     for name in sorted({*there, *expected}):
         if there.get(name) != expected.get(name):
-            raise ValueError(
+            raise PdiffError(
                 f"the weights in {folder} do not fit {folder / 'config.json'}: tensor {name!r} is "
                 f"{there.get(name, 'missing')}, expected {expected.get(name, 'none')}."
             )
@@ -113,7 +114,7 @@ def _require_true_index(folder: Path, places: dict[str, str]) -> None:
         return
     index = read_json(file)
     if not sharded or index.get("weight_map") != places or not isinstance(index.get("metadata"), dict):
-        raise ValueError(
+        raise PdiffError(
             f"{file} does not say which file holds which tensor as the weights beside it do; expected "
             f"{'that' if sharded else 'no such file beside ' + WEIGHTS[0]}. Restore the folder."
         )
@@ -123,7 +124,7 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a component's folder; ValueError if there are none."""
     files = [file for pattern in WEIGHTS for file in sorted(folder.glob(pattern))]
     if not files:
-        raise ValueError(
+        raise PdiffError(
             f"{folder} has no {WEIGHTS[0]}. Weights in another format are not opened, because reading a "
             "pickle can run code; ask its author for safetensors."
         )
@@ -136,24 +137,24 @@ def _shapes(file: Path) -> dict[str, list[int]]:
         with file.open("rb") as opened:
             (length,) = struct.unpack("<Q", opened.read(8))
             if length > _MOST_HEADER_BYTES:
-                raise ValueError(f"its header claims {length:,} bytes")
+                raise PdiffError(f"its header claims {length:,} bytes")
             header = json.loads(opened.read(length))
         header.pop("__metadata__", None)
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         if end + 8 + length != file.stat().st_size:
-            raise ValueError(
+            raise PdiffError(
                 f"its header claims {end:,} bytes of numbers, and it has {file.stat().st_size - 8 - length:,}"
             )
         return {name: [int(size) for size in entry["shape"]] for name, entry in header.items()}
     except (ValueError, TypeError, LookupError, AttributeError, struct.error, RecursionError) as error:
-        raise ValueError(f"{file} is damaged or no safetensors file ({error}).") from error
+        raise PdiffError(f"{file} is damaged or no safetensors file ({error}).") from error
 
 
 def load_scheduler(name: str, folder: Path) -> SchedulerMixin:
     """The scheduler of the pipeline in `folder`, whose class is called `name`."""
     kind: Any = getattr(diffusers, name, None)
     if not isinstance(kind, type) or not issubclass(kind, SchedulerMixin):
-        raise ValueError(
+        raise PdiffError(
             f"{folder / INDEX} names the scheduler {name!r}, which diffusers does not have. "
             f"The nearest known one is {_nearest_scheduler(name)!r}."
         )
@@ -161,13 +162,13 @@ def load_scheduler(name: str, folder: Path) -> SchedulerMixin:
     config = read_json(file)
     steps = config.get("num_train_timesteps", 1000)
     if type(steps) is not int or not 1 <= steps <= _MOST_TRAIN_TIMESTEPS:
-        raise ValueError(f"{file}: num_train_timesteps is {steps!r}, expected 1 to {_MOST_TRAIN_TIMESTEPS:,}.")
+        raise PdiffError(f"{file}: num_train_timesteps is {steps!r}, expected 1 to {_MOST_TRAIN_TIMESTEPS:,}.")
     scheduler_class: Any = kind
     try:
         scheduler: SchedulerMixin = scheduler_class.from_config(config)
         return scheduler
     except Exception as error:  # as above
-        raise ValueError(f"{file} describes no {name} ({error}).") from error
+        raise PdiffError(f"{file} describes no {name} ({error}).") from error
 
 
 def _nearest_scheduler(name: object) -> str:

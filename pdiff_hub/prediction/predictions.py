@@ -17,6 +17,7 @@ from torch.func import functional_call, vmap
 from tqdm import tqdm
 
 from pdiff_hub.checkpoints.rows import Rows, as_rows
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import logits
 from pdiff_hub.networks.prefix_cache import Forward, plan_prefix, record, serve
 from pdiff_hub.tasks import Split, Task
@@ -76,14 +77,14 @@ def evaluate(
     beyond one chunk the memory is B x N bytes.
     """
     if labels_N.shape != (len(inputs_NCHW),):
-        raise ValueError(f"labels have shape {list(labels_N.shape)}, expected [{len(inputs_NCHW)}], one an image.")
+        raise PdiffError(f"labels have shape {list(labels_N.shape)}, expected [{len(inputs_NCHW)}], one an image.")
     labels_N = labels_N.cpu()
     rows = as_rows(params_BP)
     wrong_BN = torch.empty(rows.num_rows, len(inputs_NCHW), dtype=torch.bool)
     for networks, images, logits_bnc in _chunks(network, layout, frozen, rows, inputs_NCHW):
         labels_n, num_classes = labels_N[images], logits_bnc.shape[-1]
         if int(labels_n.min()) < 0 or int(labels_n.max()) >= num_classes:
-            raise ValueError(
+            raise PdiffError(
                 f"labels run from {int(labels_n.min())} to {int(labels_n.max())}, but the network has {num_classes} "
                 "classes; expected labels 0..classes-1 of the task that the network was made for."
             )
@@ -127,9 +128,9 @@ def _chunks(
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """(which networks, which images, their logits on the CPU), covering all of B x N once."""
     if rows.num_rows == 0:
-        raise ValueError("there are no networks to evaluate; expected parameters of at least one network.")
+        raise PdiffError("there are no networks to evaluate; expected parameters of at least one network.")
     if len(inputs_NCHW) == 0:
-        raise ValueError("there are no images to evaluate on; expected at least one.")
+        raise PdiffError("there are no images to evaluate on; expected at least one.")
     selected, rest = tensor_names(network, layout, frozen)
     device = next(tensor.device for tensor in (*network.parameters(), *network.buffers()))
     fixed = {name: frozen[name].to(device) for name in rest}
@@ -169,7 +170,7 @@ def tensor_names(network: nn.Module, layout: ParamLayout, frozen: Mapping[str, T
     tensors = network.state_dict(keep_vars=True)
     missing = [entry.name for entry in layout.frozen if entry.name not in frozen]
     if missing:
-        raise ValueError(
+        raise PdiffError(
             f"the frozen tensors lack {missing[0]!r} ({len(missing)} missing); expected all {len(layout.frozen)} "
             "tensors that the layout leaves out, as the data set or pipeline keeps them."
         )
@@ -181,7 +182,7 @@ def tensor_names(network: nn.Module, layout: ParamLayout, frozen: Mapping[str, T
         for name, shape in expected:
             if name not in tensors or tuple(tensors[name].shape) != shape:
                 has = f"has shape {list(tensors[name].shape)}" if name in tensors else "lacks it"
-                raise ValueError(
+                raise PdiffError(
                     f"tensor {name!r} has shape {list(shape)} in the layout, and the network {has}; expected the "
                     "network that the layout was made from."
                 )
@@ -190,7 +191,7 @@ def tensor_names(network: nn.Module, layout: ParamLayout, frozen: Mapping[str, T
                 names.append(name)
     unknown = [name for name, tensor in tensors.items() if id(tensor) not in seen]
     if unknown:
-        raise ValueError(f"the layout does not know the network's tensor {unknown[0]!r}; it is of another network.")
+        raise PdiffError(f"the layout does not know the network's tensor {unknown[0]!r}; it is of another network.")
     return found
 
 

@@ -12,9 +12,9 @@ import yaml
 from pdiff_hub.collect.finetune import FinetuneConfig
 from pdiff_hub.collect.importing import ImportConfig
 from pdiff_hub.collect.population import PopulationConfig
-from pdiff_hub.errors import require_known, unknown_name
+from pdiff_hub.errors import PdiffError, require, require_known, unknown_name
 from pdiff_hub.recipes.cells import CELL_NAMES, cell
-from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig, require
+from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 
 RECIPE_FILE = "recipe.yaml"
 CollectConfig = FinetuneConfig | PopulationConfig | ImportConfig
@@ -112,7 +112,7 @@ def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
     require_known("recipe key", data, ["task", "network", "select", "collect", "seed", *sections])
     for name in ("task", "network"):
         if not data.get(name):
-            raise ValueError(
+            raise PdiffError(
                 f"the recipe has no {name!r}; expected a name or a mapping, e.g. task: digits, network: mlp3."
             )
     collect = dict(_mapping("collect", data.get("collect")))
@@ -139,7 +139,7 @@ def _mapping(name: str, value: object) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise ValueError(f"recipe key {name!r} is {value!r}, expected a mapping of options.")
+        raise PdiffError(f"recipe key {name!r} is {value!r}, expected a mapping of options.")
     return value
 
 
@@ -149,7 +149,7 @@ def _section(name: str, kind: type[_Config], options: Mapping[str, Any]) -> _Con
     try:
         return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
     except TypeError as error:
-        raise ValueError(f"recipe section {name!r}: a value has the wrong type ({error}).") from error
+        raise PdiffError(f"recipe section {name!r}: a value has the wrong type ({error}).") from error
 
 
 def find_recipe(name: str | Path) -> Path:
@@ -182,7 +182,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         dotted, equals, value = override.partition("=")
         if not equals or not dotted:
-            raise ValueError(f"override {override!r} is not of the form a.b=c.")
+            raise PdiffError(f"override {override!r} is not of the form a.b=c.")
         *parents, last = dotted.split(".")
         section = data
         for parent in parents:
@@ -199,7 +199,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no valid YAML: {error}") from error
+        raise PdiffError(f"{file} is no valid YAML: {error}") from error
     if not isinstance(data, dict):
-        raise ValueError(f"{file} holds {type(data).__name__}, expected a mapping with 'task' and 'network'.")
+        raise PdiffError(f"{file} holds {type(data).__name__}, expected a mapping with 'task' and 'network'.")
     return data

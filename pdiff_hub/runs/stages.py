@@ -29,7 +29,7 @@ from pdiff_hub.evaluation.environment import environment
 from pdiff_hub.evaluation.evaluate import FIGURES, evaluate_networks, require_originals
 from pdiff_hub.evaluation.judging import Judge
 from pdiff_hub.evaluation.results_page import write_results_page
-from pdiff_hub.errors import require_known
+from pdiff_hub.errors import PdiffError, require_known
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.travelling.param_autoencoder import ParamLayout, write_tensors
 from pdiff_hub.pipeline.facts import about, checkpoints_of, measured_in_training, recipe_of
@@ -149,7 +149,7 @@ def write_networks(
     """
     files = [directory / f"model-{index:05d}.safetensors" for index in range(num_models)]
     if more := sorted(set(directory.glob("model-*.safetensors")) - set(files)):
-        raise ValueError(
+        raise PdiffError(
             f"{more[0]} is there already and not one of the {num_models} networks to be written; give an "
             "empty folder, or remove what an earlier call left in this one."
         )
@@ -197,7 +197,7 @@ def evaluate(
     _require_same_layout(pipe, dataset)
     require_originals(dataset)
     if dataset.task is None:
-        raise ValueError(
+        raise PdiffError(
             "the data set does not say which task its networks are for, so they cannot be judged; import "
             "it again with a task."
         )
@@ -310,7 +310,7 @@ def _audit_alone(
 ) -> dict[str, Any]:
     spec, task = pipe.autoencoder.config.network, pipe.autoencoder.config.task
     if spec is None or task is None:
-        raise ValueError(
+        raise PdiffError(
             "this pipeline does not say which network and task it is for, so its networks cannot be "
             "judged; give the data set that it was trained on."
         )
@@ -338,7 +338,7 @@ def _audit_alone(
 
 def _require_same_layout(pipe: PDiffPipeline, dataset: CheckpointDataset) -> None:
     if dataset.layout != pipe.autoencoder.layout:
-        raise ValueError(
+        raise PdiffError(
             f"the data set holds {dataset.layout!r}, and the pipeline generates "
             f"{pipe.autoencoder.layout!r}: originals and generated networks have different layouts; give "
             "the data set that the pipeline was trained on."

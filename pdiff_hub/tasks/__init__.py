@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.tasks.images import same_channels
 from pdiff_hub.tasks.source import Source, open_source
 from pdiff_hub.tasks.spec import RESOLVED, TASK_NAMES, complete_spec, hub_id_of
@@ -58,7 +59,7 @@ def load_task(spec: str | Mapping[str, Any], *, seed: int = 0) -> Task:
     chosen = choose_splits(source.labels, options)
     mark = fingerprint(source.labels, chosen)
     if recorded is not None and recorded.get("fingerprint") != mark:
-        raise ValueError(
+        raise PdiffError(
             f"the data set {options['dataset']!r} read from {source.description} is not the one that this task was "
             f"made with: its splits or labels differ (fingerprint {mark[:12]}, recorded "
             f"{str(recorded.get('fingerprint'))[:12]}); use the same data and options, or drop {RESOLVED!r} of the spec"
@@ -97,7 +98,7 @@ def _read_splits(
     images = {name: source.read(*chosen[name], image_size) for name in SPLITS}
     sizes = {name: array.shape[2:] for name, array in images.items()}
     if len(set(sizes.values())) > 1:
-        raise ValueError(f"the splits of {source.description} have images of different sizes {sizes}; set image_size")
+        raise PdiffError(f"the splits of {source.description} have images of different sizes {sizes}; set image_size")
     images = same_channels(images)
     splits = []
     for name in SPLITS:
@@ -117,7 +118,7 @@ def _channel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, .
         average = (weights * values).sum()
         deviation = (weights * (values - average) ** 2).sum().sqrt().item()
         if deviation == 0:
-            raise ValueError(
+            raise PdiffError(
                 f"channel {channel} of all {len(split)} training images has one value only; nothing to learn"
             )
         mean.append(average.item())

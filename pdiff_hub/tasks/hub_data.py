@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pdiff_hub.errors import unknown_name
+from pdiff_hub.errors import PdiffError, unknown_name
 from pdiff_hub.tasks.images import decode_images
 from pdiff_hub.tasks.source import Source, number_classes
 from pdiff_hub.tasks.spec import HUB_DATASETS
@@ -36,7 +36,7 @@ def open_hub_data(options: dict[str, Any]) -> Source:
     for role, part in parts.items():
         for column in (image_column, label_column):
             if column not in part.column_names:
-                raise ValueError(f"{location}: the split {splits[role]!r} has no column {column!r}")
+                raise PdiffError(f"{location}: the split {splits[role]!r} has no column {column!r}")
     labels, classes = _labels(parts, label_column, location)
 
     def read(role: str, index: np.ndarray, image_size: int | None) -> np.ndarray:
@@ -76,9 +76,9 @@ def _name_splits(tables: dict[str, Dataset], options: dict[str, Any], location: 
         if split not in tables:
             raise unknown_name(f"{role}_split of {location}", split, tables)
     if len(set(splits.values())) < len(splits):
-        raise ValueError(f"{location}: train, validation and test must be different splits, found {splits}")
+        raise PdiffError(f"{location}: train, validation and test must be different splits, found {splits}")
     if "test" not in splits and options["test_size"] is None:
-        raise ValueError(
+        raise PdiffError(
             f"{location} has no split 'test', only {', '.join(map(repr, tables))}; set test_split to one of them, or "
             "test_size to cut a part (such as 0.2) off the training split"
         )
@@ -91,7 +91,7 @@ def _image_column(table: Dataset, named: str | None, location: str) -> str:
     if named is not None:
         _require_column(table, "image_column", named, location)
         if not isinstance(table.features[named], Image) and not _is_encoded(table.features[named]):
-            raise ValueError(f"{location}: the column {named!r} holds {table.features[named]}, not images")
+            raise PdiffError(f"{location}: the column {named!r} holds {table.features[named]}, not images")
         return named
     images = [name for name, feature in table.features.items() if isinstance(feature, Image)]
     encoded = [name for name, feature in table.features.items() if _is_encoded(feature)]
@@ -104,7 +104,7 @@ def _label_column(table: Dataset, named: str | None, image_column: str, location
     if named is not None:
         _require_column(table, "label_column", named, location)
         if named == image_column or not _is_label(table.features[named]):
-            raise ValueError(f"{location}: the column {named!r} holds {table.features[named]}, not labels")
+            raise PdiffError(f"{location}: the column {named!r} holds {table.features[named]}, not labels")
         return named
     others = {name: feature for name, feature in table.features.items() if name != image_column}
     classes = [name for name, feature in others.items() if isinstance(feature, ClassLabel)]
@@ -136,7 +136,7 @@ def _only(option: str, candidates: list[str], table: Dataset, location: str) -> 
     if len(candidates) != 1:
         found = "none of its columns can be it" if not candidates else f"{', '.join(candidates)} could each be it"
         columns = ", ".join(f"{name} ({feature})" for name, feature in table.features.items())
-        raise ValueError(f"{location}: set {option}; {found}. Columns: {columns}")
+        raise PdiffError(f"{location}: set {option}; {found}. Columns: {columns}")
     return candidates[0]
 
 
@@ -148,11 +148,11 @@ def _labels(parts: dict[str, Dataset], column: str, location: str) -> tuple[dict
     for role, part in parts.items():
         raw: Iterable[Any] = part.select_columns([column]).with_format("arrow")[:].column(0).to_pylist()
         if None in raw or (isinstance(feature, ClassLabel) and -1 in raw):
-            raise ValueError(f"{location}: the {role} split has images without a label in the column {column!r}")
+            raise PdiffError(f"{location}: the {role} split has images without a label in the column {column!r}")
         values[role] = np.array(raw)
     if not isinstance(feature, ClassLabel):
         return number_classes(values, location)
     for role, part in parts.items():
         if part.features[column] != feature:
-            raise ValueError(f"{location}: the {role} split numbers its classes otherwise than the training split")
+            raise PdiffError(f"{location}: the {role} split numbers its classes otherwise than the training split")
     return {role: values_N.astype(np.int64) for role, values_N in values.items()}, list(feature.names)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pdiff_hub.errors import PdiffError
+
 _UNSIGNED_BYTE = 8
 _FILES = {
     ("train", "images"): "train-images-idx3-ubyte",
@@ -44,7 +46,7 @@ def read_idx_folder(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.n
     labels = {split: arrays[split, "labels"] for split in ("train", "test")}
     for split in images:
         if len(images[split]) != len(labels[split]):
-            raise ValueError(f"{folder}: {len(images[split])} {split} images but {len(labels[split])} labels")
+            raise PdiffError(f"{folder}: {len(images[split])} {split} images but {len(labels[split])} labels")
     return images, labels
 
 
@@ -53,18 +55,18 @@ def read_idx(path: Path, *, dimensions: int) -> np.ndarray:
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is truncated or damaged ({error}); copy it again") from None
+        raise PdiffError(f"{path} is truncated or damaged ({error}); copy it again") from None
     start = 4 + 4 * dimensions
     magic = bytes([0, 0, _UNSIGNED_BYTE, dimensions])
     if content[:4] != magic:
-        raise ValueError(
+        raise PdiffError(
             f"{path} is no IDX file of {dimensions} dimensions: starts with {content[:4]!r}, not {magic!r}"
         )
     if len(content) < start:
-        raise ValueError(f"{path} is truncated: {len(content)} bytes, less than its header of {start}")
+        raise PdiffError(f"{path} is truncated: {len(content)} bytes, less than its header of {start}")
     shape = tuple(int(size) for size in np.frombuffer(content, ">u4", dimensions, offset=4))
     if len(content) - start != math.prod(shape):
-        raise ValueError(
+        raise PdiffError(
             f"{path} is truncated or damaged: {math.prod(shape)} values of {shape}, but {len(content) - start} bytes"
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

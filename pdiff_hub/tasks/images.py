@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from pdiff_hub.errors import PdiffError
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -34,20 +36,20 @@ def decode_images(images: Iterable[Image | None], total: int, image_size: int | 
     # disable=None: no bar where the output is not a terminal
     for number, image in enumerate(tqdm(images, what, total, unit=" images", delay=2, disable=None)):
         if image is None:
-            raise ValueError(f"{what}: image {number} is missing; remove its row")
+            raise PdiffError(f"{what}: image {number} is missing; remove its row")
         pixels_CSS = _pixels(image, image_size, f"{what}: image {number}")
         channels, side = pixels_CSS.shape[:2]
         if number == 0:
             out_NCSS = np.empty((total, channels, side, side), np.uint8)
         if side != out_NCSS.shape[2]:
-            raise ValueError(
+            raise PdiffError(
                 f"{what}: image {number} is {side} pixels wide, those before it {out_NCSS.shape[2]}; set image_size"
             )
         if channels > out_NCSS.shape[1]:  # the first colour picture after grey ones
             out_NCSS = np.repeat(out_NCSS, channels, axis=1)
         out_NCSS[number] = pixels_CSS
     if not len(out_NCSS):
-        raise ValueError(f"{what} is empty")
+        raise PdiffError(f"{what} is empty")
     return out_NCSS
 
 
@@ -56,7 +58,7 @@ def resize_grey(images_NHW: np.ndarray, image_size: int | None, what: str) -> np
     if image_size is None or images_NHW.shape[1:] == (image_size, image_size):
         height, width = images_NHW.shape[1:]
         if height != width:
-            raise ValueError(f"{what}: the images are {width} x {height} pixels, not square; set image_size")
+            raise PdiffError(f"{what}: the images are {width} x {height} pixels, not square; set image_size")
         return images_NHW[:, None]
     from PIL import Image
 
@@ -75,13 +77,13 @@ def _pixels(image: Image, image_size: int | None, what: str) -> np.ndarray:
     from PIL import ImageOps
 
     if image.mode not in _GREY | _COLOUR:
-        raise ValueError(f"{what} has the mode {image.mode!r}; convert it to 8 bits a channel (L or RGB)")
+        raise PdiffError(f"{what} has the mode {image.mode!r}; convert it to 8 bits a channel (L or RGB)")
     mode = "L" if image.mode in _GREY else "RGB"
     if image.mode != mode:
         image = image.convert(mode)
     if image_size is None:
         if image.width != image.height:
-            raise ValueError(f"{what} is {image.width} x {image.height} pixels, not square; set image_size")
+            raise PdiffError(f"{what} is {image.width} x {image.height} pixels, not square; set image_size")
     elif image.size != (image_size, image_size):
         image = ImageOps.fit(image, (image_size, image_size), method=pillow.Resampling.BILINEAR)
     pixels = np.asarray(image)

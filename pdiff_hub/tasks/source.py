@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.tasks.idx import is_idx_folder, read_idx_folder
 from pdiff_hub.tasks.images import resize_grey
 from pdiff_hub.tasks.spec import HUB_DATASETS, HUB_OPTIONS
@@ -64,7 +65,7 @@ def number_classes(values: Mapping[str, np.ndarray], what: str) -> tuple[dict[st
     for split, values_N in values.items():
         strangers = np.setdiff1d(values_N, classes)
         if len(strangers):
-            raise ValueError(f"{what}: the {split} split has the label {strangers[0]!r}, which no training image has")
+            raise PdiffError(f"{what}: the {split} split has the label {strangers[0]!r}, which no training image has")
         labels[split] = np.searchsorted(classes, values_N).astype(np.int64)
     return labels, [str(value) for value in classes]
 
@@ -96,4 +97,4 @@ def _idx(folder: Path) -> Source:
 def _refuse_hub_options(options: dict[str, Any], whose: str, hub_id: str | None = None) -> None:
     if given := [option for option in HUB_OPTIONS if option in options]:
         instead = f", or name the data set on the Hub, {hub_id}" if hub_id else ""
-        raise ValueError(f"{whose} no columns, splits or versions to choose: leave out {', '.join(given)}{instead}")
+        raise PdiffError(f"{whose} no columns, splits or versions to choose: leave out {', '.join(given)}{instead}")

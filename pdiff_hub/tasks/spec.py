@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pdiff_hub.errors import require_known, unknown_name
+from pdiff_hub.errors import PdiffError, require_known, unknown_name
 
 RESOLVED = "resolved"
 SIZES = ("train_size", "validation_size", "test_size")
@@ -59,13 +59,13 @@ def complete_spec(spec: str | Mapping[str, Any], seed: int) -> tuple[dict[str, A
     given: dict[str, Any] = {"dataset": spec} if isinstance(spec, str) else copy.deepcopy(dict(spec))
     recorded = given.pop(RESOLVED, None)
     if recorded is not None and not isinstance(recorded, dict):
-        raise ValueError(f"{RESOLVED!r} of a task is what load_task recorded, a dict; found {recorded!r}")
+        raise PdiffError(f"{RESOLVED!r} of a task is what load_task recorded, a dict; found {recorded!r}")
     require_known("task option", given, _OPTIONS)
     dataset = given.get("dataset")
     if not isinstance(dataset, str) or not dataset:
-        raise ValueError(f"a task needs a 'dataset', for example {{'dataset': 'digits'}}; found {spec!r}")
+        raise PdiffError(f"a task needs a 'dataset', for example {{'dataset': 'digits'}}; found {spec!r}")
     if dataset not in TASK_NAMES and "/" not in dataset and not Path(dataset).expanduser().is_dir():
-        raise ValueError(
+        raise PdiffError(
             f"{unknown_name('task', dataset, TASK_NAMES)}; a data set on the Hub is written owner/name, "
             "a local folder must exist"
         )
@@ -87,7 +87,7 @@ def complete_spec(spec: str | Mapping[str, Any], seed: int) -> tuple[dict[str, A
     options["augment"] = _augment(given.get("augment"))
     options["seed"] = _whole_number("seed", given.get("seed", seed), 0)
     if options["seed"] >= 2**32:
-        raise ValueError(f"the seed of a task must be below 2**32, found {options['seed']}")
+        raise PdiffError(f"the seed of a task must be below 2**32, found {options['seed']}")
     return options, recorded
 
 
@@ -95,18 +95,18 @@ def _augment(value: Any) -> dict[str, Any]:
     if value is None:
         return dict(_AUGMENT)
     if not isinstance(value, dict):
-        raise ValueError(f"augment must be a mapping such as {{'flip': true, 'crop_padding': 4}}, found {value!r}")
+        raise PdiffError(f"augment must be a mapping such as {{'flip': true, 'crop_padding': 4}}, found {value!r}")
     require_known("augment option", value, _AUGMENT)
     augment = {**_AUGMENT, **value}
     if not isinstance(augment["flip"], bool):
-        raise ValueError(f"augment: flip must be true or false, found {augment['flip']!r}")
+        raise PdiffError(f"augment: flip must be true or false, found {augment['flip']!r}")
     _whole_number("augment: crop_padding", augment["crop_padding"], 0)
     return augment
 
 
 def _string(option: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{option} of a task must be a string, found {value!r}")
+        raise PdiffError(f"{option} of a task must be a string, found {value!r}")
     return value
 
 
@@ -117,12 +117,12 @@ def _size(option: str, value: Any) -> float | None:
         return value
     if type(value) is int and value >= 1:
         return value
-    raise ValueError(
+    raise PdiffError(
         f"{option} must be a number of images (an integer from 1) or a fraction in (0, 1), found {value!r}"
     )
 
 
 def _whole_number(option: str, value: Any, least: int) -> int:
     if type(value) is not int or value < least:
-        raise ValueError(f"{option} of a task must be an integer from {least}, found {value!r}")
+        raise PdiffError(f"{option} of a task must be an integer from {least}, found {value!r}")
     return value

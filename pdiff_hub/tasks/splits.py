@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from pdiff_hub.errors import PdiffError
+
 Chosen = dict[str, tuple[str, np.ndarray]]
 
 
@@ -59,7 +61,7 @@ def _stratified(
         return among
     wanted = size if isinstance(size, int) else max(1, round(size * available))
     if wanted > available - spare:
-        raise ValueError(f"{what} asks for {wanted} images, but no more than {available - spare} can be taken")
+        raise PdiffError(f"{what} asks for {wanted} images, but no more than {available - spare} can be taken")
     classes, class_N = np.unique(labels_N[among], return_inverse=True)
     shares = np.bincount(class_N, minlength=len(classes)) * wanted / available
     counts = np.floor(shares).astype(int)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.files import MAX_PARQUET_PARAMS
 from pdiff_hub.checkpoints.rows import PickedRows
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.training.config import AutoencoderConfig
 from pdiff_hub.training.loop import LoopConfig, run_loop, share
 from pdiff_hub.training.memory import return_large_tensors
@@ -37,7 +38,7 @@ def split_rows(num_checkpoints: int, holdout: float) -> tuple[list[int], list[in
     One checkpoint of every 1/holdout is held out, from the middle of its stretch; none where there are fewer than 3.
     """
     if num_checkpoints < 2:
-        raise ValueError(
+        raise PdiffError(
             f"the data set has {num_checkpoints} checkpoint, expected at least 2: one checkpoint has no "
             "distribution to learn. Collect more."
         )
@@ -177,7 +178,7 @@ def _principal_components(
     if config.num_components is not None:
         num_components = config.num_components
         if num_components > spectrum.rank:
-            raise ValueError(
+            raise PdiffError(
                 f"autoencoder.num_components is {num_components}, expected at most {spectrum.rank}: "
                 f"{len(train_K)} training checkpoints of {dataset.layout.num_params} numbers span no "
                 "more."

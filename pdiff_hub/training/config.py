@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
-def require(condition: bool, option: str, found: object, expected: str) -> None:
-    """ValueError that names an option, what was expected and what was found."""
-    if not condition:
-        raise ValueError(f"{option} is {found!r}, expected {expected}.")
+from pdiff_hub.errors import require
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from pdiff_hub.errors import PdiffError
+
 _DIVERGED = 10.0  # a loss this many times its first average is no longer training
 
 
@@ -91,7 +93,7 @@ def run_loop(
     is not finite or diverges: the saves stay.
     """
     if config.batch_size % accelerator.num_processes:
-        raise ValueError(
+        raise PdiffError(
             f"{config.name}.batch_size is {config.batch_size}, expected a multiple of the "
             f"{accelerator.num_processes} processes."
         )
@@ -161,7 +163,7 @@ def _require_healthy(progress: _Progress, config: LoopConfig, directory: Path) -
     if not math.isfinite(average) or average > _DIVERGED * progress.first_loss:
         kept = max(_saves(directory), default=None)
         where = f"the last good state is kept in {kept.name}" if kept is not None else "no state was saved yet"
-        raise ValueError(
+        raise PdiffError(
             f"{config.name}: the loss is {average:.4g} at step {progress.step}, after "
             f"{progress.first_loss:.4g} at the beginning; {where}. Lower {config.name}.learning_rate, "
             f"which is {config.learning_rate}, and start in a new folder."

@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.safe_files import require_same_settings, write_json, write_safetensors
 from pdiff_hub.training.autoencoder import fit_autoencoder, held_out_r2, split_rows
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
@@ -60,7 +61,7 @@ def require_processes(accelerator: Accelerator, asked: int | None = None) -> Non
     """
     expected = int(os.environ.get("WORLD_SIZE", "1")) if asked is None else asked
     if accelerator.num_processes != expected:
-        raise ValueError(
+        raise PdiffError(
             f"{expected} processes were asked for and {accelerator.num_processes} runs. On CPUs start "
             f"them with `torchrun --nproc_per_node {expected} examples/train.py ...`."
         )
@@ -107,7 +108,7 @@ def train_pipeline(
         require_same_settings(state / "settings.json", settings)
     accelerator.wait_for_everyone()
     if not (state / "settings.json").exists():
-        raise ValueError(
+        raise PdiffError(
             f"process {accelerator.process_index} does not see {state / 'settings.json'}, which the first "
             "process wrote; give an output_dir on a file system that all machines share."
         )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 
 _RANK_TOLERANCE = 1e-9  # eigenvalues below this share of the largest are rounding, not structure
@@ -98,7 +99,7 @@ def _leading(matrix: Tensor, num_train: int) -> tuple[Tensor, Tensor]:
     eigenvalues, vectors = eigenvalues.flip(0), vectors.flip(1)
     rank = int((eigenvalues > _RANK_TOLERANCE * eigenvalues[0].clamp_min(1e-30)).sum())
     if rank == 0:
-        raise ValueError(
+        raise PdiffError(
             "all training checkpoints are equal: there is nothing to learn from them. Collect them with "
             "a larger learning rate or from more seeds."
         )

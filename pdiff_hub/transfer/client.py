@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.transfer.errors import Place, RepoType, asked_delay, explained, is_transient
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def is_repo_id(name: str) -> bool:
 def place_of(repo_id: str, repo_type: RepoType, revision: str | None) -> Place:
     """The place of this name; ValueError if no repository can be called so."""
     if not is_repo_id(repo_id):
-        raise ValueError(
+        raise PdiffError(
             f'{repo_id!r} cannot be the name of a repository: give "user/name", of letters, digits, '
             "'-', '_' and '.', at most 96 each."
         )
@@ -114,7 +115,7 @@ def check_name(path: str, place: Place) -> None:
     """ValueError if a file of this name could lie outside of the folder that it is put in, on any system."""
     parts = path.split("/")
     if _FORBIDDEN.search(path) or any(part in ("", ".", "..") or part.lower() == ".git" for part in parts):
-        raise ValueError(
+        raise PdiffError(
             f"{path!r} is no file name that the {place} may have: it could lead out of its folder; "
             "nothing was transferred."
         )

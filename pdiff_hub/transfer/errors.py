@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from pdiff_hub.errors import PdiffError
+
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -68,9 +70,9 @@ def asked_delay(error: Exception) -> float:
     return min(float(text), 60.0) if text.isdecimal() else 0.0
 
 
-def stale(place: Place) -> ValueError:
+def stale(place: Place) -> PdiffError:
     """The error for a push that somebody else's push overtook."""
-    return ValueError(
+    return PdiffError(
         f"somebody else pushed to the {place} meanwhile, and nothing was overwritten: pull it, then push again."
     )
 
@@ -94,7 +96,7 @@ def explained(error: Exception, place: Place) -> Exception:
         return PermissionError(f"no token for the {place}: {_LOGIN}.")
     if not isinstance(error, HfHubHTTPError):
         if isinstance(error, ValueError) and isinstance(error.__cause__, HfHubHTTPError):  # a card's bad front matter
-            return ValueError(" ".join(str(error).split()))
+            return PdiffError(" ".join(str(error).split()))
         if not is_transient(error):
             return error
         return ConnectionError(
@@ -132,7 +134,7 @@ def explained(error: Exception, place: Place) -> Exception:
             f"the Hub answered {status} for the {place} again and again{says}: run this again in "
             "some minutes; what was transferred is kept."
         )
-    return ValueError(
+    return PdiffError(
         f"the Hub refused this for the {place} ({status}{says}): nothing was changed; correct the name or the files."
     )
 

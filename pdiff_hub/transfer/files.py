@@ -21,6 +21,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.transfer.client import (
     TIMEOUT,
     TRIES,
@@ -229,7 +230,7 @@ def pull(
 
     def require(names: Iterable[str]) -> None:
         if required not in names:
-            raise ValueError(
+            raise PdiffError(
                 f"the {place} at revision {revision or 'main'!r} is no {what} of this package: it has no {required}."
             )
 
@@ -268,7 +269,7 @@ def pull(
 def commit_of(snapshot: Path) -> str:
     """The commit (40 hexadecimal digits) of a folder that `pull` gave."""
     if not _COMMIT.fullmatch(snapshot.name):
-        raise ValueError(f"{snapshot} is no folder of the Hub's cache: its name is no commit.")
+        raise PdiffError(f"{snapshot} is no folder of the Hub's cache: its name is no commit.")
     return snapshot.name
 
 
@@ -284,7 +285,7 @@ def _head_to_push_to(api: HfApi, place: Place, private: bool | None) -> str:
             raise
         api.create_repo(place.repo_id, repo_type=place.repo_type, private=private, exist_ok=True)
     if private and not api.repo_info(place.repo_id, repo_type=place.repo_type, timeout=TIMEOUT).private:
-        raise ValueError(
+        raise PdiffError(
             f"the {place} is public already: make it private in its settings at {place.url()}, or push "
             "without private=True."
         )
@@ -296,7 +297,7 @@ def _head_to_push_to(api: HfApi, place: Place, private: bool | None) -> str:
         api.create_branch(place.repo_id, repo_type=place.repo_type, branch=place.revision, exist_ok=True)
         head = newest_commit(api, place)
     if place.revision == head:
-        raise ValueError(
+        raise PdiffError(
             f"revision {place.revision!r} is a commit, which nothing can be added to: give a branch of the {place}."
         )
     return head

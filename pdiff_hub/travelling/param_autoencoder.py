@@ -47,6 +47,10 @@ _PAGE_OUT = 21  # MADV_PAGEOUT of Linux
 _TINY_VARIANCE = 1e-12  # a dead channel's running variance is 0, whose logarithm is not finite
 
 
+class ParamError(ValueError):
+    """Tensors, options or files are not what they must be; the message is a sentence that says what to do."""
+
+
 @dataclass(frozen=True)
 class TensorEntry:
     """One selected tensor: where it stands in the flat vector, and how it comes back out."""
@@ -122,7 +126,7 @@ class ParamLayout:
             keep_buffers = True  # whoever names a tensor wants it
             for name in select:
                 if not any(name in names for names in by_tensor.values()):
-                    raise ValueError(
+                    raise ParamError(
                         f"select names the tensor {name!r}, which {type(module).__name__} does not have."
                         + _nearest(name, list(tensors))
                     )
@@ -142,7 +146,7 @@ class ParamLayout:
             else:
                 frozen += [FrozenEntry(each, tuple(tensor.shape), dtype) for each in names]
         if not entries:
-            raise ValueError(
+            raise ParamError(
                 f"select={select!r} matches no float tensor of {type(module).__name__}; it has e.g. "
                 f"{', '.join(list(tensors)[:5])}."
             )
@@ -157,7 +161,7 @@ class ParamLayout:
         if isinstance(state_dict, Mapping):
             return self.flatten([state_dict])[0]
         if not state_dict:
-            raise ValueError("flatten needs at least one state dict, and got an empty list.")
+            raise ParamError("flatten needs at least one state dict, and got an empty list.")
         for index, one in enumerate(state_dict):
             self._check(one, f" (state dict {index})" if len(state_dict) > 1 else "")
         return self.unstack({e.name: torch.stack([one[e.name].detach() for one in state_dict]) for e in self.entries})
@@ -167,26 +171,26 @@ class ParamLayout:
         known = set(expected) | {entry.name for entry in self.frozen}
         for name in state_dict:
             if name not in known:
-                raise ValueError(
+                raise ParamError(
                     f"unexpected tensor {name!r}{where}: the layout does not know it." + _nearest(name, list(known))
                 )
         for name, entry in expected.items():
             if name not in state_dict:
-                raise ValueError(
+                raise ParamError(
                     f"missing tensor {name!r}{where}: the layout expects it with shape "
                     f"{list(entry.shape)}; is this a checkpoint of another network?"
                 )
             tensor = state_dict[name]
             if tuple(tensor.shape) != entry.shape:
-                raise ValueError(
+                raise ParamError(
                     f"tensor {name!r}{where} has shape {list(tensor.shape)}, expected {list(entry.shape)}."
                 )
             if not tensor.is_floating_point():
-                raise ValueError(f"tensor {name!r}{where} has dtype {tensor.dtype}, expected a float dtype.")
+                raise ParamError(f"tensor {name!r}{where} has dtype {tensor.dtype}, expected a float dtype.")
             if name == entry.name and not bool(torch.isfinite(tensor).all()):
-                raise ValueError(f"tensor {name!r}{where} holds NaN or Inf; expected finite numbers.")
+                raise ParamError(f"tensor {name!r}{where} holds NaN or Inf; expected finite numbers.")
             if name != entry.name and not torch.equal(tensor, state_dict[entry.name]):
-                raise ValueError(f"tensor {name!r}{where} is tied to {entry.name!r} in the network, but differs.")
+                raise ParamError(f"tensor {name!r}{where} is tied to {entry.name!r} in the network, but differs.")
 
     def unflatten(self, params: Tensor) -> StateDict | list[StateDict]:
         """float [P] -> one dict, [B,P] -> a list of B dicts, in the original shapes and dtypes (own memory each).
@@ -201,7 +205,7 @@ class ParamLayout:
     def stack(self, params_BP: Tensor) -> StateDict:
         """float [B,P] -> a dict of tensors [B, *shape], views where the dtype allows; for `torch.func.vmap`."""
         if params_BP.ndim != 2 or params_BP.shape[1] != self.num_params:
-            raise ValueError(f"parameters have shape {list(params_BP.shape)}, expected [*, {self.num_params}].")
+            raise ParamError(f"parameters have shape {list(params_BP.shape)}, expected [*, {self.num_params}].")
         stacked: StateDict = {}
         for e in self.entries:
             tensor = params_BP[:, e.start : e.stop].reshape(-1, *e.shape).to(_dtype(e.dtype))
@@ -216,7 +220,7 @@ class ParamLayout:
         """The frozen rest of a full state dict, on the CPU in its own memory; ValueError names what is missing."""
         missing = [entry.name for entry in self.frozen if entry.name not in state_dict]
         if missing:
-            raise ValueError(f"missing frozen tensor {missing[0]!r}: give the whole state dict of the network.")
+            raise ParamError(f"missing frozen tensor {missing[0]!r}: give the whole state dict of the network.")
         return {e.name: state_dict[e.name].detach().to("cpu", copy=True).contiguous() for e in self.frozen}
 
     def overlapping(self, start: int, stop: int) -> list[tuple[int, TensorEntry]]:
@@ -239,7 +243,7 @@ class ParamLayout:
         position = 0
         for e in entries:
             if e.start != position or e.stop - e.start != math.prod(e.shape):
-                raise ValueError(
+                raise ParamError(
                     f"layout entry {e.name!r} spans {e.start}..{e.stop}, expected it to start at "
                     f"{position} and hold {math.prod(e.shape)} numbers; the layout is damaged."
                 )
@@ -316,12 +320,12 @@ def _select(module: nn.Module, select: str, tensor_names: list[str]) -> set[str]
         chosen = [name for name, each in modules.items() if isinstance(each, layers)][-1:]
     elif kind == "last_norms" and argument.isdecimal() and int(argument) > 0:
         if int(argument) > len(norms):
-            raise ValueError(f"select={select!r}: {type(module).__name__} has only {len(norms)} normalisation layers.")
+            raise ParamError(f"select={select!r}: {type(module).__name__} has only {len(norms)} normalisation layers.")
         chosen = norms[-int(argument) :]
     elif kind == "norms" and (span := re.fullmatch(r"(\d+)-(\d+)", argument)):
         first, last = int(span[1]), int(span[2])
         if not 1 <= first <= last <= len(norms):
-            raise ValueError(
+            raise ParamError(
                 f"select={select!r}: expected 1 <= A <= B <= {len(norms)}, the number of normalisation "
                 f"layers of {type(module).__name__}."
             )
@@ -330,12 +334,12 @@ def _select(module: nn.Module, select: str, tensor_names: list[str]) -> set[str]
         globs = [each.strip() for each in argument.split(",")]
         chosen = [name for name in modules if name and any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
         if not chosen:
-            raise ValueError(
+            raise ParamError(
                 f"select={select!r} matches no module of {type(module).__name__}; it has e.g. "
                 f"{', '.join([name for name in modules if name][:8])}."
             )
     else:
-        raise ValueError(
+        raise ParamError(
             f"unknown select {select!r}; expected 'all', 'last_norms:N', 'norms:A-B', 'modules:GLOB', "
             "'head' or a list of tensor names." + _nearest(kind, ["all", "last_norms", "norms", "modules", "head"])
         )
@@ -383,14 +387,14 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     ):
         super().__init__()
         if len(encoder_widths) != len(decoder_widths):
-            raise ValueError(
+            raise ParamError(
                 f"decoder_widths has {len(decoder_widths)} layers, expected as many as encoder_widths: "
                 f"{len(encoder_widths)}."
             )
         if form not in ("linear", "conv"):
-            raise ValueError(f"unknown autoencoder form {form!r}; expected 'linear' or 'conv'.")
+            raise ParamError(f"unknown autoencoder form {form!r}; expected 'linear' or 'conv'.")
         if normalization not in ("none", "per_tensor", "per_parameter"):
-            raise ValueError(
+            raise ParamError(
                 f"unknown normalization {normalization!r}; expected 'none', 'per_tensor' or 'per_parameter'."
             )
         self.layout = ParamLayout.from_dict(layout)
@@ -405,7 +409,7 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.register_buffer("frozen_bytes", torch.zeros(num_bytes, dtype=torch.uint8))
         if form == "linear":
             if num_components > latent_channels * latent_length:
-                raise ValueError(
+                raise ParamError(
                     f"{num_components} components do not fit into latents of {latent_channels} x {latent_length}."
                 )
             self.block = 1
@@ -417,12 +421,12 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 nn.init.zeros_(self.components[-1])
         else:
             if encoder_widths[-1] != latent_channels:
-                raise ValueError(
+                raise ParamError(
                     f"the last of encoder_widths is {encoder_widths[-1]}, expected latent_channels = {latent_channels}."
                 )
             self.block = kernel_size ** len(encoder_widths)
             if latent_length * self.block < num_params:
-                raise ValueError(
+                raise ParamError(
                     f"latent_length {latent_length} covers {latent_length * self.block} parameters of "
                     f"{num_params}; expected at least {math.ceil(num_params / self.block)}."
                 )
@@ -543,7 +547,7 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """Scaled latents [B,C,L] -> (start, stop, raw parameters [B, stop-start]) slice after slice."""
         expected = (self.config.latent_channels, self.config.latent_length)
         if latent_BCL.ndim != 3 or tuple(latent_BCL.shape[1:]) != expected:
-            raise ValueError(f"latents have shape {list(latent_BCL.shape)}, expected {['*', *expected]}.")
+            raise ParamError(f"latents have shape {list(latent_BCL.shape)}, expected {['*', *expected]}.")
         latent_BCL = self.unscale_latents(latent_BCL.to(self.mean_P))
         for start, stop in self.slices:
             yield start, stop, self.denormalize(self.decode_deviations(latent_BCL, start, stop), start)
@@ -553,7 +557,7 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def encode(self, params_BP: Tensor) -> Tensor:
         """Raw parameters float32 [B,P] -> scaled latents [B,C,L]."""
         if params_BP.ndim != 2 or params_BP.shape[1] != self.layout.num_params:
-            raise ValueError(f"parameters have shape {list(params_BP.shape)}, expected [*, {self.layout.num_params}].")
+            raise ParamError(f"parameters have shape {list(params_BP.shape)}, expected [*, {self.layout.num_params}].")
         return self.encode_slices(lambda start, stop: params_BP[:, start:stop])
 
     def decode(self, latent_BCL: Tensor) -> Tensor:

@@ -33,6 +33,10 @@ RECIPE = "recipe.yaml"
 COMPANIONS = ("README.md", RECIPE, "results.json", "networks.json", "report.html", "*.png", "*.svg")
 
 
+class SamplingError(ValueError):
+    """An argument or a file is not what it must be; the message is a sentence that says what to do."""
+
+
 @dataclass
 class PDiffPipelineOutput(BaseOutput):  # type: ignore[misc]
     """What a call gives; fields that `output_type` leaves out are None.
@@ -155,22 +159,22 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         shape: tuple[int, int],
     ) -> int:
         if output_type not in ("state_dict", "params", "latent"):
-            raise ValueError(f"output_type is {output_type!r}, expected 'state_dict', 'params' or 'latent'.")
+            raise SamplingError(f"output_type is {output_type!r}, expected 'state_dict', 'params' or 'latent'.")
         for name, value in (("num_models", num_models), ("num_inference_steps", steps), ("batch_size", batch_size)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"{name} is {value!r}, expected an integer of at least 1.")
+                raise SamplingError(f"{name} is {value!r}, expected an integer of at least 1.")
         most = self.scheduler.config.num_train_timesteps
         if steps > most:
-            raise ValueError(f"num_inference_steps is {steps}, expected at most the {most} steps trained with.")
+            raise SamplingError(f"num_inference_steps is {steps}, expected at most the {most} steps trained with.")
         if latents is not None:
             if not isinstance(latents, Tensor) or latents.ndim != 3 or tuple(latents.shape[1:]) != shape:
                 found = list(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
-                raise ValueError(f"latents have shape {found}, expected [num_models, {shape[0]}, {shape[1]}].")
+                raise SamplingError(f"latents have shape {found}, expected [num_models, {shape[0]}, {shape[1]}].")
             if num_models not in (1, len(latents)) or len(latents) == 0:
-                raise ValueError(f"latents are given for {len(latents)} models, but num_models is {num_models}.")
+                raise SamplingError(f"latents are given for {len(latents)} models, but num_models is {num_models}.")
             num_models = len(latents)
         if isinstance(generator, Sequence) and len(generator) != num_models:
-            raise ValueError(f"generator is a list of {len(generator)}, expected one for each of {num_models} models.")
+            raise SamplingError(f"generator is a list of {len(generator)}, expected one for each of {num_models}.")
         return num_models
 
     def _noise(
@@ -234,7 +238,7 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         """
         spec = self.autoencoder.config.network
         if spec is None:
-            raise ValueError(
+            raise SamplingError(
                 "this pipeline does not say which network it generates; build it yourself and load "
                 "out.state_dicts[0] into it."
             )
@@ -358,7 +362,7 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
                 hub_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
             )
         elif revision is not None:
-            raise ValueError(f"{folder} is a local folder, which has no revision {revision!r}.")
+            raise SamplingError(f"{folder} is a local folder, which has no revision {revision!r}.")
         pipe = cls(**files.load_arguments(folder, components, _room("travelling.param_autoencoder").ParamAutoencoder))
         pipe.folder = folder.resolve()
         if hub_id is not None:
@@ -379,9 +383,9 @@ def _room(name: str) -> Any:
 def require_known_format(version: object, what: str) -> None:
     """ValueError if `what` is of a format that this code does not read."""
     if type(version) is not int or version < 1:
-        raise ValueError(f"{what} has format version {version!r}, expected a number from 1 to {_FORMAT_VERSION}.")
+        raise SamplingError(f"{what} has format version {version!r}, expected a number from 1 to {_FORMAT_VERSION}.")
     if version > _FORMAT_VERSION:
-        raise ValueError(
+        raise SamplingError(
             f"{what} has format version {version}, and this pdiff-hub reads up to {_FORMAT_VERSION}; "
             "upgrade with: pip install -U pdiff-hub."
         )
@@ -394,9 +398,9 @@ def read_json(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise FileNotFoundError(f"{file} does not exist: the pipeline is not whole.") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON ({error}).") from error
+        raise SamplingError(f"{file} is not JSON ({error}).") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{file} holds {type(content).__name__}, expected an object.")
+        raise SamplingError(f"{file} holds {type(content).__name__}, expected an object.")
     return content
 
 

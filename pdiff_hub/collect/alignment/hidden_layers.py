@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import logits
 
 StackedState = Mapping[str, Tensor]
@@ -91,7 +92,7 @@ def find_hidden_layers(
             state that does not fit the network.
     """
     if not sample_input.is_floating_point():
-        raise ValueError(f"sample_input must be float, found {sample_input.dtype}")
+        raise PdiffError(f"sample_input must be float, found {sample_input.dtype}")
     _check_fit(network, stacked_state)
     exact = exact_copy(network)
     first = {key: tensor[:1] for key, tensor in stacked_state.items()}
@@ -127,18 +128,18 @@ def _by_unit(tensor: Tensor, slot: Slot, size: int) -> Tensor:
 def _check_fit(network: nn.Module, stacked_state: StackedState) -> None:
     expected = network.state_dict()
     if missing := [key for key in expected if key not in stacked_state]:
-        raise ValueError(f"the stacked state lacks {missing[0]!r}, which the {type(network).__name__} has")
+        raise PdiffError(f"the stacked state lacks {missing[0]!r}, which the {type(network).__name__} has")
     num_networks = {len(tensor) for tensor in stacked_state.values()}
     for key, tensor in stacked_state.items():
         if key not in expected or tensor.shape[1:] != expected[key].shape or len(num_networks) != 1:
             wanted = f"[K, {', '.join(map(str, expected[key].shape))}]" if key in expected else "no such tensor"
-            raise ValueError(
+            raise PdiffError(
                 f"the stacked state holds {list(tensor.shape)} for {key!r}, expected {wanted}, one K for all"
             )
     seen: dict[int, str] = {}
     for name, parameter in network.named_parameters(remove_duplicate=False):
         if (first := seen.setdefault(id(parameter), name)) != name:
-            raise ValueError(f"{first!r} and {name!r} are one tied parameter: its units cannot be put in one order")
+            raise PdiffError(f"{first!r} and {name!r} are one tied parameter: its units cannot be put in one order")
 
 
 def _order_of_execution(exact: nn.Module, first: StackedState, sample_input: Tensor) -> list[tuple[str, nn.Module]]:
@@ -233,8 +234,8 @@ def _check_whole(module: str, found: int, current: HiddenLayer) -> None:
         raise _not_a_chain(module, f"takes {found} numbers where {current.module!r} gives {current.size} units")
 
 
-def _not_a_chain(module: str, why: str) -> ValueError:
-    return ValueError(
+def _not_a_chain(module: str, why: str) -> PdiffError:
+    return PdiffError(
         f"cannot align this network: module {module or '(the network itself)'!r} {why}. Alignment takes chains of "
         "linear, convolution and normalisation layers; set align to false for others"
     )

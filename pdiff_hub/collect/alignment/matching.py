@@ -33,6 +33,7 @@ from pdiff_hub.collect.alignment.hidden_layers import (
     outputs,
     relative_change,
 )
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _FIRST_SWEEPS = 3  # over the layers, while matching to the first network: later rounds start close
@@ -102,9 +103,9 @@ def align_to_mean(
             where the outputs turn out to have changed, which says that the network is none of these after all.
     """
     if rounds < 1:
-        raise ValueError(f"rounds must be 1 or more, found {rounds}")
+        raise PdiffError(f"rounds must be 1 or more, found {rounds}")
     if left := [name for name, tensor in (frozen or {}).items() if tensor.is_floating_point()]:
-        raise ValueError(
+        raise PdiffError(
             f"{left[0]!r} is frozen, and the units of a layer cannot change places without it; give a "
             "layout of all float tensors."
         )
@@ -120,7 +121,7 @@ def align_to_mean(
         torch.cat(outputs_before), torch.cat([outputs(exact, state, sample_input) for state in networks])
     )
     if not change <= _TOLERANCE:
-        raise ValueError(
+        raise PdiffError(
             f"aligning changed a network's outputs by {change:.1e} (relative; {_TOLERANCE:.0e} is allowed): this "
             f"{type(network).__name__} is not a chain of layers; set align to false"
         )

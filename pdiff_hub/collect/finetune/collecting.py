@@ -26,6 +26,7 @@ from pdiff_hub.collect.finetune.config import FinetuneConfig
 from pdiff_hub.collect.finetune.image_batches import ImageBatches
 from pdiff_hub.collect.finetune.run import FinetuneRun, trainable
 from pdiff_hub.collect.journal import BackgroundJournal, CheckpointJournal
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import NETWORK_NAMES, build_network, resolve_network
 from pdiff_hub.safe_files import write_safetensors
 from pdiff_hub.tasks import Task
@@ -79,7 +80,7 @@ def collect_finetune(
     network = build_network(spec, seed=seed, pretrained=False)
     layout = ParamLayout.from_module(network, select, config.buffers)
     if not trainable(network, layout):
-        raise ValueError(f"select={select!r} has no parameter of {spec['name']!r} that can be trained; select weights.")
+        raise PdiffError(f"select={select!r} has no parameter of {spec['name']!r} that can be trained; select weights.")
     settings = {
         "method": "finetune",
         "seed": seed,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pdiff_hub.errors import PdiffError
+
 
 @dataclass(frozen=True)
 class FinetuneConfig:
@@ -35,11 +37,11 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         for option, least in (("num_checkpoints", 2), ("save_every", 1), ("epochs", 0), ("batch_size", 1)):
             if type(value := getattr(self, option)) is not int or value < least:
-                raise ValueError(f"{option} must be an integer from {least}, found {value!r}")
+                raise PdiffError(f"{option} must be an integer from {least}, found {value!r}")
         for option in ("learning_rate", "finetune_learning_rate", "weight_decay", "label_smoothing"):
             value, rate, below = getattr(self, option), option.endswith("rate"), 1 if "label" in option else math.inf
             if type(value) not in (int, float) or not (0 < value < below or (value == 0 and not rate)):
                 wanted = "above 0" if rate else "from 0" + " and below 1" * (below == 1)
-                raise ValueError(f"{option} must be a number {wanted}, found {value!r}")
+                raise PdiffError(f"{option} must be a number {wanted}, found {value!r}")
         if not isinstance(self.buffers, bool | None):
-            raise ValueError(f"buffers must be true, false or null, found {self.buffers!r}")
+            raise PdiffError(f"buffers must be true, false or null, found {self.buffers!r}")

@@ -18,6 +18,7 @@ from torch.func import functional_call
 from pdiff_hub.collect.finetune.config import FinetuneConfig
 from pdiff_hub.collect.finetune.image_batches import ImageBatches
 from pdiff_hub.collect.journal import TrainingState
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import logits
 from pdiff_hub.networks.prefix_cache import Answers, PrefixPlan, plan_prefix, record, serve
 from pdiff_hub.networks.prefix_recording import Recording, record_all, same_outputs
@@ -80,7 +81,7 @@ class FinetuneRun:
         if finite and mean <= _DIVERGED * math.log(max(2, self.images.task.num_classes)):
             return mean
         option = _RATES[self.phase]
-        raise ValueError(
+        raise PdiffError(
             f"training diverged in steps {first + 1} to {self.step} of the {self.phase} phase (mean loss "
             f"{mean:.4g}{'' if finite else ', weights not finite'}); lower {option} (it is "
             f"{getattr(self.config, option)}) and collect into another directory."
@@ -170,7 +171,7 @@ class FinetuneRun:
         """ValueError if a float tensor outside the selection has changed in the second phase."""
         for name, tensor in self._frozen_floats().items():
             if not torch.equal(tensor, self._frozen[name]):
-                raise ValueError(
+                raise PdiffError(
                     f"tensor {name!r} is not selected, but the network changes it while it is trained, "
                     "also in eval mode; select it too (buffers=True for buffers)."
                 )

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from pdiff_hub.checkpoints import CheckpointDataset, check_finite
 from pdiff_hub.collect.importing.weight_files import SUFFIXES, read_state_dict
 from pdiff_hub.collect.journal import CheckpointJournal, TrainingState
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.travelling.param_autoencoder import FrozenEntry, ParamLayout
 
 _STEP = re.compile(r"(?:step|checkpoint|ckpt|iter|iteration)s?[-_=]?(\d+)", re.IGNORECASE)
@@ -59,13 +60,13 @@ class ImportConfig:
 
     def __post_init__(self) -> None:
         if not self.source or not isinstance(self.source, str):
-            raise ValueError(
+            raise PdiffError(
                 f"source is {self.source!r}; expected a folder of checkpoints, or with revisions a Hub repository id."
             )
         if isinstance(self.revisions, str) or not all(isinstance(each, str) for each in self.revisions):
-            raise ValueError(f"revisions is {self.revisions!r}; expected a list of names (quote those made of digits).")
+            raise PdiffError(f"revisions is {self.revisions!r}; expected a list of names (quote those made of digits).")
         if self.revisions and self.pattern is not None:
-            raise ValueError("pattern chooses files of a folder; with revisions, give filename.")
+            raise PdiffError("pattern chooses files of a folder; with revisions, give filename.")
 
     @property
     def hub(self) -> HubFile | None:
@@ -107,7 +108,7 @@ def import_checkpoints(
     source = str(source)
     names = _hub_names(source, hub) if hub else _file_names(Path(source), pattern)
     if len(names) < 2:
-        raise ValueError(f"{source} has one checkpoint only, {names[0]}; a set needs at least two.")
+        raise PdiffError(f"{source} has one checkpoint only, {names[0]}; a set needs at least two.")
     label = source if hub else Path(source).resolve().name  # no path of this machine in what may be published
     collect = {"method": "import", "source": label, "key": key, "prefix": prefix}
     journal = None
@@ -160,12 +161,12 @@ def _file_names(folder: Path, pattern: str | None) -> list[str]:
         files = [file for file in files if file.suffix in SUFFIXES]
         kinds = {"safetensors" if file.suffix == ".safetensors" else "pt" for file in files}
         if len(kinds) > 1:
-            raise ValueError(
+            raise PdiffError(
                 f'{folder} has both .safetensors and .pt/.pth files; choose with pattern, e.g. "*.safetensors".'
             )
     for file in files:
         if file.suffix not in SUFFIXES:
-            raise ValueError(f"{file} is matched by pattern {pattern!r}, but is none of {', '.join(SUFFIXES)}.")
+            raise PdiffError(f"{file} is matched by pattern {pattern!r}, but is none of {', '.join(SUFFIXES)}.")
     if not files:
         raise FileNotFoundError(
             f"{folder} has no {pattern or 'checkpoint (' + ', '.join(SUFFIXES) + ')'}; files in "
@@ -176,9 +177,9 @@ def _file_names(folder: Path, pattern: str | None) -> list[str]:
 
 def _hub_names(repo_id: str, hub: HubFile) -> list[str]:
     if not hub.revisions or len(set(hub.revisions)) < len(hub.revisions):
-        raise ValueError(f"revisions of {repo_id} are {list(hub.revisions)}; expected different ones, and some.")
+        raise PdiffError(f"revisions of {repo_id} are {list(hub.revisions)}; expected different ones, and some.")
     if Path(hub.filename).suffix not in SUFFIXES:
-        raise ValueError(f"filename {hub.filename!r} is none of {', '.join(SUFFIXES)}.")
+        raise PdiffError(f"filename {hub.filename!r} is none of {', '.join(SUFFIXES)}.")
     return [f"{repo_id}@{revision}/{hub.filename}" for revision in hub.revisions]
 
 
@@ -220,7 +221,7 @@ def _flatten(layout: ParamLayout, state: Mapping[str, Tensor], where: str) -> Te
         check_finite(layout, params_P[None])  # float64 beyond the range of float32
         return params_P
     except ValueError as error:
-        raise ValueError(f"{where}: {error}{_prefix_hint(layout, state)}") from error
+        raise PdiffError(f"{where}: {error}{_prefix_hint(layout, state)}") from error
 
 
 def _prefix_hint(layout: ParamLayout, state: Mapping[str, Tensor]) -> str:
@@ -239,7 +240,7 @@ def _frozen(layout: ParamLayout, state: Mapping[str, Tensor], where: str) -> dic
     frozen: dict[str, Tensor] = {}
     for entry in layout.frozen:
         if entry.name not in state:
-            raise ValueError(
+            raise PdiffError(
                 f"{where}: missing tensor {entry.name!r}, which is not selected, but which every network "
                 f"needs; expected shape {list(entry.shape)}.{_prefix_hint(layout, state)}"
             )
@@ -249,20 +250,20 @@ def _frozen(layout: ParamLayout, state: Mapping[str, Tensor], where: str) -> dic
 
 def _frozen_tensor(entry: FrozenEntry, found: Tensor, where: str) -> Tensor:
     if tuple(found.shape) != entry.shape:
-        raise ValueError(f"{where}: tensor {entry.name!r} has shape {list(found.shape)}, expected {list(entry.shape)}.")
+        raise PdiffError(f"{where}: tensor {entry.name!r} has shape {list(found.shape)}, expected {list(entry.shape)}.")
     if found.is_floating_point() and not bool(torch.isfinite(found).all()):
-        raise ValueError(f"{where}: tensor {entry.name!r} holds NaN or Inf; expected finite numbers.")
+        raise PdiffError(f"{where}: tensor {entry.name!r} holds NaN or Inf; expected finite numbers.")
     wanted: torch.dtype = getattr(torch, entry.dtype)
     tensor = found.to(wanted)
     if found.dtype != wanted and not torch.equal(tensor.to(found.dtype), found):
-        raise ValueError(f"{where}: tensor {entry.name!r} is {found.dtype}, and does not fit into {wanted} exactly.")
+        raise PdiffError(f"{where}: tensor {entry.name!r} is {found.dtype}, and does not fit into {wanted} exactly.")
     return tensor
 
 
 def _check_equal(frozen: Mapping[str, Tensor], other: Mapping[str, Tensor], where: str, first: str) -> None:
     for name, tensor in frozen.items():
         if tensor.is_floating_point() and not torch.equal(tensor, other[name]):
-            raise ValueError(
+            raise PdiffError(
                 f"{where}: tensor {name!r} is not selected, but differs from that in {first}; select it "
                 "too (buffers=True for running statistics), or import checkpoints that share it."
             )

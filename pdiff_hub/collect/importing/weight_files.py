@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pdiff_hub.errors import PdiffError
+
 SUFFIXES = (".safetensors", ".pt", ".pth")
 # What torch.load raises for a damaged file depends on where the damage is.
 _DAMAGED = (
@@ -40,7 +42,7 @@ def read_state_dict(path: Path, where: str, key: str | None = None, prefix: str 
     state = _state_dict(_read(path, where), key, where)
     for name in state:
         if not name.startswith(prefix):
-            raise ValueError(f"{where}: tensor {name!r} does not begin with the prefix {prefix!r}.")
+            raise PdiffError(f"{where}: tensor {name!r} does not begin with the prefix {prefix!r}.")
     return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
 
@@ -56,32 +58,32 @@ def _read(path: Path, where: str) -> Any:
                 if pickled
                 else f"is truncated or not a safetensors file ({error})"
             )
-            raise ValueError(f"{where} {what}.") from error
+            raise PdiffError(f"{where} {what}.") from error
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGED as error:
         if "GLOBAL" in str(error):  # the name of something that is not a tensor; a cut may leave such a name too
-            raise ValueError(
+            raise PdiffError(
                 f"{where} is damaged or holds more than tensors, and reading it could run code in it: "
                 "refused. If you trust it, load it yourself and save its state dict as safetensors."
             ) from error
         reason = f"{error}".strip().splitlines()[0][:200] if f"{error}".strip() else type(error).__name__
-        raise ValueError(f"{where} is truncated or not a file of torch.save ({reason}).") from error
+        raise PdiffError(f"{where} is truncated or not a file of torch.save ({reason}).") from error
 
 
 def _state_dict(content: Any, key: str | None, where: str) -> dict[str, Tensor]:
     if key is not None:
         if not isinstance(content, Mapping) or key not in content:
             found = list(content)[:8] if isinstance(content, Mapping) else f"a {type(content).__name__}"
-            raise ValueError(f"{where} has no {key!r}; it has {found}.")
+            raise PdiffError(f"{where} has no {key!r}; it has {found}.")
         content = content[key]
     if not isinstance(content, Mapping):
-        raise ValueError(f"{where} holds a {type(content).__name__}, expected a state dict.")
+        raise PdiffError(f"{where} holds a {type(content).__name__}, expected a state dict.")
     for name, value in content.items():
         if not isinstance(name, str):
-            raise ValueError(f"{where}: {name!r} is no name of a tensor; expected a state dict.")
+            raise PdiffError(f"{where}: {name!r} is no name of a tensor; expected a state dict.")
         if not isinstance(value, Tensor):
             inner = [each for each, held in content.items() if isinstance(held, Mapping)]
             hint = f"; if the state dict is inside, give its key: one of {inner}" if inner else ""
-            raise ValueError(f"{where}: {name!r} is a {type(value).__name__}, expected a tensor{hint}.")
+            raise PdiffError(f"{where}: {name!r} is a {type(value).__name__}, expected a tensor{hint}.")
     return dict(content)

@@ -25,6 +25,7 @@ from torch import Tensor
 from pdiff_hub.checkpoints import CheckpointDataset, check_finite
 from pdiff_hub.checkpoints.files import INDEX_NAME, metadata_table, read_index
 from pdiff_hub.checkpoints.rows import SHARD_TENSOR, ShardRows
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.safe_files import differences, remove_unfinished, write_json, write_safetensors
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
@@ -101,11 +102,11 @@ class CheckpointJournal:
         """
         self._check_open()
         if params_RP.ndim != 2 or not len(params_RP) or params_RP.shape[1] != self.layout.num_params:
-            raise ValueError(
+            raise PdiffError(
                 f"checkpoints have shape {list(params_RP.shape)}, expected [R, {self.layout.num_params}] with R >= 1."
             )
         if len(metadata) != len(params_RP):
-            raise ValueError(f"there are {len(metadata)} metadata rows for {len(params_RP)} checkpoints.")
+            raise PdiffError(f"there are {len(metadata)} metadata rows for {len(params_RP)} checkpoints.")
         params_RP = params_RP.detach().to("cpu", torch.float32)
         check_finite(self.layout, params_RP, self.num_checkpoints)
         # Typed as the data set will have them, together with a row from before: better to fail now than at the end.
@@ -141,7 +142,7 @@ class CheckpointJournal:
         """
         if not self.finished:
             if not self._files:
-                raise ValueError(f"no checkpoint was collected in {self.directory}.")
+                raise PdiffError(f"no checkpoint was collected in {self.directory}.")
             rows = ShardRows(self._files, self.layout.num_params)
             dataset = CheckpointDataset(
                 rows,
@@ -165,9 +166,9 @@ class CheckpointJournal:
         count = len(numbers["part"])
         if numbers["part"] != set(range(count)):
             missing = min(set(range(count)) - numbers["part"])
-            raise ValueError(f"{self._part_file(missing)} is missing; restore it or remove {self._parts}.")
+            raise PdiffError(f"{self._part_file(missing)} is missing; restore it or remove {self._parts}.")
         if count and count not in numbers["state"]:
-            raise ValueError(f"{self._state_file(count)} is missing; remove {self._parts} to start anew.")
+            raise PdiffError(f"{self._state_file(count)} is missing; remove {self._parts} to start anew.")
         for number in numbers["state"] - {count}:  # of a part that was not committed, or of one before
             self._state_file(number).unlink()
         for number in range(count):
@@ -187,14 +188,14 @@ class CheckpointJournal:
 
     def _check_open(self) -> None:
         if self.finished:
-            raise ValueError(f"the data set in {self.directory} is finished; nothing can be added to it.")
+            raise PdiffError(f"the data set in {self.directory} is finished; nothing can be added to it.")
 
     def _check_same(self, settings: Mapping[str, Any], layout: Mapping[str, Any], file: Path) -> None:
         different = differences(settings, self.settings)
         if ParamLayout.from_dict(layout) != self.layout:
             different.append("the layout (which tensors, and their shapes)")
         if different:
-            raise ValueError(
+            raise PdiffError(
                 f"{self.directory} holds checkpoints collected with other settings ({file.name}): "
                 f"{'; '.join(different)}. Use these settings again, or another directory."
             )
@@ -209,4 +210,4 @@ def _header(file: Path) -> dict[str, str]:
         with safe_open(file, framework="pt") as opened:
             return dict(opened.metadata() or {})
     except SafetensorError as error:
-        raise ValueError(f"{file} is damaged ({error}); remove {file.parent} to start anew.") from error
+        raise PdiffError(f"{file} is damaged ({error}); remove {file.parent} to start anew.") from error

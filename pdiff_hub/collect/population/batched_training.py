@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pdiff_hub.collect.population.network_stack import NetworkFactory, NetworkStack, working_bytes
+from pdiff_hub.errors import PdiffError
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -131,7 +132,7 @@ class BatchedTrainer:
         self.epoch += 1
         finite = self.last_loss_K.isfinite().tolist()
         if diverged := [seed for seed, good in zip(self.seeds, finite, strict=True) if not good]:
-            raise ValueError(
+            raise PdiffError(
                 f"training diverged in epoch {self.epoch}: the loss is not finite for {len(diverged)} of "
                 f"{len(self.seeds)} seeds ({', '.join(map(str, diverged[:10]))}); lower learning_rate "
                 f"(it is {self._training.learning_rate})"
@@ -153,7 +154,7 @@ class BatchedTrainer:
         for name, tensor in expected.items():
             if name not in state or state[name].shape != tensor.shape:
                 found = list(state[name].shape) if name in state else "nothing"
-                raise ValueError(
+                raise PdiffError(
                     f"the saved training state holds {found} for {name!r}, expected {list(tensor.shape)}: it is of "
                     "another network or other seeds; remove it to start anew"
                 )

@@ -27,6 +27,7 @@ from pdiff_hub.checkpoints.rows import pieces_of
 from pdiff_hub.collect.alignment import align_to_mean, find_hidden_layers
 from pdiff_hub.collect.journal import CheckpointJournal, TrainingState
 from pdiff_hub.collect.population.batched_training import BatchedTrainer
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import build_network, logits
 from pdiff_hub.safe_files import differences
 from pdiff_hub.tasks import Split, Task
@@ -76,13 +77,13 @@ class PopulationConfig:
             if option == "networks_at_once" and value is None:
                 continue
             if type(value) is not int or value < least:
-                raise ValueError(f"{option} must be an integer from {least}, found {value!r}")
+                raise PdiffError(f"{option} must be an integer from {least}, found {value!r}")
         if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, found {self.learning_rate!r}")
+            raise PdiffError(f"learning_rate must be above 0, found {self.learning_rate!r}")
         if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay must be from 0, found {self.weight_decay!r}")
+            raise PdiffError(f"weight_decay must be from 0, found {self.weight_decay!r}")
         if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be from 0 and below 1, found {self.label_smoothing!r}")
+            raise PdiffError(f"label_smoothing must be from 0 and below 1, found {self.label_smoothing!r}")
 
 
 def collect_population(
@@ -105,7 +106,7 @@ def collect_population(
     network = build_network(spec, seed=seed, pretrained=False)
     layout = ParamLayout.from_module(network, select if isinstance(select, str) else list(select))
     if left := [e.name for e in layout.frozen if getattr(torch, e.dtype).is_floating_point]:
-        raise ValueError(
+        raise PdiffError(
             f"select={select!r} leaves out {left[0]!r}, which differs between networks trained from "
             "scratch; use select: all with collect.method: population."
         )
@@ -261,7 +262,7 @@ def _finished(directory: Path, settings: dict[str, Any]) -> CheckpointDataset:
     dataset = CheckpointDataset.from_pretrained(directory)
     there = dataset.collect.get("settings", {})
     if different := differences(there, json.loads(json.dumps(settings))):
-        raise ValueError(
+        raise PdiffError(
             f"{directory} holds checkpoints collected with other settings: {'; '.join(different)}. Use "
             "these settings again, or another directory."
         )

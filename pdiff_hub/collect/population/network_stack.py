@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from pdiff_hub.collect.population.layer_chain import is_layer_chain, run_layer_chain
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import logits
 
 NetworkFactory = Callable[[int], nn.Module]
@@ -39,7 +40,7 @@ class NetworkStack:
     def __init__(self, network_factory: NetworkFactory, seeds: Sequence[int], device: torch.device) -> None:
         network = network_factory(seeds[0]).to(device)
         if dropout := next((name for name, module in network.named_modules() if _is_active_dropout(module)), None):
-            raise ValueError(
+            raise PdiffError(
                 f"the network's module {dropout!r} is active dropout, whose noise would depend on how many networks "
                 "are trained together; set its probability to 0"
             )
@@ -53,7 +54,7 @@ class NetworkStack:
         for key, source in self._source_of_key.items():
             for seed, state in zip(seeds, states, strict=True):
                 if key not in state or state[key].shape != live[key].shape:
-                    raise ValueError(f"the networks of seeds {seeds[0]} and {seed} differ in their shapes ({key!r})")
+                    raise PdiffError(f"the networks of seeds {seeds[0]} and {seed} differ in their shapes ({key!r})")
             stacked[source] = torch.stack([state[key] for state in states]).to(device)
         self.weights = {
             name: stacked[name].requires_grad_(parameter.requires_grad)
@@ -78,7 +79,7 @@ class NetworkStack:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise ValueError(
+            raise PdiffError(
                 f"a {type(self._network).__name__} cannot be trained for many seeds as one batched program: {error}"
             ) from error
         return logits_KBC
@@ -87,7 +88,7 @@ class NetworkStack:
         """ValueError, with a seed of each, if the other stack's networks have other shapes."""
         own, others = self.tensors(), other.tensors()
         if [(name, t.shape[1:]) for name, t in own.items()] != [(name, t.shape[1:]) for name, t in others.items()]:
-            raise ValueError(f"the networks of seeds {self._seeds[0]} and {other._seeds[0]} differ in their shapes")
+            raise PdiffError(f"the networks of seeds {self._seeds[0]} and {other._seeds[0]} differ in their shapes")
 
     def stacked_state(self) -> dict[str, Tensor]:
         """The networks' state dicts, stacked: every key, tied ones too, to a tensor [K, ...] on the CPU."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.figures.points import check_fractions
 from pdiff_hub.evaluation.figures.style import METHOD_STYLE, footnote, limits, marker_look, page, plain_axes, save
 
@@ -86,15 +87,15 @@ def _side_by_side(values_B: Tensor, level: float) -> Tensor:
 def _defined(similarity: Mapping[int, Tensor]) -> dict[int, Tensor]:
     """The values that are not NaN, float64, by ascending K; columns without any are not drawn."""
     if not similarity or min(similarity) < 1:
-        raise ValueError(f"the numbers of checkpoints are {sorted(similarity)}; expected at least one, all positive.")
+        raise PdiffError(f"the numbers of checkpoints are {sorted(similarity)}; expected at least one, all positive.")
     drawn = {}
     for K, values_B in sorted(similarity.items()):
         if values_B.ndim != 1:
-            raise ValueError(f"K = {K}: similarities have shape {list(values_B.shape)}; expected one a network, [B].")
+            raise PdiffError(f"K = {K}: similarities have shape {list(values_B.shape)}; expected one a network, [B].")
         defined_B = values_B[~values_B.isnan()].double()
         check_fractions(f"K = {K}", "similarities", defined_B)
         if len(defined_B):
             drawn[K] = defined_B
     if not drawn:
-        raise ValueError("there is no similarity to draw; expected at least one that is not NaN.")
+        raise PdiffError("there is no similarity to draw; expected at least one that is not NaN.")
     return drawn

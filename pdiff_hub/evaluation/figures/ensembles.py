@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pdiff_hub.errors import require_known
+from pdiff_hub.errors import PdiffError, require_known
 from pdiff_hub.evaluation.figures.style import METHOD_STYLE, marker_look, page, plain_axes, save
 
 if TYPE_CHECKING:
@@ -61,15 +61,15 @@ def ensembles_figure(curves: Mapping[str, EnsembleCurve], stem: str | Path) -> l
 
 def _check(curves: Mapping[str, EnsembleCurve]) -> None:
     if not curves:
-        raise ValueError("there are no curves to draw; expected at least one method.")
+        raise PdiffError("there are no curves to draw; expected at least one method.")
     require_known("method", curves, METHOD_STYLE)
     for name, curve in curves.items():
         if len(curve.sizes) == 0 or min(curve.sizes) < 1:
-            raise ValueError(f"{name}: the sizes of ensembles are {list(curve.sizes)}; expected positive numbers.")
+            raise PdiffError(f"{name}: the sizes of ensembles are {list(curve.sizes)}; expected positive numbers.")
         for field, _, _ in _PANELS:
             values = torch.as_tensor(getattr(curve, field), dtype=torch.float64)
             if values.shape != (len(curve.sizes),) or not bool(torch.isfinite(values).all()):
-                raise ValueError(
+                raise PdiffError(
                     f"{name}: {field} is {values.tolist()} for sizes {list(curve.sizes)}; expected one finite number "
                     "each."
                 )

@@ -12,6 +12,7 @@ from textwrap import wrap
 import torch
 from torch import Tensor
 
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.figures.style import page, save
 
 _WIDE, _FLAT = 0.85, 0.3  # inches: the height of a matrix, and of a vector, which is one strip
@@ -59,16 +60,16 @@ def _scaled(tensor: Tensor) -> tuple[Tensor, str]:
 
 def _num_seeds(tensors: Mapping[str, Tensor]) -> int:
     if not tensors:
-        raise ValueError("there are no tensors to draw; expected at least one, by name.")
+        raise PdiffError("there are no tensors to draw; expected at least one, by name.")
     num_seeds = None
     for name, tensor in tensors.items():
         if tensor.ndim == 0 or tensor.numel() == 0 or (num_seeds is not None and len(tensor) != num_seeds):
-            raise ValueError(
+            raise PdiffError(
                 f"{name} has shape {list(tensor.shape)}; expected [seeds, ...] with entries"
                 f"{'' if num_seeds is None else f' and {num_seeds} seeds, as the tensors before it'}."
             )
         if not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{name} holds NaN or Inf; expected finite parameters.")
+            raise PdiffError(f"{name} holds NaN or Inf; expected finite parameters.")
         num_seeds = len(tensor)
     assert num_seeds is not None
     return num_seeds

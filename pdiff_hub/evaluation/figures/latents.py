@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pdiff_hub.errors import require_known
+from pdiff_hub.errors import PdiffError, require_known
 from pdiff_hub.evaluation.figures.points import scatter
 from pdiff_hub.evaluation.figures.style import METHOD_STYLE, marker_look, page, plain_axes, save
 
@@ -69,20 +69,20 @@ def _embed(flat_MD: Tensor) -> Tensor:
 
 def _check(latents: Mapping[str, Tensor]) -> None:
     if not latents:
-        raise ValueError("there are no latents to draw; expected at least one method.")
+        raise PdiffError("there are no latents to draw; expected at least one method.")
     require_known("method", latents, METHOD_STYLE)
     first = next(iter(latents))
     for name, latent in latents.items():
         if latent.ndim < 2 or len(latent) == 0 or latent[0].numel() < 2 or latent.shape[1:] != latents[first].shape[1:]:
-            raise ValueError(
+            raise PdiffError(
                 f"{name}: latents have shape {list(latent.shape)}; expected [networks, ...] with at least 2 numbers a "
                 f"network, as many for every method ({first} has {list(latents[first].shape)})."
             )
         if not bool(torch.isfinite(latent).all()):
-            raise ValueError(f"{name}: latents hold NaN or Inf; expected finite numbers.")
+            raise PdiffError(f"{name}: latents hold NaN or Inf; expected finite numbers.")
     total = sum(len(latent) for latent in latents.values())
     if total < 4:
-        raise ValueError(f"there are {total} latents; t-SNE needs at least 4.")
+        raise PdiffError(f"there are {total} latents; t-SNE needs at least 4.")
     reference = latents[first][0]
     if all(bool((latent == reference).all()) for latent in latents.values()):
-        raise ValueError("all latents are the same; there is nothing to spread out.")
+        raise PdiffError("all latents are the same; there is nothing to spread out.")

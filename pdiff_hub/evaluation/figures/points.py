@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pdiff_hub.errors import require_known
+from pdiff_hub.errors import PdiffError, require_known
 from pdiff_hub.evaluation.figures.style import METHOD_STYLE, MethodStyle, marker_look
 
 if TYPE_CHECKING:
@@ -53,18 +53,18 @@ def largest_note(largest: int) -> str | None:
 def check_fractions(name: str, what: str, values: Tensor) -> None:
     """ValueError unless all values lie in 0..1."""
     if not bool(((values >= 0) & (values <= 1)).all()):
-        raise ValueError(f"{name}: {what} run outside 0..1; expected fractions.")
+        raise PdiffError(f"{name}: {what} run outside 0..1; expected fractions.")
 
 
 def check_points(points: Mapping[str, MethodPoints]) -> None:
     """ValueError for no method, an unknown one, shapes other than two equal [B], and numbers outside 0..1."""
     if not points:
-        raise ValueError("there are no points to draw; expected at least one method.")
+        raise PdiffError("there are no points to draw; expected at least one method.")
     require_known("method", points, METHOD_STYLE)
     for name, method in points.items():
         accuracy_B, similarity_B = method.accuracy_B, method.similarity_B
         if accuracy_B.ndim != 1 or accuracy_B.shape != similarity_B.shape or len(accuracy_B) == 0:
-            raise ValueError(
+            raise PdiffError(
                 f"{name}: accuracies have shape {list(accuracy_B.shape)}, similarities {list(similarity_B.shape)}; "
                 "expected one of each a network, [B]."
             )

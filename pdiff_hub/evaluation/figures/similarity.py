@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pdiff_hub.errors import require_known
+from pdiff_hub.errors import PdiffError, require_known
 from pdiff_hub.evaluation.figures.points import check_fractions
 from pdiff_hub.evaluation.figures.style import (
     METHOD_STYLE,
@@ -97,11 +97,11 @@ def _defined(similarity: Mapping[str, Tensor]) -> dict[str, Tensor]:
     require_known("comparison", similarity, _ROWS)
     for name, values_M in similarity.items():
         if values_M.ndim != 1:
-            raise ValueError(f"{name}: similarities have shape {list(values_M.shape)}; expected one a comparison, [M].")
+            raise PdiffError(f"{name}: similarities have shape {list(values_M.shape)}; expected one a comparison, [M].")
         check_fractions(name, "similarities", values_M[~values_M.isnan()])
     drawn = {name: similarity[name].double() for name in _ROWS if name in similarity}
     drawn = {name: values_M[~values_M.isnan()] for name, values_M in drawn.items()}
     drawn = {name: values_M for name, values_M in drawn.items() if len(values_M)}
     if not drawn:
-        raise ValueError("there is no similarity to draw; expected at least one that is not NaN.")
+        raise PdiffError("there is no similarity to draw; expected at least one that is not NaN.")
     return drawn

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.figures.style import METHOD_STYLE, page, plain_axes, save
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def trajectories_figure(trajectory_TSD: Tensor, originals_KD: Tensor, stem: str 
     3 originals, different D or D < 2, NaN or Inf, and points that span less than a plane.
     """
     if trajectory_TSD.ndim < 3 or originals_KD.ndim < 2:
-        raise ValueError(
+        raise PdiffError(
             f"the trajectory has shape {list(trajectory_TSD.shape)}, the originals "
             f"{list(originals_KD.shape)}; expected [steps + 1, noises, ...] and [networks, ...]."
         )
@@ -160,7 +161,7 @@ def _project(trajectory_TSD: Tensor, originals_KD: Tensor) -> tuple[Tensor, Tens
     values_E, vectors_EE = torch.linalg.eigh(gram_EE)
     size_2, directions_E2 = values_E[-2:].flip(0), vectors_EE[:, -2:].flip(1)
     if float(size_2[1]) <= 1e-12 * float(size_2[0]):
-        raise ValueError("originals and trajectories lie on one line or point; there is no plane to draw them in.")
+        raise PdiffError("originals and trajectories lie on one line or point; there is no plane to draw them in.")
     # An eigenvector's sign is free: make its largest entry positive, so that the picture is the same everywhere.
     largest_2 = directions_E2.gather(0, directions_E2.abs().argmax(dim=0, keepdim=True))
     directions_E2 = directions_E2 * largest_2.sign() / size_2.sqrt()
@@ -187,10 +188,10 @@ def _slices(trajectory_TSD: Tensor, originals_KD: Tensor) -> Iterator[tuple[Tens
 def _check(trajectory_TSD: Tensor, originals_KD: Tensor) -> None:
     steps, noises, size = trajectory_TSD.shape
     if steps < 2 or noises < 1 or len(originals_KD) < 3 or size < 2 or originals_KD.shape[1] != size:
-        raise ValueError(
+        raise PdiffError(
             f"the trajectory is [{steps}, {noises}, {size}] (steps + 1, noises, numbers a network) and the originals "
             f"are {list(originals_KD.shape)}; expected at least 2, 1, 2 and 3 originals of as many numbers."
         )
     for what, values in (("the trajectory", trajectory_TSD), ("the originals", originals_KD)):
         if not bool(torch.isfinite(values).all()):
-            raise ValueError(f"{what} holds NaN or Inf; expected finite numbers.")
+            raise PdiffError(f"{what} holds NaN or Inf; expected finite numbers.")

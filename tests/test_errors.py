@@ -1,0 +1,44 @@
+"""What the command shows in one line, and what it shows as the bug that it is."""
+
+from __future__ import annotations
+
+import pytest
+
+from pdiff_hub import cli
+from pdiff_hub.errors import MissingPackageError, PdiffError, require, require_known
+from pdiff_hub.travelling.param_autoencoder import ParamError
+from pdiff_hub.travelling.pipeline_pdiff import SamplingError
+
+
+@pytest.mark.parametrize(
+    "error", [PdiffError, MissingPackageError, ParamError, SamplingError, FileNotFoundError, OSError]
+)
+def test_sentences_for_people_are_one_line(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def app() -> None:
+        raise error("the sentence")
+
+    monkeypatch.setattr(cli, "app", app)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 1 and capsys.readouterr().err == "pdiff: the sentence\n"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, TypeError, RuntimeError, ImportError])
+def test_what_a_library_raises_shows_its_trace(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def app() -> None:
+        raise error("an accident")
+
+    monkeypatch.setattr(cli, "app", app)
+    with pytest.raises(error, match="an accident"):
+        cli.main()
+
+
+def test_a_name_and_an_option_are_named() -> None:
+    with pytest.raises(PdiffError, match=r"unknown network: 'mpl3'; the nearest known one is 'mlp3' \(known: mlp3"):
+        require_known("network", ["mpl3"], ["mlp3", "convnet3"])
+    with pytest.raises(PdiffError, match=r"^seed is -1, expected 0 or more\.$"):
+        require(False, "seed", -1, "0 or more")
+    with pytest.raises(ImportError):
+        raise MissingPackageError("pip install")
