@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 from harness import Result, main, result
 
-from pdiff_hub import runs
+from pdiff_hub import PDiffPipeline, runs
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.evaluation.judging import Judge
 from pdiff_hub.networks import build_network
@@ -26,7 +26,6 @@ from pdiff_hub.tasks import load_task
 from pdiff_hub.training.config import DiffusionConfig
 from pdiff_hub.training.diffusion import build_scheduler
 from pdiff_hub.training.pipeline import train_pipeline
-from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 _PLAIN_STEPS = 1000
 _WANTED_A_NETWORK = 200  # times as fast, at a mean accuracy within

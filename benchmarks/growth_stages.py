@@ -13,14 +13,13 @@ import torch
 from growth_process import Seconds
 from torch import Tensor, nn
 
-from pdiff_hub import runs
+from pdiff_hub import PDiffPipeline, runs
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.evaluation.similarity import mean_pairwise
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 from pdiff_hub.training.pipeline import train_pipeline
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
-from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 UNET_STEPS = 20
 INFERENCE_STEPS = 20

@@ -15,9 +15,9 @@ import torch
 from diffusers import UNet1DModel
 from harness import SHIPPED, Result, clock, compare, count_flops, main, result, timed, where_time_goes
 
+from pdiff_hub import PDiffPipeline
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 from pdiff_hub.training.diffusion import build_scheduler, build_unet
-from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 _PLAIN_STEPS = 1000
 _BATCH = 64

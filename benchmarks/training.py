@@ -20,13 +20,13 @@ from harness import SHIPPED, Result, clock, compare, count_flops, main, result, 
 from random_checkpoints import random_checkpoints
 from torch import Tensor, nn
 
+from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.training.autoencoder import fit_autoencoder
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 from pdiff_hub.training.diffusion import build_scheduler, build_unet, train_unet
 from pdiff_hub.training.loop import build_accelerator
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
-from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 _PASSES = 10  # of the U-Net, a round
 

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pdiff_hub.checkpoints import CheckpointDataset
     from pdiff_hub.networks import build_network
+    from pdiff_hub.pipeline import PDiffPipeline
     from pdiff_hub.tasks import load_task
     from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout
-    from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline, PDiffPipelineOutput
+    from pdiff_hub.travelling.pipeline_pdiff import PDiffPipelineOutput
 
 __version__ = "0.1.0"
 
@@ -37,7 +38,7 @@ __all__ = [
 
 _HOME = {
     "CheckpointDataset": "checkpoints",
-    "PDiffPipeline": "travelling.pipeline_pdiff",
+    "PDiffPipeline": "pipeline",
     "PDiffPipelineOutput": "travelling.pipeline_pdiff",
     "ParamAutoencoder": "travelling.param_autoencoder",
     "ParamLayout": "travelling.param_autoencoder",

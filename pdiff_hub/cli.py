@@ -124,7 +124,7 @@ def generate(
     """
     from pdiff_hub import runs
     from pdiff_hub.hub import push_network
-    from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
+    from pdiff_hub.pipeline import PDiffPipeline
 
     if output_dir is None and push_to_hub is None:
         raise PdiffError("nothing says where the networks should go: give --output-dir, or --push-to-hub.")
@@ -161,8 +161,8 @@ def evaluate(
     from pdiff_hub import runs
     from pdiff_hub.checkpoints import CheckpointDataset
     from pdiff_hub.evaluation.table import print_results
+    from pdiff_hub.pipeline import PDiffPipeline
     from pdiff_hub.recipes import EvaluateConfig
-    from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
     config = EvaluateConfig(baselines=baselines)
     pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
@@ -332,7 +332,7 @@ def info(
 
     text, results = describe(path, revision=revision)
     typer.echo(text)
-    if results.get("accuracy"):
+    if results is not None and results.measured is not None and results.measured.accuracy:
         print_results(results)
 
 

@@ -146,3 +146,12 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = 
             texts = [f"{each[key]!r}" if key in each else "not set" for each in (there, now)]
             different.append(f"{prefix}{key} was {texts[0]} and is {texts[1]}")
     return different
+
+
+def flattened(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of nested settings."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

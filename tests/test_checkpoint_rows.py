@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from pdiff_hub import PDiffPipeline, runs
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints import dataset as checkpoints
 from pdiff_hub.checkpoints import rows as checkpoint_rows
@@ -18,9 +19,8 @@ from pdiff_hub.checkpoints.rows import PickedRows, ShardRows, TensorRows, as_row
 from pdiff_hub.evaluation.distances import nearest_l2, spread_ratio
 from pdiff_hub.evaluation.judging import Judge
 from pdiff_hub.networks import build_network
-from pdiff_hub.runs import stages as workflow
+from pdiff_hub.pipeline import sample
 from pdiff_hub.tasks import load_task
-from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 PIPELINE = Path(__file__).parents[1] / "pipelines" / "digits-mlp3"
 
@@ -44,8 +44,8 @@ def test_a_shard_in_pieces_is_the_file_of_safetensors(
 def test_rows_of_a_file_are_judged_as_the_tensor_is(tmp_path: Path) -> None:
     pipe = PDiffPipeline.from_pretrained(PIPELINE)
     pipe.set_progress_bar_config(disable=True)
-    params_NP = workflow.generate(pipe, 5, seed=3, num_inference_steps=5)
-    rows = workflow.write_params(pipe, 5, tmp_path / "a" / "params.safetensors", seed=3, num_inference_steps=5)
+    params_NP = sample(pipe, 5, seed=3, num_inference_steps=5)
+    rows = runs.write_params(pipe, 5, tmp_path / "a" / "params.safetensors", seed=3, num_inference_steps=5)
     assert torch.allclose(rows.read(0, 5, 0, rows.num_params), params_NP, atol=1e-5)
     params_NP = load_file(tmp_path / "a" / "params.safetensors")["params"]
     task, autoencoder = load_task("digits"), pipe.autoencoder
@@ -65,7 +65,7 @@ def test_rows_of_a_file_are_judged_as_the_tensor_is(tmp_path: Path) -> None:
 def test_judged_networks_leave_no_file_behind(tmp_path: Path) -> None:
     pipe = PDiffPipeline.from_pretrained(PIPELINE)
     pipe.set_progress_bar_config(disable=True)
-    with workflow.generated_rows(pipe, 3, tmp_path / "new", seed=0, num_inference_steps=2) as rows:
+    with runs.generated_rows(pipe, 3, tmp_path / "new", seed=0, num_inference_steps=2) as rows:
         assert isinstance(rows, ShardRows) and rows.num_rows == 3
     assert not list((tmp_path / "new").iterdir())
 

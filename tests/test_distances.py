@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pdiff_hub.evaluation import distances
-from pdiff_hub.evaluation.distances import nearest_l2, spread_ratio, summarise_accuracy
+from pdiff_hub.evaluation.distances import nearest_l2, spread_ratio
+from pdiff_hub.evaluation.judging import summarise_accuracy
 
 
 @pytest.fixture(autouse=True)
@@ -78,14 +79,14 @@ def test_best_is_chosen_on_validation(pairs: list[tuple[int, int]]) -> None:
     validation, test = (torch.tensor(column, dtype=torch.float64) / 20 for column in zip(*pairs, strict=True))
     summary = summarise_accuracy(validation, test)
     values = test.numpy()
-    assert summary["best"] == values[int(np.argmax(validation.numpy()))]
-    assert summary["mean"] == pytest.approx(values.mean())
-    assert summary["median"] == pytest.approx(np.median(values))
-    assert summary["std"] == pytest.approx(values.std(ddof=1) if len(values) > 1 else 0.0)
+    assert summary.best == values[int(np.argmax(validation.numpy()))]
+    assert summary.mean == pytest.approx(values.mean())
+    assert summary.median == pytest.approx(np.median(values))
+    assert summary.std == pytest.approx(values.std(ddof=1) if len(values) > 1 else 0.0)
 
 
 def test_the_best_on_test_is_not_reported_as_best() -> None:
-    assert summarise_accuracy(torch.tensor([0.9, 0.8]), torch.tensor([0.5, 1.0]))["best"] == 0.5
+    assert summarise_accuracy(torch.tensor([0.9, 0.8]), torch.tensor([0.5, 1.0])).best == 0.5
 
 
 def test_bad_input() -> None:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pdiff_hub.evaluation import ensembles
-from pdiff_hub.evaluation.ensembles import EnsembleCurve, ensemble_curve
+from pdiff_hub.evaluation.ensembles import ensemble_curve
 from pdiff_hub.prediction.predictions import SplitImages
+from pdiff_hub.records import EnsembleCurve
 from pdiff_hub.tasks import load_task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.evaluation.baselines import Variant, gaussian, noise_raw
-from pdiff_hub.evaluation.evaluate import FIGURES, evaluate_networks, similarity_pairs
+from pdiff_hub.evaluation.evaluate import evaluate_networks, similarity_pairs
 from pdiff_hub.networks import build_network, resolve_network
+from pdiff_hub.records import FIGURES, Measurements, RunFolder
 from pdiff_hub.tasks import Split, Task, load_task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
@@ -37,7 +39,7 @@ def checkpoints(num: int, seed: int = 0) -> CheckpointDataset:
     return CheckpointDataset(params_KP, layout, network=SPEC)
 
 
-def judge(task: Task, originals: CheckpointDataset, generated_BP: Tensor, **options: Any) -> dict[str, Any]:
+def judge(task: Task, originals: CheckpointDataset, generated_BP: Tensor, **options: Any) -> Measurements:
     return evaluate_networks(build_network(SPEC), task, originals, generated_BP, deviation_r2=0.5, **options)
 
 
@@ -59,18 +61,18 @@ def naive_iou(first_N: Tensor, second_N: Tensor) -> float:
 def test_results_agree_with_naive_measures(task: Task, tmp_path: Path) -> None:
     originals, generated_BP = checkpoints(5), checkpoints(4, seed=1).params_KP
     generated_BP[3] = originals.params_KP[2]  # a copy
-    results = judge(task, originals, generated_BP, variants=VARIANTS, num_models=6, directory=tmp_path)
+    results = judge(task, originals, generated_BP, variants=VARIANTS, num_models=6, folder=RunFolder(tmp_path))
     wrong_KN, wrong_BN = wrong(task, originals, originals.params_KP), wrong(task, originals, generated_BP)
     highest = [max(naive_iou(one, other) for other in wrong_KN) for one in wrong_BN]
     assert highest[3] == 1.0
-    assert results["similarity"]["original_generated_max"] == pytest.approx(sum(highest) / 4, abs=1e-6)
-    assert results["methods"]["generated"]["max_iou"] == pytest.approx(sum(highest) / 4, abs=1e-6)
+    assert results.similarity.original_generated_max == pytest.approx(sum(highest) / 4, abs=1e-6)
+    assert results.methods["generated"].max_iou == pytest.approx(sum(highest) / 4, abs=1e-6)
     own = [max(naive_iou(wrong_KN[i], wrong_KN[j]) for j in range(5) if j != i) for i in range(5)]
-    assert results["audit"]["max_iou_original"] == pytest.approx(sum(own) / 5, abs=1e-6)
+    assert results.audit.max_iou_original == pytest.approx(sum(own) / 5, abs=1e-6)
     accuracies = 1 - wrong_BN.double().mean(dim=1)
-    assert results["accuracy"]["generated"]["mean"] == pytest.approx(float(accuracies.mean()), abs=1e-9)
-    assert results["accuracy"]["generated"]["median"] == pytest.approx(float(accuracies.quantile(0.5)), abs=1e-9)
-    assert [(name, row["method"], row["count"]) for name, row in results["methods"].items()] == [
+    assert results.accuracy["generated"].mean == pytest.approx(float(accuracies.mean()), abs=1e-9)
+    assert results.accuracy["generated"].median == pytest.approx(float(accuracies.quantile(0.5)), abs=1e-9)
+    assert [(name, row.method, row.count) for name, row in results.methods.items()] == [
         ("original", "original", 5),
         ("generated", "generated", 4),
         ("ensemble", "ensemble", 1),
@@ -78,8 +80,8 @@ def test_results_agree_with_naive_measures(task: Task, tmp_path: Path) -> None:
         ("noise_raw_0.06", "noise_raw", 6),
         ("noise_raw_0.12", "noise_raw", 6),
     ]
-    assert set(results["frontier"]["versus"]) == {"original", "ensemble", "gaussian", "noise_raw"}
-    assert results["ensembles"]["generated"]["sizes"] == [1, 2]
+    assert set(results.frontier.versus) == {"original", "ensemble", "gaussian", "noise_raw"}
+    assert results.ensembles["generated"].sizes == (1, 2)
     single = json.loads((tmp_path / "networks.json").read_text())
     assert single["generated"]["max_similarity"] == pytest.approx(highest) and len(single["noise_raw_0.06"]) == 4
     assert single["generated"]["nearest_l2"][3] == 0.0
@@ -90,9 +92,9 @@ def test_what_a_baseline_makes_does_not_depend_on_the_others(task: Task) -> None
     originals = checkpoints(4)
     both = judge(task, originals, originals.params_KP, variants=VARIANTS, num_models=5)
     one = judge(task, originals, originals.params_KP, variants=VARIANTS[1:2], num_models=5)
-    assert both["methods"]["noise_raw_0.06"] == one["methods"]["noise_raw_0.06"]
+    assert both.methods["noise_raw_0.06"] == one.methods["noise_raw_0.06"]
     other = judge(task, originals, originals.params_KP, variants=VARIANTS[1:2], num_models=5, seed=1)
-    assert other["methods"]["noise_raw_0.06"] != one["methods"]["noise_raw_0.06"]
+    assert other.methods["noise_raw_0.06"] != one.methods["noise_raw_0.06"]
 
 
 def test_a_test_set_without_errors_is_said_not_divided_by(task: Task, tmp_path: Path) -> None:
@@ -101,13 +103,15 @@ def test_a_test_set_without_errors_is_said_not_divided_by(task: Task, tmp_path: 
     for row_P in originals.params_KP:
         row_P[originals.layout.entries[-1].start] = 1e4  # the bias of the first class
     perfect = Task(**{**task.__dict__, "test": faultless})
-    results = judge(perfect, originals, originals.params_KP, directory=tmp_path)
-    assert results["similarity"]["original_generated_max"] is None and results["audit"]["max_iou_original"] is None
-    assert results["accuracy"]["generated"]["mean"] == 1.0
-    assert "3 of 3 generated networks make no error" in " ".join(results["notes"])
-    results = judge(perfect, originals, originals.params_KP, variants=VARIANTS[1:2], num_models=3, directory=tmp_path)
-    assert results["frontier"]["versus"]["original"]["verdict"] == "undefined"
-    json.dumps(results, allow_nan=False)
+    results = judge(perfect, originals, originals.params_KP, folder=RunFolder(tmp_path))
+    assert results.similarity.original_generated_max is None and results.audit.max_iou_original is None
+    assert results.accuracy["generated"].mean == 1.0
+    assert "3 of 3 generated networks make no error" in " ".join(results.notes)
+    results = judge(
+        perfect, originals, originals.params_KP, variants=VARIANTS[1:2], num_models=3, folder=RunFolder(tmp_path)
+    )
+    assert results.frontier.versus["original"].verdict == "undefined"
+    json.dumps(asdict(results), allow_nan=False)
 
 
 def test_bad_input(task: Task) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -12,13 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pdiff_hub.evaluation.frontier import NoveltyPoints, area_interval, compare, dominated_area, frontier_report
+from pdiff_hub.evaluation.frontier import area_interval, compare, dominated_area, measure_frontier
+from pdiff_hub.evaluation.points import MethodPoints
 
 GRID = 20  # novelties and accuracies are multiples of 1 / 20: ties and duplicates are common
 
 
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def points_of(accuracy_B: Tensor, novelty_B: Tensor) -> MethodPoints:
+    return MethodPoints(accuracy_B, 1 - novelty_B.double())
 
 
 @st.composite
@@ -52,15 +58,15 @@ def naive_mean(accuracy_B: Tensor, novelty_B: Tensor, end: float) -> float:
 @settings(max_examples=150, deadline=None)
 @given(clouds(), st.integers(0, GRID))
 def test_area_equals_counted_cells(cloud: tuple[Tensor, Tensor], floor: int) -> None:
-    assert dominated_area(*cloud, floor / GRID) == pytest.approx(naive_area(*cloud, floor), abs=1e-12)
+    assert dominated_area(points_of(*cloud), floor / GRID) == pytest.approx(naive_area(*cloud, floor), abs=1e-12)
 
 
 @settings(max_examples=40, deadline=None)
 @given(clouds())
 def test_area_interval_lies_below_the_area(cloud: tuple[Tensor, Tensor]) -> None:
-    low, high = area_interval(*cloud, 0.1, rng())
-    assert 0 <= low <= high <= dominated_area(*cloud, 0.1) + 1e-12
-    assert (low, high) == area_interval(*cloud, 0.1, rng())
+    low, high = area_interval(points_of(*cloud), 0.1, rng())
+    assert 0 <= low <= high <= dominated_area(points_of(*cloud), 0.1) + 1e-12
+    assert (low, high) == area_interval(points_of(*cloud), 0.1, rng())
 
 
 def test_area_interval_equals_one_resample_after_another() -> None:
@@ -68,14 +74,16 @@ def test_area_interval_equals_one_resample_after_another() -> None:
     order = novelty_B.argsort(descending=True)
     accuracy_B, novelty_B = accuracy_B[order], novelty_B[order]
     drawn = torch.randint(9, (1000, 9), generator=rng())
-    areas = [dominated_area(accuracy_B[row], novelty_B[row], 0.1) for row in drawn]
-    assert area_interval(accuracy_B, novelty_B, 0.1, rng()) == pytest.approx(np.quantile(areas, [0.025, 0.975]))
+    areas = [dominated_area(points_of(accuracy_B[row], novelty_B[row]), 0.1) for row in drawn]
+    assert area_interval(points_of(accuracy_B, novelty_B), 0.1, rng()) == pytest.approx(
+        np.quantile(areas, [0.025, 0.975])
+    )
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, GRID), st.integers(0, GRID)), min_size=2, max_size=2))
 def test_single_networks_differ_by_their_accuracies(pairs: list[tuple[int, int]]) -> None:
-    left, right = (NoveltyPoints(torch.tensor([a / GRID]), torch.tensor([v / GRID])) for a, v in pairs)
+    left, right = (points_of(torch.tensor([a / GRID]), torch.tensor([v / GRID])) for a, v in pairs)
     found = compare(left, right, rng())
     expected = (pairs[0][0] - pairs[1][0]) / GRID
     assert (found.difference, found.low, found.high) == pytest.approx((expected,) * 3, abs=1e-6)
@@ -88,7 +96,7 @@ def test_single_networks_differ_by_their_accuracies(pairs: list[tuple[int, int]]
 def test_comparison_equals_one_resample_after_another(
     first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]
 ) -> None:
-    left, right = NoveltyPoints(*first), NoveltyPoints(*second)
+    left, right = points_of(*first), points_of(*second)
     sets = []
     for accuracy_B, novelty_B in (first, second):
         defined = ~novelty_B.isnan()
@@ -109,16 +117,16 @@ def test_comparison_equals_one_resample_after_another(
     assert found.shared_novelty == pytest.approx(np.median(ends))
 
 
-def cloud(centre: float, count: int, seed: int) -> NoveltyPoints:
+def cloud(centre: float, count: int, seed: int) -> MethodPoints:
     """Networks that trade accuracy for novelty along one line, `centre` high."""
     novelty_B, noise_B = 0.5 * torch.rand(count, generator=rng(seed)), torch.randn(count, generator=rng(seed + 1))
-    return NoveltyPoints((centre - 0.2 * novelty_B + 0.01 * noise_B).clamp(0, 1), novelty_B)
+    return points_of((centre - 0.2 * novelty_B + 0.01 * noise_B).clamp(0, 1), novelty_B)
 
 
 def test_more_networks_of_one_kind_do_not_win() -> None:
     """Eight times as many from the same distribution: the plain frontier is higher, the comparison is not."""
     many, few = cloud(0.8, 400, 0), cloud(0.8, 50, 7)
-    assert dominated_area(many.accuracy_B, many.novelty_B, 0.1) > dominated_area(few.accuracy_B, few.novelty_B, 0.1)
+    assert dominated_area(many, 0.1) > dominated_area(few, 0.1)
     assert compare(many, few, rng()).verdict == compare(few, many, rng()).verdict == "within the interval"
     better = compare(cloud(0.85, 400, 0), few, rng())
     assert better.verdict == "yes" and better.difference == pytest.approx(0.05, abs=0.01)
@@ -126,22 +134,22 @@ def test_more_networks_of_one_kind_do_not_win() -> None:
 
 
 def test_steps_at_other_places_decide_nothing() -> None:
-    generated = NoveltyPoints(torch.full((7,), 0.7), torch.linspace(0.1, 0.7, 7))
-    baseline = NoveltyPoints(torch.full((3,), 0.7), torch.tensor([0.3, 0.7, 0.7]))
+    generated = points_of(torch.full((7,), 0.7), torch.linspace(0.1, 0.7, 7))
+    baseline = points_of(torch.full((3,), 0.7), torch.tensor([0.3, 0.7, 0.7]))
     found = compare(generated, baseline, rng())
     assert (found.low, found.high, found.verdict) == (0.0, 0.0, "within the interval")
 
 
 def test_networks_without_a_novelty_are_dropped_and_counted() -> None:
     nan = math.nan
-    points = NoveltyPoints(torch.tensor([0.9, 1.0, 0.7]), torch.tensor([0.2, nan, 0.4]))
+    points = points_of(torch.tensor([0.9, 1.0, 0.7]), torch.tensor([0.2, nan, 0.4]))
     assert points.num_undefined == 1
-    assert dominated_area(points.accuracy_B, points.novelty_B, 0.0) == pytest.approx(0.2 * 0.9 + 0.2 * 0.7)
-    perfect = NoveltyPoints(torch.ones(2), torch.full((2,), nan))
-    assert math.isnan(dominated_area(perfect.accuracy_B, perfect.novelty_B, 0.1))
+    assert dominated_area(points, 0.0) == pytest.approx(0.2 * 0.9 + 0.2 * 0.7)
+    perfect = points_of(torch.ones(2), torch.full((2,), nan))
+    assert math.isnan(dominated_area(perfect, 0.1))
     for pair in ((points, perfect), (perfect, points)):
         found = compare(*pair, rng())
-        assert found.verdict == "undefined" and math.isnan(found.difference) and math.isnan(found.shared_novelty)
+        assert found.verdict == "undefined" and found.difference is None and found.shared_novelty is None
 
 
 def test_report() -> None:
@@ -151,9 +159,10 @@ def test_report() -> None:
         "noise_raw_0.12": cloud(0.6, 50, 5),
         "gaussian": cloud(0.5, 50, 9),
         "fine_tuned": cloud(0.95, 50, 11),
-        "ensemble": NoveltyPoints(torch.ones(1), torch.tensor([math.nan])),
+        "ensemble": points_of(torch.ones(1), torch.tensor([math.nan])),
     }
-    report = frontier_report(points, rng(), floor=0.1)
+    measured = measure_frontier(points, rng(), floor=0.1)
+    report = asdict(measured)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert list(report["area"]) == list(points)
     assert list(report["versus"]) == [name for name in points if name != "generated"]
@@ -161,7 +170,7 @@ def test_report() -> None:
     for name, each in points.items():
         if name != "ensemble":
             area = report["area"][name]
-            assert area["area"] == dominated_area(each.accuracy_B, each.novelty_B, 0.1) and area["undefined"] == 0
+            assert area["area"] == dominated_area(each, 0.1) and area["undefined"] == 0
             assert area["low"] < area["high"] <= area["area"]
     assert report["versus"]["ensemble"] == {
         "difference": None,
@@ -175,30 +184,28 @@ def test_report() -> None:
         "At the same novelty, p-diff beats noise raw 0.12 and gaussian; loses to fine tuned; is within the 95 % "
         "interval of original; cannot be compared (no novelty is defined) with ensemble."
     )
-    assert frontier_report(points, rng(), floor=0.1) == report
+    assert measure_frontier(points, rng(), floor=0.1) == measured
 
 
 def test_bad_input() -> None:
     half = torch.tensor([0.5])
-    for accuracy, novelty, message in (
-        (half, torch.tensor([0.5, 0.5]), "one of each a network"),
-        (half[:0], half[:0], "one of each a network"),
-        (half[None], half[None], "one of each a network"),
+    for accuracy, similarity, message in (
+        (half, torch.tensor([0.5, 0.5]), "one of each per network"),
+        (half[:0], half[:0], "one of each per network"),
+        (half[None], half[None], "one of each per network"),
         (half * 100, half, "accuracies run outside"),
         (half * math.nan, half, "accuracies run outside"),
-        (half, -half, "novelties run outside"),
-        (half, half * math.inf, "novelties run outside"),
+        (half, -half, "similarities run outside"),
+        (half, half * math.inf, "similarities run outside"),
     ):
         with pytest.raises(ValueError, match=message):
-            NoveltyPoints(accuracy, novelty)
-        with pytest.raises(ValueError, match=message):
-            dominated_area(accuracy, novelty, 0.1)
+            MethodPoints(accuracy, similarity)
+    point = MethodPoints(half, half)
     for floor in (-0.1, 10.0, math.nan):
         with pytest.raises(ValueError, match="floor is"):
-            dominated_area(half, half, floor)
+            dominated_area(point, floor)
         with pytest.raises(ValueError, match="floor is"):
-            area_interval(half, half, floor, rng())
-    point = NoveltyPoints(half, half)
+            area_interval(point, floor, rng())
     for points in ({"generated": point}, {"gaussian": point, "original": point}):
         with pytest.raises(ValueError, match="expected 'generated' and"):
-            frontier_report(points, rng(), floor=0.1)
+            measure_frontier(points, rng(), floor=0.1)

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from test_training import checkpoints
 
+from pdiff_hub import PDiffPipeline
 from pdiff_hub.collect.finetune import FinetuneConfig, collect_finetune
 from pdiff_hub.collect.population.batched_training import BatchedTrainer
 from pdiff_hub.networks import build_network, resolve_network
@@ -21,7 +22,6 @@ from pdiff_hub.training import loop
 from pdiff_hub.training.config import DiffusionConfig
 from pdiff_hub.training.pipeline import train_pipeline
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
-from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 PIPELINE = Path(__file__).parents[1] / "pipelines" / "digits-mlp3"

@@ -11,10 +11,11 @@ import torch
 from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub
 
+from pdiff_hub import PDiffPipeline
 from pdiff_hub.hub import render_card, write_card
 from pdiff_hub.recipes import load_recipe
+from pdiff_hub.records import Results
 from pdiff_hub.tasks import load_task
-from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 PIPELINES = Path(__file__).parent.parent / "pipelines"
 SHIPPED = PIPELINES / "digits-mlp3"
@@ -75,7 +76,7 @@ RESULTS: dict[str, Any] = {
     "notes": ["A note."],
     "seconds": {"collect": 1.0, "train_autoencoder": 0.1, "train_diffusion": 60.0, "generate": None, "evaluate": 1.0},
 }
-# As `pipeline.facts.about` gives it of a pipeline that nobody evaluated.
+# As `pipeline.facts.facts_of` gives it of a pipeline that nobody evaluated.
 UNKNOWN = {
     key: RESULTS[key]
     for key in (
@@ -93,8 +94,12 @@ UNKNOWN = {
 } | {"figures": []}
 
 
+def rendered(results: dict[str, Any], *, repo_id: str | None = None) -> str:
+    return render_card(Results.from_dict(results), repo_id=repo_id)
+
+
 def test_card_states_what_was_measured(hub: LoopbackHub) -> None:
-    text = render_card(RESULTS, repo_id="me/other-name")
+    text = rendered(RESULTS, repo_id="me/other-name")
     card = ModelCard(text)
     card.validate(repo_type="model")
     data = card.data
@@ -126,6 +131,7 @@ def test_card_states_what_was_measured(hub: LoopbackHub) -> None:
 def test_card_of_less(hub: LoopbackHub) -> None:
     less = {
         **RESULTS,
+        "methods": {},
         "frontier": None,
         "ensembles": None,
         "figures": [],
@@ -134,15 +140,15 @@ def test_card_of_less(hub: LoopbackHub) -> None:
         "task_dataset": None,
         "base_model": None,
     }
-    text = render_card(less)
+    text = rendered(less)
     ModelCard(text).validate(repo_type="model")
     assert ".png" not in text and "As ensembles" not in text and "recipe is not known" in text
     assert "datasets:" not in text and "base_model" not in text and 'from_pretrained("path/to/it")' in text
     # As an audit without checkpoints leaves it.
     alone = {**less, "accuracy": {"generated": ROW}, "audit": {}, "similarity": {}, "num_checkpoints": None}
-    text = render_card(alone)
+    text = rendered(alone)
     assert "200 generated." in text and "originals" not in text.split("## Accuracy")[1].split("## How")[0]
-    text = render_card(UNKNOWN, repo_id="me/it")
+    text = rendered(UNKNOWN, repo_id="me/it")
     ModelCard(text).validate(repo_type="model")
     assert "was not evaluated" in text and "pdiff audit me/it --dataset me/them" in text
     assert "model-index" not in text and "pdiff run recipe.yaml" in text
@@ -152,7 +158,7 @@ def test_card_of_less(hub: LoopbackHub) -> None:
 def test_the_shipped_cards_are_rendered_from_their_results(name: str, hub: LoopbackHub) -> None:
     folder = PIPELINES / name
     results = json.loads((folder / "results.json").read_text())
-    text = render_card(results)
+    text = rendered(results)
     assert text == (folder / "README.md").read_text()
     ModelCard(text).validate(repo_type="model")
     assert any(request.path == "/api/validate-yaml" for request in hub.requests)
@@ -162,16 +168,16 @@ def test_the_shipped_cards_are_rendered_from_their_results(name: str, hub: Loopb
 
 def test_other_peoples_text_stays_text(tmp_path: Path, hub: LoopbackHub) -> None:
     odd = "{{ 7 * 7 }} {name} %s \n---\ntags: [x]"
-    text = render_card({**RESULTS, "name": odd, "task": odd, "network": odd, "notes": [odd]})
+    text = rendered({**RESULTS, "name": odd, "task": odd, "network": odd, "notes": [odd]})
     card = ModelCard(text)
     card.validate(repo_type="model")
     assert card.data.model_name == odd and "49" not in text.split("## Accuracy")[0] and "x" not in card.data.tags
     for wrong in ({}, {**RESULTS, "similarity": None}, {**RESULTS, "accuracy": [1]}, {**RESULTS, "num_params": "many"}):
         with pytest.raises(ValueError, match="evaluate the pipeline again"):
-            render_card(wrong)
+            rendered(wrong)
     (tmp_path / "results.json").write_text(json.dumps(RESULTS))
     write_card(tmp_path)
-    assert (tmp_path / "README.md").read_text() == render_card(RESULTS)
+    assert (tmp_path / "README.md").read_text() == rendered(RESULTS)
 
 
 def test_the_shipped_pipeline_makes_networks_as_good_as_its_results_say() -> None:

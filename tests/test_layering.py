@@ -1,73 +1,43 @@
-"""Who may import whom. Read from the source with `ast`, so imports inside functions count too.
-
-A room is a module or a folder of `pdiff_hub`. It imports rooms of lower tiers only, never one beside it.
-"""
+"""Who may import whom, read from the source (`package_map.py`): arrows point down, none goes by a string."""
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
+import package_map
 import pytest
+from package_map import (
+    FILES,
+    PACKAGE,
+    circles,
+    file_graph,
+    floors,
+    imported_modules,
+    imports_by_name,
+    imports_of,
+    room_graph,
+    room_of,
+)
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "pdiff_hub"
-
+ROOT = PACKAGE.parent
+# A room imports rooms of lower tiers only, never one beside it.
 TIERS = [
-    {"errors"},
-    {"safe_files"},
-    {"transfer", "travelling", "networks", "tasks"},
-    {"checkpoints"},
-    {"prediction"},
-    {"collect", "training", "evaluation"},
+    {"errors", "seeds", "travelling"},
+    {"safe_files", "transfer", "networks", "tasks"},
+    {"checkpoints", "records"},
+    {"prediction", "training"},
+    {"collect", "evaluation"},
     {"recipes"},
     {"pipeline"},
-    {"runs"},
-    {"hub"},
+    {"runs", "hub"},
     {"reproduce"},
     {"cli"},
 ]
 TIER = {room: height for height, rooms in enumerate(TIERS) for room in rooms}
-# Rooms that may use less than their tier allows. The first travels to the Hub, where no sibling is installed.
-ONLY = {"travelling": set[str](), "transfer": {"errors"}, "networks": {"errors"}, "tasks": {"errors"}}
-TRAVELLING = ["travelling/param_autoencoder.py", "travelling/pipeline_pdiff.py"]
-
-FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
-
-
-def imported_modules(source: str, module: str, is_package: bool = False) -> Iterator[str]:
-    """Absolute dotted names of all that `module` imports; `from a import b` gives `a.b`, which may be a module."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parents = module.split(".") if is_package else module.split(".")[:-1]
-                above = parents[: len(parents) - (node.level - 1)]
-                base = ".".join([*above, *([node.module] if node.module else [])])
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
-def imports_of(file: str) -> set[str]:
-    parts = ["pdiff_hub", *Path(file).with_suffix("").parts]
-    is_package = parts[-1] == "__init__"
-    module = ".".join(parts[:-1] if is_package else parts)
-    return set(imported_modules((PACKAGE / file).read_text(encoding="utf-8"), module, is_package))
-
-
-def room_of(file: str) -> str:
-    return Path(file).with_suffix("").parts[0]
-
-
-def sibling_rooms(file: str) -> set[str]:
-    """The other rooms that a file imports; a name that is no file belongs to `pdiff_hub` itself and is no room."""
-    inside = {name.split(".")[1] for name in imports_of(file) if name.startswith("pdiff_hub.")}
-    existing = {name for name in inside if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()}
-    return existing - {room_of(file)}
+TRAVELLING = [file for file in FILES if room_of(file) == "travelling"]
+# The face of the package, whose arrows TYPE_CHECKING shows; and modules that a user names.
+BY_NAME = {"__init__.py", "networks/factory.py"}
 
 
 def test_the_reader_sees_every_form_of_import() -> None:
@@ -90,6 +60,14 @@ def f():
         "torch",
     }
     assert set(imported_modules("from .small import a", "pdiff_hub.networks", True)) == {"pdiff_hub.networks.small.a"}
+    by_name = ("importlib.import_module('x')", "from importlib import import_module as i", "__import__('x')")
+    assert all(list(imports_by_name(text)) for text in by_name)
+
+
+def test_the_map_finds_circles_and_floors() -> None:
+    graph = {"a": {"b", "c"}, "b": {"c"}, "c": set[str](), "d": {"e"}, "e": {"d"}}
+    assert circles(graph) == [["d", "e"]]
+    assert floors({name: graph[name] for name in "abc"}) == {"a": 3, "b": 2, "c": 1}
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file != "__init__.py"])
@@ -97,14 +75,38 @@ def test_imports_point_down(file: str) -> None:
     room = room_of(file)
     assert room in TIER, f"{file} is in no tier: give it one above, and a line in the README's layout"
     below = {other for other, height in TIER.items() if height < TIER[room]}
-    wrong = sibling_rooms(file) - ONLY.get(room, below)
-    assert not wrong, f"{file} imports {sorted(wrong)}, which is not below {room}"
+    others = {room_of(other) for other in file_graph()[file]} - {room}
+    assert others <= below, f"{file} imports {sorted(others - below)}, which is not below {room}"
+
+
+def test_no_files_import_each_other() -> None:
+    assert circles(file_graph()) == [] and circles(room_graph()) == []
+
+
+def test_a_house_of_few_rooms_and_floors() -> None:
+    assert len(room_graph()) <= 20 and max(floors(room_graph()).values()) <= 9
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file not in BY_NAME])
+def test_nothing_is_imported_by_string(file: str) -> None:
+    assert list(imports_by_name((PACKAGE / file).read_text(encoding="utf-8"))) == []
 
 
 @pytest.mark.parametrize("file", TRAVELLING)
 def test_travelling_files_need_only_torch_and_diffusers(file: str) -> None:
     found = {name.split(".")[0] for name in imports_of(file)}
     assert found <= {*sys.stdlib_module_names, "torch", "diffusers"}
+
+
+def test_files_stay_short() -> None:
+    lines = {file: len((PACKAGE / file).read_text(encoding="utf-8").splitlines()) for file in FILES}
+    assert lines.pop("travelling/param_autoencoder.py") < 665  # one file, since a component fetches no neighbours
+    assert [file for file, count in lines.items() if count > 400] == []
+
+
+def test_the_map_prints_itself() -> None:
+    done = subprocess.run([sys.executable, package_map.__file__], capture_output=True, text=True, check=True)
+    assert "circles of files: none" in done.stdout and "floor 1: errors" in done.stdout
 
 
 def test_no_drawer_for_everything() -> None:

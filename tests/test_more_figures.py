@@ -15,9 +15,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from pdiff_hub.evaluation.ensembles import EnsembleCurve
 from pdiff_hub.evaluation.figures import (
-    MethodPoints,
     checkpoints,
     checkpoints_figure,
     ensembles_figure,
@@ -31,6 +29,8 @@ from pdiff_hub.evaluation.figures import (
     trajectories,
     trajectories_figure,
 )
+from pdiff_hub.evaluation.points import MethodPoints
+from pdiff_hub.records import EnsembleCurve
 
 CURVE = EnsembleCurve((1, 2, 5), (0.9, 0.92, 0.93), (0.4, 0.3, 0.25), (0.05, 0.03, 0.02))
 

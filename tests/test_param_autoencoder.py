@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.records import TrainingFolder
 from pdiff_hub.training import autoencoder as autoencoder_training
 from pdiff_hub.training.autoencoder import _statistics, fit_autoencoder, held_out_r2, split_rows
 from pdiff_hub.training.config import AutoencoderConfig
@@ -50,7 +51,12 @@ def checkpoints(
 
 def fit(dataset: CheckpointDataset, config: AutoencoderConfig, tmp_path: Path, multiple: int = 1) -> ParamAutoencoder:
     autoencoder, latent_KCL = fit_autoencoder(
-        dataset, config, length_multiple=multiple, seed=0, accelerator=build_accelerator(), directory=tmp_path
+        dataset,
+        config,
+        length_multiple=multiple,
+        seed=0,
+        accelerator=build_accelerator(),
+        state=TrainingFolder(tmp_path),
     )
     train_K, _ = split_rows(len(dataset), config.holdout)
     assert torch.equal(latent_KCL, autoencoder.encode(dataset.params_KP[train_K]))

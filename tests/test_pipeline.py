@@ -10,10 +10,10 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from torch import nn
 
+from pdiff_hub import PDiffPipeline
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.training.diffusion import build_scheduler, build_unet
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout
-from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 SPEC = resolve_network(
     {"name": "convnet3", "norm": "batch", "widths": [4, 4, 4]}, in_channels=1, image_size=8, num_classes=10

@@ -11,10 +11,11 @@ import yaml
 from loopback_hub import LoopbackHub
 from safetensors.torch import load_file, save_file
 
+from pdiff_hub import PDiffPipeline
 from pdiff_hub.hub import push_pipeline_folder
-from pdiff_hub.hub.public import public
+from pdiff_hub.pipeline.public import public
+from pdiff_hub.records import RunFolder
 from pdiff_hub.training.pipeline import publish
-from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 SHIPPED = Path(__file__).parent.parent / "pipelines" / "digits-mlp3"
 TELLING = {"README.md", "results.json", "frontier.png"}
@@ -52,7 +53,7 @@ def test_trained_again_nothing_false_stays(tmp_path: Path) -> None:
     folder = copied(tmp_path / "pipeline")
     (folder / "training").mkdir()
     with pytest.warns(UserWarning, match="is not the one in"):
-        publish(changed(SHIPPED), folder)
+        publish(changed(SHIPPED), RunFolder(folder))
     assert not names(folder) & TELLING
 
 

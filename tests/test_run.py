@@ -15,11 +15,11 @@ from browser import Browser
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.cli import app, main
-from pdiff_hub.evaluation.evaluate import FIGURES
+from pdiff_hub.records import FIGURES
 from pdiff_hub.runs import stages
-from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 SMALL = [
     "network.hidden=[8, 8]",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pdiff_hub.evaluation import similarity
 from pdiff_hub.evaluation.similarity import iou_matrix, max_to_any, mean_between, mean_pairwise, similarity_summary
+from pdiff_hub.records import SimilaritySummary
 
 
 @st.composite
@@ -86,15 +87,14 @@ def test_no_errors_at_all_is_nan_not_an_exception() -> None:
     clean = torch.zeros(3, 5, dtype=torch.bool)
     assert iou_matrix(clean, clean).isnan().all()
     assert math.isnan(mean_pairwise(clean)) and max_to_any(clean, clean, exclude_self=True).isnan().all()
-    assert all(math.isnan(value) for value in similarity_summary(clean, clean).values())
+    assert similarity_summary(clean, clean) == SimilaritySummary()
 
 
 def test_summary() -> None:
     original = torch.tensor([[1, 1, 0], [1, 0, 0]]).bool()
     generated = torch.tensor([[1, 1, 0]]).bool()
-    summary = similarity_summary(original, generated)
-    assert math.isnan(summary.pop("generated_generated"))  # one network has no other to be compared with
-    assert summary == {"original_original": 0.5, "original_generated": 0.75, "original_generated_max": 1.0}
+    # One generated network has no other to be compared with.
+    assert similarity_summary(original, generated) == SimilaritySummary(0.5, None, 0.75, 1.0)
 
 
 def test_large_sets_are_fast(monkeypatch: pytest.MonkeyPatch) -> None:

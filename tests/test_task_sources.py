@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from pdiff_hub.tasks import Split, Task, load_task
-from pdiff_hub.tasks import source as source_module
+from pdiff_hub.tasks import opening as source_module
 
 
 @pytest.fixture(autouse=True)

@@ -17,15 +17,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.networks import build_network, resolve_network
+from pdiff_hub.records import TrainingFolder
 from pdiff_hub.training import autoencoder as autoencoder_training
 from pdiff_hub.training.autoencoder import fit_autoencoder
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 from pdiff_hub.training.loop import LoopConfig, build_accelerator
 from pdiff_hub.training.pipeline import require_processes, train_pipeline
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
-from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "train.py"
 TRAIN = f"import runpy; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
@@ -183,7 +184,12 @@ def test_windows_go_on_where_they_were_stopped(tmp_path: Path, monkeypatch: pyte
 
     def fit(name: str) -> dict[str, Tensor]:
         fitted, _ = fit_autoencoder(
-            dataset, config, length_multiple=1, seed=0, accelerator=build_accelerator(), directory=tmp_path / name
+            dataset,
+            config,
+            length_multiple=1,
+            seed=0,
+            accelerator=build_accelerator(),
+            state=TrainingFolder(tmp_path / name),
         )
         assert len(module._windows(fitted)) > 1
         return fitted.state_dict()

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
+from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.judging import Judge, Judged
 from pdiff_hub.networks import build_network
+from pdiff_hub.records import Results, RunFolder
 from pdiff_hub.tasks import load_task
 from pdiff_hub.transfer import pull
-from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 _HERE = Path(__file__).resolve().parent
 # In a Space the pipelines lie beside this file, in a source tree at its root.
 _FOLDERS = (_HERE / "pipelines", _HERE.parent.parent / "pipelines")
-_INDEX, _CHECKPOINTS = "model_index.json", "checkpoints"
+_INDEX = RunFolder(Path()).index.name
 LEAST_ORIGINALS = 3
 """Fewer have no spread to compare with."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -35,7 +34,8 @@ class Opened:
         judge: of networks of its architecture, on its task.
         originals: the checkpoints that it was trained on, None where they are gone; `gone` is then a sentence that
             says what.
-        results: `results.json`, None where there is none.
+        results: what was measured when the pipeline was made; None where nothing was, or where it cannot be read:
+            `damage` is then a sentence that says so.
     """
 
     name: str
@@ -44,7 +44,8 @@ class Opened:
     judge: Judge
     originals: CheckpointDataset | None
     gone: str
-    results: Mapping[str, Any] | None
+    results: Results | None
+    damage: str
 
     @cached_property
     def judged_originals(self) -> Judged | None:
@@ -91,30 +92,31 @@ def open_pipeline(folder: Path, name: str) -> Opened:
     network = build_network(dict(spec), pretrained=False, allow_factory=False)
     judge = Judge(network, load_task(dict(task)), pipe.autoencoder.layout, pipe.autoencoder.frozen_state())
     originals, gone = _originals(folder, pipe)
-    return Opened(name, folder, pipe, judge, originals, gone, _results(folder))
+    results, damage = _results(folder)
+    return Opened(name, folder, pipe, judge, originals, gone, results, damage)
 
 
 def _originals(folder: Path, pipe: PDiffPipeline) -> tuple[CheckpointDataset | None, str]:
-    if not (folder / _CHECKPOINTS).is_dir():
+    place = RunFolder(folder).checkpoints
+    if not place.is_dir():
         return None, (
-            f"The checkpoints that it was trained on are gone: {_CHECKPOINTS}/ is not in the pipeline's "
+            f"The checkpoints that it was trained on are gone: {place.name}/ is not in the pipeline's "
             "folder. So there is no similarity to originals, and no picture of it."
         )
     try:
-        originals = CheckpointDataset.from_pretrained(folder / _CHECKPOINTS)
+        originals = CheckpointDataset.from_pretrained(place)
     except (ValueError, OSError) as error:
         return None, f"The checkpoints that it was trained on cannot be read, so there is no similarity: {error}"
     if originals.layout != pipe.autoencoder.layout or len(originals) < LEAST_ORIGINALS:
         return None, (
-            f"{_CHECKPOINTS}/ in the pipeline's folder holds {len(originals)} checkpoints, too few or of "
+            f"{place.name}/ in the pipeline's folder holds {len(originals)} checkpoints, too few or of "
             "another network than this pipeline makes. So there is no similarity to originals."
         )
     return originals, ""
 
 
-def _results(folder: Path) -> Mapping[str, Any] | None:
+def _results(folder: Path) -> tuple[Results | None, str]:
     try:
-        results: Mapping[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return results
+        return RunFolder(folder).read_results(), ""
+    except PdiffError:
+        return None, "The results.json of this pipeline is damaged."

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from pdiff_hub.evaluation.figures import (
     METHOD_STYLE,
-    MethodPoints,
     accuracy_similarity_figure,
     frontier_figure,
     trajectories_figure,
 )
 from pdiff_hub.evaluation.figures.style import limits, page, plain_axes, save
+from pdiff_hub.evaluation.points import MethodPoints
 
 
 def novelty_pictures(drawn: Sample, points: Mapping[str, MethodPoints], directory: Path) -> tuple[str, str]:

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from pdiff_hub.evaluation.baselines import ensemble, gaussian, noise_standardised
 from pdiff_hub.evaluation.distances import nearest_l2
-from pdiff_hub.evaluation.figures import METHOD_STYLE, MethodPoints
-from pdiff_hub.evaluation.frontier import NoveltyPoints, frontier_report
+from pdiff_hub.evaluation.figures import METHOD_STYLE
+from pdiff_hub.evaluation.frontier import measure_frontier
 from pdiff_hub.evaluation.judging import Judged
+from pdiff_hub.evaluation.points import MethodPoints
 from pdiff_hub.evaluation.similarity import max_to_any
 from pdiff_hub.prediction.predictions import evaluate, predict_logits
 from pdiff_hub.safe_files import write_safetensors
@@ -130,14 +131,8 @@ def method_points(drawn: Sample) -> dict[str, MethodPoints]:
 
 def sample_verdict(points: Mapping[str, MethodPoints], num_classes: int) -> str:
     """The package's verdict on this sample alone; fewer networks decide less."""
-    novelty = {name: NoveltyPoints(each.accuracy_B, 1 - each.similarity_B) for name, each in points.items()}
-    report = frontier_report(
-        novelty,
-        torch.Generator().manual_seed(0),
-        floor=1 / num_classes,
-        labels={name: style.label for name, style in METHOD_STYLE.items()},
-    )
-    return str(report["verdict"])
+    labels = {name: style.label for name, style in METHOD_STYLE.items()}
+    return measure_frontier(points, torch.Generator().manual_seed(0), floor=1 / num_classes, labels=labels).verdict
 
 
 def accuracy_by_step(drawn: Sample) -> tuple[list[int], Tensor]:

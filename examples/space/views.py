@@ -70,21 +70,19 @@ def pipeline_view(opened: Opened) -> str:
 
 def _verdict(opened: Opened) -> str:
     missing = f"<p>{escape(opened.gone)}</p>" if opened.gone else ""
-    if opened.results is None:
-        return _callout("No verdict", "This pipeline has no results.json, so it has not been audited.", missing)
-    try:
-        text = verdict(opened.results)
-        similarity = opened.results["similarity"]["original_generated_max"]
-        accuracy = {name: float(opened.results["accuracy"][name]["mean"]) for name in ("original", "generated")}
-        numbers = (
-            f"Measured on {int(opened.results['num_generated']):,} generated networks when the pipeline was "
-            f"made: mean accuracy {100 * accuracy['generated']:.2f} % (originals "
-            f"{100 * accuracy['original']:.2f} %), mean highest IoU with an original {float(similarity):.3f}, "
-            "where 1 is a copy."
-        )
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return _callout("No verdict", "The results.json of this pipeline is damaged.", missing)
-    return _callout("The verdict of its audit", text, f"<p>{escape(numbers)}</p>{missing}")
+    results = opened.results
+    if results is None or results.measured is None:
+        nothing = "This pipeline has no results.json, so it has not been audited."
+        return _callout("No verdict", opened.damage or nothing, missing)
+    measured = results.measured
+    numbers = f"Measured on {measured.num_generated:,} generated networks when the pipeline was made"
+    means = {name: f"{100 * row.mean:.2f} %" for name, row in measured.accuracy.items()}
+    if "generated" in means and "original" in means:
+        numbers += f": mean accuracy {means['generated']} (originals {means['original']})"
+    if measured.similarity is not None and measured.similarity.original_generated_max is not None:
+        highest = measured.similarity.original_generated_max
+        numbers += f", mean highest IoU with an original {highest:.3f}, where 1 is a copy"
+    return _callout("The verdict of its audit", verdict(results), f"<p>{escape(numbers)}.</p>{missing}")
 
 
 def summary_view(drawn: Sample) -> str:
@@ -94,7 +92,7 @@ def summary_view(drawn: Sample) -> str:
     originals = drawn.opened.judged_originals
     if originals is not None:
         facts.append(("originals, mean", f"{100 * float(originals.test.accuracy_B.mean()):.2f} %"))
-    facts.append(("best pick*", f"{100 * drawn.judged.summary()['best']:.2f} %"))
+    facts.append(("best pick*", f"{100 * drawn.judged.summary().best:.2f} %"))
     if drawn.similarity_N is not None and bool(drawn.similarity_N.isfinite().any()):
         facts.append(("mean highest IoU", f"{float(drawn.similarity_N.nanmean()):.3f}"))
     if drawn.nearest_N is not None:
@@ -163,18 +161,15 @@ def no_answer_view(text: str) -> str:
 
 
 def results_view(opened: Opened) -> str:
-    """results.json as tables."""
-    results = opened.results
-    if results is None:
-        return "<p>This pipeline has no results.json.</p>"
-    try:
-        tables = [("Accuracy on test [%]", ACCURACY_COLUMNS, accuracy_rows(results), ACCURACY_NOTE)]
-        if results.get("audit"):
-            tables.append(("Does it generate, or copy and average?", AUDIT_COLUMNS, audit_rows(results), ""))
-        if results.get("frontier"):
-            tables.append(("Against simple baselines", METHOD_COLUMNS, method_rows(results), METHOD_NOTE))
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return "<p>The results.json of this pipeline is damaged.</p>"
+    """The results as tables."""
+    measured = None if opened.results is None else opened.results.measured
+    if measured is None:
+        return f"<p>{escape(opened.damage or 'This pipeline has no results.json.')}</p>"
+    tables = [("Accuracy on test [%]", ACCURACY_COLUMNS, accuracy_rows(measured), ACCURACY_NOTE)]
+    if measured.audit is not None:
+        tables.append(("Does it generate, or copy and average?", AUDIT_COLUMNS, audit_rows(measured), ""))
+    if measured.frontier is not None:
+        tables.append(("Against simple baselines", METHOD_COLUMNS, method_rows(measured), METHOD_NOTE))
     return "".join(_table(*each) for each in tables)
 
 

@@ -89,32 +89,6 @@ def spread_ratio(generated_BP: Tensor | Rows, original_KP: Tensor | Rows) -> flo
     return float((generated / original) ** 0.5)
 
 
-def summarise_accuracy(validation_accuracy_B: Tensor, test_accuracy_B: Tensor) -> dict[str, float]:
-    """{"best", "mean", "median", "std"} of accuracies on test, fractions 0..1, as `results.json` has them.
-
-    "best" is the test accuracy of the network that is best on *validation* (the first of several), not the highest on
-    test. "std" is unbiased (n - 1), and 0 for one network. Raises ValueError for shapes other than two equal [B], and
-    for numbers outside 0..1.
-    """
-    if validation_accuracy_B.ndim != 1 or validation_accuracy_B.shape != test_accuracy_B.shape:
-        raise PdiffError(
-            f"validation accuracies have shape {list(validation_accuracy_B.shape)}, test accuracies "
-            f"{list(test_accuracy_B.shape)}; expected one of each a network, [B]."
-        )
-    if len(test_accuracy_B) == 0:
-        raise PdiffError("there are no accuracies to summarise; expected at least one network.")
-    for name, accuracy_B in (("validation", validation_accuracy_B), ("test", test_accuracy_B)):
-        if not bool(((accuracy_B >= 0) & (accuracy_B <= 1)).all()):  # NaN included
-            raise PdiffError(f"{name} accuracies run outside 0..1; expected fractions, not percent, and no NaN.")
-    test_B = test_accuracy_B.double()
-    return {
-        "best": float(test_B[int(validation_accuracy_B.argmax())]),
-        "mean": float(test_B.mean()),
-        "median": float(test_B.quantile(0.5)),
-        "std": float(test_B.std()) if len(test_B) > 1 else 0.0,
-    }
-
-
 def _slices(first: Rows, second: Rows, block: range | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """Two sets of networks [*,P], of the first perhaps a block of rows, in float64 on the CPU, in slices of P that fit
     `_SLICE_BYTES` together."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,20 +15,11 @@ from torch import Tensor, nn
 from pdiff_hub.checkpoints.rows import PickedRows, Rows, as_rows
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.prediction.predictions import Images, predict_logits
+from pdiff_hub.records import EnsembleCurve
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _BINS = 15  # of the calibration error: Guo et al. 2017, arXiv 1706.04599, sec. 5
 _CHUNK_IMAGES, _CHUNK_BYTES = 1024, 64 << 20  # images taken at a time, and their bytes
-
-
-@dataclass(frozen=True)
-class EnsembleCurve:
-    """What ensembles of each size reach on average. accuracy: fractions. nll: nats. calibration_error: ECE, 0..1."""
-
-    sizes: tuple[int, ...]
-    accuracy: tuple[float, ...]
-    nll: tuple[float, ...]
-    calibration_error: tuple[float, ...]
 
 
 def ensemble_curve(

@@ -5,12 +5,7 @@ Shapes: K originals, B networks of a method, P parameters, N test images.
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,23 +15,32 @@ from pdiff_hub.checkpoints.rows import PickedRows, Rows, as_rows
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.baselines import Variant, ensemble, evenly_spaced
 from pdiff_hub.evaluation.distances import nearest_l2, spread_ratio
-from pdiff_hub.evaluation.ensembles import EnsembleCurve, ensemble_curve
+from pdiff_hub.evaluation.ensembles import ensemble_curve
 from pdiff_hub.evaluation.figures import (
     METHOD_STYLE,
-    MethodPoints,
     accuracy_similarity_figure,
     ensembles_figure,
     frontier_figure,
     similarity_figure,
 )
-from pdiff_hub.evaluation.frontier import NoveltyPoints, frontier_report
+from pdiff_hub.evaluation.frontier import measure_frontier
 from pdiff_hub.evaluation.judging import Judge, Judged
+from pdiff_hub.evaluation.points import MethodPoints
 from pdiff_hub.evaluation.similarity import iou_matrix, max_to_any, similarity_summary
+from pdiff_hub.records import (
+    FIGURES,
+    AuditSummary,
+    EnsembleCurve,
+    Frontier,
+    Measurements,
+    MethodSummary,
+    RunFolder,
+)
+from pdiff_hub.records.json_files import without_nan
 from pdiff_hub.safe_files import write_json
+from pdiff_hub.seeds import derived_seed
 from pdiff_hub.tasks import Task
 
-FIGURES = ("accuracy-similarity", "frontier", "similarity", "ensembles")
-"""Stems of the pictures, in the order in which they are shown; those of the audit are missing where it is."""
 _LEAST_ORIGINALS = 3
 _MOST_PAIRED = 500  # networks of a set whose pairs are drawn in the picture of similarities
 _LARGEST_ENSEMBLE = 20
@@ -53,8 +57,8 @@ def evaluate_networks(
     variants: Sequence[Variant] = (),
     num_models: int = 100,
     seed: int = 0,
-    directory: Path | None = None,
-) -> dict[str, Any]:
+    folder: RunFolder | None = None,
+) -> Measurements:
     """The parts of `results.json` that are measured here.
 
     Every choice (the best network) is made on the validation split; every figure reported is of the test split.
@@ -71,12 +75,10 @@ def evaluate_networks(
             novelty and the ensembles are measured too.
         num_models: how many networks a baseline makes.
         seed: of the baselines and of the bootstrap.
-        directory: where to write pictures (PNG and SVG) and `networks.json`, the numbers of every single network.
+        folder: where to write pictures (PNG and SVG) and the numbers of every single network; None: nowhere.
 
     Returns:
-        "num_params", "num_checkpoints", "num_generated"; "accuracy": {variant: best, mean, median, std}; "similarity";
-        "audit"; "methods": {variant: method, count, max_iou, nearest_l2}; "frontier" as `frontier_report` gives it and
-        "ensembles": {method: EnsembleCurve}, both None without variants; "notes": sentences.
+        What was measured: "frontier" and "ensembles" are None without variants.
 
     Raises:
         ValueError: generated networks of another layout, fewer than 3 originals, parameters that are not finite.
@@ -104,7 +106,7 @@ def evaluate_networks(
     for variant in variants:
         if variant.name in judged:
             continue
-        generator = torch.Generator().manual_seed(_stream(seed, variant.name))
+        generator = torch.Generator().manual_seed(derived_seed(seed, variant.name))
         params_BP = variant.make(originals, num_models, generator)
         judged[variant.name] = judge(params_BP)
         nearest[variant.name] = nearest_l2(params_BP, originals.rows, leave_one_out=False)
@@ -112,38 +114,31 @@ def evaluate_networks(
         methods[variant.name] = variant.method
     points = _by_method(methods, judged, similar)
     curves = _ensembles(judge, kept.rows, generated) if variants else None
-    results = {
-        "num_params": originals.layout.num_params,
-        "num_checkpoints": len(originals),
-        "num_generated": generated.num_rows,
-        "accuracy": {name: each.summary() for name, each in judged.items()},
-        "similarity": similarity_summary(wrong_KN, judged["generated"].test.wrong_BN),
-        "audit": {
-            "nearest_l2_generated": float(nearest["generated"].mean()),
-            "nearest_l2_original": float(nearest["original"].mean()),
-            "deviation_r2": deviation_r2,
-            "spread_ratio": spread_ratio(generated, originals.rows) if generated.num_rows > 1 else None,
-            "max_iou_ensemble": float(similar["ensemble"][0]),
-            "max_iou_original": _mean(similar["original"]),
-        },
-        "methods": {
-            name: {
-                "method": methods[name],
-                "count": len(nearest[name]),
-                "max_iou": _mean(similar[name]),
-                "nearest_l2": float(nearest[name].mean()),
-            }
+    measured = Measurements(
+        num_checkpoints=len(originals),
+        num_generated=generated.num_rows,
+        accuracy={name: each.summary() for name, each in judged.items()},
+        similarity=similarity_summary(wrong_KN, judged["generated"].test.wrong_BN),
+        audit=AuditSummary(
+            nearest_l2_generated=float(nearest["generated"].mean()),
+            nearest_l2_original=float(nearest["original"].mean()),
+            deviation_r2=deviation_r2,
+            spread_ratio=spread_ratio(generated, originals.rows) if generated.num_rows > 1 else None,
+            max_iou_ensemble=_mean(similar["ensemble"]),
+            max_iou_original=_mean(similar["original"]),
+        ),
+        methods={
+            name: MethodSummary(methods[name], len(nearest[name]), _mean(similar[name]), float(nearest[name].mean()))
             for name in judged
         },
-        "frontier": _frontier(points, task, seed) if variants else None,
-        "ensembles": None if curves is None else {name: asdict(curve) for name, curve in curves.items()},
-        "notes": _notes(judged),
-    }
-    if directory is not None:
-        _write_networks(directory, judged, similar, nearest)
-        _draw(directory, points, judged, curves)
-    cleaned: dict[str, Any] = without_nan(results)
-    return cleaned
+        frontier=_frontier(points, task, seed) if variants else None,
+        ensembles=curves,
+        notes=_notes(judged),
+    )
+    if folder is not None:
+        _write_networks(folder, judged, similar, nearest)
+        _draw(folder, points, judged, curves)
+    return measured
 
 
 def require_originals(originals: CheckpointDataset) -> None:
@@ -153,11 +148,6 @@ def require_originals(originals: CheckpointDataset) -> None:
             f"the data set has {len(originals)} checkpoints, expected at least {_LEAST_ORIGINALS} to "
             "judge generated networks by; collect more."
         )
-
-
-def _stream(seed: int, use: str) -> int:
-    """A generator's seed for each use: what a baseline makes does not depend on which others there are."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{use}".encode()).digest()[:7])
 
 
 def _max_iou(name: str, judged: Judged, wrong_KN: Tensor) -> Tensor:
@@ -177,11 +167,10 @@ def _by_method(
     return points
 
 
-def _frontier(points: Mapping[str, MethodPoints], task: Task, seed: int) -> dict[str, Any]:
-    novelty = {name: NoveltyPoints(each.accuracy_B, 1 - each.similarity_B) for name, each in points.items()}
-    generator = torch.Generator().manual_seed(_stream(seed, "frontier"))
+def _frontier(points: Mapping[str, MethodPoints], task: Task, seed: int) -> Frontier:
+    generator = torch.Generator().manual_seed(derived_seed(seed, "frontier"))
     labels = {name: style.label for name, style in METHOD_STYLE.items()}
-    return frontier_report(novelty, generator, floor=1 / task.num_classes, labels=labels)
+    return measure_frontier(points, generator, floor=1 / task.num_classes, labels=labels)
 
 
 def _ensembles(judge: Judge, originals: Rows, generated: Rows) -> dict[str, EnsembleCurve]:
@@ -207,24 +196,25 @@ def _notes(judged: Mapping[str, Judged]) -> list[str]:
 
 
 def _draw(
-    directory: Path,
+    folder: RunFolder,
     points: Mapping[str, MethodPoints],
     judged: Mapping[str, Judged],
     curves: Mapping[str, EnsembleCurve] | None,
 ) -> None:
+    accuracy, frontier, similarity, ensembles = (folder.picture(stem).with_suffix("") for stem in FIGURES)
     shown = {
         name: points[name]
         for name in ("original", "generated", "ensemble", "fine_tuned", "noise_standardised")
         if name in points
     }  # p-diff's figure 4b; the frontier has them all
-    accuracy_similarity_figure(shown, directory / FIGURES[0])
+    accuracy_similarity_figure(shown, accuracy)
     if curves is None:
         return
-    frontier_figure(points, directory / FIGURES[1])
+    frontier_figure(points, frontier)
     pairs = similarity_pairs(judged["original"].test.wrong_BN, judged["generated"].test.wrong_BN)
     if any(bool(values.isfinite().any()) for values in pairs.values()):
-        similarity_figure(pairs, directory / FIGURES[2])
-    ensembles_figure(curves, directory / FIGURES[3])
+        similarity_figure(pairs, similarity)
+    ensembles_figure(curves, ensembles)
 
 
 def similarity_pairs(wrong_KN: Tensor, wrong_BN: Tensor) -> dict[str, Tensor]:
@@ -246,32 +236,19 @@ def similarity_pairs(wrong_KN: Tensor, wrong_BN: Tensor) -> dict[str, Tensor]:
 
 
 def _write_networks(
-    directory: Path, judged: Mapping[str, Judged], similar: Mapping[str, Tensor], nearest: Mapping[str, Tensor]
+    folder: RunFolder, judged: Mapping[str, Judged], similar: Mapping[str, Tensor], nearest: Mapping[str, Tensor]
 ) -> None:
-    write_json(
-        directory / "networks.json",
-        without_nan(
-            {
-                name: {
-                    "accuracy": each.test.accuracy_B.tolist(),
-                    "validation_accuracy": each.validation_accuracy_B.tolist(),
-                    "max_similarity": similar[name].tolist(),
-                    "nearest_l2": nearest[name].tolist(),
-                }
-                for name, each in judged.items()
-            }
-        ),
-    )
+    numbers = {
+        name: {
+            "accuracy": each.test.accuracy_B.tolist(),
+            "validation_accuracy": each.validation_accuracy_B.tolist(),
+            "max_similarity": similar[name].tolist(),
+            "nearest_l2": nearest[name].tolist(),
+        }
+        for name, each in judged.items()
+    }
+    write_json(folder.networks, without_nan(numbers))
 
 
-def _mean(values_B: Tensor) -> float:
-    return float(values_B.double().nanmean()) if torch.isfinite(values_B).any() else math.nan
-
-
-def without_nan(value: Any) -> Any:
-    """JSON knows no NaN: what is undefined becomes None."""
-    if isinstance(value, Mapping):
-        return {key: without_nan(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _mean(values_B: Tensor) -> float | None:
+    return float(values_B.double().nanmean()) if torch.isfinite(values_B).any() else None

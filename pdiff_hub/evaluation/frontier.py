@@ -12,133 +12,79 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pdiff_hub.errors import PdiffError
+from pdiff_hub.evaluation.points import MethodPoints
+from pdiff_hub.records import Area, Comparison, Frontier
+from pdiff_hub.records.results import Verdict, defined
 
 _RESAMPLES = 1000
 _QUANTILES = (0.025, 0.5, 0.975)  # the ends of a 95 % interval, and the median
 
 
-@dataclass(frozen=True, eq=False)
-class NoveltyPoints:
-    """A point a network. accuracy_B: on test, fractions 0..1. novelty_B: 1 - max IoU, 0..1; NaN where no IoU exists.
-
-    Raises ValueError for shapes other than two equal [B], for no network, and for numbers outside 0..1.
-    """
-
-    accuracy_B: Tensor
-    novelty_B: Tensor
-
-    def __post_init__(self) -> None:
-        shapes = [list(self.accuracy_B.shape), list(self.novelty_B.shape)]
-        if shapes[0] != shapes[1] or self.accuracy_B.ndim != 1 or len(self.accuracy_B) == 0:
-            raise PdiffError(
-                f"accuracies have shape {shapes[0]}, novelties {shapes[1]}; expected one of each a network, [B]."
-            )
-        for name, values in (("accuracies", self.accuracy_B), ("novelties", self.novelty_B[~self.novelty_B.isnan()])):
-            if not bool(((values >= 0) & (values <= 1)).all()):
-                raise PdiffError(f"{name} run outside 0..1; expected fractions, and NaN for undefined novelties only.")
-
-    @property
-    def num_undefined(self) -> int:
-        """Networks without a novelty, which have no place on a frontier: neither they nor any original err."""
-        return int(self.novelty_B.isnan().sum())
-
-    @property
-    def defined(self) -> NoveltyPoints | None:
-        """The networks that have a novelty, the most novel first, in float64 on the CPU; None if there is none."""
-        has = ~self.novelty_B.isnan()
-        if not bool(has.any()):
-            return None
-        novelty_B, order_B = self.novelty_B[has].cpu().double().sort(descending=True, stable=True)
-        return NoveltyPoints(self.accuracy_B[has].cpu().double()[order_B], novelty_B)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Generated against baseline networks at the same novelty, as `compare` finds it; NaN where it is undefined.
-
-    difference, low, high: median and ends of the 95 % interval of (generated - baseline) accuracy, a fraction.
-    shared_novelty: the end of the range 0..shared_novelty that both reach, the median over the resamples.
-    verdict: are the generated ones better? "yes", "no", "within the interval", or "undefined".
-    """
-
-    difference: float
-    low: float
-    high: float
-    shared_novelty: float
-    verdict: str
-
-
-def dominated_area(accuracy_B: Tensor, novelty_B: Tensor, floor: float) -> float:
+def dominated_area(points: MethodPoints, floor: float) -> float:
     """The area of the union of the rectangles between (accuracy `floor`, novelty 0) and each network: 0..1 - floor.
 
     floor: the accuracy of guessing, 1 / number of classes; a network at or below it covers nothing. Networks without
-    a novelty are left out; NaN if there is no other. Raises ValueError as `NoveltyPoints`, and for a floor not in 0..1.
+    a novelty are left out; NaN if there is no other. Raises ValueError for a floor not in 0..1.
     """
     _check_floor(floor)
-    points = NoveltyPoints(accuracy_B, novelty_B).defined
-    return math.nan if points is None else float(_area_R(points.accuracy_B[None], points.novelty_B[None], floor))
+    if (sorted_points := points.by_novelty()) is None:
+        return math.nan
+    accuracy_B, novelty_B = sorted_points
+    return float(_area_R(accuracy_B[None], novelty_B[None], floor))
 
 
-def area_interval(
-    accuracy_B: Tensor, novelty_B: Tensor, floor: float, generator: torch.Generator
-) -> tuple[float, float]:
+def area_interval(points: MethodPoints, floor: float, generator: torch.Generator) -> tuple[float, float]:
     """95 % bootstrap interval of `dominated_area` over networks, from 1,000 resamples of B; NaN where that is NaN.
 
     A resample has no network that the set lacks, so its area is at most that of the set: the interval ends there.
     """
     _check_floor(floor)
-    points = NoveltyPoints(accuracy_B, novelty_B).defined
-    if points is None:
+    if (sorted_points := points.by_novelty()) is None:
         return math.nan, math.nan
-    low, _, high = _quantiles(_area_R(*_resample(points, len(points.novelty_B), generator), floor))
+    low, _, high = _quantiles(_area_R(*_resample(*sorted_points, len(sorted_points[0]), generator), floor))
     return low, high
 
 
-def compare(generated: NoveltyPoints, baseline: NoveltyPoints, generator: torch.Generator) -> Comparison:
+def compare(generated: MethodPoints, baseline: MethodPoints, generator: torch.Generator) -> Comparison:
     """Mean difference of the two frontiers over the novelties that both reach, 0..min(highest of each).
 
     Each of 1,000 bootstrap resamples draws n = min(B generated, B baseline) networks of either, because the frontier
     of more networks is higher. Where both reach nothing above 0 it is the difference of the best accuracies.
     """
-    left, right = generated.defined, baseline.defined
+    left, right = generated.by_novelty(), baseline.by_novelty()
     if left is None or right is None:
-        return Comparison(math.nan, math.nan, math.nan, math.nan, "undefined")
-    count = min(len(left.novelty_B), len(right.novelty_B))
-    accuracy_Rn, novelty_Rn = _resample(left, count, generator)
-    other_accuracy_Rn, other_novelty_Rn = _resample(right, count, generator)
+        return Comparison(None, None, None, None, "undefined")
+    count = min(len(left[0]), len(right[0]))
+    accuracy_Rn, novelty_Rn = _resample(*left, count, generator)
+    other_accuracy_Rn, other_novelty_Rn = _resample(*right, count, generator)
     shared_R = torch.minimum(novelty_Rn[:, 0], other_novelty_Rn[:, 0])
     difference_R = _mean_R(accuracy_Rn, novelty_Rn, shared_R) - _mean_R(other_accuracy_Rn, other_novelty_Rn, shared_R)
     # Equal frontiers with steps at different places differ by rounding, which must not decide a verdict.
     low, difference, high = _quantiles(difference_R.round(decimals=12))
-    verdict = "yes" if low > 0 else "no" if high < 0 else "within the interval"
+    verdict: Verdict = "yes" if low > 0 else "no" if high < 0 else "within the interval"
     return Comparison(difference, low, high, _quantiles(shared_R)[1], verdict)
 
 
-def frontier_report(
-    points: Mapping[str, NoveltyPoints],
+def measure_frontier(
+    points: Mapping[str, MethodPoints],
     generator: torch.Generator,
     *,
     floor: float,
     labels: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """Every method's area, "generated" against every other method, and what follows, JSON-able.
+) -> Frontier:
+    """Every method's area, "generated" against every other method, and what follows in a sentence.
+
+    An area rises with the number of networks; "versus" does not.
 
     Args:
         points: by variant; "generated" and at least one other.
         floor: the accuracy of guessing, 1 / number of classes.
         labels: how the sentence calls the variants; by default by their names.
-
-    Returns:
-        {"area": {name: {"area", "low", "high", "undefined"}}, "versus": {name: {"difference", "low", "high",
-        "shared_novelty", "verdict"}}, "verdict": a sentence}. "undefined" counts the networks without a novelty;
-        numbers of a method that has no other are None. An area rises with the number of networks; "versus" does not.
 
     Raises ValueError without "generated", without another method, and for a floor outside 0..1.
     """
@@ -146,30 +92,13 @@ def frontier_report(
         raise PdiffError(f"there are points of {sorted(points)}; expected 'generated' and at least one method beside.")
     area = {}
     for name, each in points.items():
-        low, high = area_interval(each.accuracy_B, each.novelty_B, floor, generator)
-        area[name] = {
-            "area": _number(dominated_area(each.accuracy_B, each.novelty_B, floor)),
-            "low": _number(low),
-            "high": _number(high),
-            "undefined": each.num_undefined,
-        }
+        low, high = area_interval(each, floor, generator)
+        area[name] = Area(defined(dominated_area(each, floor)), defined(low), defined(high), each.num_undefined)
     versus = {
         name: compare(points["generated"], each, generator) for name, each in points.items() if name != "generated"
     }
-    return {
-        "area": area,
-        "versus": {
-            name: {
-                "difference": _number(each.difference),
-                "low": _number(each.low),
-                "high": _number(each.high),
-                "shared_novelty": _number(each.shared_novelty),
-                "verdict": each.verdict,
-            }
-            for name, each in versus.items()
-        },
-        "verdict": _sentence({(labels or {}).get(name, name): each.verdict for name, each in versus.items()}),
-    }
+    sentence = _sentence({(labels or {}).get(name, name): each.verdict for name, each in versus.items()})
+    return Frontier(area, versus, sentence)
 
 
 def _area_R(accuracy_Rn: Tensor, novelty_Rn: Tensor, floor: float) -> Tensor:
@@ -185,11 +114,10 @@ def _mean_R(accuracy_Rn: Tensor, novelty_Rn: Tensor, end_R: Tensor) -> Tensor:
     return torch.where(end_R > 0, area_R / end_R, accuracy_Rn.amax(dim=1))
 
 
-def _resample(points: NoveltyPoints, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _resample(accuracy_B: Tensor, novelty_B: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Accuracies and novelties of 1,000 draws of `count` points with replacement, [R,n], in the order of the points."""
-    size = (_RESAMPLES, count)
-    drawn_Rn = torch.randint(len(points.novelty_B), size, generator=generator).sort(dim=1).values
-    return points.accuracy_B[drawn_Rn], points.novelty_B[drawn_Rn]
+    drawn_Rn = torch.randint(len(novelty_B), (_RESAMPLES, count), generator=generator).sort(dim=1).values
+    return accuracy_B[drawn_Rn], novelty_B[drawn_Rn]
 
 
 def _quantiles(values_R: Tensor) -> tuple[float, float, float]:
@@ -210,11 +138,6 @@ def _sentence(verdicts: Mapping[str, str]) -> str:
         if last:
             clauses.append(f"{verb} {', '.join(others)} and {last}" if others else f"{verb} {last}")
     return f"At the same novelty, p-diff {'; '.join(clauses)}."
-
-
-def _number(value: float) -> float | None:
-    """JSON knows no NaN: what is undefined becomes None."""
-    return None if math.isnan(value) else value
 
 
 def _check_floor(floor: float) -> None:

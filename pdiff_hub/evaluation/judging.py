@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from pdiff_hub.checkpoints.rows import Rows, as_rows
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.evaluation.distances import summarise_accuracy
 from pdiff_hub.prediction.predictions import Predictions, SplitImages, evaluate
+from pdiff_hub.records import AccuracySummary
 from pdiff_hub.tasks import Split, Task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
@@ -25,8 +25,8 @@ class Judged:
     validation_accuracy_B: Tensor
     test: Predictions
 
-    def summary(self) -> dict[str, float]:
-        """{"best", "mean", "median", "std"} on test, the best one chosen on validation."""
+    def summary(self) -> AccuracySummary:
+        """On test, the best one chosen on validation."""
         return summarise_accuracy(self.validation_accuracy_B, self.test.accuracy_B)
 
 
@@ -58,3 +58,29 @@ class Judge:
 
     def _on(self, split: Split, rows: Rows) -> Predictions:
         return evaluate(self.network, self.layout, self.frozen, rows, SplitImages(self.task, split), split.labels_N)
+
+
+def summarise_accuracy(validation_accuracy_B: Tensor, test_accuracy_B: Tensor) -> AccuracySummary:
+    """Best, mean, median and standard deviation of accuracies on test, fractions 0..1.
+
+    "best" is the test accuracy of the network that is best on *validation* (the first of several), not the highest on
+    test. "std" is unbiased (n - 1), and 0 for one network. Raises ValueError for shapes other than two equal [B], and
+    for numbers outside 0..1.
+    """
+    if validation_accuracy_B.ndim != 1 or validation_accuracy_B.shape != test_accuracy_B.shape:
+        raise PdiffError(
+            f"validation accuracies have shape {list(validation_accuracy_B.shape)}, test accuracies "
+            f"{list(test_accuracy_B.shape)}; expected one of each a network, [B]."
+        )
+    if len(test_accuracy_B) == 0:
+        raise PdiffError("there are no accuracies to summarise; expected at least one network.")
+    for name, accuracy_B in (("validation", validation_accuracy_B), ("test", test_accuracy_B)):
+        if not bool(((accuracy_B >= 0) & (accuracy_B <= 1)).all()):  # NaN included
+            raise PdiffError(f"{name} accuracies run outside 0..1; expected fractions, not percent, and no NaN.")
+    test_B = test_accuracy_B.double()
+    return AccuracySummary(
+        best=float(test_B[int(validation_accuracy_B.argmax())]),
+        mean=float(test_B.mean()),
+        median=float(test_B.quantile(0.5)),
+        std=float(test_B.std()) if len(test_B) > 1 else 0.0,
+    )

@@ -10,11 +10,11 @@ import re
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
-from pdiff_hub import __version__
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.safe_files import replacing
 
@@ -23,7 +23,7 @@ from pdiff_hub.safe_files import replacing
 _NUMBER = r"\d+(e\W?\d+)?"
 _NUMERIC = re.compile(rf"\W*{_NUMBER}(\W+(to\W+)?{_NUMBER})*\W*[^\W\d]{{0,3}}")
 _GAP = re.compile(r"\W*|nan|n/a|undefined", re.IGNORECASE)
-_TEMPLATE = Path(__file__).with_name("report.html")
+_TEMPLATE = Path(__file__).with_name("report_template.html")
 _CONTENTS_FROM = 4  # sections; fewer fit on a screen or two
 _PIXELS_PER_INCH = 120  # a quarter above CSS's 96: figures are drawn for paper, with letters too small for a screen
 
@@ -76,7 +76,7 @@ def write_report(path: Path, title: str, lead: str, sections: Sequence[Section])
         title=title,
         lead=lead,
         sections=sections,
-        generator=f"pdiff-hub {__version__}",
+        generator=f"pdiff-hub {version('pdiff-hub')}",
         with_contents=len(sections) >= _CONTENTS_FROM,
     )
     path.parent.mkdir(parents=True, exist_ok=True)

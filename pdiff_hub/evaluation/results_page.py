@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pdiff_hub.evaluation.evaluate import FIGURES
 from pdiff_hub.evaluation.report import Figure, Section, Table, write_report
 from pdiff_hub.evaluation.table import (
     ACCURACY_COLUMNS,
@@ -21,8 +20,10 @@ from pdiff_hub.evaluation.table import (
     method_rows,
     verdict,
 )
+from pdiff_hub.records import FIGURES, Results, RunFolder
+from pdiff_hub.safe_files import flattened
 
-REPORT_FILE = "report.html"
+_ENSEMBLE_NOTE = "Means over disjoint groups out of 20 networks. NLL in nats; calibration error with 15 bins."
 _TITLES = {
     "accuracy-similarity": "Accuracy against the highest similarity to an original",
     "frontier": "The accuracy-novelty frontier",
@@ -39,92 +40,54 @@ _ALTS = {
 }
 
 
-def write_results_page(
-    results: Mapping[str, Any], directory: Path, name: str, recipe: Mapping[str, Any] | None = None
-) -> Path:
-    """Write `directory`/report.html from results and the pictures that lie there; returns its path."""
-    sections = result_sections(results, directory)
-    settings = {**(recipe or {}), "environment": results["environment"], "seed of the evaluation": results["seed"]}
-    seconds = [
-        (stage.replace("_", " "), f"{value:.1f}") for stage, value in results["seconds"].items() if value is not None
-    ]
+def write_results_page(results: Results, folder: RunFolder) -> Path:
+    """Write the report of measured results, with the pictures that lie in `folder`, into it; returns its path."""
+    facts, measured = results.facts, results.measured
+    assert measured is not None
+    sections = result_sections(results, folder)
+    settings = {**(facts.recipe or {}), "environment": results.environment, "seed of the evaluation": results.seed}
+    known = ((stage.replace("_", " "), value) for stage, value in results.seconds.items())
+    seconds = [(stage, f"{value:.1f}") for stage, value in known if value is not None]
     sections.append(
         Section("Settings", "", [settings_table(settings), Table("Seconds", ("stage", "seconds"), seconds)])
     )
     lead = (
-        f"{results['num_generated']} generated {results['network']} networks for {results['task']}, "
-        f"{results['num_params']:,} numbers each (select: {results['select']})"
+        f"{measured.num_generated} generated {facts.network} networks for {facts.task}, "
+        f"{facts.num_params:,} numbers each (select: {facts.select})"
     )
-    if results["num_checkpoints"]:
-        lead += f", beside the {results['num_checkpoints']} checkpoints that their generator was trained on"
-    path = directory / REPORT_FILE
-    write_report(path, name, f"{lead}.\n\n{verdict(results)}", sections)
-    return path
+    if measured.num_checkpoints:
+        lead += f", beside the {measured.num_checkpoints} checkpoints that their generator was trained on"
+    write_report(folder.report, facts.name, f"{lead}.\n\n{verdict(results)}", sections)
+    return folder.report
 
 
 def settings_table(settings: Mapping[str, Any]) -> Table:
-    """Nested settings, a row a dotted name."""
-    return Table("Settings", ("setting", "value"), list(_flat(settings, "")))
+    """Nested settings, a row per dotted name."""
+    return Table("Settings", ("setting", "value"), [(name, str(value)) for name, value in flattened(settings)])
 
 
-def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", str(value)
-
-
-def result_sections(results: Mapping[str, Any], directory: Path) -> list[Section]:
+def result_sections(results: Results, folder: RunFolder) -> list[Section]:
     """The sections that results have: accuracy, audit, baselines and frontier, ensembles."""
+    measured = results.measured
+    assert measured is not None
 
     def figure(stem: str) -> list[Figure]:
-        png = directory / f"{stem}.png"
+        png = folder.picture(stem)
         return [Figure(png, _TITLES[stem], _ALTS[stem])] if png.exists() else []
 
     accuracy, frontier, similarity, ensembles = FIGURES
     sections = []
-    if results["accuracy"]:
-        sections.append(
-            Section(
-                "How good they are",
-                "\n\n".join(results["notes"]),
-                [
-                    Table("Accuracy on test [%]", ACCURACY_COLUMNS, accuracy_rows(results), ACCURACY_NOTE),
-                    *figure(accuracy),
-                ],
-            )
-        )
-    if results["audit"]:
-        sections.append(
-            Section(
-                "Do they only copy and average?",
-                "",
-                [Table("Audit", AUDIT_COLUMNS, audit_rows(results)), *figure(similarity)],
-            )
-        )
-    if results["frontier"]:
-        sections.append(
-            Section(
-                "Against simple baselines",
-                verdict(results),
-                [Table("Baselines", METHOD_COLUMNS, method_rows(results), METHOD_NOTE), *figure(frontier)],
-            )
-        )
-    if results["ensembles"]:
-        sections.append(
-            Section(
-                "As ensembles",
-                "Probabilities of several networks averaged: the practical use.",
-                [
-                    Table(
-                        "Ensembles",
-                        ENSEMBLE_COLUMNS,
-                        ensemble_rows(results),
-                        "Means over disjoint groups out of 20 networks. NLL in nats; calibration error with 15 bins.",
-                    ),
-                    *figure(ensembles),
-                ],
-            )
-        )
+    if measured.accuracy:
+        table = Table("Accuracy on test [%]", ACCURACY_COLUMNS, accuracy_rows(measured), ACCURACY_NOTE)
+        sections.append(Section("How good they are", "\n\n".join(measured.notes), [table, *figure(accuracy)]))
+    if measured.audit is not None:
+        table = Table("Audit", AUDIT_COLUMNS, audit_rows(measured))
+        sections.append(Section("Do they only copy and average?", "", [table, *figure(similarity)]))
+    if measured.frontier is not None:
+        table = Table("Baselines", METHOD_COLUMNS, method_rows(measured), METHOD_NOTE)
+        sections.append(Section("Against simple baselines", verdict(results), [table, *figure(frontier)]))
+    if measured.ensembles is not None:
+        table = Table("Ensembles", ENSEMBLE_COLUMNS, ensemble_rows(measured.ensembles), _ENSEMBLE_NOTE)
+        text = "Probabilities of several networks averaged: the practical use."
+        sections.append(Section("As ensembles", text, [table, *figure(ensembles)]))
     return sections

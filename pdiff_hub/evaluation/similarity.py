@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from pdiff_hub.errors import PdiffError
+from pdiff_hub.records import SimilaritySummary
+from pdiff_hub.records.results import defined
 
 # Networks and images taken at a time: 16 MiB a block of float32 copies, whatever the size of the sets.
 _ROWS, _IMAGES = 512, 8192
@@ -81,19 +83,19 @@ def max_to_any(wrong_AN: Tensor, reference_KN: Tensor, *, exclude_self: bool) ->
     return torch.cat(highest)
 
 
-def similarity_summary(original_KN: Tensor, generated_BN: Tensor) -> dict[str, float]:
-    """The four comparisons of p-diff's figure 4a as `results.json` has them.
+def similarity_summary(original_KN: Tensor, generated_BN: Tensor) -> SimilaritySummary:
+    """The four comparisons of p-diff's figure 4a.
 
-    original_generated_max is the mean over the generated networks of their highest IoU to any original. A value is NaN
+    original_generated_max is the mean over the generated networks of their highest IoU to any original. A value is None
     where it has no defined pair (no errors, or a set of one network compared with itself).
     """
     highest_B = max_to_any(generated_BN, original_KN, exclude_self=False)
-    return {
-        "original_original": mean_pairwise(original_KN) if len(original_KN) > 1 else float("nan"),
-        "generated_generated": mean_pairwise(generated_BN) if len(generated_BN) > 1 else float("nan"),
-        "original_generated": mean_between(original_KN, generated_BN),
-        "original_generated_max": float(highest_B.nanmean()),
-    }
+    return SimilaritySummary(
+        original_original=defined(mean_pairwise(original_KN)) if len(original_KN) > 1 else None,
+        generated_generated=defined(mean_pairwise(generated_BN)) if len(generated_BN) > 1 else None,
+        original_generated=defined(mean_between(original_KN, generated_BN)),
+        original_generated_max=defined(float(highest_B.nanmean())),
+    )
 
 
 def _blocks(wrong_AN: Tensor, wrong_BN: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from pdiff_hub.evaluation.figures import METHOD_STYLE
+from pdiff_hub.records import Comparison, EnsembleCurve, Measurements, Results
 
 Rows = list[tuple[str, ...]]
 
@@ -49,123 +49,102 @@ _SHORT_NOTE = (
 _SHORT_ENSEMBLE = ("n", "acc orig", "acc gen", "NLL orig", "NLL gen", "ECE orig", "ECE gen")
 
 
-def print_results(results: Mapping[str, Any], console: Console | None = None) -> None:
+def print_results(results: Results, console: Console | None = None) -> None:
     """Print accuracy in percent of the test split, the audit and its verdict, ensembles, seconds."""
-    console = console or Console()
-    if results["accuracy"]:
-        _print(
-            console,
-            f"Accuracy on test [%], {results['num_params']:,} parameters",
-            ACCURACY_COLUMNS,
-            accuracy_rows(results),
-        )
+    console, measured = console or Console(), results.measured
+    if measured is None:
+        return
+    if measured.accuracy:
+        title = f"Accuracy on test [%], {results.facts.num_params:,} parameters"
+        _print(console, title, ACCURACY_COLUMNS, accuracy_rows(measured))
         console.print(ACCURACY_NOTE, style="dim")
-    if results.get("audit"):
-        _print(console, "Does it generate, or copy and average?", AUDIT_COLUMNS, audit_rows(results))
-    if results.get("frontier"):
-        _print(console, "Against simple baselines", _SHORT_METHOD, method_rows(results))
+    if measured.audit is not None:
+        _print(console, "Does it generate, or copy and average?", AUDIT_COLUMNS, audit_rows(measured))
+    if measured.frontier is not None:
+        _print(console, "Against simple baselines", _SHORT_METHOD, method_rows(measured))
         console.print(_SHORT_NOTE, style="dim")
         console.print(verdict(results), style="bold")
-    if results.get("ensembles"):
-        _print(
-            console,
-            "As ensembles of n: accuracy [%], NLL, calibration error [%]",
-            _SHORT_ENSEMBLE,
-            ensemble_rows(results),
-        )
-    for note in results.get("notes", []):
+    if measured.ensembles is not None:
+        title = "As ensembles of n: accuracy [%], NLL, calibration error [%]"
+        _print(console, title, _SHORT_ENSEMBLE, ensemble_rows(measured.ensembles))
+    for note in measured.notes:
         console.print(f"Note: {note}")
     console.print(f"Seconds: {seconds_text(results)}")
 
 
-def accuracy_rows(results: Mapping[str, Any]) -> Rows:
-    """A row a variant, percent."""
+def accuracy_rows(measured: Measurements) -> Rows:
+    """A row per variant, percent."""
     return [
-        (label(name), *(f"{100 * row[key]:.2f}" for key in ("best", "mean", "median", "std")))
-        for name, row in results["accuracy"].items()
+        (label(name), *(f"{100 * value:.2f}" for value in (row.best, row.mean, row.median, row.std)))
+        for name, row in measured.accuracy.items()
     ]
 
 
-def audit_rows(results: Mapping[str, Any]) -> Rows:
+def audit_rows(measured: Measurements) -> Rows:
     """(measure, value, how to read it)."""
-    similarity, audit = results["similarity"], results["audit"]
+    similarity, audit = measured.similarity, measured.audit
+    assert similarity is not None and audit is not None
     return [
-        ("IoU of errors, original-original", _text(similarity["original_original"]), "how alike originals are"),
-        ("IoU of errors, generated-generated", _text(similarity["generated_generated"]), "1: all the same network"),
-        ("IoU of errors, original-generated", _text(similarity["original_generated"]), ""),
-        ("max IoU of a generated one to any original", _text(similarity["original_generated_max"]), "1: a copy"),
-        ("max IoU of an original to any other", _text(audit["max_iou_original"]), "what relatives have"),
-        ("max IoU of the weight average", _text(audit["max_iou_ensemble"]), "generated near this: averaging"),
-        ("L2 to the nearest original, generated", _text(audit["nearest_l2_generated"]), "0: a copy"),
-        ("L2 to the nearest original, originals", _text(audit["nearest_l2_original"]), "leave-one-out"),
-        ("deviation R2, held out", _text(audit["deviation_r2"]), "0: the decoder answers with the mean"),
-        ("spread, generated over original", _text(audit["spread_ratio"]), "below 1: narrower than the originals"),
+        ("IoU of errors, original-original", _text(similarity.original_original), "how alike originals are"),
+        ("IoU of errors, generated-generated", _text(similarity.generated_generated), "1: all the same network"),
+        ("IoU of errors, original-generated", _text(similarity.original_generated), ""),
+        ("max IoU of a generated one to any original", _text(similarity.original_generated_max), "1: a copy"),
+        ("max IoU of an original to any other", _text(audit.max_iou_original), "what relatives have"),
+        ("max IoU of the weight average", _text(audit.max_iou_ensemble), "generated near this: averaging"),
+        ("L2 to the nearest original, generated", _text(audit.nearest_l2_generated), "0: a copy"),
+        ("L2 to the nearest original, originals", _text(audit.nearest_l2_original), "leave-one-out"),
+        ("deviation R2, held out", _text(audit.deviation_r2), "0: the decoder answers with the mean"),
+        ("spread, generated over original", _text(audit.spread_ratio), "below 1: narrower than the originals"),
     ]
 
 
-def method_rows(results: Mapping[str, Any]) -> Rows:
-    """A row a variant: what its networks are, and what the frontier says of its method."""
-    versus = results["frontier"]["versus"]
+def method_rows(measured: Measurements) -> Rows:
+    """A row per variant: what its networks are, and what the frontier says of its method."""
+    assert measured.frontier is not None
     rows: Rows = []
-    for name, row in results["methods"].items():
-        against = versus.get(row["method"])
-        difference, better = "", ""
-        if against is not None and against["difference"] is not None:
-            low, middle, high = (f"{100 * against[key]:+.2f}" for key in ("low", "difference", "high"))
-            difference = f"{middle} ({low} to {high})"
-        if against is not None:
-            better = against["verdict"]
-        rows.append(
-            (
-                label(name),
-                str(row["count"]),
-                f"{100 * results['accuracy'][name]['mean']:.2f}",
-                _text(row["max_iou"]),
-                _text(row["nearest_l2"]),
-                difference,
-                better,
-            )
-        )
+    for name, row in measured.methods.items():
+        against = measured.frontier.versus.get(row.method)
+        means = f"{100 * measured.accuracy[name].mean:.2f}", _text(row.max_iou), _text(row.nearest_l2)
+        better = "" if against is None else against.verdict
+        rows.append((label(name), str(row.count), *means, _difference(against), better))
     return rows
 
 
-def verdict(results: Mapping[str, Any]) -> str:
+def _difference(against: Comparison | None) -> str:
+    """In points, with the 95 % interval; empty where it is not defined."""
+    if against is None or against.difference is None or against.low is None or against.high is None:
+        return ""
+    return f"{100 * against.difference:+.2f} ({100 * against.low:+.2f} to {100 * against.high:+.2f})"
+
+
+def verdict(results: Results) -> str:
     """The sentence that the audit ends in, or why there is none."""
-    if not results.get("frontier"):
+    if results.measured is None or results.measured.frontier is None:
         return "No baselines were run, so there is no verdict on novelty."
-    return str(results["frontier"]["verdict"])
+    return results.measured.frontier.verdict
 
 
-def ensemble_rows(results: Mapping[str, Any]) -> Rows:
-    """A row a size of ensemble; a dash where there are not so many networks."""
-    curves = results["ensembles"]
-    sizes = sorted({size for curve in curves.values() for size in curve["sizes"]})
+def ensemble_rows(curves: Mapping[str, EnsembleCurve]) -> Rows:
+    """A row per size of ensemble; a dash where there are not so many networks. curves: by method."""
+    sizes = sorted({size for curve in curves.values() for size in curve.sizes})
 
-    def at(method: str, key: str, size: int, factor: float, digits: int) -> str:
-        curve = curves.get(method)
-        if curve is None or size not in curve["sizes"]:
-            return "-"
-        return f"{factor * curve[key][curve['sizes'].index(size)]:.{digits}f}"
+    def cells(size: int) -> list[str]:
+        shown = []
+        for key, factor, digits in (("accuracy", 100, 2), ("nll", 1, 4), ("calibration_error", 100, 2)):
+            for curve in (curves.get("original"), curves.get("generated")):
+                if curve is None or size not in curve.sizes:
+                    shown.append("-")
+                else:
+                    shown.append(f"{factor * getattr(curve, key)[curve.sizes.index(size)]:.{digits}f}")
+        return shown
 
-    shown = (("accuracy", 100, 2), ("nll", 1, 4), ("calibration_error", 100, 2))
-    return [
-        (
-            str(size),
-            *(
-                at(method, key, size, factor, digits)
-                for key, factor, digits in shown
-                for method in ("original", "generated")
-            ),
-        )
-        for size in sizes
-    ]
+    return [(str(size), *cells(size)) for size in sizes]
 
 
-def seconds_text(results: Mapping[str, Any]) -> str:
+def seconds_text(results: Results) -> str:
     """What each stage took, on one line."""
-    return ", ".join(
-        f"{stage.replace('_', ' ')} {value:.1f}" for stage, value in results["seconds"].items() if value is not None
-    )
+    known = ((stage.replace("_", " "), value) for stage, value in results.seconds.items())
+    return ", ".join(f"{stage} {value:.1f}" for stage, value in known if value is not None)
 
 
 def label(variant: str) -> str:

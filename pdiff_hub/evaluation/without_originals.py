@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
-from dataclasses import asdict
-from typing import Any
 
 from torch import Tensor
 
@@ -14,6 +11,8 @@ from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.ensembles import ensemble_curve
 from pdiff_hub.evaluation.judging import Judge
 from pdiff_hub.evaluation.similarity import mean_pairwise
+from pdiff_hub.records import Measurements, SimilaritySummary
+from pdiff_hub.records.results import defined
 
 METRICS: dict[str, bool] = {
     "accuracy": False,
@@ -39,31 +38,26 @@ def require_no_originals(metrics: Collection[str], why: str) -> None:
         )
 
 
-def evaluate_alone(judge: Judge, generated_BP: Tensor | Rows, metrics: Collection[str]) -> dict[str, Any]:
-    """The parts of `evaluate_networks`' answer that are asked for and need no originals; the others are empty."""
+def evaluate_alone(judge: Judge, generated_BP: Tensor | Rows, metrics: Collection[str]) -> Measurements:
+    """What is asked for of `evaluate_networks` and needs no originals; the rest is left empty."""
     judged, num_generated = judge(generated_BP), as_rows(generated_BP).num_rows
-    similarity = mean_pairwise(judged.test.wrong_BN) if num_generated > 1 else math.nan
-    results: dict[str, Any] = {
-        "num_params": judge.layout.num_params,
-        "num_checkpoints": None,
-        "num_generated": num_generated,
-        "accuracy": {},
-        "similarity": {},
-        "audit": {},
-        "methods": {},
-        "frontier": None,
-        "ensembles": None,
-        "notes": ["The checkpoints were not there: nothing is said of copying."],
-    }
-    if "accuracy" in metrics:
-        results["accuracy"] = {"generated": judged.summary()}
+    similarity, ensembles = None, None
+    notes = ["The checkpoints were not there: nothing is said of copying."]
     if "generated_similarity" in metrics:
-        results["similarity"] = {"generated_generated": None if math.isnan(similarity) else similarity}
-        known = "undefined (no errors, or one network)" if math.isnan(similarity) else f"{similarity:.3f}"
-        results["notes"].append(f"IoU of errors among the generated networks: {known}.")
+        among = defined(mean_pairwise(judged.test.wrong_BN)) if num_generated > 1 else None
+        similarity = SimilaritySummary(generated_generated=among)
+        known = "undefined (no errors, or one network)" if among is None else f"{among:.3f}"
+        notes.append(f"IoU of errors among the generated networks: {known}.")
     if "ensembles" in metrics:
         curve = ensemble_curve(
             judge.network, judge.layout, judge.frozen, generated_BP, judge.test_images(), judge.task.test.labels_N
         )
-        results["ensembles"] = {"generated": asdict(curve)}
-    return results
+        ensembles = {"generated": curve}
+    return Measurements(
+        num_checkpoints=None,
+        num_generated=num_generated,
+        accuracy={"generated": judged.summary()} if "accuracy" in metrics else {},
+        similarity=similarity,
+        ensembles=ensembles,
+        notes=notes,
+    )

@@ -14,11 +14,12 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.files import INDEX_NAME as DATASET_INDEX
 from pdiff_hub.checkpoints.files import read_index
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.hub.pipelines import push_pipeline_folder
-from pdiff_hub.pipeline.facts import read_results
+from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.pipeline.opening import download
+from pdiff_hub.pipeline.pushing import push_saved_pipeline
+from pdiff_hub.records import Checkpoints, Results, RunFolder
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
-from pdiff_hub.travelling.pipeline_pdiff import INDEX, PDiffPipeline
+from pdiff_hub.travelling.pipeline_pdiff import INDEX
 
 Kind = Literal["pipeline", "data set"]
 
@@ -83,10 +84,61 @@ def push_folder(
     return CheckpointDataset.from_pretrained(folder).push_to_hub(repo_id, append=append, **options)
 
 
+def push_pipeline_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    checkpoints_id: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload pipeline",
+    create_pr: bool = False,
+    token: str | bool | None = None,
+) -> str:
+    """Push the pipeline in `folder` as `PDiffPipeline.push_to_hub` does; the folder stays as it is.
+
+    What a run keeps for itself (checkpoints, generated networks, the state of training) stays at home.
+
+    Args:
+        checkpoints_id: push the folder's checkpoints to this data set repository first (to its branch main); the
+            pipeline's results and card then name it. None: they name the one that the results name already, if any.
+        Others as in `PDiffPipeline.push_to_hub`.
+
+    Raises:
+        FileNotFoundError, ValueError: the folder holds no pipeline, or one that is damaged; or no checkpoints.
+        Others as `pdiff_hub.transfer.push_files` raises them.
+    """
+    place = RunFolder(Path(folder))
+    if not place.path.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder; give the folder of a pipeline, with {INDEX}.")
+    pipe = PDiffPipeline.from_pretrained(place.path)  # what does not open here would not open there
+    checkpoints = None
+    if checkpoints_id is not None:
+        if not place.checkpoints.is_dir():
+            raise FileNotFoundError(
+                f"{folder} has no {place.checkpoints.name}/, which were to become the data set {checkpoints_id!r}."
+            )
+        dataset = CheckpointDataset.from_pretrained(place.checkpoints)
+        dataset.push_to_hub(checkpoints_id, private=private, token=token)
+        checkpoints = Checkpoints(checkpoints_id, dataset.hub_revision)
+    pushed = push_saved_pipeline(
+        pipe,
+        place,
+        repo_id,
+        checkpoints,
+        private=private,
+        revision=revision,
+        commit_message=commit_message,
+        create_pr=create_pr,
+        token=token,
+    )
+    return pushed.url
+
+
 def describe(
     path_or_id: str | Path, *, revision: str | None = None, token: str | bool | None = None
-) -> tuple[str, dict[str, Any]]:
-    """One line on the pipeline or data set in a folder or on the Hub, and the pipeline's results ({}: none)."""
+) -> tuple[str, Results | None]:
+    """One line on the pipeline or data set in a folder or on the Hub, and the pipeline's results, if it has any."""
     folder = Path(path_or_id)
     local = folder.is_dir()
     kind = kind_of(str(path_or_id), revision=revision, token=token) if not local else None
@@ -98,10 +150,10 @@ def describe(
             f"pipeline: {pipe.autoencoder.layout}; {config.form} autoencoder, latents {config.latent_channels} x "
             f"{config.latent_length}; {type(pipe.scheduler).__name__}, {pipe.config.default_num_inference_steps} "
             "steps"
-        ), read_results(pipe.folder)
+        ), RunFolder(pipe.folder).read_results()
     index = read_index(folder if local else _dataset_index(str(path_or_id), revision, token))
     layout = ParamLayout.from_dict(index["layout"])
-    return f"data set: {index['num_checkpoints']} checkpoints, {layout}, network {index['network']['name']}", {}
+    return f"data set: {index['num_checkpoints']} checkpoints, {layout}, network {index['network']['name']}", None
 
 
 def pull(

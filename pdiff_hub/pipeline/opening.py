@@ -15,24 +15,24 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import SchedulerMixin, UNet1DModel
+from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME
 from torch import nn
 
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.transfer import commit_of, is_repo_id, pull
-from pdiff_hub.travelling.pipeline_pdiff import COMPANIONS, COMPONENTS, INDEX, WEIGHTS, read_json, require_known_format
-
-__all__ = ["commit_of", "download", "load_arguments", "load_component", "load_scheduler", "weight_files"]
+from pdiff_hub.records import fingerprint, read_json
+from pdiff_hub.records.run_folder import companion_patterns
+from pdiff_hub.transfer import is_repo_id, pull
+from pdiff_hub.travelling.pipeline_pdiff import COMPONENTS, INDEX, WEIGHTS, require_known_format
 
 _SETTINGS = ("default_num_inference_steps", "format_version")
-_SHARD_INDEX = "diffusion_pytorch_model.safetensors.index.json"
 # What is downloaded: no code, no pickles, nothing that is not ours.
 _DOWNLOADED = (
     INDEX,
     "*/config.json",
     "*/scheduler_config.json",
     *(f"*/{name}" for name in WEIGHTS),
-    f"*/{_SHARD_INDEX}",
-    *COMPANIONS,
+    f"*/{SAFE_WEIGHTS_INDEX_NAME}",
+    *companion_patterns(),
 )
 _MOST_TRAIN_TIMESTEPS = 1_000_000
 _MOST_HEADER_BYTES = 100_000_000  # as the safetensors library has it
@@ -108,7 +108,7 @@ def load_component(kind: Any, folder: Path) -> nn.Module:
 
 def _require_true_index(folder: Path, places: dict[str, str]) -> None:
     """ValueError if an index of shards says otherwise than `places` (tensor -> file), or is there for one file."""
-    file = folder / _SHARD_INDEX
+    file = folder / SAFE_WEIGHTS_INDEX_NAME
     sharded = WEIGHTS[0] not in places.values()
     if not sharded and not file.exists():
         return
@@ -122,8 +122,7 @@ def _require_true_index(folder: Path, places: dict[str, str]) -> None:
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a component's folder; ValueError if there are none."""
-    files = [file for pattern in WEIGHTS for file in sorted(folder.glob(pattern))]
-    if not files:
+    if not (files := fingerprint.weight_files(folder)):
         raise PdiffError(
             f"{folder} has no {WEIGHTS[0]}. Weights in another format are not opened, because reading a "
             "pickle can run code; ask its author for safetensors."

@@ -1,21 +1,21 @@
 """recipe.yaml <-> `Recipe`, and the recipes that no file holds: the cells of the paper's tables."""
 
 from pdiff_hub.recipes.recipe import (
-    RECIPE_FILE,
     EvaluateConfig,
     GenerateConfig,
     Recipe,
     find_recipe,
     load_recipe,
     recipe_from_dict,
+    recipe_of,
 )
 
 __all__ = [
-    "RECIPE_FILE",
     "EvaluateConfig",
     "GenerateConfig",
     "Recipe",
     "find_recipe",
     "load_recipe",
     "recipe_from_dict",
+    "recipe_of",
 ]

@@ -14,9 +14,11 @@ from pdiff_hub.collect.importing import ImportConfig
 from pdiff_hub.collect.population import PopulationConfig
 from pdiff_hub.errors import PdiffError, require, require_known, unknown_name
 from pdiff_hub.recipes.cells import CELL_NAMES, cell
+from pdiff_hub.records import RunFolder
+from pdiff_hub.records.json_files import read_yaml
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 
-RECIPE_FILE = "recipe.yaml"
+RECIPE_FILE = RunFolder(Path()).recipe.name
 CollectConfig = FinetuneConfig | PopulationConfig | ImportConfig
 _METHODS: dict[str, type[CollectConfig]] = {
     "finetune": FinetuneConfig,
@@ -178,7 +180,7 @@ def find_recipe(name: str | Path) -> Path:
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe; `overrides` are `a.b=c` with c in YAML, e.g. `collect.num_checkpoints=50`."""
     file = find_recipe(name)
-    data = _read(file) if file.is_file() else cell(file.parent.name).recipe
+    data = read_yaml(file) if file.is_file() else cell(file.parent.name).recipe
     for override in overrides:
         dotted, equals, value = override.partition("=")
         if not equals or not dotted:
@@ -195,11 +197,9 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe_from_dict(data)
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PdiffError(f"{file} is no valid YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise PdiffError(f"{file} holds {type(data).__name__}, expected a mapping with 'task' and 'network'.")
-    return data
+def recipe_of(folder: RunFolder) -> dict[str, Any] | None:
+    """The whole recipe of the pipeline in that folder, out of its results or its recipe; None if it has none."""
+    results = folder.read_results()
+    if results is not None and results.facts.recipe:
+        return results.facts.recipe
+    return load_recipe(folder.path).to_dict() if folder.recipe.is_file() else None

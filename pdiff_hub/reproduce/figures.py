@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from pdiff_hub.evaluation.baselines import noise_standardised
-from pdiff_hub.evaluation.evaluate import FIGURES
 from pdiff_hub.evaluation.figures import (
     checkpoints_figure,
     latents_figure,
@@ -20,6 +19,7 @@ from pdiff_hub.evaluation.figures import (
 from pdiff_hub.evaluation.report import Figure, Table
 from pdiff_hub.evaluation.results_page import result_sections
 from pdiff_hub.evaluation.table import verdict
+from pdiff_hub.records import FIGURES
 from pdiff_hub.reproduce.results import Reproduced
 from pdiff_hub.reproduce.settings import Settings
 from pdiff_hub.reproduce.tables import checkpoint_runs
@@ -66,13 +66,12 @@ def figure4a(bench: Workbench, settings: Settings) -> Reproduced:
         "Distributions of IoU of errors among "
         "originals, among generated networks, between both, and the highest of each generated network.",
     )
-    similarity = run.results["similarity"]
     return Reproduced(
         "figure4a",
         "Figure 4a: similarity of networks by their errors",
         f"IoU of wrong predictions on test; {settings.describe_main()}, 200 checkpoints.",
         blocks,
-        measured=similarity,
+        measured=run.summary("similarity")["similarity"],
     )
 
 
@@ -94,7 +93,7 @@ def figure4b(bench: Workbench, settings: Settings) -> Reproduced:
         "Figure 4b: accuracy against the highest similarity",
         f"{settings.describe_main()}, 200 checkpoints.",
         blocks,
-        measured=run.results["methods"],
+        measured=run.summary("methods")["methods"],
     )
 
 
@@ -221,7 +220,7 @@ def frontier(bench: Workbench, settings: Settings) -> Reproduced:
         "The audit: accuracy against novelty",
         f"{settings.describe_main()}, 200 checkpoints. {verdict(run.results)}",
         [*tables, *blocks],
-        measured={key: run.results[key] for key in ("audit", "frontier", "ensembles", "methods")},
+        measured=run.summary("audit", "frontier", "ensembles", "methods"),
     )
 
 
@@ -249,9 +248,9 @@ def _png(bench: Workbench, name: str) -> Path:
 def _copied(bench: Workbench, run: Run, stem: str, name: str, title: str, alt: str) -> list[Table | Figure]:
     """A picture that the run has drawn, under the name that the paper gives it."""
     png = _png(bench, name)
-    if not (run.folder / f"{stem}.png").exists():
+    if not run.folder.picture(stem).exists():
         return []
     png.parent.mkdir(parents=True, exist_ok=True)
     for suffix in (".png", ".svg"):
-        shutil.copyfile(run.folder / f"{stem}{suffix}", png.with_suffix(suffix))
+        shutil.copyfile(run.folder.picture(stem).with_suffix(suffix), png.with_suffix(suffix))
     return [Figure(png, title, alt)]

@@ -13,9 +13,9 @@ from rich.table import Table as ConsoleTable
 
 from pdiff_hub.errors import require_known
 from pdiff_hub.evaluation.environment import environment
-from pdiff_hub.evaluation.evaluate import without_nan
 from pdiff_hub.evaluation.report import Section, Table, write_report
 from pdiff_hub.evaluation.results_page import settings_table
+from pdiff_hub.records.json_files import without_nan
 from pdiff_hub.reproduce import figures, tables
 from pdiff_hub.reproduce.results import Ordering, Reproduced, orderings_table
 from pdiff_hub.reproduce.settings import SCALES, Settings

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from itertools import pairwise
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pdiff_hub.evaluation.report import Table
+from pdiff_hub.records import Measurements
 from pdiff_hub.reproduce import published as paper
 from pdiff_hub.reproduce.results import Ordering, Reproduced, percent, published
 from pdiff_hub.reproduce.settings import Settings
@@ -39,15 +41,15 @@ def _cells(
         label = f"{dataset}-{network}"
         run = bench.run(label, settings.whole(dataset, network) if whole else settings.norms(dataset, network))
         logged = paper.logged(beside, network, whole=whole)
-        runs.append((label, run.results))
-        measured[label] = {key: run.results[key] for key in ("accuracy", "similarity", "num_params")}
-        accuracy = run.results["accuracy"]
+        runs.append((label, run.measured))
+        measured[label] = run.summary("accuracy", "similarity") | {"num_params": run.num_params}
+        accuracy = run.measured.accuracy
         rows.append(
             (
                 label,
-                str(run.results["num_params"]),
-                *(percent(accuracy[method]["best"]) for method in ("original", "ensemble", "generated")),
-                *(percent(accuracy[method]["mean"]) for method in ("original", "generated")),
+                str(run.num_params),
+                *(percent(accuracy[method].best) for method in ("original", "ensemble", "generated")),
+                *(percent(accuracy[method].mean) for method in ("original", "generated")),
                 *(
                     published(logged[key] if logged else None)
                     for key in ("original_best", "best", "original_mean", "mean")
@@ -81,42 +83,35 @@ def _cells(
     )
 
 
-def _cell_orderings(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Ordering]:
-    def count(claim: str, difference: Callable[[Mapping[str, Any]], float | None], least: float, unit: str) -> Ordering:
-        values = {label: difference(results) for label, results in runs}
+def _cell_orderings(runs: Sequence[tuple[str, Measurements]]) -> list[Ordering]:
+    def count(claim: str, difference: Callable[[Measurements], float | None], unit: str) -> Ordering:
+        values = {label: difference(measured) for label, measured in runs}
         defined = {label: value for label, value in values.items() if value is not None}
-        held = [label for label, value in defined.items() if value >= least]
+        held = [label for label, value in defined.items() if value >= 0]
         numbers = ", ".join(f"{label} {value:+.2f}{unit}" for label, value in defined.items())
         return Ordering(
             claim, bool(defined) and len(held) == len(defined), f"in {len(held)} of {len(defined)}: {numbers}"
         )
 
-    def similarity(results: Mapping[str, Any]) -> float | None:
-        generated, original = (results["similarity"][f"{each}_{each}"] for each in ("generated", "original"))
+    def similarity(measured: Measurements) -> float | None:
+        assert measured.similarity is not None
+        generated, original = measured.similarity.generated_generated, measured.similarity.original_original
         return None if generated is None or original is None else generated - original
 
-    def accuracy(key: str) -> Callable[[Mapping[str, Any]], float]:
-        return lambda results: 100 * (results["accuracy"]["generated"][key] - results["accuracy"]["original"][key])
+    def accuracy(key: Literal["best", "mean"]) -> Callable[[Measurements], float]:
+        def difference(measured: Measurements) -> float:
+            generated, original = (getattr(measured.accuracy[name], key) for name in ("generated", "original"))
+            return float(100 * (generated - original))
 
+        return difference
+
+    best = "the best generated network is at least as good as the best original (authors' logs: 28 of 36)"
+    mean = "the generated mean is at least the original mean (authors' logs: 36 of 36)"
+    alike = "generated networks are more alike than originals, by IoU of errors (authors' logs: 36 of 36)"
     return [
-        count(
-            "the best generated network is at least as good as the best original (authors' logs: 28 of 36)",
-            accuracy("best"),
-            0.0,
-            " points",
-        ),
-        count(
-            "the generated mean is at least the original mean (authors' logs: 36 of 36)",
-            accuracy("mean"),
-            0.0,
-            " points",
-        ),
-        count(
-            "generated networks are more alike than originals, by IoU of errors (authors' logs: 36 of 36)",
-            similarity,
-            0.0,
-            "",
-        ),
+        count(best, accuracy("best"), " points"),
+        count(mean, accuracy("mean"), " points"),
+        count(alike, similarity, ""),
     ]
 
 
@@ -139,7 +134,7 @@ def table2a(bench: Workbench, settings: Settings) -> Reproduced:
     """How many checkpoints it takes."""
     runs = checkpoint_runs(bench, settings)
     similarities = {number: run.networks()["generated"]["max_similarity"] for number, run in runs.items()}
-    means = {number: run.results["accuracy"]["generated"]["mean"] for number, run in runs.items()}
+    means = {number: run.measured.accuracy["generated"].mean for number, run in runs.items()}
     spans = {number: _range(similarity_B) for number, similarity_B in similarities.items()}
     rows = [
         (
@@ -154,7 +149,7 @@ def table2a(bench: Workbench, settings: Settings) -> Reproduced:
     numbers = sorted(runs)
     large = max(number for number in numbers if number <= settings.main_checkpoints)
     middle = [number for number in numbers if 1 < number < large]
-    best = [run.results["accuracy"]["generated"]["best"] for run in runs.values()]
+    best = [run.measured.accuracy["generated"].best for run in runs.values()]
     one = float(similarities[1].nanmean())
     others = {number: float(similarities[number].nanmean()) for number in numbers if number != 1}
     return Reproduced(
@@ -211,7 +206,7 @@ def table2a(bench: Workbench, settings: Settings) -> Reproduced:
         ],
         {
             str(number): {
-                "accuracy": run.results["accuracy"]["generated"],
+                "accuracy": asdict(run.measured.accuracy["generated"]),
                 "max_similarity_range": spans[number],
                 "max_similarity_mean": float(similarities[number].nanmean()),
             }
@@ -223,7 +218,7 @@ def table2a(bench: Workbench, settings: Settings) -> Reproduced:
 def table2b(bench: Workbench, settings: Settings) -> Reproduced:
     """At which depth the generated normalisation layers lie, at the same number of parameters."""
     runs = {name: bench.run(f"depth-{name}", recipe) for name, recipe in settings.depths().items()}
-    means = [run.results["accuracy"]["generated"]["mean"] for run in runs.values()]
+    means = [run.measured.accuracy["generated"].mean for run in runs.values()]
     return Reproduced(
         "table2b",
         "Table 2b: depth of the generated layers",
@@ -245,8 +240,8 @@ def table2b(bench: Workbench, settings: Settings) -> Reproduced:
                 [
                     (
                         name,
-                        str(run.results["num_params"]),
-                        percent(run.results["accuracy"]["original"]["mean"]),
+                        str(run.num_params),
+                        percent(run.measured.accuracy["original"].mean),
                         *_triple(run),
                         *_published(paper.TABLE_2B[name]),
                     )
@@ -262,15 +257,15 @@ def table2b(bench: Workbench, settings: Settings) -> Reproduced:
                 ", ".join(f"{name} {percent(mean)}" for name, mean in zip(runs, means, strict=True)),
             )
         ],
-        {name: run.results["accuracy"] for name, run in runs.items()},
+        {name: run.summary("accuracy")["accuracy"] for name, run in runs.items()},
     )
 
 
 def table2c(bench: Workbench, settings: Settings) -> Reproduced:
     """Noise augmentation of the paper's own autoencoder: none, on parameters, on latents, both."""
     runs = {name: bench.run(f"noise-{name}", recipe) for name, recipe in settings.noises().items()}
-    mean = {name: run.results["accuracy"]["generated"]["mean"] for name, run in runs.items()}
-    best = {name: run.results["accuracy"]["generated"]["best"] for name, run in runs.items()}
+    mean = {name: run.measured.accuracy["generated"].mean for name, run in runs.items()}
+    best = {name: run.measured.accuracy["generated"].best for name, run in runs.items()}
 
     def numbers(*names: str) -> str:
         return ", ".join(f"{name} {percent(mean[name])}" for name in names)
@@ -297,8 +292,8 @@ def table2c(bench: Workbench, settings: Settings) -> Reproduced:
                     (
                         name,
                         *_triple(run),
-                        _number(run.results["audit"]["deviation_r2"]),
-                        _number(run.results["audit"]["spread_ratio"]),
+                        _number(run.audit.deviation_r2),
+                        _number(run.audit.spread_ratio),
                         *_published(paper.TABLE_2C[name]),
                     )
                     for name, run in runs.items()
@@ -329,13 +324,13 @@ def table2c(bench: Workbench, settings: Settings) -> Reproduced:
                 f"{percent(min(best.values()))} to {percent(max(best.values()))} %",
             ),
         ],
-        {name: {"accuracy": run.results["accuracy"], "audit": run.results["audit"]} for name, run in runs.items()},
+        {name: run.summary("accuracy", "audit") for name, run in runs.items()},
     )
 
 
 def _triple(run: Run) -> tuple[str, str, str]:
-    generated = run.results["accuracy"]["generated"]
-    return percent(generated["best"]), percent(generated["mean"]), percent(generated["median"])
+    generated = run.measured.accuracy["generated"]
+    return percent(generated.best), percent(generated.mean), percent(generated.median)
 
 
 def _published(values: tuple[float, float, float] | None) -> tuple[str, str, str]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,39 +22,60 @@ from pdiff_hub import runs
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.rows import SHARD_TENSOR
 from pdiff_hub.collect.finetune import FinetuneConfig
+from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.recipes import Recipe
-from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
+from pdiff_hub.records import AuditSummary, Measurements, Results, RunFolder
 
 _COPIES, _COPY_NOISE = 20, 1e-3  # p-diff, arXiv 2402.13144, sec. 3.2: noise on the input, sigma 0.001
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder, its `results.json`, the checkpoints that it was trained on."""
+    """A finished run: its folder, its results, the checkpoints that it was trained on."""
 
-    folder: Path
-    results: dict[str, Any]
+    folder: RunFolder
+    results: Results
     dataset: CheckpointDataset
+
+    @property
+    def measured(self) -> Measurements:
+        """What was measured, which a finished run has."""
+        assert self.results.measured is not None
+        return self.results.measured
+
+    @property
+    def audit(self) -> AuditSummary:
+        assert self.measured.audit is not None
+        return self.measured.audit
+
+    @property
+    def num_params(self) -> int:
+        """P of what is generated."""
+        return self.results.facts.num_params
+
+    def summary(self, *keys: str) -> dict[str, Any]:
+        """Some of what was measured, as JSON."""
+        measured = asdict(self.measured)
+        return {key: measured[key] for key in keys}
 
     def pipeline(self) -> PDiffPipeline:
         """The trained pipeline, its progress bar off."""
-        pipe = PDiffPipeline.from_pretrained(self.folder)
+        pipe = PDiffPipeline.from_pretrained(self.folder.path)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
     def generated(self) -> Tensor:
         """float32 [B,P]: the generated networks that were judged."""
-        return load_file(self.folder / runs.GENERATED)[SHARD_TENSOR]
+        return load_file(self.folder.generated)[SHARD_TENSOR]
 
     def networks(self) -> dict[str, dict[str, Tensor]]:
-        """By variant and measure, a number a network (`networks.json`), float64 [B]; NaN where it is undefined."""
-        values = json.loads((self.folder / "networks.json").read_text(encoding="utf-8"))
+        """By variant and measure, a number per network, float64 [B]; NaN where it is undefined."""
         return {
             variant: {
                 measure: torch.tensor([math.nan if each is None else each for each in numbers], dtype=torch.float64)
                 for measure, numbers in measures.items()
             }
-            for variant, measures in values.items()
+            for variant, measures in self.folder.read_networks().items()
         }
 
 
@@ -82,12 +103,13 @@ class Workbench:
     def run(self, label: str, recipe: Recipe, dataset: CheckpointDataset | None = None) -> Run:
         """Train, generate and judge as `recipe` says, on `dataset` or on what the recipe collects."""
         dataset = dataset or self.checkpoints(label, recipe)
-        folder = self.directory / "runs" / f"{label}-{_digest({**recipe.to_dict(), 'rows': len(dataset)})}"
-        results = folder / "results.json"
-        if not results.exists():
+        name = f"{label}-{_digest({**recipe.to_dict(), 'rows': len(dataset)})}"
+        folder = RunFolder(self.directory / "runs" / name)
+        results = folder.read_results()
+        if results is None:
             self.say(f"train and judge {label}")
-            runs.run(recipe, folder, device=self.device, dataset=dataset)
-        return Run(folder, json.loads(results.read_text(encoding="utf-8")), dataset)
+            results = runs.run(recipe, folder.path, device=self.device, dataset=dataset)
+        return Run(folder, results, dataset)
 
 
 def evenly(dataset: CheckpointDataset, num_checkpoints: int) -> CheckpointDataset:

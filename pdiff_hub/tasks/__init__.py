@@ -14,7 +14,8 @@ import torch
 
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.tasks.images import same_channels
-from pdiff_hub.tasks.source import Source, open_source
+from pdiff_hub.tasks.opening import open_source
+from pdiff_hub.tasks.source import Source
 from pdiff_hub.tasks.spec import RESOLVED, TASK_NAMES, complete_spec, hub_id_of
 from pdiff_hub.tasks.splits import choose_splits, fingerprint
 from pdiff_hub.tasks.task import Split, Task

@@ -20,6 +20,7 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.files import MAX_PARQUET_PARAMS
 from pdiff_hub.checkpoints.rows import PickedRows
 from pdiff_hub.errors import PdiffError
+from pdiff_hub.records import TrainingFolder
 from pdiff_hub.training.config import AutoencoderConfig
 from pdiff_hub.training.loop import LoopConfig, run_loop, share
 from pdiff_hub.training.memory import return_large_tensors
@@ -54,7 +55,7 @@ def fit_autoencoder(
     length_multiple: int,
     seed: int,
     accelerator: Accelerator,
-    directory: Path,
+    state: TrainingFolder,
 ) -> tuple[ParamAutoencoder, Tensor]:
     """The autoencoder of these checkpoints, its latent scale fitted, and their latents [K,C,L], held-out ones left out.
 
@@ -73,7 +74,7 @@ def fit_autoencoder(
             config,
             statistics,
             length_multiple,
-            directory / f"components-{accelerator.process_index}",
+            state.components(accelerator.process_index),
         )
     else:
         block = config.kernel_size ** len(config.encoder_widths)
@@ -84,7 +85,7 @@ def fit_autoencoder(
     autoencoder.set_frozen_state(dataset.frozen)
     autoencoder.to(accelerator.device)
     if config.steps:
-        _train(autoencoder, dataset, train_K, config, seed, accelerator, directory)
+        _train(autoencoder, dataset, train_K, config, seed, accelerator, state.autoencoder_steps)
     autoencoder.eval().requires_grad_(False)
     unscaled_KCL = autoencoder.encode_slices(_rows_of(dataset, train_K))  # no scale is fitted yet
     autoencoder.fit_latent_scale(unscaled_KCL)
@@ -269,4 +270,4 @@ def _train(
         save_limit=1,
         log_every=50,
     )
-    run_loop(autoencoder, loss_of, loop, directory / "autoencoder-steps", accelerator, seed=seed)
+    run_loop(autoencoder, loss_of, loop, directory, accelerator, seed=seed)

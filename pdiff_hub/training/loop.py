@@ -170,6 +170,11 @@ def _require_healthy(progress: _Progress, config: LoopConfig, directory: Path) -
         )
 
 
+def any_saved(directory: Path) -> bool:
+    """Whether a loop has saved a state in `directory`."""
+    return bool(_saves(directory))
+
+
 def _saves(directory: Path) -> list[Path]:
     return sorted(directory.glob("step-????????"))
 

@@ -7,14 +7,12 @@ The folder's `training/` holds what resuming needs: `autoencoder/` and `latents.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -22,34 +20,17 @@ from safetensors.torch import load_file
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.errors import PdiffError
+from pdiff_hub.records import RunFolder, TrainingFolder, TrainingSummary, read_json
+from pdiff_hub.records.fingerprint import fingerprint
 from pdiff_hub.safe_files import require_same_settings, write_json, write_safetensors
 from pdiff_hub.training.autoencoder import fit_autoencoder, held_out_r2, split_rows
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 from pdiff_hub.training.diffusion import build_scheduler, length_multiple, train_unet
-from pdiff_hub.training.loop import build_accelerator
+from pdiff_hub.training.loop import any_saved, build_accelerator
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
-from pdiff_hub.travelling.pipeline_pdiff import INDEX, RECIPE, PDiffPipeline, companions_in, fingerprint
+from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 _DIGESTED = 2**20  # numbers at either end of a set
-
-
-@dataclass(frozen=True)
-class TrainingSummary:
-    """What training found.
-
-    Attributes:
-        deviation_r2: held-out deviation R2, None where nothing was held out.
-        seconds_autoencoder, seconds_diffusion: on this machine; None for a stage that was stopped and went on, since
-            what it took before is not known.
-    """
-
-    deviation_r2: float | None
-    num_components: int
-    latent_shape: tuple[int, int]
-    loss: float
-    seconds_autoencoder: float | None
-    seconds_diffusion: float | None
-    num_processes: int
 
 
 def require_processes(accelerator: Accelerator, asked: int | None = None) -> None:
@@ -88,15 +69,15 @@ def train_pipeline(
             not finite or diverges (the last good state stays).
     """
     autoencoder, diffusion = autoencoder or AutoencoderConfig(), diffusion or DiffusionConfig()
-    folder = Path(output_dir)
-    state = folder / "training"
+    folder = RunFolder(Path(output_dir))
+    state = folder.training
     precision = _precision(diffusion)
     accelerator = build_accelerator(
-        mixed_precision=precision, log_with=log_with, project_dir=str(state / "logs") if log_with else None
+        mixed_precision=precision, log_with=log_with, project_dir=str(state.logs) if log_with else None
     )
     settings = {
-        "autoencoder": _jsonable(asdict(autoencoder)),
-        "diffusion": _jsonable(asdict(diffusion)),
+        "autoencoder": asdict(autoencoder),
+        "diffusion": asdict(diffusion),
         "seed": seed,
         "num_checkpoints": len(dataset),
         "num_params": dataset.layout.num_params,
@@ -104,30 +85,30 @@ def train_pipeline(
     }
     split_rows(len(dataset), autoencoder.holdout)
     if accelerator.is_main_process:
-        state.mkdir(parents=True, exist_ok=True)
-        require_same_settings(state / "settings.json", settings)
+        state.path.mkdir(parents=True, exist_ok=True)
+        require_same_settings(state.settings, settings)
     accelerator.wait_for_everyone()
-    if not (state / "settings.json").exists():
+    if not state.settings.exists():
         raise PdiffError(
-            f"process {accelerator.process_index} does not see {state / 'settings.json'}, which the first "
+            f"process {accelerator.process_index} does not see {state.settings}, which the first "
             "process wrote; give an output_dir on a file system that all machines share."
         )
-    if not (state / "latents.safetensors").exists():
+    if not state.latents.exists():
         # An Accelerator of its own: each saves all that it has prepared.
         _stage_one(dataset, autoencoder, diffusion, seed, build_accelerator(mixed_precision=precision), state)
     accelerator.wait_for_everyone()
-    latent_KCL = load_file(state / "latents.safetensors")["latent_KCL"]
-    first = _read_json(state / "autoencoder.json")
+    latent_KCL = load_file(state.latents)["latent_KCL"]
+    first = read_json(state.autoencoder_facts)
     if log_with:
         accelerator.init_trackers("pdiff", config={k: str(v) for k, v in settings.items()})
-    finished = _read_json(state / "summary.json") if (state / "summary.json").exists() else None
-    resumed, began = any((state / "diffusion").glob("step-*")), time.perf_counter()
+    finished = state.read_summary()
+    resumed, began = any_saved(state.diffusion_steps), time.perf_counter()
     unet, loss = train_unet(
         latent_KCL,
         diffusion,
         seed=seed,
         accelerator=accelerator,
-        directory=state / "diffusion",
+        directory=state.diffusion_steps,
         on_log=lambda step, value: accelerator.log({"diffusion/loss": value}, step=step),
     )
     seconds = None if resumed else time.perf_counter() - began
@@ -137,23 +118,18 @@ def train_pipeline(
         latent_shape=(latent_KCL.shape[1], latent_KCL.shape[2]),
         loss=loss,
         seconds_autoencoder=first["seconds"],
-        seconds_diffusion=finished["seconds_diffusion"] if finished else seconds,
+        seconds_diffusion=finished.seconds_diffusion if finished else seconds,
         num_processes=accelerator.num_processes,
     )
     if accelerator.is_main_process:
-        fitted = ParamAutoencoder.from_pretrained(state / "autoencoder")
+        fitted = ParamAutoencoder.from_pretrained(state.autoencoder)
         pipe = PDiffPipeline(fitted, unet, build_scheduler(), default_num_inference_steps=num_inference_steps)
         publish(pipe, folder)
-        write_json(state / "summary.json", asdict(summary))
+        write_json(state.summary, asdict(summary))
     accelerator.wait_for_everyone()
     if log_with:
         accelerator.end_training()
     return summary
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return read
 
 
 def _digest(dataset: CheckpointDataset) -> str:
@@ -170,17 +146,17 @@ def _stage_one(
     diffusion: DiffusionConfig,
     seed: int,
     accelerator: Accelerator,
-    state: Path,
+    state: TrainingFolder,
 ) -> None:
-    resumed, began = any((state / "autoencoder-steps").glob("step-*")), time.perf_counter()
+    resumed, began = any_saved(state.autoencoder_steps), time.perf_counter()
     fitted, latent_KCL = fit_autoencoder(
-        dataset, config, length_multiple=length_multiple(diffusion), seed=seed, accelerator=accelerator, directory=state
+        dataset, config, length_multiple=length_multiple(diffusion), seed=seed, accelerator=accelerator, state=state
     )
     if accelerator.is_main_process:
         r2 = held_out_r2(fitted, dataset, config.holdout)
-        fitted.to("cpu").save_pretrained(state / "autoencoder")
+        fitted.to("cpu").save_pretrained(state.autoencoder)
         write_json(
-            state / "autoencoder.json",
+            state.autoencoder_facts,
             {
                 "deviation_r2": r2 if math.isfinite(r2) else None,
                 "seconds": None if resumed else time.perf_counter() - began,
@@ -188,34 +164,29 @@ def _stage_one(
             },
         )
         # Last: its presence says that stage one is done.
-        write_safetensors(state / "latents.safetensors", {"latent_KCL": latent_KCL})
-    shutil.rmtree(state / f"components-{accelerator.process_index}", ignore_errors=True)  # where they were fitted
+        write_safetensors(state.latents, {"latent_KCL": latent_KCL})
+    shutil.rmtree(state.components(accelerator.process_index), ignore_errors=True)  # where they were fitted
 
 
-def publish(pipe: PDiffPipeline, folder: Path) -> None:
+def publish(pipe: PDiffPipeline, folder: RunFolder) -> None:
     """Save the pipeline beside and move it in, the index last: a killed run leaves no half pipeline that opens."""
-    unfinished = folder / "training" / "unfinished-pipeline"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    pipe.save_pretrained(unfinished)
-    index = folder / INDEX
-    if not index.exists() or fingerprint(folder) != fingerprint(unfinished):
-        for file in companions_in(folder):  # they tell of the pipeline that was there before
-            if file.name != RECIPE:
+    unfinished = RunFolder(folder.training.unfinished_pipeline)
+    shutil.rmtree(unfinished.path, ignore_errors=True)
+    pipe.save_pretrained(unfinished.path)
+    if not folder.index.exists() or fingerprint(folder) != fingerprint(unfinished):
+        for file in folder.companions():  # they tell of the pipeline that was there before
+            if file != folder.recipe:
                 file.unlink()
-    index.unlink(missing_ok=True)
-    for source in sorted(unfinished.iterdir(), key=lambda path: path.name == index.name):
-        target = folder / source.name
+    folder.index.unlink(missing_ok=True)
+    for source in sorted(unfinished.path.iterdir(), key=lambda path: path == unfinished.index):
+        target = folder.path / source.name
         if target.is_dir():
             shutil.rmtree(target)
         os.replace(source, target)
-    unfinished.rmdir()
+    unfinished.path.rmdir()
 
 
 def _precision(config: DiffusionConfig) -> str:
     if config.mixed_precision != "auto":
         return config.mixed_precision
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
-
-
-def _jsonable(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}

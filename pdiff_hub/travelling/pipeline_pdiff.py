@@ -6,13 +6,10 @@ Shapes: N networks, B of them at once, P parameters, C latent channels, L latent
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import inspect
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +25,8 @@ _FORMAT_VERSION = 1
 INDEX = "model_index.json"
 COMPONENTS = ("autoencoder", "unet", "scheduler")
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*-of-*.safetensors")
-# What was measured and drawn, and how it was made: true of these weights only.
-RECIPE = "recipe.yaml"
-COMPANIONS = ("README.md", RECIPE, "results.json", "networks.json", "report.html", "*.png", "*.svg")
+# The code that travels with the weights, where it lies in the folder.
+PIPELINE_CODE, AUTOENCODER_CODE = "pipeline_pdiff.py", "autoencoder/param_autoencoder.py"
 
 
 class SamplingError(ValueError):
@@ -57,16 +53,14 @@ class PDiffPipelineOutput(BaseOutput):  # type: ignore[misc]
 class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
     """Generates networks (Neural Network Diffusion, arXiv 2402.13144): a latent DDPM over trained parameters.
 
+    `pdiff_hub.PDiffPipeline` is this class and what needs the package: opening, building networks, the Hub.
+
     Args:
         autoencoder: `ParamAutoencoder`; holds the layout, the frozen rest of the network and the network's spec.
         unet: the denoiser, epsilon prediction.
         scheduler: any diffusers scheduler that takes its epsilon from one model call a step.
         default_num_inference_steps: the steps that this pipeline was judged with.
         format_version: of its folder. ValueError for one that is newer than this code.
-
-    Attributes:
-        folder: where it was opened from (a copy in the cache, if that was the Hub), or None.
-        hub_id, hub_revision: where on the Hub it was opened or pushed, and the commit (40 hexadecimal digits), or None.
     """
 
     model_cpu_offload_seq = "unet->autoencoder"
@@ -81,9 +75,6 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
     ):
         super().__init__()
         require_known_format(format_version, "this pipeline")
-        self.folder: Path | None = None
-        self.hub_id: str | None = None
-        self.hub_revision: str | None = None
         self.register_modules(autoencoder=autoencoder, unet=unet, scheduler=scheduler)
         self.register_to_config(default_num_inference_steps=default_num_inference_steps, format_version=format_version)
 
@@ -230,37 +221,14 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         with torch.no_grad():
             return self.autoencoder.decode(latents_BCL.to(self.autoencoder.device)).float().cpu()
 
-    def build_network(self, state_dict: dict[str, Tensor] | None = None, trust_remote_code: bool = False) -> nn.Module:
-        """The target network in eval mode, holding `state_dict` if given. Needs the pdiff_hub package.
-
-        Only networks that the package knows by name are built, so that a pipeline from somewhere else cannot make this
-        call import and run anything; `trust_remote_code=True` also calls the function that the pipeline names.
-        """
-        spec = self.autoencoder.config.network
-        if spec is None:
-            raise SamplingError(
-                "this pipeline does not say which network it generates; build it yourself and load "
-                "out.state_dicts[0] into it."
-            )
-        network: nn.Module = _room("networks").build_network(
-            dict(spec), pretrained=False, allow_factory=trust_remote_code
-        )
-        if state_dict is not None:
-            network.load_state_dict(state_dict, strict=True)
-        return network.eval()
-
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         """Write the pipeline as a folder that is shaped as its Hub repository, code included.
 
         The index names the two code files, so that `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)`
-        opens it without this package; no path of this machine is written. Recipe, results, report, pictures and card
-        come along from the folder that the pipeline was opened from, unless it was changed since. Those of another
-        pipeline in `save_directory` are removed, all but its recipe.
+        opens it without the package; no path of this machine is written.
         """
         folder = Path(save_directory).resolve()
-        there = companions_in(folder) if (folder / INDEX).is_file() else []
-        before = fingerprint(folder) if there else None
-        super().save_pretrained(save_directory)
+        super().save_pretrained(folder)
         for path in [folder / INDEX, *folder.glob("*/*config.json")]:
             config = json.loads(path.read_text())
             config.pop("_name_or_path", None)
@@ -268,116 +236,18 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
                 config["_class_name"] = ["pipeline_pdiff", "PDiffPipeline"]
                 config["autoencoder"] = ["param_autoencoder", "ParamAutoencoder"]
             path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        code = inspect.getsourcefile(type(self.autoencoder))
-        for source, target in (
-            (__file__, folder / "pipeline_pdiff.py"),
-            (code, folder / "autoencoder" / "param_autoencoder.py"),
-        ):
-            if source is not None and Path(source).resolve() != target.resolve():
-                shutil.copyfile(source, target)
-        if before is not None and before != fingerprint(folder):
-            stale = [file for file in there if file.name != RECIPE]
-            for file in stale:
-                file.unlink()
-            if stale:
-                warnings.warn(
-                    f"{folder} held another pipeline: {stale[0].name} and others, which told of that one, "
-                    "were removed.",
-                    stacklevel=2,
-                )
-        if self.folder is None or self.folder == folder or not (companions := companions_in(self.folder)):
-            return
-        if fingerprint(self.folder) != fingerprint(folder):
-            warnings.warn(
-                f"the pipeline is not the one in {self.folder} any more, so {companions[0].name} and others "
-                "there, which are of that one, were left out.",
-                stacklevel=2,
-            )
-            return
-        for file in companions:
-            shutil.copyfile(file, folder / file.name)
+        code = {__file__: PIPELINE_CODE, inspect.getsourcefile(type(self.autoencoder)): AUTOENCODER_CODE}
+        for source, target in code.items():
+            if source is not None and Path(source).resolve() != folder / target:
+                shutil.copyfile(source, folder / target)
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        revision: str | None = None,
-        commit_message: str = "Upload pipeline",
-        create_pr: bool = False,
-        token: str | bool | None = None,
-    ) -> str:
-        """Put the pipeline into the Hub's repository `repo_id` in one commit; -> the commit's URL. Needs pdiff_hub.
+    def build_network(self, *_: Any, **__: Any) -> nn.Module:
+        """With the package: the target network."""
+        raise ImportError("building a network needs the package: pip install pdiff-hub.")
 
-        Weights, configuration, code, a card, and what `save_pretrained` takes along. What is there already is not
-        uploaded. Makes the repository if needed.
-
-        Args:
-            private: whether a new repository is private (None: what the account does by default).
-            revision: a branch, by default main.
-            create_pr: open a pull request instead; -> its URL.
-
-        Errors as `pdiff_hub.transfer.push_files` raises them.
-        """
-        url: str = _room("hub").push_pipeline(
-            self,
-            repo_id,
-            private=private,
-            revision=revision,
-            commit_message=commit_message,
-            create_pr=create_pr,
-            token=token,
-        )
-        return url
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        local_files_only: bool = False,
-        torch_dtype: torch.dtype | None = None,
-        **components: Any,
-    ) -> PDiffPipeline:
-        """Open a pipeline folder or Hub repository with this package's classes; downloaded code is never run.
-
-        Args:
-            revision, token, cache_dir, local_files_only: of a Hub repository, as in diffusers.
-            components: by name, instead of those that are there (`scheduler=...`).
-
-        Raises:
-            FileNotFoundError: no such folder or repository, or a folder that is no pipeline.
-            ValueError: a repository that is no pipeline, a newer format, a file that is damaged or does not fit the
-                rest; it names the file.
-            Others as `pdiff_hub.transfer.pull` raises them.
-        """
-        files = _room("pipeline.opening")  # nothing of it is needed where diffusers opens the pipeline
-        folder = Path(pretrained_model_name_or_path)
-        hub_id = None if folder.is_dir() else str(pretrained_model_name_or_path)
-        if hub_id is not None:
-            folder = files.download(
-                hub_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
-            )
-        elif revision is not None:
-            raise SamplingError(f"{folder} is a local folder, which has no revision {revision!r}.")
-        pipe = cls(**files.load_arguments(folder, components, _room("travelling.param_autoencoder").ParamAutoencoder))
-        pipe.folder = folder.resolve()
-        if hub_id is not None:
-            pipe.hub_id, pipe.hub_revision = hub_id, files.commit_of(folder)
-        return pipe.to(dtype=torch_dtype) if torch_dtype is not None else pipe
-
-
-def _room(name: str) -> Any:
-    """A module of the package. This file may lie alone in a repository; there is none then."""
-    try:
-        return importlib.import_module(f"pdiff_hub.{name}")
-    except ModuleNotFoundError as error:
-        if not str(error.name).startswith("pdiff_hub"):
-            raise
-        raise ImportError("this needs the package: pip install pdiff-hub.") from error
+    def push_to_hub(self, *_: Any, **__: Any) -> str:
+        """With the package: the pipeline, with a card, in one commit."""
+        raise ImportError("pushing a pipeline needs the package: pip install pdiff-hub.")
 
 
 def require_known_format(version: object, what: str) -> None:
@@ -389,42 +259,3 @@ def require_known_format(version: object, what: str) -> None:
             f"{what} has format version {version}, and this pdiff-hub reads up to {_FORMAT_VERSION}; "
             "upgrade with: pip install -U pdiff-hub."
         )
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; ValueError if there is none in it, FileNotFoundError if there is no file."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{file} does not exist: the pipeline is not whole.") from None
-    except (ValueError, RecursionError) as error:
-        raise SamplingError(f"{file} is not JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise SamplingError(f"{file} holds {type(content).__name__}, expected an object.")
-    return content
-
-
-def companions_in(folder: Path) -> list[Path]:
-    """The files in a pipeline's folder that tell of it: `COMPANIONS`."""
-    return [file for pattern in COMPANIONS for file in sorted(folder.glob(pattern)) if file.is_file()]
-
-
-def fingerprint(folder: Path) -> dict[str, Any]:
-    """What makes a pipeline's folder this pipeline, whoever wrote it: digests of its weights, and its configuration."""
-    found: dict[str, Any] = {}
-    for name in COMPONENTS[:2]:
-        for file in sorted(file for pattern in WEIGHTS for file in (folder / name).glob(pattern)):
-            with file.open("rb") as opened:
-                found[f"{name}/{file.name}"] = hashlib.file_digest(opened, "sha256").hexdigest()
-    for file in (
-        folder / INDEX,
-        folder / "autoencoder" / "config.json",
-        folder / "unet" / "config.json",
-        folder / "scheduler" / "scheduler_config.json",
-    ):
-        found[file.relative_to(folder).as_posix()] = _told(read_json(file)) if file.is_file() else None
-    return found
-
-
-def _told(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if not key.startswith("_") and key != "format_version"}

@@ -10,14 +10,12 @@ from pdiff_hub.evaluation.figures.ensembles import ensembles_figure
 from pdiff_hub.evaluation.figures.frontier import frontier_figure
 from pdiff_hub.evaluation.figures.heat_maps import parameter_heat_maps
 from pdiff_hub.evaluation.figures.latents import latents_figure
-from pdiff_hub.evaluation.figures.points import MethodPoints
 from pdiff_hub.evaluation.figures.similarity import similarity_figure
 from pdiff_hub.evaluation.figures.style import METHOD_STYLE, MethodStyle
 from pdiff_hub.evaluation.figures.trajectories import trajectories_figure
 
 __all__ = [
     "METHOD_STYLE",
-    "MethodPoints",
     "MethodStyle",
     "accuracy_similarity_figure",
     "checkpoints_figure",

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pdiff_hub.evaluation.figures.points import MethodPoints, check_points, largest_note, scatter
+from pdiff_hub.evaluation.figures.points import check_points, largest_note, legend_label, scatter
 from pdiff_hub.evaluation.figures.style import METHOD_STYLE, marker_look, page, plain_axes, save
+from pdiff_hub.evaluation.points import MethodPoints
 
 
 def accuracy_similarity_figure(points: Mapping[str, MethodPoints], stem: str | Path, *, title: str = "") -> list[Path]:
@@ -36,7 +37,7 @@ def accuracy_similarity_figure(points: Mapping[str, MethodPoints], stem: str | P
             count = scatter(axes, similarity_B[defined_B], 100 * accuracy_B[defined_B], style, look)
             largest = max(largest, count)
             # The legend shows the size of one network.
-            axes.scatter([], [], s=style.size**2, label=method.label(style), **marker_look(style), **look)
+            axes.scatter([], [], s=style.size**2, label=legend_label(method, style), **marker_look(style), **look)
         axes.set_xlabel("highest similarity to an original (IoU of wrong predictions, 0 to 1)")
         axes.set_ylabel("accuracy on test (%)")
         axes.set_title(title, fontsize=10)

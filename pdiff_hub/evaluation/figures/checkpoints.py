@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.evaluation.figures.points import check_fractions
 from pdiff_hub.evaluation.figures.style import METHOD_STYLE, footnote, limits, marker_look, page, plain_axes, save
+from pdiff_hub.evaluation.points import check_fractions
 
 _LEVELS = 60  # heights at which points are counted as beside each other
 # Where 1 is from one column to the next: between points of a row, and half of the widest row, which closes up.
@@ -93,7 +93,7 @@ def _defined(similarity: Mapping[int, Tensor]) -> dict[int, Tensor]:
         if values_B.ndim != 1:
             raise PdiffError(f"K = {K}: similarities have shape {list(values_B.shape)}; expected one a network, [B].")
         defined_B = values_B[~values_B.isnan()].double()
-        check_fractions(f"K = {K}", "similarities", defined_B)
+        check_fractions(f"K = {K}: similarities", defined_B)
         if len(defined_B):
             drawn[K] = defined_B
     if not drawn:

@@ -15,7 +15,7 @@ from pdiff_hub.errors import PdiffError, require_known
 from pdiff_hub.evaluation.figures.style import METHOD_STYLE, marker_look, page, plain_axes, save
 
 if TYPE_CHECKING:
-    from pdiff_hub.evaluation.ensembles import EnsembleCurve
+    from pdiff_hub.records import EnsembleCurve
 
 # What a panel shows: the field of EnsembleCurve, the factor it is shown with, the label of the axis.
 _PANELS = (

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pdiff_hub.evaluation.figures.points import MethodPoints, check_points, largest_note, scatter
+from pdiff_hub.evaluation.figures.points import check_points, largest_note, legend_label, scatter
 from pdiff_hub.evaluation.figures.style import METHOD_STYLE, MethodStyle, limits, marker_look, page, plain_axes, save
+from pdiff_hub.evaluation.points import MethodPoints
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +61,7 @@ def frontier_figure(points: Mapping[str, MethodPoints], stem: str | Path) -> lis
                 axes.set_title(panel.title, fontsize=9)
         grid[0].set_ylabel("accuracy on test (%)")
         for name, style in drawn.items():
-            grid[0].scatter([], [], s=style.size**2, label=points[name].label(style), **marker_look(style))
+            grid[0].scatter([], [], s=style.size**2, label=legend_label(points[name], style), **marker_look(style))
         notes = ["Lines: highest accuracy at that novelty or more", largest_note(largest)]
         figure.legend(
             loc="outside lower center",

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from pdiff_hub.errors import PdiffError, require_known
-from pdiff_hub.evaluation.figures.points import check_fractions
 from pdiff_hub.evaluation.figures.style import (
     METHOD_STYLE,
     MethodStyle,
@@ -25,6 +24,7 @@ from pdiff_hub.evaluation.figures.style import (
     plain_axes,
     save,
 )
+from pdiff_hub.evaluation.points import check_fractions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,7 +98,7 @@ def _defined(similarity: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, values_M in similarity.items():
         if values_M.ndim != 1:
             raise PdiffError(f"{name}: similarities have shape {list(values_M.shape)}; expected one a comparison, [M].")
-        check_fractions(name, "similarities", values_M[~values_M.isnan()])
+        check_fractions(f"{name}: similarities", values_M[~values_M.isnan()])
     drawn = {name: similarity[name].double() for name in _ROWS if name in similarity}
     drawn = {name: values_M[~values_M.isnan()] for name, values_M in drawn.items()}
     drawn = {name: values_M for name, values_M in drawn.items() if len(values_M)}

@@ -11,7 +11,6 @@ network one that `GeneratedNetwork` opens. Both hold safetensors only, and no co
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -27,17 +26,17 @@ from torch import nn
 
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.environment import environment
-from pdiff_hub.evaluation.table import verdict
-from pdiff_hub.hub.generated_network import CONFIG, write_generated_network
-from pdiff_hub.hub.network_card import Images, Origin, render_network_card
-from pdiff_hub.hub.public import public
+from pdiff_hub.hub.networks.card import Images, Origin, render_network_card
+from pdiff_hub.hub.networks.generated import CONFIG, write_generated_network
 from pdiff_hub.networks import vision
-from pdiff_hub.runs import generate
+from pdiff_hub.pipeline import PDiffPipeline, sample
+from pdiff_hub.pipeline.public import public
+from pdiff_hub.records import NetworksFolder, Results, RunFolder
+from pdiff_hub.records.fingerprint import fingerprint
 from pdiff_hub.safe_files import write_json
 from pdiff_hub.transfer import is_repo_id, list_files, push_files
-from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
-_PROCESSOR, _PIPELINE_INDEX = "preprocessor_config.json", "model_index.json"
+_PROCESSOR = "preprocessor_config.json"
 # What an earlier network of another kind or size may have left in the same repository.
 _REPLACES = (CONFIG, _PROCESSOR, "model*.safetensors", "model.safetensors.index.json")
 _BILINEAR = 2  # PIL's number
@@ -82,7 +81,7 @@ def push_network(
     spec = dict(pipe.autoencoder.config.network)
     _require_no_pipeline(repo_id, revision, token)
     known = _known(pipe, token)
-    params_NP = generate(pipe, num_models, seed=seed, num_inference_steps=num_inference_steps)
+    params_NP = sample(pipe, num_models, seed=seed, num_inference_steps=num_inference_steps)
     state = pipe.autoencoder.state_dicts(params_NP[index])[0]
     origin = Origin(
         pipe.hub_id,
@@ -115,8 +114,8 @@ def push_network(
             _write_for_transformers(directory, pipe.build_network(state), spec, images)
         else:
             write_generated_network(directory, spec, state)
-        write_json(directory / "generated.json", asdict(origin))
-        (directory / "README.md").write_text(card, encoding="utf-8")
+        write_json(NetworksFolder(directory).origin, asdict(origin))
+        RunFolder(directory).card.write_text(card, encoding="utf-8")
         files = {file.relative_to(directory).as_posix(): file for file in directory.rglob("*") if file.is_file()}
         pushed = push_files(
             files,
@@ -149,7 +148,7 @@ def _check(repo_id: str, seed: int, index: int, num_models: int, accuracy: float
 def _require_no_pipeline(repo_id: str, revision: str | None, token: str | bool | None) -> None:
     with suppress(FileNotFoundError):  # not there yet: the usual case
         _, files = list_files(repo_id, repo_type="model", revision=revision, token=token)
-        if _PIPELINE_INDEX in files:
+        if RunFolder(Path()).index.name in files:
             raise PdiffError(
                 f"{repo_id} holds a pipeline, and the network's card would replace the pipeline's; give "
                 "the network a repository of its own."
@@ -158,24 +157,21 @@ def _require_no_pipeline(repo_id: str, revision: str | None, token: str | bool |
 
 @dataclass(frozen=True)
 class _Known:
-    """What is known of a pipeline: sha256 of its weights by file, if it is not on the Hub; licence; `results.json`."""
+    """What is known of a pipeline: sha256 of its weights by file, if it is not on the Hub; licence; results."""
 
     weights: dict[str, str]
     licence: str | None
-    results: dict[str, Any] | None
+    results: Results | None
 
 
 def _known(pipe: PDiffPipeline, token: str | bool | None) -> _Known:
     """ValueError if `pipe` is from the Hub and is not what is there: what the card says would give other networks."""
     if pipe.hub_id is None:
         with tempfile.TemporaryDirectory(prefix="pdiff-pipeline-") as name:
-            folder = Path(name)
-            pipe.save_pretrained(folder)  # with its results and card, if they are of these weights
-            files = [file for part in ("autoencoder", "unet") for file in sorted((folder / part).glob("*.safetensors"))]
-            weights = {
-                file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files
-            }
-            return _Known(weights, _licence(folder), _results(folder))
+            folder = RunFolder(Path(name))
+            pipe.save_pretrained(folder.path)  # with its results and card, if they are of these weights
+            digests = {path: digest for path, digest in fingerprint(folder).items() if path.endswith(".safetensors")}
+            return _Known(digests, _licence(folder), _results(folder))
     there = PDiffPipeline.from_pretrained(pipe.hub_id, revision=pipe.hub_revision, token=token)
     for name in ("autoencoder", "unet", "scheduler"):
         if not _same(getattr(pipe, name), getattr(there, name)):
@@ -185,7 +181,8 @@ def _known(pipe: PDiffPipeline, token: str | bool | None) -> _Known:
                 "(pipe.push_to_hub)."
             )
     assert there.folder is not None  # it was opened from its copy in the cache
-    return _Known({}, _licence(there.folder), _results(there.folder))
+    folder = RunFolder(there.folder)
+    return _Known({}, _licence(folder), _results(folder))
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -211,22 +208,20 @@ def _same(one: Any, other: Any) -> bool:
     )
 
 
-def _licence(folder: Path) -> str | None:
+def _licence(folder: RunFolder) -> str | None:
     """The licence in a pipeline's card; nothing is assumed where there is none."""
     try:
-        licence = ModelCard((folder / "README.md").read_text(encoding="utf-8")).data.get("license")
+        licence = ModelCard(folder.card.read_text(encoding="utf-8")).data.get("license")
     except (OSError, ValueError, TypeError, yaml.YAMLError):
         return None
     return licence if isinstance(licence, str) else None
 
 
-def _results(folder: Path) -> dict[str, Any] | None:
-    """A pipeline's `results.json`, if it has one that ends in a verdict."""
+def _results(folder: RunFolder) -> Results | None:
+    """A pipeline's results; None if it has none, or none that can be read: the card then says that nothing is known."""
     try:
-        results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        verdict(results)
-        return results if type(results["num_generated"]) is int else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return folder.read_results()
+    except PdiffError:
         return None
 
 

@@ -19,20 +19,21 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
+from pdiff_hub import PDiffPipeline
 from pdiff_hub.cli import app
-from pdiff_hub.hub.generated_network import GeneratedNetwork
-from pdiff_hub.hub.network_card import Images
-from pdiff_hub.hub.network_repo import push_network
+from pdiff_hub.hub import GeneratedNetwork, push_network
+from pdiff_hub.hub.networks.card import Images
 from pdiff_hub.networks import build_network, logits, resolve_network, vision
+from pdiff_hub.records import Facts, Frontier, Measurements, Results
 from pdiff_hub.runs import write_networks
 from pdiff_hub.tasks import Task, load_task
 from pdiff_hub.training.diffusion import build_scheduler, build_unet
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout
-from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 ROOT = Path(__file__).parents[1]
 VERDICT = "At the same novelty, {{ 7 * 7 }} p-diff is within the interval of original."
-RESULTS = {"num_generated": 20, "frontier": {"verdict": VERDICT}}
+FACTS = Facts("pipe", "digits", None, "mlp3", None, "all", 8970, 7, None, [], None)
+RESULTS = Results(FACTS, Measurements(3, 20, frontier=Frontier({}, {}, VERDICT))).to_dict()
 IMAGES_BCHW = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 MADE = {"seed": 3, "index": 2, "num_models": 4, "num_inference_steps": 5}
 MLP: dict[str, Any] = {"name": "mlp3", "hidden": [8, 6]}
@@ -67,7 +68,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def own_network(num_classes: int, width: int = 4) -> nn.Module:
-    """What a pipeline may name as `test_network_repo:own_network`."""
+    """What a pipeline may name as `test_published_network:own_network`."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, num_classes))
 
 

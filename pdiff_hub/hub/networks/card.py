@@ -1,0 +1,210 @@
+"""The card of one generated network: where it came from, how to make it again, how to use it, what is known of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from pdiff_hub.errors import PdiffError
+from pdiff_hub.evaluation.table import verdict
+from pdiff_hub.networks import base_model
+from pdiff_hub.networks.factory import is_dotted
+from pdiff_hub.records import NetworksFolder, Results
+from pdiff_hub.records.json_files import checked
+from pdiff_hub.tasks import TASK_NAMES, hub_id_of
+from pdiff_hub.transfer.cards import markdown_table, render_card
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
+
+_TEMPLATE = Path(__file__).with_name("card_template.md")
+_TAGS = ["neural-network-diffusion", "generated-network", "pdiff-hub"]
+_MIXIN_TAGS = ["model_hub_mixin", "pytorch_model_hub_mixin"]  # what the mixin's own cards have; people filter by them
+_MOST_CLASSES = 100  # to list in a card
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a generated network comes from: enough to make it again. Stored as `generated.json`.
+
+    Attributes:
+        pipeline, revision: the pipeline's Hub id and commit; None for one that is not on the Hub.
+        weights: then, sha256 (hex) by path of the weight files that the pipeline saves; else empty.
+        seed, index, num_models, num_inference_steps: network `index` of the `num_models` that `seed` gives.
+        scheduler, device: the sampler's class, and the kind of device ("cpu", "cuda") that it ran on.
+        environment: versions and machine, as in `results.json`.
+    """
+
+    pipeline: str | None
+    revision: str | None
+    weights: dict[str, str]
+    seed: int
+    index: int
+    num_models: int
+    num_inference_steps: int
+    scheduler: str
+    device: str
+    environment: dict[str, str | int | None]
+
+
+@dataclass(frozen=True)
+class _Resolved:
+    """What is read of a complete task spec."""
+
+    classes: list[str]
+    sizes: dict[str, int]
+    mean: list[float]
+    std: list[float]
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a network's images and answers are, without anything of the machine that it was made on.
+
+    Attributes:
+        dataset: the data set's short name, Hub id, or the last part of a local folder's path.
+        hub_id: of the data set, if it is on the Hub.
+        classes: in the order of the logits. mean, std: of each channel, with pixels scaled to [0, 1].
+        num_test: images in the test split.
+    """
+
+    dataset: str
+    hub_id: str | None
+    classes: list[str]
+    mean: list[float]
+    std: list[float]
+    num_test: int
+
+    @classmethod
+    def of_task(cls, task: Mapping[str, Any], num_classes: int) -> Images | None:
+        """Read from a complete task spec; None if it does not say all of this, or not for `num_classes` classes."""
+        try:
+            dataset, resolved = task.get("dataset"), checked(_Resolved, task.get("resolved") or {}, "the task", "")
+        except PdiffError:
+            return None
+        classes = resolved.classes
+        # label2id of transformers needs a name a class.
+        if not isinstance(dataset, str) or len(set(classes)) != num_classes or len(classes) != num_classes:
+            return None
+        hub_id = hub_id_of(task)
+        name = dataset if hub_id or dataset in TASK_NAMES else last_part(dataset)
+        return cls(name, hub_id, classes, resolved.mean, resolved.std, resolved.sizes.get("test", 0))
+
+
+def last_part(path: str) -> str:
+    """The last part of a path of any system: what may be said of a local folder in public."""
+    return PurePath(path.replace("\\", "/")).name
+
+
+def render_network_card(
+    repo_id: str,
+    origin: Origin,
+    spec: Mapping[str, Any],
+    images: Images | None,
+    *,
+    transformers: bool,
+    layout: ParamLayout,
+    licence: str | None,
+    accuracy: float | None,
+    results: Results | None,
+) -> str:
+    """README.md of a generated network.
+
+    Args:
+        spec: the network's, as published. transformers: whether its repository is one that transformers opens.
+        layout: which of its numbers were generated.
+        accuracy: a fraction on the task's test split. results: the pipeline's.
+    """
+    name = repo_id.split("/")[-1]
+    measured = None if results is None else results.measured
+    listed = images is not None and len(images.classes) <= _MOST_CLASSES
+    return render_card(
+        _TEMPLATE,
+        _metadata(name, spec, images, transformers, licence, accuracy),
+        name=name,
+        repo_id=repo_id,
+        origin=origin,
+        spec=spec,
+        images=images,
+        transformers=transformers,
+        task="a task that its pipeline does not name" if images is None else images.dataset,
+        pipeline=_pipeline(origin),
+        num_params=f"{layout.num_params:,}",
+        select=layout.select,
+        trust=", trust_remote_code=True" if is_dotted(str(spec["name"])) else "",
+        mean=images and _numbers(images.mean),
+        std=images and _numbers(images.std),
+        classes=json.dumps(images.classes) if images is not None and listed else None,
+        place=origin.pipeline or "path/to/pipeline",
+        file=NetworksFolder(Path()).network(origin.index).name,
+        provenance=markdown_table(("what", "value"), _provenance(origin)),
+        accuracy=None if accuracy is None else f"{100 * accuracy:.2f}",
+        split="its task" if images is None else f"`{images.dataset}` ({images.num_test:,} images)",
+        judged=None if measured is None else measured.num_generated,
+        verdict=None if results is None else " ".join(verdict(results).split()),
+    )
+
+
+def _metadata(
+    name: str,
+    spec: Mapping[str, Any],
+    images: Images | None,
+    transformers: bool,
+    licence: str | None,
+    accuracy: float | None,
+) -> ModelCardData:
+    more: dict[str, Any] = {}
+    if transformers and (base := base_model(spec)) is not None:  # a function of the user's may have such options too
+        more |= {"base_model": base, "base_model_relation": "finetune"}
+    if images is not None and images.hub_id is not None:
+        more["datasets"] = [images.hub_id]
+    if images is not None and accuracy is not None:
+        more |= {
+            "model_name": name,
+            "eval_results": [
+                EvalResult(
+                    task_type="image-classification",
+                    dataset_type=images.hub_id or images.dataset,
+                    dataset_name=images.dataset,
+                    dataset_split="test",
+                    metric_type="accuracy",
+                    metric_name="accuracy",
+                    metric_value=round(accuracy, 4),
+                )
+            ],
+        }
+    return ModelCardData(
+        library_name="transformers" if transformers else "pdiff-hub",
+        license=licence,
+        pipeline_tag="image-classification",
+        tags=_TAGS if transformers else [*_TAGS, *_MIXIN_TAGS],
+        **more,
+    )
+
+
+def _pipeline(origin: Origin) -> str:
+    if origin.pipeline is None:
+        return "a pipeline that is not on the Hub (its weights are named below)"
+    return f"the pipeline `{origin.pipeline}`"
+
+
+def _provenance(origin: Origin) -> list[tuple[str, str]]:
+    rows = [("pipeline", f"`{origin.pipeline}`" if origin.pipeline else "local, not on the Hub")]
+    if origin.pipeline:
+        rows.append(("revision", f"`{origin.revision}`"))
+    rows += [(f"sha256 of `{file}`", f"`{digest}`") for file, digest in origin.weights.items()]
+    rows += [(key, str(getattr(origin, key))) for key in ("seed", "index", "num_models", "num_inference_steps")]
+    versions = (f"{name} {origin.environment[name]}" for name in ("pdiff-hub", "torch", "diffusers", "python"))
+    return [
+        *rows,
+        ("scheduler", f"`{origin.scheduler}`"),
+        ("device", origin.device),
+        ("versions", ", ".join(versions)),
+    ]
+
+
+def _numbers(values: list[float]) -> str:
+    return ", ".join(f"{value:.6g}" for value in values)

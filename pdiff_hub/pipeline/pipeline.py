@@ -1,0 +1,162 @@
+"""`PDiffPipeline` as people meet it: the sampler, and what needs the package: opening, building networks, the Hub."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pdiff_hub.errors import PdiffError
+from pdiff_hub.networks import build_network
+from pdiff_hub.pipeline.opening import download, load_arguments
+from pdiff_hub.pipeline.pushing import push_pipeline
+from pdiff_hub.records import RunFolder
+from pdiff_hub.records.fingerprint import fingerprint
+from pdiff_hub.transfer import commit_of
+from pdiff_hub.travelling import pipeline_pdiff
+from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
+
+
+class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
+    """Generates networks (Neural Network Diffusion, arXiv 2402.13144): a latent DDPM over trained parameters.
+
+    A folder saved by it and one saved by the class that it extends, which travels to the Hub, are the same.
+
+    Attributes:
+        folder: where it was opened from (a copy in the cache, if that was the Hub), or None.
+        hub_id, hub_revision: where on the Hub it was opened or pushed, and the commit (40 hexadecimal digits), or None.
+    """
+
+    folder: Path | None = None
+    hub_id: str | None = None
+    hub_revision: str | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        torch_dtype: torch.dtype | None = None,
+        **components: Any,
+    ) -> PDiffPipeline:
+        """Open a pipeline folder or Hub repository with this package's classes; downloaded code is never run.
+
+        Args:
+            revision, token, cache_dir, local_files_only: of a Hub repository, as in diffusers.
+            components: by name, instead of those that are there (`scheduler=...`).
+
+        Raises:
+            FileNotFoundError: no such folder or repository, or a folder that is no pipeline.
+            ValueError: a repository that is no pipeline, a newer format, a file that is damaged or does not fit the
+                rest; it names the file.
+            Others as `pdiff_hub.transfer.pull` raises them.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        hub_id = None if folder.is_dir() else str(pretrained_model_name_or_path)
+        if hub_id is not None:
+            folder = download(
+                hub_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+            )
+        elif revision is not None:
+            raise PdiffError(f"{folder} is a local folder, which has no revision {revision!r}.")
+        pipe = cls(**load_arguments(folder, components, ParamAutoencoder))
+        pipe.folder = folder.resolve()
+        if hub_id is not None:
+            pipe.hub_id, pipe.hub_revision = hub_id, commit_of(folder)
+        return pipe.to(dtype=torch_dtype) if torch_dtype is not None else pipe
+
+    def build_network(self, state_dict: dict[str, Tensor] | None = None, trust_remote_code: bool = False) -> nn.Module:
+        """The target network in eval mode, holding `state_dict` if given.
+
+        Only networks that the package knows by name are built, so that a pipeline from somewhere else cannot make this
+        call import and run anything; `trust_remote_code=True` also calls the function that the pipeline names.
+        """
+        spec = self.autoencoder.config.network
+        if spec is None:
+            raise PdiffError(
+                "this pipeline does not say which network it generates; build it yourself and load "
+                "out.state_dicts[0] into it."
+            )
+        network = build_network(dict(spec), pretrained=False, allow_factory=trust_remote_code)
+        if state_dict is not None:
+            network.load_state_dict(state_dict, strict=True)
+        return network.eval()
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write the pipeline as a folder that is shaped as its Hub repository, code included.
+
+        `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` opens it without this package. Recipe,
+        results, report, pictures and card come along from the folder that the pipeline was opened from, unless it was
+        changed since. Those of another pipeline in `save_directory` are removed, all but its recipe.
+        """
+        target = RunFolder(Path(save_directory).resolve())
+        there = target.companions() if target.index.is_file() else []
+        before = fingerprint(target) if there else None
+        super().save_pretrained(target.path)
+        if before is not None and before != fingerprint(target):
+            stale = [file for file in there if file != target.recipe]
+            for file in stale:
+                file.unlink()
+            if stale:
+                warnings.warn(
+                    f"{target.path} held another pipeline: {stale[0].name} and others, which told of that one, "
+                    "were removed.",
+                    stacklevel=2,
+                )
+        if self.folder is None or self.folder == target.path:
+            return
+        source = RunFolder(self.folder)
+        if not (companions := source.companions()):
+            return
+        if fingerprint(source) != fingerprint(target):
+            warnings.warn(
+                f"the pipeline is not the one in {self.folder} any more, so {companions[0].name} and others "
+                "there, which are of that one, were left out.",
+                stacklevel=2,
+            )
+            return
+        for file in companions:
+            shutil.copyfile(file, target.path / file.name)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload pipeline",
+        create_pr: bool = False,
+        token: str | bool | None = None,
+    ) -> str:
+        """Put the pipeline into the Hub's repository `repo_id` in one commit; -> the commit's URL.
+
+        Weights, configuration, code, a card, and what `save_pretrained` takes along. What is there already is not
+        uploaded. Makes the repository if needed.
+
+        Args:
+            private: whether a new repository is private (None: what the account does by default).
+            revision: a branch, by default main.
+            create_pr: open a pull request instead; -> its URL.
+
+        Errors as `pdiff_hub.transfer.push_files` raises them.
+        """
+        pushed = push_pipeline(
+            self,
+            repo_id,
+            private=private,
+            revision=revision,
+            commit_message=commit_message,
+            create_pr=create_pr,
+            token=token,
+        )
+        self.hub_id, self.hub_revision = repo_id, pushed.commit
+        return pushed.url

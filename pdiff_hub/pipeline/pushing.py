@@ -1,0 +1,100 @@
+"""A pipeline to the Hub: weights, configuration, code, what was measured and a card, in one commit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME
+
+from pdiff_hub.evaluation.results_page import write_results_page
+from pdiff_hub.pipeline.card import render_card
+from pdiff_hub.pipeline.facts import facts_of
+from pdiff_hub.pipeline.opening import weight_files
+from pdiff_hub.pipeline.public import public
+from pdiff_hub.recipes import recipe_of
+from pdiff_hub.records import Checkpoints, Results, RunFolder, read_json
+from pdiff_hub.records.fingerprint import config_files
+from pdiff_hub.records.json_files import read_yaml
+from pdiff_hub.safe_files import write_json
+from pdiff_hub.transfer import Pushed, push_files
+from pdiff_hub.travelling import param_autoencoder, pipeline_pdiff
+from pdiff_hub.travelling.pipeline_pdiff import AUTOENCODER_CODE, COMPONENTS, PIPELINE_CODE, PDiffPipeline
+
+_CODE = {PIPELINE_CODE: pipeline_pdiff.__file__, AUTOENCODER_CODE: param_autoencoder.__file__}
+
+
+def push_pipeline(pipe: PDiffPipeline, repo_id: str, **options: Any) -> Pushed:
+    """Saves a pipeline and pushes it; options as in `PDiffPipeline.push_to_hub`."""
+    with TemporaryDirectory(prefix="pdiff-pipeline-") as name:
+        pipe.save_pretrained(name)
+        return push_saved_pipeline(pipe, RunFolder(Path(name)), repo_id, **options)
+
+
+def push_saved_pipeline(
+    pipe: PDiffPipeline, folder: RunFolder, repo_id: str, checkpoints: Checkpoints | None = None, **options: Any
+) -> Pushed:
+    """Pushes the pipeline that lies in `folder`, which stays as it is, and is `pipe` when it is opened.
+
+    Args:
+        checkpoints: what results and card name as the data set that it was trained on; None: what the results name.
+        options: as in `PDiffPipeline.push_to_hub`.
+    """
+    ours = RunFolder(Path())
+    # What an earlier pipeline of the same repository may have had and this one has not.
+    replaces = [f"{name}/*" for name in COMPONENTS]
+    replaces += [str(file) for file in (ours.recipe, ours.results, ours.networks, ours.report, *ours.pictures())]
+    with TemporaryDirectory(prefix="pdiff-push-") as name:
+        files = _described(pipe, folder, repo_id, checkpoints, RunFolder(Path(name)))
+        return push_files(files, repo_id, repo_type="model", replaces=replaces, **options)
+
+
+def _described(
+    pipe: PDiffPipeline, folder: RunFolder, repo_id: str, checkpoints: Checkpoints | None, made: RunFolder
+) -> dict[str, Path]:
+    """Path in the repository -> file, those of `folder` where they may be seen by everyone, else written in `made`."""
+    files = _shown(folder, made)
+    hidden = any(file.parent == made.path for file in files.values())
+    if folder.results.is_file():
+        content = read_json(files[made.results.name])
+        results = Results.from_dict(content, str(folder.results))
+        if checkpoints is not None:
+            results = replace(results, facts=replace(results.facts, checkpoints=checkpoints))
+            write_json(made.results, {**content, "checkpoints": asdict(checkpoints)})
+            files[made.results.name] = made.results
+    else:
+        name = repo_id.split("/")[-1]
+        recipe = recipe_of(folder)
+        facts = Results(facts_of(pipe, name=name, recipe=recipe, checkpoints=checkpoints))
+        results = Results.from_dict(public(facts.to_dict()))
+    if hidden and made.report.name in files:
+        # The report tells the same; drawn from what is public, and from the pictures.
+        del files[made.report.name]
+        if results.environment:
+            for picture in {each.name for each in made.pictures()} & files.keys():
+                shutil.copyfile(files[picture], made.path / picture)
+            files[made.report.name] = write_results_page(results, made)
+    made.card.write_text(render_card(results, repo_id=repo_id), encoding="utf-8")
+    return {**files, made.card.name: made.card, **{path: Path(source) for path, source in _CODE.items()}}
+
+
+def _shown(folder: RunFolder, made: RunFolder) -> dict[str, Path]:
+    """Path in the repository -> file. Files that tell of this machine are written anew into `made`, without that."""
+    known = [folder.index, *config_files(folder.path), folder.recipe, folder.results, folder.networks, folder.report]
+    known += folder.pictures()
+    for name in COMPONENTS[:2]:
+        known += [*weight_files(folder.path / name), folder.path / name / SAFE_WEIGHTS_INDEX_NAME]
+    files = {file.relative_to(folder.path).as_posix(): file for file in known if file.is_file()}
+    for path, file in list(files.items()):
+        if file.suffix in (".json", ".yaml"):
+            found = read_json(file) if file.suffix == ".json" else read_yaml(file)
+            if (shown := public(found)) != found:
+                text = json.dumps(shown, indent=2) if file.suffix == ".json" else yaml.safe_dump(shown, sort_keys=False)
+                files[path] = made.path / path.replace("/", "-")
+                files[path].write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    return files

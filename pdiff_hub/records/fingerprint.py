@@ -1,0 +1,37 @@
+"""What makes a pipeline's folder this pipeline and no other: tells files that speak of it from stale ones."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from pdiff_hub.records.json_files import read_json
+from pdiff_hub.records.run_folder import RunFolder
+from pdiff_hub.travelling.pipeline_pdiff import COMPONENTS, WEIGHTS
+
+
+def fingerprint(folder: RunFolder) -> dict[str, Any]:
+    """Digests of a pipeline's weights and its configuration, whoever wrote them."""
+    found: dict[str, Any] = {}
+    for name in COMPONENTS[:2]:
+        for file in weight_files(folder.path / name):
+            with file.open("rb") as opened:
+                found[f"{name}/{file.name}"] = hashlib.file_digest(opened, "sha256").hexdigest()
+    for file in (folder.index, *config_files(folder.path)):
+        found[file.relative_to(folder.path).as_posix()] = _told(read_json(file)) if file.is_file() else None
+    return found
+
+
+def weight_files(component: Path) -> list[Path]:
+    """The safetensors files in a component's folder, in a fixed order."""
+    return sorted(file for pattern in WEIGHTS for file in component.glob(pattern))
+
+
+def config_files(folder: Path) -> list[Path]:
+    """Where the configurations of a pipeline's components are."""
+    return [*(folder / name / "config.json" for name in COMPONENTS[:2]), folder / "scheduler" / "scheduler_config.json"]
+
+
+def _told(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if not key.startswith("_") and key != "format_version"}

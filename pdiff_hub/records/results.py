@@ -1,0 +1,230 @@
+"""What `results.json` holds, typed: made by evaluation, read by tables, reports, cards and the Space.
+
+Accuracies are fractions 0..1 of the test split. A number that is undefined is None, and null in the file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from pdiff_hub.errors import PdiffError
+from pdiff_hub.records.json_files import checked
+
+Verdict = Literal["yes", "no", "within the interval", "undefined"]
+
+
+def defined(value: float) -> float | None:
+    """The number, or None where it is NaN."""
+    return None if math.isnan(value) else value
+
+
+@dataclass(frozen=True)
+class AccuracySummary:
+    """Accuracies of several networks. best: of the one that is best on *validation*. std: unbiased, 0 for one."""
+
+    best: float
+    mean: float
+    median: float
+    std: float
+
+
+@dataclass(frozen=True)
+class SimilaritySummary:
+    """Mean IoU of errors over pairs of networks, as in p-diff's figure 4a (arXiv 2402.13144).
+
+    original_generated_max: the mean over generated networks of their highest IoU to any original.
+    """
+
+    original_original: float | None = None
+    generated_generated: float | None = None
+    original_generated: float | None = None
+    original_generated_max: float | None = None
+
+
+@dataclass(frozen=True)
+class AuditSummary:
+    """Whether networks are copies or averages.
+
+    Attributes:
+        nearest_l2_generated, nearest_l2_original: mean L2 distance to the nearest original (of originals: to another
+            one), in raw weight units.
+        deviation_r2: held-out deviation R2 of the autoencoder, as training measured it.
+        spread_ratio: standard deviation of the generated networks over that of the originals.
+        max_iou_ensemble, max_iou_original: highest IoU of errors to an original, of the average of all weights and on
+            average of originals.
+    """
+
+    nearest_l2_generated: float | None
+    nearest_l2_original: float | None
+    deviation_r2: float | None
+    spread_ratio: float | None
+    max_iou_ensemble: float | None
+    max_iou_original: float | None
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """A variant of a method. max_iou, nearest_l2: means over its `count` networks."""
+
+    method: str
+    count: int
+    max_iou: float | None
+    nearest_l2: float | None
+
+
+@dataclass(frozen=True)
+class Area:
+    """The area under a method's step frontier, its 95 % interval, and how many networks have no novelty."""
+
+    area: float | None
+    low: float | None
+    high: float | None
+    undefined: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Generated networks against those of a method, at the same novelty.
+
+    Attributes:
+        difference, low, high: median and ends of the 95 % interval of (generated - baseline) accuracy, a fraction.
+        shared_novelty: the end of the range 0..shared_novelty that both reach, the median over the resamples.
+        verdict: are the generated ones better?
+    """
+
+    difference: float | None
+    low: float | None
+    high: float | None
+    shared_novelty: float | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Accuracy against novelty: by method its area, the comparison of generated networks with it; one sentence."""
+
+    area: dict[str, Area]
+    versus: dict[str, Comparison]
+    verdict: str
+
+
+@dataclass(frozen=True)
+class EnsembleCurve:
+    """What ensembles of each size reach on average. nll: in nats. calibration_error: ECE, 0..1."""
+
+    sizes: tuple[int, ...]
+    accuracy: tuple[float, ...]
+    nll: tuple[float, ...]
+    calibration_error: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The data set on the Hub that a pipeline was trained on, and its commit."""
+
+    repo_id: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a pipeline without measuring.
+
+    Attributes:
+        name: what report and card call it.
+        task, network: names; None if unknown. task_dataset: the task's data set on the Hub, if it is there.
+        base_model: the pretrained model on the Hub that the network starts from, if any.
+        select, num_params: what is generated, and how many numbers that is.
+        num_inference_steps: sampling steps.
+        recipe: the whole recipe, if it is known. figures: stems of the pictures beside the results.
+        checkpoints: what it was trained on, if that is on the Hub.
+    """
+
+    name: str
+    task: str | None
+    task_dataset: str | None
+    network: str | None
+    base_model: str | None
+    select: str | list[str]
+    num_params: int
+    num_inference_steps: int
+    recipe: dict[str, Any] | None
+    figures: list[str]
+    checkpoints: Checkpoints | None
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What was measured of generated networks.
+
+    Attributes:
+        num_checkpoints: originals, None where they were not there. num_generated: networks judged.
+        accuracy, methods: by variant of a method. similarity, audit: None where there were no originals.
+        frontier, ensembles: None where they were not asked for; ensembles by method.
+        notes: sentences on what is left out.
+    """
+
+    num_checkpoints: int | None
+    num_generated: int
+    accuracy: dict[str, AccuracySummary] = field(default_factory=dict)
+    similarity: SimilaritySummary | None = None
+    audit: AuditSummary | None = None
+    methods: dict[str, MethodSummary] = field(default_factory=dict)
+    frontier: Frontier | None = None
+    ensembles: dict[str, EnsembleCurve] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def contradiction(self) -> str | None:
+        """What of it does not fit the rest, in words; None if all does."""
+        if self.audit is not None and self.similarity is None:
+            return "there is an audit, and no similarity"
+        if strangers := self.methods.keys() - self.accuracy.keys():
+            return f"there is no accuracy of {min(strangers)!r}, which is among the methods"
+        for name, curve in (self.ensembles or {}).items():
+            if len({len(each) for each in (curve.sizes, curve.accuracy, curve.nll, curve.calibration_error)}) > 1:
+                return f"the ensembles of {name!r} have other numbers of values than of sizes"
+        return None
+
+
+@dataclass(frozen=True)
+class Results:
+    """`results.json`: facts, and what was measured if anything was.
+
+    Attributes:
+        seed: of the evaluation. environment: versions and machine. seconds: by stage, None where it is not known.
+    """
+
+    facts: Facts
+    measured: Measurements | None = None
+    seed: int | None = None
+    environment: dict[str, str | int | None] = field(default_factory=dict)
+    seconds: dict[str, float | None] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `results.json`: one object with the keys of all parts."""
+        data = asdict(self.facts)
+        if self.measured is not None:
+            measured = asdict(self.measured)
+            # An empty object says that nothing was measured; a null, that a number is undefined.
+            measured |= {key: measured[key] or {} for key in ("similarity", "audit")}
+            data |= measured | {"seed": self.seed, "environment": self.environment, "seconds": self.seconds}
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], what: str = "these results") -> Results:
+        """What `to_dict` gave; PdiffError that names `what` and the key that is missing or of another type."""
+        remedy = "evaluate the pipeline again."
+        facts = checked(Facts, data, what, remedy)
+        measured = {each.name: data[each.name] for each in fields(Measurements) if each.name in data}
+        if not measured:
+            return cls(facts)
+        measured |= {key: measured.get(key) or None for key in ("similarity", "audit")}
+        rest = {"facts": asdict(facts), **{key: data[key] for key in ("seed", "environment", "seconds") if key in data}}
+        results = checked(cls, {**rest, "measured": measured}, what, remedy)
+        assert results.measured is not None
+        if wrong := results.measured.contradiction():
+            raise PdiffError(f"{what}: {wrong}; {remedy}")
+        return results

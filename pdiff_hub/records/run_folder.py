@@ -1,0 +1,195 @@
+"""`RunFolder`: where everything of a run, a pipeline and a report lies. No other file of the library spells the names.
+
+A run's folder is its pipeline's folder, shaped as the repository on the Hub:
+
+    model_index.json, autoencoder/, unet/, scheduler/      the pipeline
+    README.md, recipe.yaml                                 its card, and how it was made
+    results.json, networks.json, report.html, *.png, *.svg what was measured
+    checkpoints/, generated/, training/                    what the run keeps for itself
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pdiff_hub.records.json_files import checked, read_json, read_yaml
+from pdiff_hub.records.results import Results
+from pdiff_hub.records.training_summary import TrainingSummary
+from pdiff_hub.travelling.pipeline_pdiff import INDEX
+
+FIGURES = ("accuracy-similarity", "frontier", "similarity", "ensembles")
+"""Stems of a report's pictures, in the order in which they are shown; those of the audit are missing where it is."""
+_PICTURES = ("png", "svg")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder `path` of a run, a pipeline or a report, whichever files are in it."""
+
+    path: Path
+
+    @property
+    def index(self) -> Path:
+        """What makes the folder a pipeline."""
+        return self.path / INDEX
+
+    @property
+    def card(self) -> Path:
+        return self.path / "README.md"
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.json"
+
+    @property
+    def networks(self) -> Path:
+        """The numbers of every single network that was judged."""
+        return self.path / "networks.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The data set that the pipeline was trained on."""
+        return self.path / "checkpoints"
+
+    @property
+    def generated(self) -> Path:
+        """The networks that were generated and judged: float32 `params` [N,P]."""
+        return self.path / "generated" / "params.safetensors"
+
+    @property
+    def training(self) -> TrainingFolder:
+        return TrainingFolder(self.path / "training")
+
+    def pictures(self) -> list[Path]:
+        """Where the pictures of `FIGURES` are, or would be."""
+        return [self.path / f"{stem}.{suffix}" for stem in FIGURES for suffix in _PICTURES]
+
+    def picture(self, stem: str) -> Path:
+        """A picture as PNG."""
+        return self.path / f"{stem}.png"
+
+    def companions(self) -> list[Path]:
+        """The files here that tell of the pipeline and of no other: card, recipe, results, report, pictures."""
+        found = (file for pattern in companion_patterns() for file in sorted(self.path.glob(pattern)))
+        return [file for file in found if file.is_file()]
+
+    def read_results(self) -> Results | None:
+        """What was measured, None if nothing was. PdiffError names the file, and what is wrong with it."""
+        if not self.results.is_file():
+            return None
+        return Results.from_dict(read_json(self.results), str(self.results))
+
+    def read_recipe(self) -> dict[str, Any] | None:
+        """What `recipe.yaml` says, None if there is none. PdiffError if it is no mapping."""
+        return read_yaml(self.recipe) if self.recipe.is_file() else None
+
+    def read_networks(self) -> dict[str, dict[str, list[float | None]]]:
+        """By variant and measure, a number per network; None where it is undefined."""
+        kind = dict[str, dict[str, list[float | None]]]
+        return checked(kind, read_json(self.networks), str(self.networks), "evaluate the pipeline again.")
+
+
+def companion_patterns() -> list[str]:
+    """What a pipeline's companions are called: names, and globs of pictures."""
+    folder = RunFolder(Path())
+    named = (folder.card, folder.recipe, folder.results, folder.networks, folder.report)
+    return [*map(str, named), *(f"*.{suffix}" for suffix in _PICTURES)]
+
+
+@dataclass(frozen=True)
+class TrainingFolder:
+    """`training/` of a run: what going on after a kill needs."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """What the run was begun with."""
+        return self.path / "recipe.json"
+
+    @property
+    def seconds(self) -> Path:
+        """How long each stage took."""
+        return self.path / "seconds.json"
+
+    @property
+    def settings(self) -> Path:
+        """What training was begun with."""
+        return self.path / "settings.json"
+
+    @property
+    def autoencoder(self) -> Path:
+        return self.path / "autoencoder"
+
+    @property
+    def autoencoder_facts(self) -> Path:
+        """What stage one measured."""
+        return self.path / "autoencoder.json"
+
+    @property
+    def latents(self) -> Path:
+        """Of the training checkpoints. Written last: its presence says that stage one is done."""
+        return self.path / "latents.safetensors"
+
+    @property
+    def autoencoder_steps(self) -> Path:
+        return self.path / "autoencoder-steps"
+
+    @property
+    def diffusion_steps(self) -> Path:
+        return self.path / "diffusion"
+
+    @property
+    def summary(self) -> Path:
+        """Its presence says that training is done."""
+        return self.path / "summary.json"
+
+    @property
+    def logs(self) -> Path:
+        """Of a tracker."""
+        return self.path / "logs"
+
+    @property
+    def unfinished_pipeline(self) -> Path:
+        return self.path / "unfinished-pipeline"
+
+    def components(self, process: int) -> Path:
+        """Where a process keeps the principal components while it fits them."""
+        return self.path / f"components-{process}"
+
+    def read_summary(self) -> TrainingSummary | None:
+        """What training found, None if it has not ended. PdiffError names the file, and what is wrong with it."""
+        if not self.summary.is_file():
+            return None
+        return checked(TrainingSummary, read_json(self.summary), str(self.summary), "train the pipeline again.")
+
+
+@dataclass(frozen=True)
+class NetworksFolder:
+    """The folder `path` of single generated networks, each a safetensors file of the whole network."""
+
+    path: Path
+
+    @property
+    def origin(self) -> Path:
+        """How the networks can be made again."""
+        return self.path / "generated.json"
+
+    def network(self, index: int) -> Path:
+        """Of network `index`, counted from 0."""
+        return self.path / f"model-{index:05d}.safetensors"
+
+    def networks(self) -> Iterator[Path]:
+        """The networks that are here."""
+        return iter(sorted(self.path.glob("model-*.safetensors")))

@@ -1,0 +1,81 @@
+"""Generated networks as files: all of them as rows for judging, or each as a network that loads with `strict=True`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from pdiff_hub.checkpoints.rows import Rows, ShardRows, write_shard
+from pdiff_hub.errors import PdiffError
+from pdiff_hub.pipeline import PDiffPipeline, sample
+from pdiff_hub.records import NetworksFolder, RunFolder
+from pdiff_hub.safe_files import remove_unfinished, replacing, write_json
+from pdiff_hub.travelling.param_autoencoder import write_tensors
+
+_DECODED_BYTES = 256 << 20  # of one slice of many networks
+
+
+def write_params(
+    pipe: PDiffPipeline, num_models: int, file: Path, *, seed: int, num_inference_steps: int | None = None
+) -> Rows:
+    """Generate networks into `file`, float32 `params` [num_models, P], a slice of P at a time; -> its rows."""
+    latents_NCL = sample(pipe, num_models, seed=seed, output_type="latent", num_inference_steps=num_inference_steps)
+    latents_NCL = latents_NCL.to(pipe.autoencoder.device)
+    num_params = pipe.autoencoder.layout.num_params
+    batch = max(1, _DECODED_BYTES // (4 * max(stop - start for start, stop in pipe.autoencoder.slices)))
+
+    def pieces() -> Iterator[tuple[int, int, torch.Tensor]]:
+        for first in range(0, num_models, batch):
+            for start, _, params_BS in pipe.autoencoder.decode_slices(latents_NCL[first : first + batch]):
+                yield first, start, params_BS
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(file.parent)  # gigabytes, where a run was killed
+    with replacing(file) as temporary, torch.no_grad():
+        write_shard(temporary, num_models, num_params, pieces())
+    return ShardRows([(file, num_models)], num_params)
+
+
+@contextmanager
+def generated_rows(
+    pipe: PDiffPipeline, num_models: int, directory: Path, *, seed: int, num_inference_steps: int | None = None
+) -> Iterator[Rows]:
+    """Generated networks [num_models, P] for judging, in a file in `directory` that goes when the block ends."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="unfinished-generated-", dir=directory) as temporary:
+        file = RunFolder(Path(temporary)).generated
+        yield write_params(pipe, num_models, file, seed=seed, num_inference_steps=num_inference_steps)
+
+
+def write_networks(
+    pipe: PDiffPipeline, num_models: int, directory: Path, *, seed: int, num_inference_steps: int | None = None
+) -> list[Path]:
+    """Generate networks as `model-00000.safetensors` ..., each with the frozen rest: they load with `strict=True`.
+
+    `generated.json` beside them says how to make them again. ValueError if `directory` holds more networks than
+    these, which an earlier call wrote and which would then lie among them.
+    """
+    folder = NetworksFolder(directory)
+    files = [folder.network(index) for index in range(num_models)]
+    if more := sorted(set(folder.networks()) - set(files)):
+        raise PdiffError(
+            f"{more[0]} is there already and not one of the {num_models} networks to be written; give an "
+            "empty folder, or remove what an earlier call left in this one."
+        )
+    latents_NCL = sample(pipe, num_models, seed=seed, output_type="latent", num_inference_steps=num_inference_steps)
+    directory.mkdir(parents=True, exist_ok=True)
+    folder.origin.unlink(missing_ok=True)  # of networks that are now replaced one by one
+    remove_unfinished(directory)
+    frozen, batch = pipe.autoencoder.frozen_state(), pipe.default_batch_size()
+    for start in range(0, num_models, batch):  # no more of them in memory at once
+        stacked = pipe.autoencoder.layout.stack(pipe.decode_latents(latents_NCL[start : start + batch]))
+        for index in range(start, min(start + batch, num_models)):
+            with replacing(files[index]) as temporary:
+                write_tensors(temporary, {**frozen, **{name: t_B[index - start] for name, t_B in stacked.items()}})
+    steps = num_inference_steps or pipe.config.default_num_inference_steps
+    write_json(folder.origin, {"seed": seed, "num_models": num_models, "num_inference_steps": steps})
+    return files

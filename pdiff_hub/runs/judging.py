@@ -1,0 +1,204 @@
+"""Judging a pipeline's networks, with everything that a report says: `evaluate` and `audit`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.checkpoints.rows import Rows
+from pdiff_hub.errors import PdiffError, require_known
+from pdiff_hub.evaluation.baselines import baseline_variants
+from pdiff_hub.evaluation.environment import environment
+from pdiff_hub.evaluation.evaluate import evaluate_networks, require_originals
+from pdiff_hub.evaluation.judging import Judge
+from pdiff_hub.evaluation.results_page import write_results_page
+from pdiff_hub.evaluation.without_originals import METRICS, evaluate_alone, require_no_originals
+from pdiff_hub.networks import build_network
+from pdiff_hub.pipeline import PDiffPipeline
+from pdiff_hub.pipeline.facts import facts_of
+from pdiff_hub.recipes import EvaluateConfig, recipe_of
+from pdiff_hub.records import FIGURES, Checkpoints, Results, RunFolder
+from pdiff_hub.runs.generating import generated_rows
+from pdiff_hub.safe_files import write_json
+from pdiff_hub.tasks import load_task
+
+
+def evaluate(
+    pipe: PDiffPipeline,
+    dataset: CheckpointDataset,
+    generated_BP: torch.Tensor | Rows,
+    directory: Path,
+    *,
+    config: EvaluateConfig | None = None,
+    name: str = "",
+    seed: int = 0,
+    source: Path | None = None,
+    seconds: Mapping[str, float | None] | None = None,
+    recipe: dict[str, Any] | None = None,
+    num_inference_steps: int | None = None,
+    trust_remote_code: bool = False,
+) -> Results:
+    """Judge networks, and write results, numbers of single networks, report and pictures into `directory`.
+
+    Args:
+        name, recipe: what report and card call the pipeline, and what they say about how it was made; by default the
+            directory's name, and the recipe in the pipeline's folder.
+        num_inference_steps: that the networks were generated with; None: the pipeline's own.
+        source: the pipeline's folder, which knows what training measured; None: `directory`.
+        trust_remote_code: whether a data set may name a function of yours that builds its network, to be called.
+    """
+    began = time.perf_counter()
+    config, folder, source_folder = config or EvaluateConfig(), RunFolder(directory), RunFolder(source or directory)
+    _require_same_layout(pipe, dataset)
+    require_originals(dataset)
+    if dataset.task is None:
+        raise PdiffError(
+            "the data set does not say which task its networks are for, so they cannot be judged; import "
+            "it again with a task."
+        )
+    task = load_task(dataset.task)
+    deviation_r2, seconds_of_training = _measured_in_training(source_folder)
+    recipe = recipe or recipe_of(source_folder)
+    directory.mkdir(parents=True, exist_ok=True)
+    network = build_network(dataset.network, pretrained=False, allow_factory=trust_remote_code)
+    variants = baseline_variants(network, task, pipe.autoencoder, fine_tune_steps=config.fine_tune_steps)
+    measured = evaluate_networks(
+        network,
+        task,
+        dataset,
+        generated_BP,
+        deviation_r2=deviation_r2,
+        num_originals=config.num_originals,
+        variants=variants if config.baselines else (),
+        num_models=config.baselines,
+        seed=seed,
+        folder=folder,
+    )
+    facts = facts_of(
+        pipe,
+        name=name or directory.resolve().name,
+        recipe=recipe,
+        checkpoints=Checkpoints(dataset.hub_id, dataset.hub_revision) if dataset.hub_id else None,
+        network=dataset.network,
+        task=dataset.task,
+        figures=[stem for stem in FIGURES if folder.picture(stem).exists()],
+        num_inference_steps=num_inference_steps,
+    )
+    stages: dict[str, float | None] = {"collect": None, **seconds_of_training, "generate": None, **(seconds or {})}
+    stages["evaluate"] = time.perf_counter() - began
+    return _written(Results(facts, measured, seed, environment(), stages), folder)
+
+
+def audit(
+    pipeline: str | Path,
+    directory: Path,
+    *,
+    dataset: CheckpointDataset | None = None,
+    metrics: Collection[str] = (),
+    num_models: int = 200,
+    seed: int = 0,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> Results:
+    """Generate networks of the pipeline (a folder, or a Hub id at `revision`) and judge them beside every baseline.
+
+    Args:
+        dataset: None reads `checkpoints/` in the pipeline's folder, or else the set on the Hub that its results name.
+        metrics: names out of `METRICS`; none means all. Raises ValueError for one that is unknown, and if the
+            checkpoints are gone and one needs them.
+    """
+    require_known("metric", metrics, METRICS)
+    pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
+    name = Path(pipeline).resolve().name
+    assert pipe.folder is not None
+    folder = RunFolder(pipe.folder)
+    if dataset is None and folder.checkpoints.is_dir():
+        dataset = CheckpointDataset.from_pretrained(folder.checkpoints)
+    if dataset is None and (not metrics or any(METRICS[metric] for metric in metrics)):
+        known = folder.read_results()
+        if known is not None and (there := known.facts.checkpoints) is not None:
+            dataset = CheckpointDataset.from_pretrained(there.repo_id, revision=there.revision)
+    if dataset is None:
+        gone = f"{pipeline} has no {folder.checkpoints.name}/: the data set that it was trained on is gone"
+        require_no_originals(metrics, gone)
+        return _audit_alone(pipe, RunFolder(directory), name, metrics, num_models, seed, trust_remote_code)
+    _require_same_layout(pipe, dataset)
+    require_originals(dataset)
+    began = time.perf_counter()
+    wanted = not metrics or bool({"frontier", "ensembles"} & set(metrics))
+    with generated_rows(pipe, num_models, directory, seed=seed) as generated:
+        return evaluate(
+            pipe,
+            dataset,
+            generated,
+            directory,
+            config=EvaluateConfig() if wanted else EvaluateConfig(baselines=0),
+            name=name,
+            seed=seed,
+            source=folder.path,
+            seconds={"generate": time.perf_counter() - began},
+            trust_remote_code=trust_remote_code,
+        )
+
+
+def _audit_alone(
+    pipe: PDiffPipeline,
+    folder: RunFolder,
+    name: str,
+    metrics: Collection[str],
+    num_models: int,
+    seed: int,
+    trust_remote_code: bool,
+) -> Results:
+    spec, task = pipe.autoencoder.config.network, pipe.autoencoder.config.task
+    if spec is None or task is None:
+        raise PdiffError(
+            "this pipeline does not say which network and task it is for, so its networks cannot be "
+            "judged; give the data set that it was trained on."
+        )
+    began = time.perf_counter()
+    network = build_network(dict(spec), pretrained=False, allow_factory=trust_remote_code)
+    judge = Judge(network, load_task(dict(task)), pipe.autoencoder.layout, pipe.autoencoder.frozen_state())
+    with generated_rows(pipe, num_models, folder.path, seed=seed) as generated:
+        measured = evaluate_alone(judge, generated, metrics)
+    assert pipe.folder is not None
+    source = RunFolder(pipe.folder)
+    known = source.read_results()
+    facts = facts_of(
+        pipe, name=name, recipe=recipe_of(source), checkpoints=None if known is None else known.facts.checkpoints
+    )
+    seconds: dict[str, float | None] = {"evaluate": time.perf_counter() - began}
+    return _written(Results(facts, measured, seed, environment(), seconds), folder)
+
+
+def _written(results: Results, folder: RunFolder) -> Results:
+    write_json(folder.results, results.to_dict())
+    write_results_page(results, folder)
+    return results
+
+
+def _measured_in_training(folder: RunFolder) -> tuple[float | None, dict[str, float | None]]:
+    """Held-out deviation R2, and the seconds of both stages; out of results for a pipeline that has no training/."""
+    if (summary := folder.training.read_summary()) is not None:
+        seconds = {"train_autoencoder": summary.seconds_autoencoder, "train_diffusion": summary.seconds_diffusion}
+        return summary.deviation_r2, seconds
+    results = folder.read_results()
+    known = {} if results is None else results.seconds
+    audited = None if results is None or results.measured is None else results.measured.audit
+    seconds = {stage: known.get(stage) for stage in ("train_autoencoder", "train_diffusion")}
+    return None if audited is None else audited.deviation_r2, seconds
+
+
+def _require_same_layout(pipe: PDiffPipeline, dataset: CheckpointDataset) -> None:
+    if dataset.layout != pipe.autoencoder.layout:
+        raise PdiffError(
+            f"the data set holds {dataset.layout!r}, and the pipeline generates "
+            f"{pipe.autoencoder.layout!r}: originals and generated networks have different layouts; give "
+            "the data set that the pipeline was trained on."
+        )

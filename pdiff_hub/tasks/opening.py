@@ -1,0 +1,63 @@
+"""Where images come from: scikit-learn's digits, IDX folders, and what `datasets.load_dataset` reads (hub_data.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pdiff_hub.errors import PdiffError
+from pdiff_hub.tasks.hub_data import open_hub_data
+from pdiff_hub.tasks.idx import is_idx_folder, read_idx_folder
+from pdiff_hub.tasks.images import resize_grey
+from pdiff_hub.tasks.source import Source, number_classes
+from pdiff_hub.tasks.spec import HUB_DATASETS, HUB_OPTIONS
+
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
+
+
+def open_source(options: dict[str, Any]) -> Source:
+    """The source of `options["dataset"]`."""
+    dataset = options["dataset"]
+    folder = Path(dataset).expanduser()
+    if dataset == "digits":
+        _refuse_hub_options(options, "scikit-learn's digits have")
+        return _digits()
+    if dataset == "fashion-mnist" and DEBIAN_FASHION_MNIST.is_dir():
+        _refuse_hub_options(options, f"the IDX files in {DEBIAN_FASHION_MNIST} have", HUB_DATASETS[dataset]["id"])
+        return _idx(DEBIAN_FASHION_MNIST)
+    if dataset not in HUB_DATASETS and folder.is_dir() and is_idx_folder(folder):
+        _refuse_hub_options(options, f"the IDX files in {folder} have")
+        return _idx(folder)
+    return open_hub_data(options)
+
+
+def _digits() -> Source:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    # 16 grey levels and black; 15 a level fills most of a byte and keeps the values exact.
+    images_NHW = (bunch.images * 15).astype(np.uint8)
+    labels, classes = number_classes({"train": bunch.target}, "digits")
+
+    def read(_: str, index: np.ndarray, image_size: int | None) -> np.ndarray:
+        return resize_grey(images_NHW[index], image_size, "digits")
+
+    return Source("scikit-learn", labels, classes, read)
+
+
+def _idx(folder: Path) -> Source:
+    images, values = read_idx_folder(folder)
+    labels, classes = number_classes(values, str(folder))
+
+    def read(split: str, index: np.ndarray, image_size: int | None) -> np.ndarray:
+        return resize_grey(images[split][index], image_size, f"{folder}, {split}")
+
+    return Source(str(folder.absolute()), labels, classes, read)
+
+
+def _refuse_hub_options(options: dict[str, Any], whose: str, hub_id: str | None = None) -> None:
+    if given := [option for option in HUB_OPTIONS if option in options]:
+        instead = f", or name the data set on the Hub, {hub_id}" if hub_id else ""
+        raise PdiffError(f"{whose} no columns, splits or versions to choose: leave out {', '.join(given)}{instead}")

@@ -1,0 +1,27 @@
+"""Cards on the Hub: a template filled in, and tables in Markdown.
+
+Names out of results, recipes and data sets are other people's text: they are values of a template, never templates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from huggingface_hub import DatasetCardData, ModelCardData
+
+
+def render_card(template: Path, data: ModelCardData | DatasetCardData, **values: Any) -> str:
+    """The text of a card: `template` (Jinja), whose front matter is `data`, filled in with `values`."""
+    from huggingface_hub import DatasetCard, DatasetCardData, ModelCard
+
+    kind: Any = DatasetCard if isinstance(data, DatasetCardData) else ModelCard
+    return str(kind.from_template(data, template_path=str(template), **values).content).rstrip("\n") + "\n"
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; line breaks and bars in cells are taken out of its way."""
+    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [columns, ["---"] * len(columns), *cells])
