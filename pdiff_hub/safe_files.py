@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -69,13 +69,13 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], header: M
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = None) -> None:
     """The write of `write_safetensors` without its safety, for use inside `replacing` and its like."""
-    separate: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().cpu().contiguous()
-        # safetensors refuses tensors that share memory.
-        separate[name] = tensor.clone() if tensor.untyped_storage().data_ptr() in seen else tensor
-        seen.add(tensor.untyped_storage().data_ptr())
+    separate = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    end = 0
+    for name in sorted(separate, key=lambda name: separate[name].data_ptr()):
+        tensor = separate[name]
+        if tensor.data_ptr() < end:  # safetensors refuses tensors that overlap: tied ones
+            separate[name] = tensor.clone()
+        end = max(end, tensor.data_ptr() + tensor.nbytes)
     save_file(separate, path, metadata=None if header is None else dict(header))
 
 
@@ -122,16 +122,25 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def require_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Keep `settings` in `path`; ValueError that names what differs if other settings are there already."""
-    if not path.exists():
-        write_json(path, settings)
-        return
-    there = json.loads(path.read_text(encoding="utf-8"))
-    if different := differences(there, json.loads(json.dumps(settings))):
+def keep_settings(file: Path, settings: Mapping[str, Any]) -> None:
+    """Keep `settings` in `file`; ValueError that names what differs if other settings are there already."""
+    if file.exists():
+        require_same_settings(file.parent, json.loads(file.read_text(encoding="utf-8")), settings)
+    else:
+        write_json(file, settings)
+
+
+def require_same_settings(
+    folder: Path, there: Mapping[str, Any], now: Mapping[str, Any], others: Sequence[str] = ()
+) -> None:
+    """ValueError that names what differs if what is in `folder` was begun with other settings.
+
+    others: differences that were found elsewhere.
+    """
+    if different := [*differences(there, json.loads(json.dumps(now))), *others]:
         raise PdiffError(
-            f"{path.parent} was begun with other settings: {'; '.join(different)}. Use these settings "
-            "again, or another folder."
+            f"{folder} was begun with other settings: {'; '.join(different)}. Use these settings again, or another "
+            "folder."
         )
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.checkpoints.rows import evenly_spaced
 from pdiff_hub.evaluation import baselines, fine_tuning
 from pdiff_hub.evaluation.baselines import Make, baseline_variants
 from pdiff_hub.tasks import Task, load_task
@@ -110,7 +111,7 @@ def test_the_generator_decides_everything(name: str, tmp_path: Path) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300))
 def test_evenly_spaced(num_rows: int, count: int) -> None:
-    rows = baselines.evenly_spaced(num_rows, count)
+    rows = evenly_spaced(num_rows, count)
     assert len(rows) == min(num_rows, count) and rows[0] >= 0 and rows[-1] < num_rows
     assert rows[0] - (num_rows - 1 - rows[-1]) in (0, 1)  # as far from one end as from the other
     gaps = {after - before for before, after in itertools.pairwise(rows)}

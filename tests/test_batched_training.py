@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pdiff_hub.collect.population import batched_training
 from pdiff_hub.collect.population.batched_training import BatchedTrainer
 from pdiff_hub.networks import build_network, resolve_network
+from pdiff_hub.seeds import derived_seed
 
 GENERATOR = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(50, 1, 8, 8, generator=GENERATOR)
@@ -55,9 +56,9 @@ def test_each_network_becomes_what_a_plain_loop_makes_of_it(name: str) -> None:
         network = factory(name)(seed)
         optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.5)
         for step in range(6):
-            # 6 steps in all: the first is warm-up, then half a cosine.
-            rate = 3e-3 if step < 1 else 3e-3 * 0.5 * (1 + math.cos(math.pi * (step - 1) / 5))
-            order = torch.from_numpy(np.random.default_rng((seed, step // 3)).permutation(50))
+            # 6 steps in all: the first is warm-up, from 0, then half a cosine.
+            rate = 0.0 if step < 1 else 3e-3 * 0.5 * (1 + math.cos(math.pi * (step - 1) / 5))
+            order = torch.from_numpy(np.random.default_rng(derived_seed(seed, "order", step // 3)).permutation(50))
             chosen = order[16 * (step % 3) : 16 * (step % 3) + 16]
             optimizer.zero_grad()
             F.cross_entropy(network(INPUTS[chosen]), LABELS[chosen], label_smoothing=smoothing).backward()

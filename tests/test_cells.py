@@ -39,6 +39,19 @@ NORMS: dict[str, tuple[tuple[int, int], tuple[str, str], int]] = {
 }
 
 
+COLOURS = {
+    "cifar10": 10,
+    "cifar100": 100,
+    "stl10": 10,
+    "flowers102": 102,
+    "pets": 37,
+    "food101": 101,
+    "imagenet-1k": 1000,
+}
+SHAPES = {name: {"in_channels": 3, "num_classes": classes} for name, classes in COLOURS.items()}
+SHAPES["mnist"] = {"in_channels": 1, "num_classes": 10}
+
+
 def mlp3(pixels: int, first: int, second: int, classes: int) -> int:
     """A linear layer from n to m has n m weights and m biases."""
     return (pixels + 1) * first + (first + 1) * second + (second + 1) * classes
@@ -59,18 +72,19 @@ WHOLE = {
 
 def layout_of(name: str) -> ParamLayout:
     """Of the cell's network, built without memory for its weights and without a network connection."""
-    found = cell(name)
-    options: dict[str, Any] = dict(found.recipe["network"])
+    recipe = cell(name)
+    shape = SHAPES[recipe["task"]["dataset"]] | {"image_size": recipe["task"]["image_size"]}
+    options: dict[str, Any] = dict(recipe["network"])
     pretrained = options.pop("pretrained", None)
-    spec = resolve_network(options, **found.shape)
+    spec = resolve_network(options, **shape)
     with torch.device("meta"):
         network: Any = build_network(spec)
     if pretrained is not None:
         # What resolve_network would read on the Hub: a model of that size for 224 pixels and 3 channels.
         config = {**network.config.to_dict(), "image_size": 224}
-        with_weights = resolve_network({**options, "pretrained": pretrained, "config": config}, **found.shape)
+        with_weights = resolve_network({**options, "pretrained": pretrained, "config": config}, **shape)
         assert with_weights | {"pretrained": None, "config": None} == spec
-    return ParamLayout.from_module(network, found.recipe.get("select", "all"))
+    return ParamLayout.from_module(network, recipe.get("select", "all"))
 
 
 def test_the_names() -> None:
@@ -82,7 +96,7 @@ def test_the_names() -> None:
 
 @pytest.mark.parametrize("name", TABLE_1)
 def test_cells_of_table_1(name: str) -> None:
-    recipe = recipe_from_dict(cell(name).recipe)
+    recipe = recipe_from_dict(cell(name))
     assert isinstance(recipe.task, dict) and isinstance(recipe.network, dict)
     dataset, network = recipe.task["dataset"], recipe.network["name"]
     assert name == f"{dataset}-{network.replace('_', '-')}-norms"
@@ -95,7 +109,7 @@ def test_cells_of_table_1(name: str) -> None:
     assert recipe.collect.num_checkpoints == 300 and recipe.generate.num_models == 200
     small = dataset in ("mnist", "cifar10", "cifar100")
     assert ("pretrained" in recipe.network) is not small
-    assert (cell(name).shape["image_size"] == 224) is not small
+    assert (cell(name)["task"]["image_size"] == 224) is not small
 
 
 @pytest.mark.parametrize("name", TABLE_3)
@@ -117,10 +131,10 @@ def test_known_sizes_of_whole_networks() -> None:
 @pytest.mark.parametrize("name", CELL_NAMES)
 def test_every_cell_is_a_recipe_of_that_name(name: str) -> None:
     assert find_recipe(name).parent.name == name
-    recipe = recipe_from_dict(cell(name).recipe)
+    recipe = recipe_from_dict(cell(name))
     options, recorded = complete_spec(recipe.task, recipe.seed)
     assert recorded is None
-    assert options["image_size"] == cell(name).shape["image_size"]
+    assert options["image_size"] == cell(name)["task"]["image_size"]
     assert name.startswith(options["dataset"] + "-")
     if not find_recipe(name).is_file():
         assert load_recipe(name) == load_recipe(f"pipelines/{name}") == recipe
@@ -129,7 +143,7 @@ def test_every_cell_is_a_recipe_of_that_name(name: str) -> None:
 def test_a_folder_goes_before_the_cell() -> None:
     assert find_recipe("cifar100-resnet18-norms").is_file()
     assert load_recipe("cifar100-resnet18-norms").collect.num_checkpoints == 200
-    assert cell("cifar100-resnet18-norms").recipe["collect"]["num_checkpoints"] == 300
+    assert cell("cifar100-resnet18-norms")["collect"]["num_checkpoints"] == 300
 
 
 def test_a_folder_at_hand_goes_before_the_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

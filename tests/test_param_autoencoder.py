@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.records import TrainingFolder
 from pdiff_hub.training import autoencoder as autoencoder_training
-from pdiff_hub.training.autoencoder import _statistics, fit_autoencoder, held_out_r2, split_rows
+from pdiff_hub.training.autoencoder import _statistics, deviation_r2, fit_autoencoder, held_out_r2, split_rows
 from pdiff_hub.training.config import AutoencoderConfig
 from pdiff_hub.training.loop import build_accelerator
+from pdiff_hub.training.memory import give_back
 from pdiff_hub.training.principal_components import _from_covariance, _from_gram
 from pdiff_hub.travelling import param_autoencoder
-from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout, _StridedConv, give_back, write_tensors
+from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout, _StridedConv, write_tensors
 
 
 def network() -> nn.Module:
@@ -182,7 +183,9 @@ def test_tensors_are_written_as_safetensors_writes_them(tmp_path: Path) -> None:
         "flag": torch.tensor(True),
         "none": torch.empty(0, 2),
     }
-    write_tensors(tmp_path / "ours", tensors)
+    written: list[int] = []
+    write_tensors(tmp_path / "ours", tensors, lambda tensor: written.append(tensor.numel()))
+    assert sorted(written) == sorted(tensor.numel() for tensor in tensors.values())
     save_file(
         {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()},
         tmp_path / "theirs",
@@ -283,7 +286,7 @@ def test_a_decoder_of_the_mean_has_no_deviation_r2() -> None:
     def read(start: int, stop: int) -> Tensor:
         return dataset.params_KP[:, start:stop]
 
-    assert abs(autoencoder.deviation_r2(read, lambda start, stop: mean_P[start:stop])) < 0.05
+    assert abs(deviation_r2(autoencoder, read, lambda start, stop: mean_P[start:stop])) < 0.05
 
 
 @pytest.mark.parametrize("num_components", [1, 3, 6])
@@ -299,13 +302,11 @@ def test_deviation_r2_equals_naive(tmp_path: Path, num_components: int) -> None:
     assert held_out_r2(autoencoder, dataset, 0.1) == pytest.approx(naive, abs=1e-6)
     equal = mean_P.expand(2, -1)
     assert math.isnan(
-        autoencoder.deviation_r2(lambda start, stop: equal[:, start:stop], lambda start, stop: mean_P[start:stop])
+        deviation_r2(autoencoder, lambda start, stop: equal[:, start:stop], lambda start, stop: mean_P[start:stop])
     )
 
 
-def test_paper_preset_and_bad_options() -> None:
-    paper = AutoencoderConfig(preset="paper")
-    assert (paper.form, paper.normalization, paper.latent_noise, paper.input_noise) == ("conv", "none", 0.1, 1e-3)
+def test_bad_options() -> None:
     layout = ParamLayout.from_module(network())
     with pytest.raises(ValueError, match="unknown autoencoder form 'convolution'"):
         ParamAutoencoder(layout.to_dict(), form="convolution")

@@ -12,6 +12,7 @@ from pdiff_hub.recipes import find_recipe, load_recipe, recipe_from_dict
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 SHIPPED = sorted((Path(__file__).parent.parent / "pipelines").glob("*/recipe.yaml"))
+TASK = {"task": "digits", "network": "mlp3"}
 # Data set -> (channels, image size, classes), for recipes whose data need a network connection.
 SHAPES = {"digits": (1, 8, 10), "fashion-mnist": (1, 28, 10), "cifar10": (3, 32, 10), "cifar100": (3, 32, 100)}
 
@@ -38,6 +39,28 @@ def test_round_trip_and_overrides() -> None:
     assert recipe.collect.num_checkpoints == 7 and recipe.seed == 3 and recipe.diffusion.widths == (16, 32)
     assert recipe.network == {"name": "mlp3", "hidden": [8, 8]}
     assert recipe_from_dict(recipe.to_dict()) == recipe
+
+
+PAPER = {"form": "conv", "normalization": "none", "steps": 30_000, "input_noise": 1e-3, "latent_noise": 0.1}
+
+
+@pytest.mark.parametrize("option", [*PAPER, "kernel_size"])
+def test_a_preset_gives_way_to_what_the_recipe_says(option: str) -> None:
+    """Also where it says what the default is, which the preset once took for nothing said."""
+    said = {"input_noise": 0.0, "latent_noise": 0.0, "normalization": "per_tensor", "form": "conv", "steps": 7}
+    value = {**said, "kernel_size": 3}[option]
+    recipe = recipe_from_dict({**TASK, "autoencoder": {"preset": "paper", option: value}})
+    assert {key: getattr(recipe.autoencoder, key) for key in {**PAPER, option: value}} == {**PAPER, option: value}
+    assert recipe_from_dict(recipe.to_dict()) == recipe
+    assert load_recipe("digits-mlp3", ["autoencoder.preset=paper", f"autoencoder.{option}={value}"]).autoencoder == (
+        recipe.autoencoder
+    )
+
+
+def test_no_preset_and_an_unknown_one() -> None:
+    assert recipe_from_dict({**TASK, "autoencoder": {"preset": None}}) == recipe_from_dict(TASK)
+    with pytest.raises(ValueError, match=r"unknown autoencoder\.preset: 'papr'; the nearest known one is 'paper'"):
+        recipe_from_dict({**TASK, "autoencoder": {"preset": "papr"}})
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,14 @@ import pytest
 from browser import Browser
 
 from pdiff_hub import runs
+from pdiff_hub.checkpoints.rows import evenly_spaced
 from pdiff_hub.collect.finetune import FinetuneConfig
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.recipes import Recipe
 from pdiff_hub.reproduce import figures, published, settings
 from pdiff_hub.reproduce.reproduce import PARTS, reproduce
 from pdiff_hub.reproduce.settings import Settings
-from pdiff_hub.reproduce.workbench import Workbench, evenly, noisy_copies, with_checkpoints
+from pdiff_hub.reproduce.workbench import Workbench, noisy_copies, with_checkpoints
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 
@@ -144,7 +145,7 @@ def test_subsets_differ_in_number_only(tmp_path: Path, monkeypatch: pytest.Monke
     bench = Workbench(tmp_path)
     dataset = bench.checkpoints("main", recipe)
     assert bench.checkpoints("main", recipe) is dataset
-    half = evenly(dataset, 4)
+    half = dataset.select_rows(evenly_spaced(len(dataset), 4))
     assert [row["step"] for row in half.metadata] == [row["step"] for row in dataset.metadata[1::2]]
     copies = noisy_copies(dataset, 3, seed=0)
     assert (copies.params_KP[0] == dataset.params_KP[3]).all()

@@ -23,7 +23,7 @@ from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.records import TrainingFolder
 from pdiff_hub.training import autoencoder as autoencoder_training
 from pdiff_hub.training.autoencoder import fit_autoencoder
-from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
+from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig, with_preset
 from pdiff_hub.training.loop import LoopConfig, build_accelerator
 from pdiff_hub.training.pipeline import require_processes, train_pipeline
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
@@ -214,7 +214,7 @@ def test_the_papers_autoencoder_can_be_trained(tmp_path: Path) -> None:
     summary = train_pipeline(
         checkpoints(),
         tmp_path,
-        AutoencoderConfig(preset="paper", steps=2, batch_size=4),
+        AutoencoderConfig(**with_preset({"preset": "paper", "steps": 2, "batch_size": 4})),
         DiffusionConfig(steps=2, widths=(16,), batch_size=4),
     )
     config = PDiffPipeline.from_pretrained(tmp_path).autoencoder.config

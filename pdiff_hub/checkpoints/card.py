@@ -3,67 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from pdiff_hub.safe_files import flattened
+from pdiff_hub.transfer.cards import markdown_table, render_card
 
 _MOST_TENSORS = 40
 _MOST_CHARACTERS = 200  # of one value in a table
 _SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6))
 
-_TEMPLATE = """# {name}
-
-{num_checkpoints:,} checkpoints of one network, {num_params:,} numbers each ({total} of parameters), collected
-with pdiff-hub to train generators of weights on ([Neural Network Diffusion](https://arxiv.org/abs/2402.13144)).
-
-```python
-from pdiff_hub import CheckpointDataset
-dataset = CheckpointDataset.from_pretrained("{repo_id}")  # rows=[0, 5, 7] downloads those alone
-state_dict = dataset.state_dict(0)  # loads with strict=True
-params_KP = dataset.params_KP  # float32 [{num_checkpoints}, {num_params}]
-```
-
-Without pdiff-hub:
-
-```python
-{snippet}
-```
-
-## How they were collected
-
-{collect}
-
-## Network and data
-
-{network}
-
-## What the numbers are
-
-Row by row, the tensors of `state_dict()` flattened one after another (`select: {select}`).{frozen}
-
-{layout}
-
-## Statistics
-
-{statistics}
-
-## Files
-
-{files}
-
-`dataset.json` has all of this for programs; `index` counts the checkpoints from 0.
-"""
-
-_SMALL = """import torch
-from datasets import load_dataset
-rows = load_dataset("{repo_id}", split="train").with_format("numpy")
-params_P = torch.from_numpy(rows[0]["params"])  # float32 [{num_params}]"""
-
-_LARGE = """from datasets import load_dataset
-from huggingface_hub import hf_hub_download
-from safetensors import safe_open
-row = load_dataset("{repo_id}", split="train")[0]  # the metadata, and where the parameters are
-file = safe_open(hf_hub_download("{repo_id}", row["shard"], repo_type="dataset"), framework="pt")
-params_P = file.get_slice("params")[row["shard_row"]]  # float32 [{num_params}]"""
+_TEMPLATE = Path(__file__).with_name("card_template.md")
 
 
 def render_dataset_card(index: Mapping[str, Any], repo_id: str) -> str:
@@ -77,28 +28,21 @@ def render_dataset_card(index: Mapping[str, Any], repo_id: str) -> str:
         size_categories=[_size_category(index["num_checkpoints"])],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
     )
-    numbers = {"num_checkpoints": index["num_checkpoints"], "num_params": index["num_params"], "repo_id": repo_id}
-    layout = index["layout"]
-    frozen = ""
-    if index["frozen"]:
-        frozen = (
-            f" The rest is the same in all checkpoints (tensors: {len(layout['frozen'])}) and lies once in\n"
-            f"`{index['frozen']['path']}`."
-        )
-    text = _TEMPLATE.format(
+    return render_card(
+        _TEMPLATE,
+        data,
         name=repo_id.split("/")[-1],
-        snippet=(_LARGE if index["shards"] else _SMALL).format(**numbers),
+        repo_id=repo_id,
+        index=index,
+        num_checkpoints=f"{index['num_checkpoints']:,}",
+        num_params=f"{index['num_params']:,}",
         total=_bytes(4 * index["num_checkpoints"] * index["num_params"]),
         collect=_settings(index["collect"]),
         network=_settings({"network": index["network"], "task": index["task"]}),
-        select=layout["select"],
-        frozen=frozen,
-        layout=_layout(layout["entries"]),
+        layout=_layout(index["layout"]["entries"]),
         statistics=_statistics(index["data"]),
         files=_files(index),
-        **numbers,
     )
-    return f"---\n{data.to_yaml()}\n---\n\n{text}"
 
 
 def _size_category(rows: int) -> str:
@@ -106,16 +50,7 @@ def _size_category(rows: int) -> str:
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
-    return _table(("setting", "value"), ((f"`{name}`", _text(value)) for name, value in _flattened(settings)))
-
-
-def _flattened(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """(dotted name, value), the dicts in `settings` taken apart."""
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flattened(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    return markdown_table(("setting", "value"), ((f"`{name}`", _text(value)) for name, value in flattened(settings)))
 
 
 def _text(value: Any) -> str:
@@ -133,7 +68,7 @@ def _layout(entries: Sequence[Mapping[str, Any]]) -> str:
         )
         for each in entries[:_MOST_TENSORS]
     ]
-    table = _table(("tensor", "shape", "type", "numbers"), rows)
+    table = markdown_table(("tensor", "shape", "type", "numbers"), rows)
     rest = entries[_MOST_TENSORS:]
     if not rest:
         return table
@@ -150,7 +85,11 @@ def _statistics(data: Sequence[Mapping[str, Any]]) -> str:
         mean = sum(part["mean"] * (part["count"] / count) for part in parts)
         extremes = mean, min(part["min"] for part in parts), max(part["max"] for part in parts)
         rows.append((f"`{name}`", str(count), *(f"{value:.6g}" for value in extremes)))
-    return _table(("column", "known", "mean", "min", "max"), rows) if rows else "No losses or accuracies are known."
+    return (
+        markdown_table(("column", "known", "mean", "min", "max"), rows)
+        if rows
+        else "No losses or accuracies are known."
+    )
 
 
 def _files(index: Mapping[str, Any]) -> str:
@@ -160,7 +99,7 @@ def _files(index: Mapping[str, Any]) -> str:
         "shards/": "parameters",
         "frozen": "tensors that all checkpoints share",
     }
-    return _table(
+    return markdown_table(
         ("where", "files", "size", "holds"),
         (
             (f"`{where}`", str(len(entries)), _bytes(sum(entry["bytes"] for entry in entries)), holds[where])
@@ -175,9 +114,3 @@ def _bytes(number: int) -> str:
     while size >= 1000 and len(units) > 1:
         size, units = size / 1000, units[1:]
     return f"{size:.3g} {units[0]}"
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; line breaks and bars in cells are taken out of its way."""
-    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [columns, ["---"] * len(columns), *cells])

@@ -202,6 +202,12 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         ) from error
 
 
+def evenly_spaced(num_rows: int, count: int) -> list[int]:
+    """`count` different rows of 0..num_rows-1, each from the middle of its stretch; all if there are no more."""
+    count = min(count, num_rows)
+    return [int((index + 0.5) * num_rows / count) for index in range(count)]
+
+
 def _overlaps(files: Sequence[tuple[T, int]], first: int, last: int) -> Iterator[tuple[T, int, int, int]]:
     """For (thing, rows) pairs laid end to end: (thing, rows, a, b), the rows a..b of each that lie in first..last."""
     begin = 0

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.checkpoints.rows import evenly_spaced
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.fine_tuning import fine_tuned
 from pdiff_hub.tasks import Task
@@ -72,12 +73,6 @@ def original(dataset: CheckpointDataset, num_models: int, generator: torch.Gener
     """
     _check(dataset, num_models)
     return dataset.select_rows(evenly_spaced(len(dataset), num_models)).params_KP
-
-
-def evenly_spaced(num_rows: int, count: int) -> list[int]:
-    """`count` different rows of 0..num_rows-1, each from the middle of its stretch; all if there are no more."""
-    count = min(count, num_rows)
-    return [int((i + 0.5) * num_rows / count) for i in range(count)]
 
 
 def ensemble(dataset: CheckpointDataset, num_models: int, generator: torch.Generator) -> Tensor:

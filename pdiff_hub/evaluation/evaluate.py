@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.checkpoints.rows import PickedRows, Rows, as_rows
+from pdiff_hub.checkpoints.rows import PickedRows, Rows, as_rows, evenly_spaced
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.evaluation.baselines import Variant, ensemble, evenly_spaced
+from pdiff_hub.evaluation.baselines import Variant, ensemble
 from pdiff_hub.evaluation.distances import nearest_l2, spread_ratio
 from pdiff_hub.evaluation.ensembles import ensemble_curve
 from pdiff_hub.evaluation.figures import (
@@ -38,7 +38,7 @@ from pdiff_hub.records import (
 )
 from pdiff_hub.records.json_files import without_nan
 from pdiff_hub.safe_files import write_json
-from pdiff_hub.seeds import derived_seed
+from pdiff_hub.seeds import generator_of
 from pdiff_hub.tasks import Task
 
 _LEAST_ORIGINALS = 3
@@ -106,7 +106,7 @@ def evaluate_networks(
     for variant in variants:
         if variant.name in judged:
             continue
-        generator = torch.Generator().manual_seed(derived_seed(seed, variant.name))
+        generator = generator_of(seed, variant.name)
         params_BP = variant.make(originals, num_models, generator)
         judged[variant.name] = judge(params_BP)
         nearest[variant.name] = nearest_l2(params_BP, originals.rows, leave_one_out=False)
@@ -168,9 +168,8 @@ def _by_method(
 
 
 def _frontier(points: Mapping[str, MethodPoints], task: Task, seed: int) -> Frontier:
-    generator = torch.Generator().manual_seed(derived_seed(seed, "frontier"))
     labels = {name: style.label for name, style in METHOD_STYLE.items()}
-    return measure_frontier(points, generator, floor=1 / task.num_classes, labels=labels)
+    return measure_frontier(points, generator_of(seed, "frontier"), floor=1 / task.num_classes, labels=labels)
 
 
 def _ensembles(judge: Judge, originals: Rows, generated: Rows) -> dict[str, EnsembleCurve]:

@@ -17,6 +17,7 @@ from pdiff_hub.errors import PdiffError
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.pipeline.opening import download
 from pdiff_hub.pipeline.pushing import push_saved_pipeline
+from pdiff_hub.recipes import recipe_of
 from pdiff_hub.records import Checkpoints, Results, RunFolder
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 from pdiff_hub.travelling.pipeline_pdiff import INDEX
@@ -125,7 +126,8 @@ def push_pipeline_folder(
         pipe,
         place,
         repo_id,
-        checkpoints,
+        checkpoints=checkpoints,
+        recipe=recipe_of(place),
         private=private,
         revision=revision,
         commit_message=commit_message,

@@ -21,7 +21,9 @@ from torch import nn
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.records import fingerprint, read_json
 from pdiff_hub.records.run_folder import companion_patterns
+from pdiff_hub.training.memory import give_back
 from pdiff_hub.transfer import is_repo_id, pull
+from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 from pdiff_hub.travelling.pipeline_pdiff import COMPONENTS, INDEX, WEIGHTS, require_known_format
 
 _SETTINGS = ("default_num_inference_steps", "format_version")
@@ -51,10 +53,10 @@ def download(repo_id: str, **options: Any) -> Path:
     raise FileNotFoundError(missing)
 
 
-def load_arguments(folder: Path, given: Mapping[str, Any], autoencoder: type[nn.Module]) -> dict[str, Any]:
+def load_arguments(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """What `PDiffPipeline` is made of: components by name, and settings, out of a folder unless they are given.
 
-    autoencoder: its class. Errors as in `PDiffPipeline.from_pretrained`, for which this is.
+    Errors as in `PDiffPipeline.from_pretrained`, for which this is.
     """
     if not (folder / INDEX).is_file():
         raise FileNotFoundError(
@@ -73,7 +75,7 @@ def load_arguments(folder: Path, given: Mapping[str, Any], autoencoder: type[nn.
             "revision, cache_dir, token, local_files_only or torch_dtype."
         )
     arguments = {**{name: index[name] for name in _SETTINGS if name in index}, **given}
-    for name, kind in (("autoencoder", autoencoder), ("unet", UNet1DModel)):
+    for name, kind in (("autoencoder", ParamAutoencoder), ("unet", UNet1DModel)):
         if name not in given:
             arguments[name] = load_component(kind, folder / name)
     if "scheduler" not in given:
@@ -103,6 +105,8 @@ def load_component(kind: Any, folder: Path) -> nn.Module:
                 f"{there.get(name, 'missing')}, expected {expected.get(name, 'none')}."
             )
     component: nn.Module = kind.from_pretrained(folder, use_safetensors=True)
+    if isinstance(component, ParamAutoencoder):
+        component.release = give_back
     return component
 
 

@@ -19,7 +19,6 @@ from pdiff_hub.records import RunFolder
 from pdiff_hub.records.fingerprint import fingerprint
 from pdiff_hub.transfer import commit_of
 from pdiff_hub.travelling import pipeline_pdiff
-from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 
 
 class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
@@ -68,7 +67,7 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
             )
         elif revision is not None:
             raise PdiffError(f"{folder} is a local folder, which has no revision {revision!r}.")
-        pipe = cls(**load_arguments(folder, components, ParamAutoencoder))
+        pipe = cls(**load_arguments(folder, components))
         pipe.folder = folder.resolve()
         if hub_id is not None:
             pipe.hub_id, pipe.hub_revision = hub_id, commit_of(folder)

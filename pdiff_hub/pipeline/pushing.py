@@ -17,7 +17,6 @@ from pdiff_hub.pipeline.card import render_card
 from pdiff_hub.pipeline.facts import facts_of
 from pdiff_hub.pipeline.opening import weight_files
 from pdiff_hub.pipeline.public import public
-from pdiff_hub.recipes import recipe_of
 from pdiff_hub.records import Checkpoints, Results, RunFolder, read_json
 from pdiff_hub.records.fingerprint import config_files
 from pdiff_hub.records.json_files import read_yaml
@@ -37,12 +36,19 @@ def push_pipeline(pipe: PDiffPipeline, repo_id: str, **options: Any) -> Pushed:
 
 
 def push_saved_pipeline(
-    pipe: PDiffPipeline, folder: RunFolder, repo_id: str, checkpoints: Checkpoints | None = None, **options: Any
+    pipe: PDiffPipeline,
+    folder: RunFolder,
+    repo_id: str,
+    *,
+    checkpoints: Checkpoints | None = None,
+    recipe: dict[str, Any] | None = None,
+    **options: Any,
 ) -> Pushed:
     """Pushes the pipeline that lies in `folder`, which stays as it is, and is `pipe` when it is opened.
 
     Args:
         checkpoints: what results and card name as the data set that it was trained on; None: what the results name.
+        recipe: the whole recipe, for the card of a pipeline without results; None: what its recipe.yaml says.
         options: as in `PDiffPipeline.push_to_hub`.
     """
     ours = RunFolder(Path())
@@ -50,12 +56,17 @@ def push_saved_pipeline(
     replaces = [f"{name}/*" for name in COMPONENTS]
     replaces += [str(file) for file in (ours.recipe, ours.results, ours.networks, ours.report, *ours.pictures())]
     with TemporaryDirectory(prefix="pdiff-push-") as name:
-        files = _described(pipe, folder, repo_id, checkpoints, RunFolder(Path(name)))
+        files = _described(pipe, folder, repo_id, checkpoints, recipe, RunFolder(Path(name)))
         return push_files(files, repo_id, repo_type="model", replaces=replaces, **options)
 
 
 def _described(
-    pipe: PDiffPipeline, folder: RunFolder, repo_id: str, checkpoints: Checkpoints | None, made: RunFolder
+    pipe: PDiffPipeline,
+    folder: RunFolder,
+    repo_id: str,
+    checkpoints: Checkpoints | None,
+    recipe: dict[str, Any] | None,
+    made: RunFolder,
 ) -> dict[str, Path]:
     """Path in the repository -> file, those of `folder` where they may be seen by everyone, else written in `made`."""
     files = _shown(folder, made)
@@ -69,7 +80,7 @@ def _described(
             files[made.results.name] = made.results
     else:
         name = repo_id.split("/")[-1]
-        recipe = recipe_of(folder)
+        recipe = recipe or folder.read_recipe()
         facts = Results(facts_of(pipe, name=name, recipe=recipe, checkpoints=checkpoints))
         results = Results.from_dict(public(facts.to_dict()))
     if hidden and made.report.name in files:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from tqdm import tqdm
@@ -57,10 +58,17 @@ class SplitImages:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """accuracy_B: float64, fractions 0..1. wrong_BN: bool, True where a network's answer is not the label."""
+    """What networks answer, held against the labels.
+
+    Attributes:
+        accuracy_B: float64, fractions 0..1.
+        wrong_BN: bool, True where a network's answer is not the label.
+        loss_B: float64, mean cross-entropy in nats; None where it was not asked for.
+    """
 
     accuracy_B: Tensor
     wrong_BN: Tensor
+    loss_B: Tensor | None = None
 
 
 def evaluate(
@@ -70,6 +78,8 @@ def evaluate(
     params_BP: Tensor | Rows,
     inputs_NCHW: Images,
     labels_N: Tensor,
+    *,
+    with_loss: bool = False,
 ) -> Predictions:
     """Accuracy of B networks and which images each gets wrong; the arguments of `predict_logits` and the labels.
 
@@ -81,6 +91,7 @@ def evaluate(
     labels_N = labels_N.cpu()
     rows = as_rows(params_BP)
     wrong_BN = torch.empty(rows.num_rows, len(inputs_NCHW), dtype=torch.bool)
+    loss_B = torch.zeros(rows.num_rows, dtype=torch.float64) if with_loss else None
     for networks, images, logits_bnc in _chunks(network, layout, frozen, rows, inputs_NCHW):
         labels_n, num_classes = labels_N[images], logits_bnc.shape[-1]
         if int(labels_n.min()) < 0 or int(labels_n.max()) >= num_classes:
@@ -88,10 +99,24 @@ def evaluate(
                 f"labels run from {int(labels_n.min())} to {int(labels_n.max())}, but the network has {num_classes} "
                 "classes; expected labels 0..classes-1 of the task that the network was made for."
             )
-        highest, answers = logits_bnc.max(dim=-1)  # the maximum of a row with a NaN is NaN
-        wrong_BN[networks, images] = (answers != labels_n) | highest.isnan()
+        wrong_BN[networks, images] = are_wrong(logits_bnc, labels_n)
+        if loss_B is not None:
+            loss_B[networks] += sums_of_loss(logits_bnc, labels_n) / len(inputs_NCHW)
     accuracy_B = 1.0 - wrong_BN.sum(dim=1).double() / wrong_BN.shape[1]
-    return Predictions(accuracy_B, wrong_BN)
+    return Predictions(accuracy_B, wrong_BN, loss_B)
+
+
+def are_wrong(logits_bnc: Tensor, labels_n: Tensor) -> Tensor:
+    """bool [b,n]: where an answer is not the label; also where a logit is NaN."""
+    highest, answers = logits_bnc.max(dim=-1)  # the maximum of a row with a NaN is NaN
+    return (answers != labels_n) | highest.isnan()
+
+
+def sums_of_loss(logits_bnc: Tensor, labels_n: Tensor) -> Tensor:
+    """float64 [b]: cross-entropy in nats, summed over the images."""
+    labels_bn = labels_n.expand(len(logits_bnc), -1)
+    loss_bn = F.cross_entropy(logits_bnc.flatten(0, 1), labels_bn.flatten(), reduction="none").view_as(labels_bn)
+    return loss_bn.double().sum(dim=1)
 
 
 def predict_logits(

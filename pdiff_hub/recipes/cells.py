@@ -16,25 +16,10 @@ from pdiff_hub.errors import unknown_name
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A recipe that no file holds, and what its data look like.
-
-    Attributes:
-        recipe: what its recipe.yaml would say, as `recipe_from_dict` reads it.
-        shape: in_channels, image_size (side in pixels) and num_classes of the data, as `resolve_network` takes them.
-    """
-
-    recipe: dict[str, Any]
-    shape: dict[str, int]
-
-
-@dataclass(frozen=True)
 class _Data:
     """image_size: in pixels; epochs: of the first phase, for table 1; task: the task's options beside image_size."""
 
-    in_channels: int
     image_size: int
-    num_classes: int
     epochs: int
     task: Mapping[str, Any] = field(default_factory=dict)
 
@@ -57,17 +42,17 @@ _SMALL, _PHOTOGRAPH = {"flip": True, "crop_padding": 4}, {"flip": True, "crop_pa
 # Tasks lie in memory, 150 kB an image of 224 pixels, and every checkpoint is judged on all validation images: so the
 # two large sets get fewer of these, and ImageNet 100 training images a class (15 GB). Test splits are whole.
 _DATA = {
-    "mnist": _Data(1, 28, 10, 20),
-    "cifar10": _Data(3, 32, 10, 100, {"augment": _SMALL}),
-    "cifar100": _Data(3, 32, 100, 100, {"augment": _SMALL}),
+    "mnist": _Data(28, 20),
+    "cifar10": _Data(32, 100, {"augment": _SMALL}),
+    "cifar100": _Data(32, 100, {"augment": _SMALL}),
     # Drawn from ImageNet, so networks pretrained there have seen its photographs: read its accuracies accordingly.
-    "stl10": _Data(3, _PRETRAINED_SIZE, 10, 30, {"augment": _PHOTOGRAPH}),
-    "flowers102": _Data(3, _PRETRAINED_SIZE, 102, 100, {"augment": _PHOTOGRAPH}),  # 1,020 training images
-    "pets": _Data(3, _PRETRAINED_SIZE, 37, 30, {"augment": _PHOTOGRAPH}),
-    "food101": _Data(3, _PRETRAINED_SIZE, 101, 5, {"augment": _PHOTOGRAPH, "validation_size": 2_000}),
+    "stl10": _Data(_PRETRAINED_SIZE, 30, {"augment": _PHOTOGRAPH}),
+    "flowers102": _Data(_PRETRAINED_SIZE, 100, {"augment": _PHOTOGRAPH}),  # 1,020 training images
+    "pets": _Data(_PRETRAINED_SIZE, 30, {"augment": _PHOTOGRAPH}),
+    "food101": _Data(_PRETRAINED_SIZE, 5, {"augment": _PHOTOGRAPH, "validation_size": 2_000}),
     # One epoch: the weights are those of this task, but for the normalisation of its images.
     "imagenet-1k": _Data(
-        3, _PRETRAINED_SIZE, 1000, 1, {"augment": _PHOTOGRAPH, "train_size": 100_000, "validation_size": 5_000}
+        _PRETRAINED_SIZE, 1, {"augment": _PHOTOGRAPH, "train_size": 100_000, "validation_size": 5_000}
     ),
 }
 # 300 consecutive steps of one fine-tune, as in the authors' newest code and logs.
@@ -83,21 +68,26 @@ _WHOLE: dict[str, dict[str, Any]] = {
 }
 _WHOLE_COLLECT = {"epochs": 20, "batch_size": 128}
 
-_TABLE_1 = {f"{data}-{network.replace('_', '-')}-norms": (data, network) for data in _DATA for network in _PRETRAINED}
-_TABLE_3 = {
+
+def norms_cell(dataset: str, network: str) -> str:
+    """The name of a cell of table 1."""
+    return f"{dataset}-{network.replace('_', '-')}-norms"
+
+
+TABLE_1 = {norms_cell(data, network): (data, network) for data in _DATA for network in _PRETRAINED}
+TABLE_3 = {
     f"{data}-{network}": (data, network)
     for data, network in (("cifar10", "convnet3"), ("cifar100", "convnet3"), ("cifar10", "mlp3"), ("mnist", "mlp3"))
 }
-TABLE_1 = tuple(_TABLE_1)
-TABLE_3 = tuple(_TABLE_3)
+"""Name of the cell -> data set and network, in the order of the paper's tables."""
 CELL_NAMES = (*TABLE_1, *TABLE_3)
 
 
-def cell(name: str) -> Cell:
-    """The cell of that name, made anew each time; ValueError names the nearest of `CELL_NAMES`."""
+def cell(name: str) -> dict[str, Any]:
+    """What the cell's recipe.yaml would say, made anew each time; ValueError names the nearest of `CELL_NAMES`."""
     if name not in CELL_NAMES:
         raise unknown_name("cell", name, CELL_NAMES)
-    dataset, network = {**_TABLE_1, **_TABLE_3}[name]
+    dataset, network = {**TABLE_1, **TABLE_3}[name]
     data = _DATA[dataset]
     recipe: dict[str, Any] = {"task": {"dataset": dataset, "image_size": data.image_size, **data.task}}
     if name in TABLE_3:
@@ -109,5 +99,4 @@ def cell(name: str) -> Cell:
             "select": "last_norms:2",
             "collect": {"epochs": data.epochs, **(_FROM_PRETRAINED if pretrained else _FROM_SCRATCH), **_CONSECUTIVE},
         }
-    shape = {"in_channels": data.in_channels, "image_size": data.image_size, "num_classes": data.num_classes}
-    return Cell(copy.deepcopy(recipe), shape)
+    return copy.deepcopy(recipe)

@@ -16,7 +16,7 @@ from pdiff_hub.errors import PdiffError, require, require_known, unknown_name
 from pdiff_hub.recipes.cells import CELL_NAMES, cell
 from pdiff_hub.records import RunFolder
 from pdiff_hub.records.json_files import read_yaml
-from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
+from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig, with_preset
 
 RECIPE_FILE = RunFolder(Path()).recipe.name
 CollectConfig = FinetuneConfig | PopulationConfig | ImportConfig
@@ -123,9 +123,9 @@ def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
         raise unknown_name("collect.method", method, _METHODS)
     seed = data.get("seed", 0)
     require(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0, "seed", seed, "an integer >= 0")
-    made: dict[str, Any] = {
-        name: _section(name, kind, _mapping(name, data.get(name))) for name, kind in sections.items()
-    }
+    options = {name: _mapping(name, data.get(name)) for name in sections}
+    options["autoencoder"] = with_preset(options["autoencoder"])
+    made: dict[str, Any] = {name: _section(name, kind, options[name]) for name, kind in sections.items()}
     return Recipe(
         task=data["task"],
         network=data["network"],
@@ -180,7 +180,7 @@ def find_recipe(name: str | Path) -> Path:
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe; `overrides` are `a.b=c` with c in YAML, e.g. `collect.num_checkpoints=50`."""
     file = find_recipe(name)
-    data = read_yaml(file) if file.is_file() else cell(file.parent.name).recipe
+    data = read_yaml(file) if file.is_file() else cell(file.parent.name)
     for override in overrides:
         dotted, equals, value = override.partition("=")
         if not equals or not dotted:

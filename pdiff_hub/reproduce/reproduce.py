@@ -20,7 +20,7 @@ from pdiff_hub.reproduce import figures, tables
 from pdiff_hub.reproduce.results import Ordering, Reproduced, orderings_table
 from pdiff_hub.reproduce.settings import SCALES, Settings
 from pdiff_hub.reproduce.workbench import Workbench
-from pdiff_hub.safe_files import require_same_settings, write_json
+from pdiff_hub.safe_files import keep_settings, write_json
 
 PARTS: Mapping[str, Callable[[Workbench, Settings], Reproduced]] = {
     "table1": tables.table1,
@@ -58,7 +58,7 @@ def reproduce(
     require_known("scale", [scale], SCALES)
     names = list(PARTS) if what == "all" else [what]
     directory.mkdir(parents=True, exist_ok=True)
-    require_same_settings(directory / "settings.json", {"scale": scale, "task": task, "seed": seed})
+    keep_settings(directory / "settings.json", {"scale": scale, "task": task, "seed": seed})
     settings = Settings("paper" if scale == "paper" else "small", task, seed)
     bench = Workbench(directory, device=device, say=say)
     parts, seconds = [], {}

@@ -7,39 +7,29 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pdiff_hub.recipes import Recipe, load_recipe, recipe_from_dict
+from pdiff_hub.recipes.cells import TABLE_1, TABLE_3, norms_cell
 
 Scale = Literal["small", "paper"]
 SCALES: tuple[Scale, ...] = ("small", "paper")
 
 # Published rows that stand beside a small-scale cell are those of the same architecture on this data set.
 _BESIDE_NORMS, _BESIDE_WHOLE = "cifar100", "cifar10"
-_NETWORKS = ("resnet18", "resnet50", "vit_tiny", "vit_base", "convnext_tiny", "convnext_base")
-_DATASETS = ("mnist", "cifar10", "cifar100", "stl10", "flowers102", "pets", "food101", "imagenet-1k")
-_WHOLE = (("cifar10", "convnet3"), ("cifar100", "convnet3"), ("cifar10", "mlp3"), ("mnist", "mlp3"))
-# The real architectures on small images; patches so large that a base model takes minutes on two cores.
-_SMALL: Mapping[str, Mapping[str, Any]] = {
-    "resnet18": {},
-    "resnet50": {},
-    "vit_tiny": {"patch_size": 2},
-    "vit_base": {"patch_size": 4},
-    "convnext_tiny": {"patch_size": 1},
-    "convnext_base": {"patch_size": 1},
+# The real architectures on small images, and the epochs of their training from scratch; patches so large that a base
+# model takes minutes on two cores.
+_SMALL: Mapping[str, tuple[Mapping[str, Any], int]] = {
+    "resnet18": ({}, 5),
+    "resnet50": ({}, 5),
+    "vit_tiny": ({"patch_size": 2}, 15),
+    "vit_base": ({"patch_size": 4}, 6),
+    "convnext_tiny": ({"patch_size": 1}, 10),
+    "convnext_base": ({"patch_size": 1}, 4),
 }
 _SMALL_COLLECT: Mapping[str, Any] = {"learning_rate": 1e-3, "finetune_learning_rate": 3e-3, "save_every": 1}
-_SMALL_EPOCHS: Mapping[str, int] = {
-    "resnet18": 5,
-    "resnet50": 5,
-    "vit_tiny": 15,
-    "vit_base": 6,
-    "convnext_tiny": 10,
-    "convnext_base": 4,
-}
 _SMALL_JUDGED = 100  # networks a cell: what lies behind the first norm of a base model is computed for each
 _SMALL_DIFFUSION: Mapping[str, Any] = {"steps": 1500}
 # Norm layers of a ResNet-18 in the order of its modules (transformers): the stem, then per stage the shortcut's, where
 # it has one, before the two of each block. Layers 10-14, 14-16, 16-18 of table 2b: 4 x 256, 2 x 512, 2 x 512 channels.
 _DEPTHS = {"10-14": "norms:12-15", "14-16": "norms:17-18", "16-18": "norms:19-20"}
-_PAPER_AUTOENCODER: Mapping[str, Any] = {"form": "conv", "normalization": "none", "steps": 30_000}
 _SMALL_NOISE_STEPS = 500
 _NOISES: Mapping[str, Mapping[str, float]] = {
     "none": {"input_noise": 0.0, "latent_noise": 0.0},
@@ -93,23 +83,21 @@ class Settings:
                 f"select={select}",
                 *(f"autoencoder.{key}={value}" for key, value in (autoencoder or {}).items()),
             ]
-            return self.plain(self._seeded(load_recipe(f"{dataset}-{network.replace('_', '-')}-norms", overrides)))
-        return self.plain(
-            self._seeded(
-                recipe_from_dict(
-                    {
-                        "task": dataset,
-                        "network": {"name": network, **_SMALL[network]},
-                        "select": select,
-                        "collect": {**_SMALL_COLLECT, "epochs": _SMALL_EPOCHS[network]},
-                        "autoencoder": dict(autoencoder or {}),
-                        "diffusion": dict(_SMALL_DIFFUSION),
-                        "generate": {"num_models": _SMALL_JUDGED},
-                        "evaluate": {"num_originals": _SMALL_JUDGED},
-                    }
-                )
-            )
+            return self.plain(self._seeded(load_recipe(norms_cell(dataset, network), overrides)))
+        options, epochs = _SMALL[network]
+        recipe = recipe_from_dict(
+            {
+                "task": dataset,
+                "network": {"name": network, **options},
+                "select": select,
+                "collect": {**_SMALL_COLLECT, "epochs": epochs},
+                "autoencoder": dict(autoencoder or {}),
+                "diffusion": dict(_SMALL_DIFFUSION),
+                "generate": {"num_models": _SMALL_JUDGED},
+                "evaluate": {"num_originals": _SMALL_JUDGED},
+            }
         )
+        return self.plain(self._seeded(recipe))
 
     def whole(self, dataset: str, network: str) -> Recipe:
         """A cell of table 3, without baselines."""
@@ -120,17 +108,15 @@ class Settings:
     def table1_cells(self) -> list[tuple[str, str, str]]:
         """(data set, network, data set of the published row)."""
         if self.scale == "small":
-            return [(self.task or "digits", network, _BESIDE_NORMS) for network in _NETWORKS]
-        return [
-            (dataset, network, dataset)
-            for dataset in ([self.task] if self.task else _DATASETS)
-            for network in _NETWORKS
-        ]
+            return [(self.task or "digits", network, _BESIDE_NORMS) for network in _SMALL]
+        if self.task is not None:
+            return [(self.task, network, self.task) for network in _SMALL]
+        return [(dataset, network, dataset) for dataset, network in TABLE_1.values()]
 
     def table3_cells(self) -> list[tuple[str, str, str]]:
         """(data set, network, data set of the published row)."""
         if self.scale == "paper" and self.task is None:
-            return [(dataset, network, dataset) for dataset, network in _WHOLE]
+            return [(dataset, network, dataset) for dataset, network in TABLE_3.values()]
         return [(self.task or "digits", network, _BESIDE_WHOLE) for network in ("convnet3", "mlp3")]
 
     def depths(self) -> dict[str, Recipe]:
@@ -141,7 +127,7 @@ class Settings:
         """Table 2c: the paper's autoencoder under each noise augmentation."""
         steps = {} if self.scale == "paper" else {"steps": _SMALL_NOISE_STEPS}
         return {
-            name: self.norms(self._ablation_task, "resnet18", autoencoder={**_PAPER_AUTOENCODER, **steps, **noise})
+            name: self.norms(self._ablation_task, "resnet18", autoencoder={"preset": "paper", **steps, **noise})
             for name, noise in _NOISES.items()
         }
 

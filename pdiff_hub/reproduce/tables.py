@@ -10,12 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pdiff_hub.checkpoints.rows import evenly_spaced
 from pdiff_hub.evaluation.report import Table
 from pdiff_hub.records import Measurements
 from pdiff_hub.reproduce import published as paper
 from pdiff_hub.reproduce.results import Ordering, Reproduced, percent, published
 from pdiff_hub.reproduce.settings import Settings
-from pdiff_hub.reproduce.workbench import Run, Workbench, evenly, noisy_copies, with_checkpoints
+from pdiff_hub.reproduce.workbench import Run, Workbench, noisy_copies, with_checkpoints
 
 _POINT = 0.01  # of accuracy
 
@@ -122,7 +123,9 @@ def checkpoint_runs(bench: Workbench, settings: Settings, numbers: Sequence[int]
     runs = {}
     for number in numbers or settings.checkpoint_numbers:
         dataset = (
-            noisy_copies(collected, len(collected) // 2, settings.seed) if number == 1 else evenly(collected, number)
+            noisy_copies(collected, len(collected) // 2, settings.seed)
+            if number == 1
+            else collected.select_rows(evenly_spaced(len(collected), number))
         )
         runs[number] = bench.run(
             f"main-{number}", recipe if number == settings.main_checkpoints else settings.plain(recipe), dataset

@@ -112,12 +112,6 @@ class Workbench:
         return Run(folder, results, dataset)
 
 
-def evenly(dataset: CheckpointDataset, num_checkpoints: int) -> CheckpointDataset:
-    """`num_checkpoints` of the set, evenly spaced, so that their number alone differs between two such sets."""
-    step = len(dataset) / num_checkpoints
-    return dataset.select_rows([int((index + 0.5) * step) for index in range(num_checkpoints)])
-
-
 def noisy_copies(dataset: CheckpointDataset, index: int, seed: int) -> CheckpointDataset:
     """Checkpoint `index` as a set: itself and copies under the paper's input noise.
 

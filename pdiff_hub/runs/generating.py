@@ -13,8 +13,7 @@ from pdiff_hub.checkpoints.rows import Rows, ShardRows, write_shard
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.pipeline import PDiffPipeline, sample
 from pdiff_hub.records import NetworksFolder, RunFolder
-from pdiff_hub.safe_files import remove_unfinished, replacing, write_json
-from pdiff_hub.travelling.param_autoencoder import write_tensors
+from pdiff_hub.safe_files import remove_unfinished, replacing, write_json, write_safetensors
 
 _DECODED_BYTES = 256 << 20  # of one slice of many networks
 
@@ -74,8 +73,8 @@ def write_networks(
     for start in range(0, num_models, batch):  # no more of them in memory at once
         stacked = pipe.autoencoder.layout.stack(pipe.decode_latents(latents_NCL[start : start + batch]))
         for index in range(start, min(start + batch, num_models)):
-            with replacing(files[index]) as temporary:
-                write_tensors(temporary, {**frozen, **{name: t_B[index - start] for name, t_B in stacked.items()}})
+            own = {name: tensor_B[index - start] for name, tensor_B in stacked.items()}
+            write_safetensors(files[index], {**frozen, **own}, {"format": "pt"})
     steps = num_inference_steps or pipe.config.default_num_inference_steps
     write_json(folder.origin, {"seed": seed, "num_models": num_models, "num_inference_steps": steps})
     return files

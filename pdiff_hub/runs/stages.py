@@ -22,7 +22,7 @@ from pdiff_hub.recipes import Recipe
 from pdiff_hub.records import Results, RunFolder, TrainingSummary
 from pdiff_hub.runs.generating import write_params
 from pdiff_hub.runs.judging import evaluate
-from pdiff_hub.safe_files import replacing, require_same_settings, write_json
+from pdiff_hub.safe_files import keep_settings, replacing, write_json
 from pdiff_hub.tasks import load_task
 from pdiff_hub.training.pipeline import train_pipeline
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
@@ -93,7 +93,7 @@ def run(
     """
     folder = RunFolder(directory)
     folder.training.path.mkdir(parents=True, exist_ok=True)
-    require_same_settings(folder.training.recipe, recipe.to_dict())
+    keep_settings(folder.training.recipe, recipe.to_dict())
     with replacing(folder.recipe) as temporary:
         temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
     clock = _Clock(folder.training.seconds)

@@ -18,14 +18,15 @@ from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.files import MAX_PARQUET_PARAMS
-from pdiff_hub.checkpoints.rows import PickedRows
+from pdiff_hub.checkpoints.rows import PickedRows, evenly_spaced
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.records import TrainingFolder
+from pdiff_hub.safe_files import write_safetensors
 from pdiff_hub.training.config import AutoencoderConfig
 from pdiff_hub.training.loop import LoopConfig, run_loop, share
-from pdiff_hub.training.memory import return_large_tensors
+from pdiff_hub.training.memory import give_back, return_large_tensors
 from pdiff_hub.training.principal_components import spectrum_of
-from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, write_tensors
+from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 
 _MIN_COMPONENTS = 16
 _WINDOW_PARAMS = 2**16  # of a gradient step; about 2.5 GiB of activations at batch 50 and the paper's widths
@@ -44,8 +45,8 @@ def split_rows(num_checkpoints: int, holdout: float) -> tuple[list[int], list[in
             "distribution to learn. Collect more."
         )
     count = min(max(round(num_checkpoints * holdout), 1 if holdout > 0 else 0), num_checkpoints - 2)
-    held_out = {int((i + 0.5) * num_checkpoints / count) for i in range(count)} if count else set()
-    return [row for row in range(num_checkpoints) if row not in held_out], sorted(held_out)
+    held_out = evenly_spaced(num_checkpoints, count)
+    return [row for row in range(num_checkpoints) if row not in held_out], held_out
 
 
 def fit_autoencoder(
@@ -88,7 +89,7 @@ def fit_autoencoder(
         _train(autoencoder, dataset, train_K, config, seed, accelerator, state.autoencoder_steps)
     autoencoder.eval().requires_grad_(False)
     unscaled_KCL = autoencoder.encode_slices(_rows_of(dataset, train_K))  # no scale is fitted yet
-    autoencoder.fit_latent_scale(unscaled_KCL)
+    fit_latent_scale(autoencoder, unscaled_KCL)
     return autoencoder, autoencoder.scale_latents(unscaled_KCL)
 
 
@@ -98,7 +99,34 @@ def held_out_r2(autoencoder: ParamAutoencoder, dataset: CheckpointDataset, holdo
     if not held_out_H:
         return math.nan
     train = _rows_of(dataset, train_K)
-    return autoencoder.deviation_r2(_rows_of(dataset, held_out_H), lambda start, stop: train(start, stop).mean(dim=0))
+    return deviation_r2(autoencoder, _rows_of(dataset, held_out_H), lambda start, stop: train(start, stop).mean(dim=0))
+
+
+@torch.no_grad()
+def deviation_r2(
+    autoencoder: ParamAutoencoder,
+    read_slice: Callable[[int, int], Tensor],
+    mean_slice: Callable[[int, int], Tensor],
+) -> float:
+    """1 - |x - decode(encode(x))|^2 / |x - mean|^2 in raw units: how much of what makes them differ survives.
+
+    `read_slice(start, stop) -> [K, S]` reads the checkpoints judged, `mean_slice` the training mean [S]. 1 is
+    perfect, 0 a decoder that always answers with the mean, NaN where nothing differs.
+    """
+    error, total = 0.0, 0.0
+    for start, stop, decoded_KS in autoencoder.decode_slices(autoencoder.encode_slices(read_slice)):
+        params_KS = read_slice(start, stop).to(decoded_KS)
+        error += float((params_KS - decoded_KS).double().square().sum())
+        total += float((params_KS - mean_slice(start, stop).to(decoded_KS)).double().square().sum())
+    return 1.0 - error / total if total > 0 else math.nan
+
+
+@torch.no_grad()
+def fit_latent_scale(autoencoder: ParamAutoencoder, latent_KCL: Tensor) -> None:
+    """Set the latent scaling from *unscaled* latents [K,C,L]; constant (padding) positions keep scale 1."""
+    std_CL = latent_KCL.std(dim=0, correction=0)
+    autoencoder.latent_mean_CL.copy_(latent_KCL.mean(dim=0))
+    autoencoder.latent_std_CL.copy_(torch.where(std_CL > 1e-6 * std_CL.max(), std_CL, 1.0))
 
 
 def _rows_of(dataset: CheckpointDataset, rows: list[int]) -> Callable[[int, int], Tensor]:
@@ -126,6 +154,7 @@ def _build(
         task=dataset.task,
         slice_size=_slice_size(len(dataset), dataset.layout.num_params),
     )
+    autoencoder.release = give_back
     if statistics is not None:  # not copied: both are as large as a network
         autoencoder.mean_P, autoencoder.scale = statistics.mean_P, statistics.scale
     return autoencoder
@@ -142,7 +171,7 @@ def _slice_size(num_checkpoints: int, num_params: int) -> int:
 
 def _statistics(dataset: CheckpointDataset, train_K: list[int], config: AutoencoderConfig) -> ParamAutoencoder:
     """An autoencoder without components that holds the mean and the scale, for `normalize`."""
-    shell = _build(dataset, replace(config, preset=None, form="linear"), 1, None)  # the preset would undo the form
+    shell = _build(dataset, replace(config, form="linear"), 1, None)
     read = _rows_of(dataset, train_K)
     squares_T = torch.zeros(len(dataset.layout.entries), dtype=torch.float64)
     for start, stop in shell.slices:
@@ -198,7 +227,7 @@ def _principal_components(
     directory.mkdir(parents=True, exist_ok=True)
     for index, (start, stop) in enumerate(autoencoder.slices):
         file = directory / f"slice-{index:05d}.safetensors"
-        write_tensors(file, {"components_NS": spectrum.components(num_components, start, stop)})
+        write_safetensors(file, {"components_NS": spectrum.components(num_components, start, stop)})
         autoencoder.components[index] = nn.Parameter(load_file(file)["components_NS"])
     return autoencoder
 

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from pdiff_hub.errors import require
+from pdiff_hub.errors import require, require_known
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # p-diff, arXiv 2402.13144, sec. 3.2 and its code: the widths are those of the defaults below.
+    "paper": {"form": "conv", "normalization": "none", "steps": 30_000, "input_noise": 1e-3, "latent_noise": 0.1},
+}
+"""Options of `AutoencoderConfig` by name; what a recipe says itself goes before them."""
+
+
+def with_preset(options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` of a recipe, with those of the preset that they name (`preset: paper`) where they say nothing else."""
+    given = {key: value for key, value in options.items() if key != "preset"}
+    if (name := options.get("preset")) is None:
+        return given
+    require_known("autoencoder.preset", [name], PRESETS)
+    return {**PRESETS[name], **given}
 
 
 @dataclass(frozen=True)
@@ -13,8 +29,6 @@ class AutoencoderConfig:
     """Stage one.
 
     Attributes:
-        preset: "paper" sets form "conv" with the widths, noise and normalisation of p-diff (arXiv 2402.13144); other
-            options then still hold where they are given. None: the options below.
         form: "linear" (principal components in closed form) or "conv" (the paper's 1-D CNN).
         num_components: linear form; None takes as few as hold `explained` of the held-out deviations.
         explained: in (0, 1]; used where num_components is None.
@@ -29,7 +43,6 @@ class AutoencoderConfig:
         holdout: share of the checkpoints that is kept from training and judged on.
     """
 
-    preset: str | None = None
     form: str = "linear"
     num_components: int | None = None
     explained: float = 0.99
@@ -48,12 +61,6 @@ class AutoencoderConfig:
     holdout: float = 0.1
 
     def __post_init__(self) -> None:
-        require(self.preset in (None, "paper"), "autoencoder.preset", self.preset, "'paper' or nothing")
-        if self.preset == "paper":
-            paper = {"form": "conv", "normalization": "none", "steps": 30_000, "input_noise": 1e-3, "latent_noise": 0.1}
-            for name, value in paper.items():
-                if getattr(self, name) == type(self).__dataclass_fields__[name].default:
-                    object.__setattr__(self, name, value)
         require(self.form in ("linear", "conv"), "autoencoder.form", self.form, "'linear' or 'conv'")
         require(self.form == "linear" or self.steps > 0, "autoencoder.steps", self.steps, "at least 1 for form 'conv'")
         for name in ("max_components", "latent_channels", "batch_size", "kernel_size"):

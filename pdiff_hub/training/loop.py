@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pdiff_hub.errors import PdiffError
+from pdiff_hub.seeds import derived_seed
 
 _DIVERGED = 10.0  # a loss this many times its first average is no longer training
 
@@ -61,11 +62,6 @@ class _Progress:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step, self.first_loss, self.loss = int(state["step"]), float(state["first_loss"]), float(state["loss"])
-
-
-def step_seed(seed: int, step: int) -> int:
-    """The seed of one step; the multiplier keeps steps of neighbouring seeds apart."""
-    return (seed * 1_000_003 + step) % 2**63
 
 
 def share(batch: Tensor, accelerator: Accelerator) -> Tensor:
@@ -126,7 +122,7 @@ def run_loop(
         disable=None if accelerator.is_main_process else True,
     )
     while progress.step < config.steps:
-        loss = loss_of(model, generator.manual_seed(step_seed(seed, progress.step)))
+        loss = loss_of(model, generator.manual_seed(derived_seed(seed, config.name, progress.step)))
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         optimizer.step()

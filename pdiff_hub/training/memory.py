@@ -1,20 +1,42 @@
-"""Keeping what a process holds from the system close to what it uses."""
+"""Keeping what a process holds of the machine's memory close to what it uses: two requests to the system.
+
+Peaks measured on two cores, 10 checkpoints (docs/measurements.md): training a generator of 100 million numbers takes
+1,116 MiB with both and 3,700 MiB without `return_large_tensors`; one of 30 million 849 MiB with both and 1,665 MiB
+without `give_back`, and sampling a network from it 636 and 1,660 MiB.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
+
+from torch import Tensor
 
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's mallopt
 _LARGE_BYTES = 1 << 20
+_PAGE_OUT = 21  # MADV_PAGEOUT of Linux
 
 
 def return_large_tensors() -> None:
     """From now on the memory of a tensor over 1 MiB goes back to the system when it is freed. Linux with glibc only.
 
     glibc raises that limit to 32 MiB by itself. Freed pieces below it stay with the process, and small objects that
-    settle in them make the next piece take new memory: 32 MB a slice of a network, measured.
+    settle in them make the next piece take new memory: 32 MB per slice of a network, measured.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+def give_back(tensor: Tensor) -> None:
+    """Lets the system take back the memory of a tensor that lies in a memory-mapped file; reading it brings it back.
+
+    Advice that changes no content; without effect where the system does not know it.
+    """
+    if sys.platform == "linux" and tensor.device.type == "cpu":
+        page = os.sysconf("SC_PAGE_SIZE")
+        first = -(-tensor.data_ptr() // page) * page
+        length = (tensor.data_ptr() + tensor.nbytes) // page * page - first
+        if length > 0:
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), _PAGE_OUT)

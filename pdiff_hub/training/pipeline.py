@@ -22,11 +22,12 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.records import RunFolder, TrainingFolder, TrainingSummary, read_json
 from pdiff_hub.records.fingerprint import fingerprint
-from pdiff_hub.safe_files import require_same_settings, write_json, write_safetensors
+from pdiff_hub.safe_files import keep_settings, write_json, write_safetensors
 from pdiff_hub.training.autoencoder import fit_autoencoder, held_out_r2, split_rows
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 from pdiff_hub.training.diffusion import build_scheduler, length_multiple, train_unet
 from pdiff_hub.training.loop import any_saved, build_accelerator
+from pdiff_hub.training.memory import give_back
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
@@ -86,7 +87,7 @@ def train_pipeline(
     split_rows(len(dataset), autoencoder.holdout)
     if accelerator.is_main_process:
         state.path.mkdir(parents=True, exist_ok=True)
-        require_same_settings(state.settings, settings)
+        keep_settings(state.settings, settings)
     accelerator.wait_for_everyone()
     if not state.settings.exists():
         raise PdiffError(
@@ -123,6 +124,7 @@ def train_pipeline(
     )
     if accelerator.is_main_process:
         fitted = ParamAutoencoder.from_pretrained(state.autoencoder)
+        fitted.release = give_back
         pipe = PDiffPipeline(fitted, unet, build_scheduler(), default_num_inference_steps=num_inference_steps)
         publish(pipe, folder)
         write_json(state.summary, asdict(summary))

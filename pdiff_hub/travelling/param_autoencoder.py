@@ -6,7 +6,6 @@ Shapes: B networks, K checkpoints, P parameters, S a slice of P, N components, C
 
 from __future__ import annotations
 
-import ctypes
 import difflib
 import fnmatch
 import itertools
@@ -24,7 +23,7 @@ from typing import Any, cast
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.utils import logging
+from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME, logging
 from torch import Tensor, nn
 
 StateDict = dict[str, Tensor]
@@ -32,18 +31,9 @@ _NORM_CLASS = re.compile(r"(Batch|Layer|Group|RMS|Instance)Norm")
 _ACTIVATION_NUMBERS = 2**26  # of the conv form's widest layer, where there are more rows than one
 _SHARD_BYTES = 256 * 2**20  # of components in one file, where there are more than that
 _SAFETENSORS_DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
+    **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL"},
+    **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"},
 }
-_PAGE_OUT = 21  # MADV_PAGEOUT of Linux
 _TINY_VARIANCE = 1e-12  # a dead channel's running variance is 0, whose logarithm is not finite
 
 
@@ -202,10 +192,14 @@ class ParamLayout:
         stacked = self.stack(params)
         return [{name: tensor[b].clone() for name, tensor in stacked.items()} for b in range(len(params))]
 
-    def stack(self, params_BP: Tensor) -> StateDict:
-        """float [B,P] -> a dict of tensors [B, *shape], views where the dtype allows; for `torch.func.vmap`."""
+    def require_shape(self, params_BP: Tensor) -> None:
+        """ValueError unless this is [*, P]."""
         if params_BP.ndim != 2 or params_BP.shape[1] != self.num_params:
             raise ParamError(f"parameters have shape {list(params_BP.shape)}, expected [*, {self.num_params}].")
+
+    def stack(self, params_BP: Tensor) -> StateDict:
+        """float [B,P] -> a dict of tensors [B, *shape], views where the dtype allows; for `torch.func.vmap`."""
+        self.require_shape(params_BP)
         stacked: StateDict = {}
         for e in self.entries:
             tensor = params_BP[:, e.start : e.stop].reshape(-1, *e.shape).to(_dtype(e.dtype))
@@ -260,24 +254,12 @@ class ParamLayout:
         return f"ParamLayout(select={self.select!r}, tensors={len(self.entries)}, num_params={self.num_params})"
 
 
-def give_back(tensor: Tensor) -> None:
-    """Lets the system take back the memory of a tensor that lies in a memory-mapped file; reading it brings it back.
-
-    Advice that changes no content; without effect where the system does not know it.
-    """
-    if sys.platform == "linux" and tensor.device.type == "cpu":
-        page = os.sysconf("SC_PAGE_SIZE")
-        first = -(-tensor.data_ptr() // page) * page
-        length = (tensor.data_ptr() + tensor.nbytes) // page * page - first
-        if length > 0:
-            ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), _PAGE_OUT)
+def _num_bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A safetensors file of CPU tensors (views too), piece by piece: nothing is copied, what is mapped is given back.
-
-    `safetensors.torch.save_file` writes the same bytes, but wants tensors that share no memory and keeps all of them.
-    """
+def write_tensors(file: Path, tensors: Mapping[str, Tensor], release: Callable[[Tensor], None]) -> None:
+    """A safetensors file of CPU tensors, each released once it is written, where `safetensors` keeps all of them."""
     # Its order: the widest numbers first, so that all of them are aligned.
     tensors = dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))
     kinds = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
@@ -285,7 +267,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
         stream.write(safetensors_header(kinds, {"__metadata__": {"format": "pt"}}))
         for tensor in tensors.values():
             stream.write(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
-            give_back(tensor)
+            release(tensor)
         # Pages that are not yet on the disk cannot be given back by who maps the file next.
         stream.flush()
         os.fsync(stream.fileno())
@@ -325,19 +307,15 @@ def _select(module: nn.Module, select: str, tensor_names: list[str]) -> set[str]
     elif kind == "norms" and (span := re.fullmatch(r"(\d+)-(\d+)", argument)):
         first, last = int(span[1]), int(span[2])
         if not 1 <= first <= last <= len(norms):
-            raise ParamError(
-                f"select={select!r}: expected 1 <= A <= B <= {len(norms)}, the number of normalisation "
-                f"layers of {type(module).__name__}."
-            )
+            most = f"{len(norms)}, the number of normalisation layers of {type(module).__name__}"
+            raise ParamError(f"select={select!r}: expected 1 <= A <= B <= {most}.")
         chosen = norms[first - 1 : last]
     elif kind == "modules" and argument:
         globs = [each.strip() for each in argument.split(",")]
         chosen = [name for name in modules if name and any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
         if not chosen:
-            raise ParamError(
-                f"select={select!r} matches no module of {type(module).__name__}; it has e.g. "
-                f"{', '.join([name for name in modules if name][:8])}."
-            )
+            some = ", ".join([name for name in modules if name][:8])
+            raise ParamError(f"select={select!r} matches no module of {type(module).__name__}; it has e.g. {some}.")
     else:
         raise ParamError(
             f"unknown select {select!r}; expected 'all', 'last_norms:N', 'norms:A-B', 'modules:GLOB', "
@@ -368,6 +346,8 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """
 
     config_name = "config.json"
+    release: Callable[[Tensor], None] = staticmethod(lambda tensor: None)
+    """Called with what was read of a large one. The package lets the system take mapped files' memory back with it."""
 
     @register_to_config
     def __init__(
@@ -386,17 +366,12 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         task: dict[str, Any] | None = None,
     ):
         super().__init__()
-        if len(encoder_widths) != len(decoder_widths):
-            raise ParamError(
-                f"decoder_widths has {len(decoder_widths)} layers, expected as many as encoder_widths: "
-                f"{len(encoder_widths)}."
-            )
+        if (found := len(decoder_widths)) != (wanted := len(encoder_widths)):
+            raise ParamError(f"decoder_widths has {found} layers, expected as many as encoder_widths: {wanted}.")
         if form not in ("linear", "conv"):
             raise ParamError(f"unknown autoencoder form {form!r}; expected 'linear' or 'conv'.")
         if normalization not in ("none", "per_tensor", "per_parameter"):
-            raise ParamError(
-                f"unknown normalization {normalization!r}; expected 'none', 'per_tensor' or 'per_parameter'."
-            )
+            raise ParamError(f"unknown normalization {normalization!r}; not 'none', 'per_tensor' or 'per_parameter'.")
         self.layout = ParamLayout.from_dict(layout)
         num_params = self.layout.num_params
         scales = {"none": 1, "per_tensor": len(self.layout.entries), "per_parameter": num_params}[normalization]
@@ -409,9 +384,8 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.register_buffer("frozen_bytes", torch.zeros(num_bytes, dtype=torch.uint8))
         if form == "linear":
             if num_components > latent_channels * latent_length:
-                raise ParamError(
-                    f"{num_components} components do not fit into latents of {latent_channels} x {latent_length}."
-                )
+                latents = f"{latent_channels} x {latent_length}"
+                raise ParamError(f"{num_components} components do not fit into latents of {latents}.")
             self.block = 1
             # A tensor a slice: each lies in one piece in its file, and is read and given back alone.
             self.components = nn.ParameterList()
@@ -421,14 +395,13 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 nn.init.zeros_(self.components[-1])
         else:
             if encoder_widths[-1] != latent_channels:
-                raise ParamError(
-                    f"the last of encoder_widths is {encoder_widths[-1]}, expected latent_channels = {latent_channels}."
-                )
+                last = encoder_widths[-1]
+                raise ParamError(f"the last of encoder_widths is {last}, expected latent_channels = {latent_channels}.")
             self.block = kernel_size ** len(encoder_widths)
             if latent_length * self.block < num_params:
+                covers, least = f"{latent_length * self.block} of {num_params}", math.ceil(num_params / self.block)
                 raise ParamError(
-                    f"latent_length {latent_length} covers {latent_length * self.block} parameters of "
-                    f"{num_params}; expected at least {math.ceil(num_params / self.block)}."
+                    f"latent_length {latent_length} covers {covers} parameters; expected at least {least}."
                 )
             self.encoder = _conv_stack([1, *encoder_widths], kernel_size, transposed=False)
             self.decoder = _conv_stack([latent_channels, *decoder_widths], kernel_size, transposed=True)
@@ -457,16 +430,11 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def _through(self, params_BS: Tensor, start: int, function: Callable[[Tensor], Tensor]) -> Tensor:
         stop = start + params_BS.shape[1]
-        spans = [
-            (max(e.start, start) - start, min(e.stop, stop) - start)
-            for _, e in self.layout.overlapping(start, stop)
-            if e.log
-        ]
-        if not spans:
-            return params_BS
-        params_BS = params_BS.clone()
-        for first, last in spans:
-            params_BS[:, first:last] = function(params_BS[:, first:last])
+        variances = [e for _, e in self.layout.overlapping(start, stop) if e.log]
+        params_BS = params_BS.clone() if variances else params_BS
+        for e in variances:
+            within = slice(max(e.start, start) - start, min(e.stop, stop) - start)
+            params_BS[:, within] = function(params_BS[:, within])
         return params_BS
 
     def normalize(self, params_BS: Tensor, start: int = 0) -> Tensor:
@@ -496,7 +464,7 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
             if a < b:
                 yield a, b, part_NS[:, a - first : b - first]
                 if self._is_large:
-                    give_back(part_NS)
+                    self.release(part_NS)
 
     @property
     def _is_large(self) -> bool:
@@ -552,12 +520,11 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         for start, stop in self.slices:
             yield start, stop, self.denormalize(self.decode_deviations(latent_BCL, start, stop), start)
             if self._is_large:
-                give_back(self.mean_P[start:stop])
+                self.release(self.mean_P[start:stop])
 
     def encode(self, params_BP: Tensor) -> Tensor:
         """Raw parameters float32 [B,P] -> scaled latents [B,C,L]."""
-        if params_BP.ndim != 2 or params_BP.shape[1] != self.layout.num_params:
-            raise ParamError(f"parameters have shape {list(params_BP.shape)}, expected [*, {self.layout.num_params}].")
+        self.layout.require_shape(params_BP)
         return self.encode_slices(lambda start, stop: params_BP[:, start:stop])
 
     def decode(self, latent_BCL: Tensor) -> Tensor:
@@ -574,27 +541,6 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
             latent_BCL = latent_BCL + noise_BCL[:, :, : latent_BCL.shape[2]]
         return self.decode_deviations(latent_BCL, 0, deviations_BP.shape[1])
 
-    @torch.no_grad()
-    def fit_latent_scale(self, latent_KCL: Tensor) -> None:
-        """Set the latent scaling from *unscaled* latents [K,C,L]; constant (padding) positions keep scale 1."""
-        std_CL = latent_KCL.std(dim=0, correction=0)
-        self.latent_mean_CL.copy_(latent_KCL.mean(dim=0))
-        self.latent_std_CL.copy_(torch.where(std_CL > 1e-6 * std_CL.max(), std_CL, 1.0))
-
-    @torch.no_grad()
-    def deviation_r2(self, read_slice: Callable[[int, int], Tensor], mean_slice: Callable[[int, int], Tensor]) -> float:
-        """1 - |x - decode(encode(x))|^2 / |x - mean|^2 in raw units: how much of what makes them differ survives.
-
-        `read_slice(start, stop) -> [K, S]` reads the checkpoints judged, `mean_slice` the training mean [S]. 1 is
-        perfect, 0 a decoder that always answers with the mean, NaN where nothing differs.
-        """
-        error, total = 0.0, 0.0
-        for start, stop, decoded_KS in self.decode_slices(self.encode_slices(read_slice)):
-            params_KS = read_slice(start, stop).to(decoded_KS)
-            error += float((params_KS - decoded_KS).double().square().sum())
-            total += float((params_KS - mean_slice(start, stop).to(decoded_KS)).double().square().sum())
-        return 1.0 - error / total if total > 0 else math.nan
-
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """As in diffusers; many components go into files of about 256 MiB, written from where they lie.
 
@@ -608,25 +554,17 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         folder.mkdir(parents=True, exist_ok=True)
         self.save_config(folder)
         shards: list[dict[str, Tensor]] = [{}]
-        size = 0
         for name, tensor in self.state_dict().items():
-            size += tensor.nbytes
-            if size > _SHARD_BYTES and shards[-1]:
+            if shards[-1] and _num_bytes(shards[-1]) + tensor.nbytes > _SHARD_BYTES:
                 shards.append({})
-                size = tensor.nbytes
             shards[-1][name] = tensor
         where: dict[str, str] = {}
         for number, shard in enumerate(shards, start=1):
             file = folder / f"diffusion_pytorch_model-{number:05d}-of-{len(shards):05d}.safetensors"
-            write_tensors(file, shard)
-            where.update(dict.fromkeys(shard, file.name))
-        index = {
-            "metadata": {"total_size": sum(t.nbytes for shard in shards for t in shard.values())},
-            "weight_map": where,
-        }
-        (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(
-            json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-        )
+            write_tensors(file, shard, self.release)
+            where |= dict.fromkeys(shard, file.name)
+        index = {"metadata": {"total_size": sum(map(_num_bytes, shards))}, "weight_map": where}
+        (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
     @classmethod
     def from_pretrained(cls, *given: Any, **options: Any) -> ParamAutoencoder:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from pdiff_hub.seeds import derived_seed, generator_of
 from pdiff_hub.tasks import Split, Task
 
 _MAX_RESIDENT_BYTES = 1 << 30  # a split's float images that are kept, instead of made anew for each batch
@@ -30,7 +30,7 @@ class ImageBatches:
             for split in (self._train, self._validation)
             if 4 * split.images_NCHW.numel() < _MAX_RESIDENT_BYTES
         }
-        self._order: tuple[tuple[int, int], Tensor] | None = None
+        self._order: tuple[tuple[str, int], Tensor] | None = None
 
     @property
     def augments(self) -> bool:
@@ -38,22 +38,25 @@ class ImageBatches:
         probe_BCHW = self._inputs(self._train, slice(0, 1))
         return self.task.augment(probe_BCHW, torch.Generator()) is not probe_BCHW
 
-    def index(self, phase: int, step: int) -> Tensor:
+    def index(self, phase: str, step: int) -> Tensor:
         """Which training images a step sees: int64 [B] on the device."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != (phase, epoch):
-            order_N = torch.randperm(len(self._train), generator=self._generator(phase, 0, epoch))
+            order_N = torch.randperm(len(self._train), generator=generator_of(self._seed, phase, "order", epoch))
             self._order = (phase, epoch), order_N.to(self.device)
         return self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
 
-    def batch(self, phase: int, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, phase: str, step: int) -> tuple[Tensor, Tensor]:
         """Augmented inputs and labels of a step. Also seeds torch's own generators, which dropout draws from."""
         index_B = self.index(phase, step)
-        inputs_BCHW = self.task.augment(self._inputs(self._train, index_B), self._generator(phase, 1, step))
+        inputs_BCHW = self.task.augment(
+            self._inputs(self._train, index_B), generator_of(self._seed, phase, "augment", step)
+        )
         # Not torch.manual_seed, which leaves a seed behind for a CUDA that is not in use yet.
-        torch.default_generator.manual_seed(self._number(phase, 2, step))
+        dropout = derived_seed(self._seed, phase, "dropout", step)
+        torch.default_generator.manual_seed(dropout)
         if self.device.type == "cuda":
-            torch.cuda.default_generators[self.device.index].manual_seed(self._number(phase, 2, step))
+            torch.cuda.default_generators[self.device.index].manual_seed(dropout)
         return inputs_BCHW, self._train.labels_N[index_B]
 
     def validation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -71,10 +74,3 @@ class ImageBatches:
 
     def _inputs(self, split: Split, index: Tensor | slice) -> Tensor:
         return self._resident[id(split)][index] if id(split) in self._resident else self.task.inputs(split, index)
-
-    def _generator(self, phase: int, use: int, index: int) -> torch.Generator:
-        return torch.Generator().manual_seed(self._number(phase, use, index))  # on the CPU: the same for all devices
-
-    def _number(self, phase: int, use: int, index: int) -> int:
-        # A hash, because torch keeps only the lowest 32 bits of a seed: sums and shifts would collide.
-        return int(np.random.SeedSequence((self._seed, phase, use, index)).generate_state(1)[0])

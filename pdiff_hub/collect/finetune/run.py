@@ -18,14 +18,15 @@ from torch.func import functional_call
 from pdiff_hub.collect.finetune.config import FinetuneConfig
 from pdiff_hub.collect.finetune.image_batches import ImageBatches
 from pdiff_hub.collect.journal import TrainingState
+from pdiff_hub.collect.schedule import cosine_with_warm_up
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import logits
 from pdiff_hub.networks.prefix_cache import Answers, PrefixPlan, plan_prefix, record, serve
 from pdiff_hub.networks.prefix_recording import Recording, record_all, same_outputs
+from pdiff_hub.prediction.predictions import are_wrong, sums_of_loss
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _RATES = {"train": "learning_rate", "finetune": "finetune_learning_rate"}  # the two phases
-_WARM_UP = 0.1  # of the first phase's steps
 _MAX_SHARED_BYTES = 1 << 30  # of activations kept for training, and for judging, checkpoints
 _DIVERGED = 100.0  # times the loss of guessing
 
@@ -38,9 +39,9 @@ class FinetuneRun:
         self.num_train_steps = config.epochs * images.steps_per_epoch
         self.begin("train")
 
-    def begin(self, phase: str) -> None:
-        """The start of a phase with the weights as they are: a fresh AdamW, and in the second what stands still."""
-        self.phase, self.step = phase, 0
+    def begin(self, phase: str, step: int = 0) -> None:
+        """A phase with the weights as they are: a fresh AdamW, and in the second phase what stands still."""
+        self.phase, self.step = phase, step
         self._still: list[nn.Module] = []
         if phase == "finetune":
             selected = trainable(self.network, self.layout)
@@ -58,19 +59,21 @@ class FinetuneRun:
         self._trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         rate, decay = getattr(self.config, _RATES[phase]), self.config.weight_decay
         self._optimizer = torch.optim.AdamW(self._trained, lr=rate, weight_decay=decay, fused=True)
+        if phase == "train":
+            self._schedule = cosine_with_warm_up(self._optimizer, self.num_train_steps, done=step)
 
     def take_step(self) -> Tensor:
         """One step; -> its loss, a scalar on the device."""
         answers = self._answers_of_step()  # before the batch, which seeds what dropout draws from
-        inputs_BCHW, labels_B = self.images.batch(list(_RATES).index(self.phase), self.step)
-        if self.phase == "train":
-            self._optimizer.param_groups[0]["lr"] = self._train_rate()
+        inputs_BCHW, labels_B = self.images.batch(self.phase, self.step)
         with serve(self.network, answers):
             output_BN = logits(self.network(inputs_BCHW))
         loss = F.cross_entropy(output_BN, labels_B, label_smoothing=self.config.label_smoothing)
         self._optimizer.zero_grad()
         torch.autograd.backward(loss)
         self._optimizer.step()
+        if self.phase == "train":
+            self._schedule.step()
         self.step += 1
         return loss.detach()
 
@@ -101,12 +104,11 @@ class FinetuneRun:
         sums = torch.zeros(2, dtype=torch.float64, device=self.images.device)
         for (inputs_BCHW, labels_B), answers in zip_longest(self.images.validation_batches(), self._shared):
             with serve(self.network, answers or {}):
-                output = logits(self.network(inputs_BCHW))
-            sums[0] += F.cross_entropy(output, labels_B, reduction="sum")
-            sums[1] += (output.argmax(1) == labels_B).sum()
+                logits_1BN = logits(self.network(inputs_BCHW))[None]
+            sums += torch.stack([sums_of_loss(logits_1BN, labels_B)[0], are_wrong(logits_1BN, labels_B).sum().double()])
         self._set_modes()
-        loss, accuracy = (sums / len(self.images.task.validation)).tolist()
-        return loss, accuracy
+        loss, wrong = (sums / len(self.images.task.validation)).tolist()
+        return loss, 1 - wrong
 
     def _answers_of_step(self) -> Answers:
         """What comes before the first trained tensor, for the images of the step; nothing where it is not shared."""
@@ -116,7 +118,7 @@ class FinetuneRun:
                 self._recording = self._record_training()
         if self._recording is None:
             return {}
-        return self._recording.answers(self.images.index(list(_RATES).index(self.phase), self.step))
+        return self._recording.answers(self.images.index(self.phase, self.step))
 
     def _record_training(self) -> Recording | None:
         """The same for every training image, once for all steps; None where images are not seen again as they were."""
@@ -191,8 +193,7 @@ class FinetuneRun:
             parameter.data.copy_(state.tensors[f"parameter/{name}"])
         for name, buffer in self.network.named_buffers():
             buffer.copy_(state.tensors[f"buffer/{name}"])
-        self.begin(state.info["phase"])
-        self.step = state.info["step"]
+        self.begin(state.info["phase"], state.info["step"])
         for path, tensor in state.tensors.items():
             key, _, name = path.partition("/")
             if key not in ("parameter", "buffer"):
@@ -203,11 +204,6 @@ class FinetuneRun:
         self.network.train()
         for module in self._still:
             module.training = False  # not eval(), which would reach the modules inside it
-
-    def _train_rate(self) -> float:
-        peak, warm_up = self.config.learning_rate, max(1, round(_WARM_UP * self.num_train_steps))
-        done = (self.step - warm_up) / max(1, self.num_train_steps - warm_up)
-        return peak * ((self.step + 1) / warm_up if done < 0 else 0.5 * (1 + math.cos(math.pi * done)))
 
     def _frozen_floats(self) -> dict[str, Tensor]:
         frozen = self.layout.frozen_state(self.network.state_dict())

@@ -26,7 +26,7 @@ from pdiff_hub.checkpoints import CheckpointDataset, check_finite
 from pdiff_hub.checkpoints.files import INDEX_NAME, metadata_table, read_index
 from pdiff_hub.checkpoints.rows import SHARD_TENSOR, ShardRows
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.safe_files import differences, remove_unfinished, write_json, write_safetensors
+from pdiff_hub.safe_files import remove_unfinished, require_same_settings, write_json, write_safetensors
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _PARTS = "parts"
@@ -67,7 +67,7 @@ class CheckpointJournal:
         self.finished = (self.directory / INDEX_NAME).exists()
         if self.finished:
             index = read_index(self.directory)
-            self._check_same(index["collect"].get("settings", {}), index["layout"], self.directory / INDEX_NAME)
+            self._check_same(index["collect"].get("settings", {}), index["layout"])
             self._remove_parts()
             return
         self._parts.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ class CheckpointJournal:
         file = self._parts / "settings.json"
         if file.exists():
             found = json.loads(file.read_text(encoding="utf-8"))
-            self._check_same(found["settings"], found["layout"], file)
+            self._check_same(found["settings"], found["layout"])
         else:
             write_json(file, {"settings": self.settings, "layout": layout.to_dict()})
         self._open_parts()
@@ -190,15 +190,10 @@ class CheckpointJournal:
         if self.finished:
             raise PdiffError(f"the data set in {self.directory} is finished; nothing can be added to it.")
 
-    def _check_same(self, settings: Mapping[str, Any], layout: Mapping[str, Any], file: Path) -> None:
-        different = differences(settings, self.settings)
-        if ParamLayout.from_dict(layout) != self.layout:
-            different.append("the layout (which tensors, and their shapes)")
-        if different:
-            raise PdiffError(
-                f"{self.directory} holds checkpoints collected with other settings ({file.name}): "
-                f"{'; '.join(different)}. Use these settings again, or another directory."
-            )
+    def _check_same(self, settings: Mapping[str, Any], layout: Mapping[str, Any]) -> None:
+        same = ParamLayout.from_dict(layout) == self.layout
+        others = [] if same else ["the layout (which tensors, and their shapes)"]
+        require_same_settings(self.directory, settings, self.settings, others)
 
     def _remove_parts(self) -> None:
         if self._parts.exists():

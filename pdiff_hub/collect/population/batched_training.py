@@ -24,16 +24,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pdiff_hub.collect.population.network_stack import NetworkFactory, NetworkStack, working_bytes
+from pdiff_hub.collect.schedule import cosine_with_warm_up
 from pdiff_hub.errors import PdiffError
+from pdiff_hub.seeds import derived_seed, generator_of
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
-_WARM_UP = 0.1  # of all steps
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, as torch names them
 _SHARD_BYTES = 40 * 2**20  # of working memory; digits networks ran fastest at 30 to 60 MiB a shard
-# glibc gives freed memory back to the system, and page faults then cost more than the computation, unless one buffer of
-# nearly 32 MiB (its limit for this) has been freed before. Elsewhere freeing one does nothing.
-_PRIMING_BYTES = 31 * 2**20
 
 
 @dataclass(frozen=True)
@@ -53,13 +51,9 @@ class _Training:
     def steps_per_epoch(self) -> int:
         return len(self.inputs_NX) // self.batch_size
 
-    def rate(self, step: int) -> float:
-        """The learning rate: linear warm-up, then half a cosine down to nearly 0."""
-        num_steps = self.epochs * self.steps_per_epoch
-        warm_up = max(1, round(_WARM_UP * num_steps))
-        if step < warm_up:
-            return self.learning_rate * (step + 1) / warm_up
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (num_steps - warm_up)))
+    @property
+    def num_steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
 
 
 class BatchedTrainer:
@@ -114,7 +108,6 @@ class BatchedTrainer:
         self._num_threads = torch.get_num_threads() if on_cpu else 1
         num_shards = 1
         if on_cpu:
-            torch.empty(_PRIMING_BYTES, dtype=torch.uint8)
             needed = len(seeds) * working_bytes(network_factory(seeds[0]), inputs_NX[:batch_size])
             # As many for each thread, lest one works while the others wait.
             num_shards = min(len(seeds), math.ceil(needed / _SHARD_BYTES / self._num_threads) * self._num_threads)
@@ -192,11 +185,13 @@ class _Shard:
         for weight in self._optimizer.param_groups[0]["params"]:
             moments = {moment: torch.zeros_like(weight, requires_grad=False) for moment in _MOMENTS}
             self._optimizer.state[weight] = {"step": torch.zeros((), device=weight.device), **moments}
+        self._schedule = cosine_with_warm_up(self._optimizer, training.num_steps)
 
     def run_epoch(self, epoch: int) -> Tensor:
         """-> mean losses [K] on the CPU."""
         training, device = self._training, self._training.inputs_NX.device
-        orders = [np.random.default_rng((seed, epoch)).permutation(len(training.inputs_NX)) for seed in self.seeds]
+        generators = [np.random.default_rng(derived_seed(seed, "order", epoch)) for seed in self.seeds]
+        orders = [generator.permutation(len(training.inputs_NX)) for generator in generators]
         order_KN = torch.from_numpy(np.stack(orders)).to(device)
         total_K = torch.zeros(len(self.seeds), device=device)
         for step, chosen_KB in enumerate(order_KN.split(training.batch_size, dim=1)[: training.steps_per_epoch]):
@@ -213,6 +208,7 @@ class _Shard:
 
     def load(self, tensors: Mapping[str, Tensor], steps: int) -> None:
         """Puts back what `tensors()` gave after this many steps."""
+        self._schedule = cosine_with_warm_up(self._optimizer, self._training.num_steps, done=steps)
         with torch.no_grad():
             for name, tensor in self.stack.tensors().items():
                 tensor.copy_(tensors[f"network/{name}"])
@@ -229,7 +225,7 @@ class _Shard:
         inputs_KBX, labels_KB = training.inputs_NX[chosen_KB], training.labels_N[chosen_KB]
         if training.augment is not None:
             batches = [
-                training.augment(batch_BX, _generator((seed, epoch, step), batch_BX.device))
+                training.augment(batch_BX, generator_of(seed, "augment", epoch, step, device=batch_BX.device))
                 for seed, batch_BX in zip(self.seeds, inputs_KBX, strict=True)
             ]
             inputs_KBX = torch.stack(batches)
@@ -240,15 +236,10 @@ class _Shard:
         loss_K = loss_KB.mean(1)
         self._optimizer.zero_grad()
         loss_K.sum().backward()
-        self._optimizer.param_groups[0]["lr"] = training.rate(epoch * training.steps_per_epoch + step)
         self._optimizer.step()
+        self._schedule.step()
         return loss_K.detach()
 
 
 def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def _generator(key: tuple[int, ...], device: torch.device) -> torch.Generator:
-    # Hashed, because torch keeps only the lowest 32 bits of a seed, in which a sum of the three would collide.
-    return torch.Generator(device).manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))

@@ -6,7 +6,6 @@ Shapes: K networks, R networks of one part, P parameters.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -15,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import PartialState
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 from tqdm.auto import tqdm
 
 from pdiff_hub.checkpoints import CheckpointDataset
@@ -28,15 +25,15 @@ from pdiff_hub.collect.alignment import align_to_mean, find_hidden_layers
 from pdiff_hub.collect.journal import CheckpointJournal, TrainingState
 from pdiff_hub.collect.population.batched_training import BatchedTrainer
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.networks import build_network, logits
-from pdiff_hub.safe_files import differences
-from pdiff_hub.tasks import Split, Task
+from pdiff_hub.networks import build_network
+from pdiff_hub.prediction.predictions import SplitImages, evaluate
+from pdiff_hub.safe_files import require_same_settings
+from pdiff_hub.tasks import Task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _STATE_SECONDS = 20.0  # between saves of a training state: no more work than this is done twice
 _MEMORY_BYTES = 2**30  # of weights, gradients and moments, where networks_at_once is left to us
 _SAMPLE = 16  # inputs that alignment is checked on
-_JUDGED_AT_ONCE = 4  # networks judged together on the validation split
 
 
 @dataclass(frozen=True)
@@ -185,7 +182,10 @@ def _train_share(
                 saved = time.monotonic()
         stacked = trainer.stacked_state()
         frozen = {name: stacked[name][0] for name in frozen}
-        losses_R, accuracies_R = _judge(network, stacked, task, task.validation)
+        params_RP, split = layout.unstack(stacked), task.validation
+        images = SplitImages(task, split)
+        judged = evaluate(network, layout, frozen, params_RP, images, split.labels_N, with_loss=True)
+        assert judged.loss_B is not None
         step = config.epochs * (len(inputs_NX) // min(config.batch_size, len(inputs_NX)))
         metadata = [
             {
@@ -193,32 +193,14 @@ def _train_share(
                 "seed": each,
                 "step": step,
                 "train_loss": float(loss),
-                "validation_loss": float(losses_R[row]),
-                "validation_accuracy": float(accuracies_R[row]),
+                "validation_loss": float(judged.loss_B[row]),
+                "validation_accuracy": float(judged.accuracy_B[row]),
             }
             for row, (each, loss) in enumerate(zip(mine, trainer.last_loss_K, strict=True))
         ]
-        journal.append(layout.unstack(stacked), metadata, TrainingState(info={"done": len(mine)}))
+        journal.append(params_RP, metadata, TrainingState(info={"done": len(mine)}))
     bar.close()
     journal.finish(network=spec, task=task.spec, frozen=frozen, collect={"method": "population"})
-
-
-def _judge(network: nn.Module, stacked: dict[str, Tensor], task: Task, split: Split) -> tuple[Tensor, Tensor]:
-    """Mean loss and accuracy [R] on a split, a few networks at a time."""
-    network = network.eval()
-    inputs_NX = task.inputs(split)
-    losses, accuracies = [], []
-    with torch.no_grad():
-        for start in range(0, len(next(iter(stacked.values()))), _JUDGED_AT_ONCE):
-            part = {name: tensor[start : start + _JUDGED_AT_ONCE] for name, tensor in stacked.items()}
-            logits_RNC = vmap(lambda state: logits(functional_call(network, state, (inputs_NX,))))(part)
-            rows, count, classes = logits_RNC.shape
-            loss_RN = F.cross_entropy(
-                logits_RNC.reshape(rows * count, classes), split.labels_N.repeat(rows), reduction="none"
-            ).view(rows, count)
-            losses.append(loss_RN.mean(1))
-            accuracies.append((logits_RNC.argmax(-1) == split.labels_N).float().mean(1))
-    return torch.cat(losses), torch.cat(accuracies)
 
 
 def _join(
@@ -260,12 +242,7 @@ def _join(
 
 def _finished(directory: Path, settings: dict[str, Any]) -> CheckpointDataset:
     dataset = CheckpointDataset.from_pretrained(directory)
-    there = dataset.collect.get("settings", {})
-    if different := differences(there, json.loads(json.dumps(settings))):
-        raise PdiffError(
-            f"{directory} holds checkpoints collected with other settings: {'; '.join(different)}. Use "
-            "these settings again, or another directory."
-        )
+    require_same_settings(directory, dataset.collect.get("settings", {}), settings)
     _remove_shares(directory)  # a kill may have come between the data set and this
     return dataset
 
