@@ -278,19 +278,12 @@ def push(
     Example: pdiff push pipelines/digits-mlp3 user/digits-mlp3 --checkpoints-id user/digits-mlp3-checkpoints
     """
     from pdiff_hub.hub import push_folder
+    from pdiff_hub.transfer import PushOptions
 
-    typer.echo(
-        push_folder(
-            folder,
-            repo_id,
-            checkpoints_id=checkpoints_id,
-            append=append,
-            private=private or None,
-            revision=revision,
-            commit_message=message,
-            create_pr=create_pr,
-        )
-    )
+    options = PushOptions(private=private or None, revision=revision, create_pr=create_pr)
+    if message is not None:
+        options["commit_message"] = message
+    typer.echo(push_folder(folder, repo_id, checkpoints_id=checkpoints_id, append=append, **options))
 
 
 @app.command()

@@ -17,10 +17,11 @@ from huggingface_hub import DatasetCard
 from loopback_hub import Fault, LoopbackHub, Request
 from no_waiting import without_pauses
 
-from pdiff_hub.checkpoints import CheckpointDataset, push_dataset_folder
+from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints import dataset as checkpoints
 from pdiff_hub.checkpoints.card import render_dataset_card
 from pdiff_hub.checkpoints.files import read_index
+from pdiff_hub.hub import push_folder
 
 ID = "user/set"
 
@@ -69,7 +70,7 @@ def test_what_is_pushed_comes_back(hub: LoopbackHub, tmp_path: Path, form: str) 
     for push in (
         lambda: back.push_to_hub(ID),
         lambda: folder.push_to_hub(ID),
-        lambda: push_dataset_folder(tmp_path / "folder", ID),
+        lambda: push_folder(tmp_path / "folder", ID),
         lambda: opened().push_to_hub(ID),
     ):
         assert push().endswith(head)
@@ -281,9 +282,9 @@ def test_a_damaged_folder_is_not_pushed(hub: LoopbackHub, tmp_path: Path) -> Non
     dataset().save_pretrained(tmp_path)
     next(tmp_path.glob("data/*.parquet")).write_bytes(b"short")
     with pytest.raises(ValueError, match="truncated"):
-        push_dataset_folder(tmp_path, ID)
+        push_folder(tmp_path, ID)
     with pytest.raises(FileNotFoundError, match=r"no dataset\.json"):
-        push_dataset_folder(tmp_path / "data", ID)
+        push_folder(tmp_path / "data", ID)
     assert hub.requests == []
 
 
@@ -295,7 +296,7 @@ def test_a_folder_of_an_older_version_gets_what_it_lacks(hub: LoopbackHub, tmp_p
         del entry["statistics"]
     (tmp_path / "dataset.json").write_text(json.dumps(index))
     before = contents(tmp_path)
-    push_dataset_folder(tmp_path, ID)
+    push_folder(tmp_path, ID)
     assert contents(tmp_path) == before
     dataset(2, seed=1).push_to_hub(ID, append=True)
     assert len(opened()) == 7 and "| `train_loss` | 7 |" in card(hub)

@@ -11,17 +11,7 @@ from opening import Opened
 from sampling import Sample, table_rows
 from torch import Tensor
 
-from pdiff_hub.evaluation.table import (
-    ACCURACY_COLUMNS,
-    ACCURACY_NOTE,
-    AUDIT_COLUMNS,
-    METHOD_COLUMNS,
-    METHOD_NOTE,
-    accuracy_rows,
-    audit_rows,
-    method_rows,
-    verdict,
-)
+from pdiff_hub.evaluation.table import ACCURACY_NOTE, result_tables, verdict
 
 TITLE = "Networks out of noise"
 INTRODUCTION = f"""<header class="pd-head"><h1>{TITLE}</h1>
@@ -165,12 +155,9 @@ def results_view(opened: Opened) -> str:
     measured = None if opened.results is None else opened.results.measured
     if measured is None:
         return f"<p>{escape(opened.damage or 'This pipeline has no results.json.')}</p>"
-    tables = [("Accuracy on test [%]", ACCURACY_COLUMNS, accuracy_rows(measured), ACCURACY_NOTE)]
-    if measured.audit is not None:
-        tables.append(("Does it generate, or copy and average?", AUDIT_COLUMNS, audit_rows(measured), ""))
-    if measured.frontier is not None:
-        tables.append(("Against simple baselines", METHOD_COLUMNS, method_rows(measured), METHOD_NOTE))
-    return "".join(_table(*each) for each in tables)
+    return "".join(
+        _table(table.title, table.columns, table.rows, table.note) for table in result_tables(measured).values()
+    )
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], note: str) -> str:

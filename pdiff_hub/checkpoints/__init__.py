@@ -1,6 +1,6 @@
 """`CheckpointDataset`: checkpoints of one network, in memory, in a folder or on the Hub."""
 
 from pdiff_hub.checkpoints.checks import check_finite
-from pdiff_hub.checkpoints.dataset import CheckpointDataset, push_dataset_folder
+from pdiff_hub.checkpoints.dataset import CheckpointDataset
 
-__all__ = ["CheckpointDataset", "check_finite", "push_dataset_folder"]
+__all__ = ["CheckpointDataset", "check_finite"]

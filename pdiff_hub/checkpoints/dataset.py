@@ -15,15 +15,14 @@ from torch import Tensor
 
 from pdiff_hub.checkpoints.checks import CheckedRows, check_finite, check_frozen, json_able
 from pdiff_hub.checkpoints.files import INDEX_NAME, metadata_table, read_index, write_folder
-from pdiff_hub.checkpoints.hub import PushOptions, append, find_folder, push_folder, require_rows
+from pdiff_hub.checkpoints.hub import append, find_folder, push_folder, require_rows
 from pdiff_hub.checkpoints.reading import read_folder
 from pdiff_hub.checkpoints.rows import PickedRows, Rows, TensorRows
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.transfer import Pushed, commit_of
+from pdiff_hub.transfer import Pushed, PushOptions, commit_of
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _KEPT_BYTES = 256 << 20
-__all__ = ["CheckpointDataset", "check_finite", "push_dataset_folder"]
 
 
 class CheckpointDataset:
@@ -256,22 +255,3 @@ class CheckpointDataset:
         if not 0 <= index < len(self):
             raise PdiffError(f"checkpoint {index} does not exist; there are {len(self)}, counted from 0.")
         return int(index)
-
-
-def push_dataset_folder(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    private: bool | None = None,
-    revision: str | None = None,
-    commit_message: str = "Upload checkpoints",
-    create_pr: bool = False,
-    token: str | bool | None = None,
-) -> str:
-    """Pushes a saved set as `CheckpointDataset.push_to_hub` does, its files as they are; -> the commit's URL."""
-    read_index(Path(folder))  # or `from_pretrained` would look for it on the Hub
-    CheckpointDataset.from_pretrained(folder)  # says what is wrong with it
-    options = PushOptions(
-        private=private, revision=revision, commit_message=commit_message, create_pr=create_pr, token=token
-    )
-    return push_folder(Path(folder), repo_id, options).url

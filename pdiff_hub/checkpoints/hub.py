@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypedDict
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -28,20 +28,10 @@ from pdiff_hub.checkpoints.reading import files_holding, read_folder
 from pdiff_hub.checkpoints.rows import Rows
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.safe_files import differences, write_json
-from pdiff_hub.transfer import Pushed, commit_of, is_repo_id, list_files, pull, push_files
+from pdiff_hub.transfer import Pushed, PushOptions, commit_of, is_repo_id, list_files, pull, push_files
 
 _WHAT = "checkpoint data set"
 _CARD = "README.md"
-
-
-class PushOptions(TypedDict):
-    """What `transfer.push_files` takes by these names."""
-
-    private: bool | None
-    revision: str | None
-    commit_message: str
-    create_pr: bool
-    token: str | bool | None
 
 
 def push_folder(folder: Path, repo_id: str, options: PushOptions) -> Pushed:

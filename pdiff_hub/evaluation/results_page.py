@@ -7,23 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pdiff_hub.evaluation.report import Figure, Section, Table, write_report
-from pdiff_hub.evaluation.table import (
-    ACCURACY_COLUMNS,
-    ACCURACY_NOTE,
-    AUDIT_COLUMNS,
-    ENSEMBLE_COLUMNS,
-    METHOD_COLUMNS,
-    METHOD_NOTE,
-    accuracy_rows,
-    audit_rows,
-    ensemble_rows,
-    method_rows,
-    verdict,
-)
+from pdiff_hub.evaluation.table import result_tables, verdict
 from pdiff_hub.records import FIGURES, Results, RunFolder
 from pdiff_hub.safe_files import flattened
 
-_ENSEMBLE_NOTE = "Means over disjoint groups out of 20 networks. NLL in nats; calibration error with 15 bins."
 _TITLES = {
     "accuracy-similarity": "Accuracy against the highest similarity to an original",
     "frontier": "The accuracy-novelty frontier",
@@ -75,19 +62,12 @@ def result_sections(results: Results, folder: RunFolder) -> list[Section]:
         png = folder.picture(stem)
         return [Figure(png, _TITLES[stem], _ALTS[stem])] if png.exists() else []
 
+    tables = result_tables(measured)
     accuracy, frontier, similarity, ensembles = FIGURES
-    sections = []
-    if measured.accuracy:
-        table = Table("Accuracy on test [%]", ACCURACY_COLUMNS, accuracy_rows(measured), ACCURACY_NOTE)
-        sections.append(Section("How good they are", "\n\n".join(measured.notes), [table, *figure(accuracy)]))
-    if measured.audit is not None:
-        table = Table("Audit", AUDIT_COLUMNS, audit_rows(measured))
-        sections.append(Section("Do they only copy and average?", "", [table, *figure(similarity)]))
-    if measured.frontier is not None:
-        table = Table("Baselines", METHOD_COLUMNS, method_rows(measured), METHOD_NOTE)
-        sections.append(Section("Against simple baselines", verdict(results), [table, *figure(frontier)]))
-    if measured.ensembles is not None:
-        table = Table("Ensembles", ENSEMBLE_COLUMNS, ensemble_rows(measured.ensembles), _ENSEMBLE_NOTE)
-        text = "Probabilities of several networks averaged: the practical use."
-        sections.append(Section("As ensembles", text, [table, *figure(ensembles)]))
-    return sections
+    texts = {
+        "accuracy": ("How good they are", "\n\n".join(measured.notes), accuracy),
+        "audit": ("Do they only copy and average?", "", similarity),
+        "methods": ("Against simple baselines", verdict(results), frontier),
+        "ensembles": ("As ensembles", "Probabilities of several networks averaged: the practical use.", ensembles),
+    }
+    return [Section(*texts[name][:2], [table, *figure(texts[name][2])]) for name, table in tables.items()]

@@ -1,22 +1,32 @@
-"""results.json as rows, for the terminal, the report and the card: accuracy, then the audit beside it, good or bad."""
+"""Results as tables, for the terminal, the report, the card and the Space: accuracy, then the audit, good or bad."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from pdiff_hub.evaluation.figures import METHOD_STYLE
-from pdiff_hub.records import Comparison, EnsembleCurve, Measurements, Results
+from pdiff_hub.evaluation.report import Table
+from pdiff_hub.records import (
+    AuditSummary,
+    Comparison,
+    EnsembleCurve,
+    Frontier,
+    Measurements,
+    Results,
+    SimilaritySummary,
+)
 
 Rows = list[tuple[str, ...]]
 
-ACCURACY_COLUMNS = ("networks", "best*", "mean", "median", "std")
 ACCURACY_NOTE = "* chosen on the validation split, reported on the test split"
-AUDIT_COLUMNS = ("measure", "value", "how to read it")
-METHOD_COLUMNS = (
+_ACCURACY_COLUMNS = ("networks", "best*", "mean", "median", "std")
+_AUDIT_COLUMNS = ("measure", "value", "how to read it")
+_METHOD_COLUMNS = (
     "networks",
     "count",
     "mean accuracy [%]",
@@ -25,13 +35,13 @@ METHOD_COLUMNS = (
     "p-diff's accuracy less this one's at the same novelty [points]",
     "is p-diff better?",
 )
-METHOD_NOTE = (
+_METHOD_NOTE = (
     "max IoU: mean of the highest overlap of errors with an original; novelty is 1 less that. Nearest L2: "
     "mean distance to the nearest original, in raw weight units. The difference is between step frontiers "
     "over the novelties that both reach, at equal numbers of networks, with a 95 % bootstrap interval; "
     "methods at several settings are compared as one."
 )
-ENSEMBLE_COLUMNS = (
+_ENSEMBLE_COLUMNS = (
     "networks averaged",
     "accuracy, originals [%]",
     "accuracy, generated [%]",
@@ -40,13 +50,47 @@ ENSEMBLE_COLUMNS = (
     "calibration error, originals [%]",
     "calibration error, generated [%]",
 )
-# A terminal has 80 columns.
-_SHORT_METHOD = ("networks", "n", "mean", "IoU", "L2", "p-diff less this", "better?")
-_SHORT_NOTE = (
-    "mean: accuracy [%]. IoU: highest overlap of errors with an original. L2: to the nearest original. "
-    "p-diff less this: difference in accuracy at the same novelty, in points, with its 95 % interval."
-)
-_SHORT_ENSEMBLE = ("n", "acc orig", "acc gen", "NLL orig", "NLL gen", "ECE orig", "ECE gen")
+_ENSEMBLE_NOTE = "Means over disjoint groups out of 20 networks. NLL in nats; calibration error with 15 bins."
+
+
+@dataclass(frozen=True)
+class _InTerminal:
+    """What a terminal of 80 columns shows instead of a table's own title, columns and note."""
+
+    title: str
+    columns: Sequence[str] | None = None
+    note: str = ""
+
+
+_IN_TERMINAL: Mapping[str, _InTerminal] = {
+    "accuracy": _InTerminal("Accuracy on test [%]", None, ACCURACY_NOTE),
+    "audit": _InTerminal("Does it generate, or copy and average?"),
+    "methods": _InTerminal(
+        "Against simple baselines",
+        ("networks", "n", "mean", "IoU", "L2", "p-diff less this", "better?"),
+        "mean: accuracy [%]. IoU: highest overlap of errors with an original. L2: to the nearest original. "
+        "p-diff less this: difference in accuracy at the same novelty, in points, with its 95 % interval.",
+    ),
+    "ensembles": _InTerminal(
+        "As ensembles of n: accuracy [%], NLL, calibration error [%]",
+        ("n", "acc orig", "acc gen", "NLL orig", "NLL gen", "ECE orig", "ECE gen"),
+    ),
+}
+
+
+def result_tables(measured: Measurements) -> dict[str, Table]:
+    """What was measured, as tables in their order: "accuracy", "audit", "methods", "ensembles"."""
+    tables = {}
+    if measured.accuracy:
+        tables["accuracy"] = Table("Accuracy on test [%]", _ACCURACY_COLUMNS, _accuracy_rows(measured), ACCURACY_NOTE)
+    if measured.audit is not None and measured.similarity is not None:
+        tables["audit"] = Table("Audit", _AUDIT_COLUMNS, _audit_rows(measured.similarity, measured.audit))
+    if measured.frontier is not None:
+        rows = _method_rows(measured, measured.frontier)
+        tables["methods"] = Table("Baselines", _METHOD_COLUMNS, rows, _METHOD_NOTE)
+    if measured.ensembles is not None:
+        tables["ensembles"] = Table("Ensembles", _ENSEMBLE_COLUMNS, _ensemble_rows(measured.ensembles), _ENSEMBLE_NOTE)
+    return tables
 
 
 def print_results(results: Results, console: Console | None = None) -> None:
@@ -54,25 +98,20 @@ def print_results(results: Results, console: Console | None = None) -> None:
     console, measured = console or Console(), results.measured
     if measured is None:
         return
-    if measured.accuracy:
-        title = f"Accuracy on test [%], {results.facts.num_params:,} parameters"
-        _print(console, title, ACCURACY_COLUMNS, accuracy_rows(measured))
-        console.print(ACCURACY_NOTE, style="dim")
-    if measured.audit is not None:
-        _print(console, "Does it generate, or copy and average?", AUDIT_COLUMNS, audit_rows(measured))
-    if measured.frontier is not None:
-        _print(console, "Against simple baselines", _SHORT_METHOD, method_rows(measured))
-        console.print(_SHORT_NOTE, style="dim")
-        console.print(verdict(results), style="bold")
-    if measured.ensembles is not None:
-        title = "As ensembles of n: accuracy [%], NLL, calibration error [%]"
-        _print(console, title, _SHORT_ENSEMBLE, ensemble_rows(measured.ensembles))
+    for name, table in result_tables(measured).items():
+        shown = _IN_TERMINAL[name]
+        title = shown.title + (f", {results.facts.num_params:,} parameters" if name == "accuracy" else "")
+        _print(console, title, shown.columns or table.columns, table.rows)
+        if shown.note:
+            console.print(shown.note, style="dim")
+        if name == "methods":
+            console.print(verdict(results), style="bold")
     for note in measured.notes:
         console.print(f"Note: {note}")
     console.print(f"Seconds: {seconds_text(results)}")
 
 
-def accuracy_rows(measured: Measurements) -> Rows:
+def _accuracy_rows(measured: Measurements) -> Rows:
     """A row per variant, percent."""
     return [
         (label(name), *(f"{100 * value:.2f}" for value in (row.best, row.mean, row.median, row.std)))
@@ -80,10 +119,8 @@ def accuracy_rows(measured: Measurements) -> Rows:
     ]
 
 
-def audit_rows(measured: Measurements) -> Rows:
+def _audit_rows(similarity: SimilaritySummary, audit: AuditSummary) -> Rows:
     """(measure, value, how to read it)."""
-    similarity, audit = measured.similarity, measured.audit
-    assert similarity is not None and audit is not None
     return [
         ("IoU of errors, original-original", _text(similarity.original_original), "how alike originals are"),
         ("IoU of errors, generated-generated", _text(similarity.generated_generated), "1: all the same network"),
@@ -98,12 +135,11 @@ def audit_rows(measured: Measurements) -> Rows:
     ]
 
 
-def method_rows(measured: Measurements) -> Rows:
+def _method_rows(measured: Measurements, frontier: Frontier) -> Rows:
     """A row per variant: what its networks are, and what the frontier says of its method."""
-    assert measured.frontier is not None
     rows: Rows = []
     for name, row in measured.methods.items():
-        against = measured.frontier.versus.get(row.method)
+        against = frontier.versus.get(row.method)
         means = f"{100 * measured.accuracy[name].mean:.2f}", _text(row.max_iou), _text(row.nearest_l2)
         better = "" if against is None else against.verdict
         rows.append((label(name), str(row.count), *means, _difference(against), better))
@@ -117,14 +153,7 @@ def _difference(against: Comparison | None) -> str:
     return f"{100 * against.difference:+.2f} ({100 * against.low:+.2f} to {100 * against.high:+.2f})"
 
 
-def verdict(results: Results) -> str:
-    """The sentence that the audit ends in, or why there is none."""
-    if results.measured is None or results.measured.frontier is None:
-        return "No baselines were run, so there is no verdict on novelty."
-    return results.measured.frontier.verdict
-
-
-def ensemble_rows(curves: Mapping[str, EnsembleCurve]) -> Rows:
+def _ensemble_rows(curves: Mapping[str, EnsembleCurve]) -> Rows:
     """A row per size of ensemble; a dash where there are not so many networks. curves: by method."""
     sizes = sorted({size for curve in curves.values() for size in curve.sizes})
 
@@ -139,6 +168,13 @@ def ensemble_rows(curves: Mapping[str, EnsembleCurve]) -> Rows:
         return shown
 
     return [(str(size), *cells(size)) for size in sizes]
+
+
+def verdict(results: Results) -> str:
+    """The sentence that the audit ends in, or why there is none."""
+    if results.measured is None or results.measured.frontier is None:
+        return "No baselines were run, so there is no verdict on novelty."
+    return results.measured.frontier.verdict
 
 
 def seconds_text(results: Results) -> str:
@@ -159,8 +195,8 @@ def _text(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}"
 
 
-def _print(console: Console, title: str, columns: tuple[str, ...], rows: Rows) -> None:
-    table = Table(title=title, box=SIMPLE_HEAD)
+def _print(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = RichTable(title=title, box=SIMPLE_HEAD)
     for index, (column, cells) in enumerate(zip(columns, zip(*rows, strict=True), strict=True)):
         numeric = index > 0 and all(cell[:1].isdigit() or cell[:1] in "+-u" for cell in cells if cell)
         # Names are told apart by their ends, so in a narrow terminal the first column is wrapped, never cut.

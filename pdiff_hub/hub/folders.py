@@ -7,7 +7,7 @@ import secrets
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from pdiff_hub import transfer
 from pdiff_hub.checkpoints import CheckpointDataset
@@ -19,6 +19,7 @@ from pdiff_hub.pipeline.opening import download
 from pdiff_hub.pipeline.pushing import push_saved_pipeline
 from pdiff_hub.recipes import recipe_of
 from pdiff_hub.records import Checkpoints, Results, RunFolder
+from pdiff_hub.transfer import PushOptions
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 from pdiff_hub.travelling.pipeline_pdiff import INDEX
 
@@ -58,21 +59,17 @@ def push_folder(
     *,
     checkpoints_id: str | None = None,
     append: bool = False,
-    commit_message: str | None = None,
-    **options: Any,
+    **options: Unpack[PushOptions],
 ) -> str:
     """Push what is in `folder`, a pipeline or a checkpoint data set; -> the commit's URL.
 
     Args:
         checkpoints_id: as in `push_pipeline_folder`; of a pipeline only.
         append: as in `CheckpointDataset.push_to_hub`; of a data set only.
-        commit_message: None: "Upload pipeline" or "Upload checkpoints".
-        options: private, revision, create_pr and token, as in both.
+        options: private, revision, commit_message, create_pr and token, as in both.
     """
     folder = Path(folder)
-    if commit_message is not None:
-        options["commit_message"] = commit_message
-    if (folder / INDEX).is_file():
+    if RunFolder(folder).index.is_file():
         if append:
             raise PdiffError(f"{folder} is a pipeline, which cannot be appended to another; append is for data sets.")
         return push_pipeline_folder(folder, repo_id, checkpoints_id=checkpoints_id, **options)
@@ -86,15 +83,7 @@ def push_folder(
 
 
 def push_pipeline_folder(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    checkpoints_id: str | None = None,
-    private: bool | None = None,
-    revision: str | None = None,
-    commit_message: str = "Upload pipeline",
-    create_pr: bool = False,
-    token: str | bool | None = None,
+    folder: str | Path, repo_id: str, *, checkpoints_id: str | None = None, **options: Unpack[PushOptions]
 ) -> str:
     """Push the pipeline in `folder` as `PDiffPipeline.push_to_hub` does; the folder stays as it is.
 
@@ -103,7 +92,7 @@ def push_pipeline_folder(
     Args:
         checkpoints_id: push the folder's checkpoints to this data set repository first (to its branch main); the
             pipeline's results and card then name it. None: they name the one that the results name already, if any.
-        Others as in `PDiffPipeline.push_to_hub`.
+        options: private, revision, commit_message, create_pr and token, as in `PDiffPipeline.push_to_hub`.
 
     Raises:
         FileNotFoundError, ValueError: the folder holds no pipeline, or one that is damaged; or no checkpoints.
@@ -120,20 +109,9 @@ def push_pipeline_folder(
                 f"{folder} has no {place.checkpoints.name}/, which were to become the data set {checkpoints_id!r}."
             )
         dataset = CheckpointDataset.from_pretrained(place.checkpoints)
-        dataset.push_to_hub(checkpoints_id, private=private, token=token)
+        dataset.push_to_hub(checkpoints_id, private=options.get("private"), token=options.get("token"))
         checkpoints = Checkpoints(checkpoints_id, dataset.hub_revision)
-    pushed = push_saved_pipeline(
-        pipe,
-        place,
-        repo_id,
-        checkpoints=checkpoints,
-        recipe=recipe_of(place),
-        private=private,
-        revision=revision,
-        commit_message=commit_message,
-        create_pr=create_pr,
-        token=token,
-    )
+    pushed = push_saved_pipeline(pipe, place, repo_id, checkpoints=checkpoints, recipe=recipe_of(place), **options)
     return pushed.url
 
 

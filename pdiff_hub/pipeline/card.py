@@ -6,26 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import ModelCardData
 
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.evaluation.table import (
-    ACCURACY_COLUMNS,
-    ACCURACY_NOTE,
-    AUDIT_COLUMNS,
-    ENSEMBLE_COLUMNS,
-    METHOD_COLUMNS,
-    METHOD_NOTE,
-    accuracy_rows,
-    audit_rows,
-    ensemble_rows,
-    method_rows,
-    seconds_text,
-    verdict,
-)
+from pdiff_hub.evaluation.table import result_tables, seconds_text, verdict
 from pdiff_hub.records import Results, RunFolder
 from pdiff_hub.safe_files import replacing
-from pdiff_hub.transfer.cards import markdown_table
+from pdiff_hub.transfer.cards import accuracy_result, markdown_table
 from pdiff_hub.transfer.cards import render_card as fill_in
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -40,15 +27,7 @@ def render_card(results: Results, *, repo_id: str | None = None) -> str:
     """
     facts, measured = results.facts, results.measured
     name = repo_id.split("/")[-1] if repo_id else facts.name
-    tables: dict[str, str] = {}
-    if measured is not None:
-        tables["accuracy"] = markdown_table(ACCURACY_COLUMNS, accuracy_rows(measured))
-        if measured.audit is not None:
-            tables["audit"] = markdown_table(AUDIT_COLUMNS, audit_rows(measured))
-        if measured.frontier is not None:
-            tables["methods"] = markdown_table(METHOD_COLUMNS, method_rows(measured))
-        if measured.ensembles is not None:
-            tables["ensembles"] = markdown_table(ENSEMBLE_COLUMNS, ensemble_rows(measured.ensembles))
+    tables = {} if measured is None else result_tables(measured)
     return fill_in(
         _TEMPLATE,
         _metadata(results, name),
@@ -60,9 +39,8 @@ def render_card(results: Results, *, repo_id: str | None = None) -> str:
         recipe=facts.recipe and yaml.safe_dump(facts.recipe, sort_keys=False).rstrip(),
         verdict=verdict(results),
         seconds=seconds_text(results),
-        accuracy_note=ACCURACY_NOTE,
-        method_note=METHOD_NOTE,
-        **tables,
+        notes={part: table.note for part, table in tables.items()},
+        **{part: markdown_table(table.columns, table.rows) for part, table in tables.items()},
     )
 
 
@@ -88,16 +66,8 @@ def _metadata(results: Results, name: str) -> ModelCardData:
         more |= {
             "model_name": name,
             "eval_results": [
-                EvalResult(
-                    task_type="image-classification",
-                    dataset_type=facts.task_dataset or facts.task,
-                    dataset_name=facts.task,
-                    dataset_split="test",
-                    metric_type="accuracy",
-                    metric_name=f"{key} accuracy of generated networks",
-                    metric_value=round(getattr(generated, key), 4),
-                )
-                for key in ("best", "mean", "median")
+                accuracy_result(f"{key} accuracy of generated networks", value, facts.task, facts.task_dataset)
+                for key, value in (("best", generated.best), ("mean", generated.mean), ("median", generated.median))
             ],
         }
     return ModelCardData(library_name="diffusers", license="apache-2.0", tags=_TAGS, **more)

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Unpack
 
 import yaml
 from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME
@@ -21,14 +21,14 @@ from pdiff_hub.records import Checkpoints, Results, RunFolder, read_json
 from pdiff_hub.records.fingerprint import config_files
 from pdiff_hub.records.json_files import read_yaml
 from pdiff_hub.safe_files import write_json
-from pdiff_hub.transfer import Pushed, push_files
+from pdiff_hub.transfer import Pushed, PushOptions, push_files
 from pdiff_hub.travelling import param_autoencoder, pipeline_pdiff
 from pdiff_hub.travelling.pipeline_pdiff import AUTOENCODER_CODE, COMPONENTS, PIPELINE_CODE, PDiffPipeline
 
 _CODE = {PIPELINE_CODE: pipeline_pdiff.__file__, AUTOENCODER_CODE: param_autoencoder.__file__}
 
 
-def push_pipeline(pipe: PDiffPipeline, repo_id: str, **options: Any) -> Pushed:
+def push_pipeline(pipe: PDiffPipeline, repo_id: str, **options: Unpack[PushOptions]) -> Pushed:
     """Saves a pipeline and pushes it; options as in `PDiffPipeline.push_to_hub`."""
     with TemporaryDirectory(prefix="pdiff-pipeline-") as name:
         pipe.save_pretrained(name)
@@ -42,7 +42,7 @@ def push_saved_pipeline(
     *,
     checkpoints: Checkpoints | None = None,
     recipe: dict[str, Any] | None = None,
-    **options: Any,
+    **options: Unpack[PushOptions],
 ) -> Pushed:
     """Pushes the pipeline that lies in `folder`, which stays as it is, and is `pipe` when it is opened.
 
@@ -55,6 +55,7 @@ def push_saved_pipeline(
     # What an earlier pipeline of the same repository may have had and this one has not.
     replaces = [f"{name}/*" for name in COMPONENTS]
     replaces += [str(file) for file in (ours.recipe, ours.results, ours.networks, ours.report, *ours.pictures())]
+    options.setdefault("commit_message", "Upload pipeline")
     with TemporaryDirectory(prefix="pdiff-push-") as name:
         files = _described(pipe, folder, repo_id, checkpoints, recipe, RunFolder(Path(name)))
         return push_files(files, repo_id, repo_type="model", replaces=replaces, **options)

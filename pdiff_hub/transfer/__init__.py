@@ -1,5 +1,5 @@
 """Files to and from the Hub: all or nothing, tried again when the network fails, and never twice."""
 
-from pdiff_hub.transfer.files import Pushed, RepoType, commit_of, is_repo_id, list_files, pull, push_files
+from pdiff_hub.transfer.files import Pushed, PushOptions, RepoType, commit_of, is_repo_id, list_files, pull, push_files
 
-__all__ = ["Pushed", "RepoType", "commit_of", "is_repo_id", "list_files", "pull", "push_files"]
+__all__ = ["PushOptions", "Pushed", "RepoType", "commit_of", "is_repo_id", "list_files", "pull", "push_files"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from huggingface_hub import DatasetCardData, ModelCardData
+    from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
 
 def render_card(template: Path, data: ModelCardData | DatasetCardData, **values: Any) -> str:
@@ -19,6 +19,24 @@ def render_card(template: Path, data: ModelCardData | DatasetCardData, **values:
 
     kind: Any = DatasetCard if isinstance(data, DatasetCardData) else ModelCard
     return str(kind.from_template(data, template_path=str(template), **values).content).rstrip("\n") + "\n"
+
+
+def accuracy_result(name: str, accuracy: float, dataset: str, dataset_id: str | None) -> EvalResult:
+    """An accuracy (a fraction, on the test split) for the front matter, called `name`.
+
+    dataset: what people call the data set. dataset_id: on the Hub, if it is there.
+    """
+    from huggingface_hub import EvalResult
+
+    return EvalResult(
+        task_type="image-classification",
+        dataset_type=dataset_id or dataset,
+        dataset_name=dataset,
+        dataset_split="test",
+        metric_type="accuracy",
+        metric_name=name,
+        metric_value=round(accuracy, 4),
+    )
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

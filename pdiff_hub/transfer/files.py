@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.transfer.client import (
@@ -67,6 +67,16 @@ class Pushed:
     url: str
     uploaded: tuple[str, ...]
     deleted: tuple[str, ...]
+
+
+class PushOptions(TypedDict, total=False):
+    """What every push takes: the options of `push_files` that go with the repository and not with its files."""
+
+    private: bool | None
+    revision: str | None
+    commit_message: str
+    create_pr: bool
+    token: str | bool | None
 
 
 def push_files(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import ModelCardData
 
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.table import verdict
@@ -17,7 +17,7 @@ from pdiff_hub.networks.factory import is_dotted
 from pdiff_hub.records import NetworksFolder, Results
 from pdiff_hub.records.json_files import checked
 from pdiff_hub.tasks import TASK_NAMES, hub_id_of
-from pdiff_hub.transfer.cards import markdown_table, render_card
+from pdiff_hub.transfer.cards import accuracy_result, markdown_table, render_card
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -164,17 +164,7 @@ def _metadata(
     if images is not None and accuracy is not None:
         more |= {
             "model_name": name,
-            "eval_results": [
-                EvalResult(
-                    task_type="image-classification",
-                    dataset_type=images.hub_id or images.dataset,
-                    dataset_name=images.dataset,
-                    dataset_split="test",
-                    metric_type="accuracy",
-                    metric_name="accuracy",
-                    metric_value=round(accuracy, 4),
-                )
-            ],
+            "eval_results": [accuracy_result("accuracy", accuracy, images.dataset, images.hub_id)],
         }
     return ModelCardData(
         library_name="transformers" if transformers else "pdiff-hub",
