@@ -59,7 +59,7 @@ class Work:
         )
 
 
-# Timed on 2 cores of the kind that the wanted ratios are about (shared/platform.md, "Peer timings on 2 cores").
+# Timed on 2 cores of the kind that the wanted ratios are about.
 WORKS = {
     "subset": Work(2048, 500, 1.7, 1000, 1.5, 11.6, 25, lambda: Settings("small").norms("digits", "resnet18")),
     "mlp": Work(39_600, 2500, 46.0, 10_000, 13.0, 49.0, 300, lambda: load_recipe("fashion-mnist-mlp3")),

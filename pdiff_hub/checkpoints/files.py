@@ -35,7 +35,7 @@ from pdiff_hub.safe_files import remove_unfinished, save_tensors, write_json, wr
 INDEX_NAME = "dataset.json"
 FORMAT = "pdiff-checkpoints"
 FORMAT_VERSION = 1
-# Above, datasets and its viewer get slow or give up (measured; shared/platform.md).
+# Above, `datasets` gets slow, and its viewer on the Hub gives up at row groups of 300 MB (measured).
 MAX_PARQUET_PARAMS = 250_000
 _ROW_GROUP_BYTES, _PARQUET_BYTES, _SHARD_BYTES = 1 << 20, 16 << 20, 256 << 20
 _FILE_NAME = re.compile(

@@ -38,7 +38,7 @@ def require_no_originals(metrics: Collection[str], why: str) -> None:
         )
 
 
-def evaluate_alone(judge: Judge, generated_BP: Tensor | Rows, metrics: Collection[str]) -> Measurements:
+def evaluate_without_originals(judge: Judge, generated_BP: Tensor | Rows, metrics: Collection[str]) -> Measurements:
     """What is asked for of `evaluate_networks` and needs no originals; the rest is left empty."""
     judged, num_generated = judge(generated_BP), as_rows(generated_BP).num_rows
     similarity, ensembles = None, None

@@ -8,7 +8,7 @@ from it again, so that stored state dicts load with `strict=True`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -140,11 +140,6 @@ def logits(output: Any) -> Tensor:
             f"a network must return a tensor of logits or an object with .logits, found {type(output).__name__}"
         )
     return found
-
-
-def _require_all(spec: Mapping[str, Any], keys: Iterable[str]) -> None:
-    if missing := [key for key in keys if key not in spec]:
-        raise PdiffError(f"the network spec {spec!r} lacks {', '.join(missing)}; complete it with resolve_network")
 
 
 @contextmanager

@@ -21,8 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from pdiff_hub.networks.output_tensors import map_tensors, tensors_in
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 Forward = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 """(varying tensors by name, inputs_NCHW) -> logits; everything else the network needs is fixed inside."""
@@ -83,12 +82,12 @@ def plan_prefix(network: nn.Module, forward: Forward, state: Mapping[str, Tensor
     if not all(_same(outputs[name], poisoned.get(name)) for name in names) or not bool(baseline.isfinite().all()):
         return plain
 
-    answers: Answers = {name: partial(map_tensors, output, torch.clone) for name, output in outputs.items()}
+    answers: Answers = {name: partial(changed, output, torch.clone) for name, output in outputs.items()}
     read, written = [], []
     for name in names:
-        nothing = map_tensors(outputs[name], lambda tensor: torch.full_like(tensor, torch.nan))
+        nothing = changed(outputs[name], lambda tensor: torch.full_like(tensor, torch.nan))
         versions = [tensor._version for tensor in tensors_in(nothing)]  # autograd's count of in-place changes
-        with serve(network, {**answers, name: partial(map_tensors, nothing, _itself)}):
+        with serve(network, {**answers, name: partial(changed, nothing, _itself)}):
             if not torch.equal(forward(state, inputs_NCHW), baseline):
                 read.append(name)
         if versions != [tensor._version for tensor in tensors_in(nothing)]:
@@ -119,7 +118,7 @@ def record(
         _itself,
     )
     return {
-        name: partial(map_tensors, output, torch.clone if name in plan.copied else _itself)
+        name: partial(changed, output, torch.clone if name in plan.copied else _itself)
         for name, output in outputs.items()
     }
 
@@ -161,7 +160,7 @@ def _capture(
         change = (changes or {}).get(name, default)
 
         def hook(_module: nn.Module, _arguments: object, output: Any) -> None:
-            outputs[name] = map_tensors(output, change)
+            outputs[name] = changed(output, change)
 
         return hook
 
@@ -250,6 +249,16 @@ def _agrees(
         if not torch.allclose(plain, reused, rtol=1e-4, atol=1e-6, equal_nan=True):
             return False
     return True
+
+
+def changed(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """What a module returned, with every tensor in it changed."""
+    return tree_map_only(Tensor, change, output)
+
+
+def tensors_in(output: Any) -> list[Tensor]:
+    """The tensors in what a module returned, in order."""
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
 
 
 def _is_plain(output: Any) -> bool:

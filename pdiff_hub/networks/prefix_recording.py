@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
-from pdiff_hub.networks.output_tensors import map_tensors, tensors_in
-from pdiff_hub.networks.prefix_cache import Answers, Forward, PrefixPlan, record
+from pdiff_hub.networks.prefix_cache import Answers, Forward, PrefixPlan, changed, record, tensors_in
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,8 @@ class Recording:
         def of_batch(tensor: Tensor) -> Tensor:
             return tensor.expand(len(index_B), *tensor.shape[1:])
 
-        kept = {
-            name: partial(map_tensors, output, lambda tensor: tensor[index_B]) for name, output in self.kept.items()
-        }
-        return kept | {name: partial(map_tensors, output, of_batch) for name, output in self.skipped.items()}
+        kept = {name: partial(changed, output, lambda tensor: tensor[index_B]) for name, output in self.kept.items()}
+        return kept | {name: partial(changed, output, of_batch) for name, output in self.skipped.items()}
 
 
 def record_all(
@@ -55,18 +53,12 @@ def record_all(
     if not parts:
         return None
     kept = {name: _concatenated([part[name]() for part in parts]) for name in plan.kept}
-    return Recording(kept, {name: map_tensors(parts[0][name](), lambda tensor: tensor[:1]) for name in plan.skipped})
+    return Recording(kept, {name: changed(parts[0][name](), lambda tensor: tensor[:1]) for name in plan.skipped})
 
 
 def _concatenated(outputs: Sequence[Any]) -> Any:
-    first = outputs[0]
-    if isinstance(first, Tensor):
-        return torch.cat(list(outputs))
-    if isinstance(first, dict):
-        return {key: _concatenated([output[key] for output in outputs]) for key in first}
-    if isinstance(first, (tuple, list)):
-        return type(first)(_concatenated(part) for part in zip(*outputs, strict=True))
-    return first
+    """One output of many images out of those of its parts."""
+    return tree_map(lambda *parts: torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0], *outputs)
 
 
 def same_outputs(one: Answers, other: Answers) -> bool:

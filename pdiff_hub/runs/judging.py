@@ -17,7 +17,7 @@ from pdiff_hub.evaluation.environment import environment
 from pdiff_hub.evaluation.evaluate import evaluate_networks, require_originals
 from pdiff_hub.evaluation.judging import Judge
 from pdiff_hub.evaluation.results_page import write_results_page
-from pdiff_hub.evaluation.without_originals import METRICS, evaluate_alone, require_no_originals
+from pdiff_hub.evaluation.without_originals import METRICS, evaluate_without_originals, require_no_originals
 from pdiff_hub.networks import build_network
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.pipeline.facts import facts_of
@@ -127,7 +127,7 @@ def audit(
     if dataset is None:
         gone = f"{pipeline} has no {folder.checkpoints.name}/: the data set that it was trained on is gone"
         require_no_originals(metrics, gone)
-        return _audit_alone(pipe, RunFolder(directory), name, metrics, num_models, seed, trust_remote_code)
+        return _audit_without_originals(pipe, RunFolder(directory), name, metrics, num_models, seed, trust_remote_code)
     _require_same_layout(pipe, dataset)
     require_originals(dataset)
     began = time.perf_counter()
@@ -147,7 +147,7 @@ def audit(
         )
 
 
-def _audit_alone(
+def _audit_without_originals(
     pipe: PDiffPipeline,
     folder: RunFolder,
     name: str,
@@ -166,7 +166,7 @@ def _audit_alone(
     network = build_network(dict(spec), pretrained=False, allow_factory=trust_remote_code)
     judge = Judge(network, load_task(dict(task)), pipe.autoencoder.layout, pipe.autoencoder.frozen_state())
     with generated_rows(pipe, num_models, folder.path, seed=seed) as generated:
-        measured = evaluate_alone(judge, generated, metrics)
+        measured = evaluate_without_originals(judge, generated, metrics)
     assert pipe.folder is not None
     source = RunFolder(pipe.folder)
     known = source.read_results()

@@ -38,7 +38,7 @@ def require_processes(accelerator: Accelerator, asked: int | None = None) -> Non
     """ValueError if another number of processes runs than was asked for.
 
     `asked`: None takes what the launcher put into the environment. `accelerate launch --cpu --num_processes 2` starts
-    one process, in silence (platform notes of accelerate 1.15): it sets ACCELERATE_USE_CPU but no world size, so there
+    one process, in silence (accelerate 1.15): it sets ACCELERATE_USE_CPU but no world size, so there
     the number must be given to be checked.
     """
     expected = int(os.environ.get("WORLD_SIZE", "1")) if asked is None else asked
