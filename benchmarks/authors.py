@@ -1,8 +1,9 @@
-"""Against the authors' newest settings on the same work: training on a set of checkpoints, and 200 networks.
+"""Against the authors' newest settings on the same work: training on a set of checkpoints, and sampling 200 networks.
 
-Their seconds are constants (`WORKS`); ours are measured: `train_pipeline` with the defaults on a set of as many
-parameters, then 200 networks at the pipeline's own number of steps, whose accuracy is set against that of networks
-sampled in 1,000 steps of DDPM. Give the sets' folders, or they are collected first (minutes).
+The authors' seconds are constants (`WORKS`). Ours are measured: `train_pipeline` with the defaults on a set with as
+many parameters, then 200 networks at the pipeline's own number of steps. The accuracy of these is compared with that of
+networks sampled in 1,000 steps of DDPM. Give the folders of the sets; otherwise they are collected first, which takes
+minutes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pdiff_hub import PDiffPipeline, runs
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.evaluation.judging import Judge
 from pdiff_hub.networks import build_network
+from pdiff_hub.pipeline import sample
 from pdiff_hub.recipes import Recipe, load_recipe
 from pdiff_hub.reproduce.settings import Settings
 from pdiff_hub.tasks import load_task
@@ -28,13 +30,16 @@ from pdiff_hub.training.diffusion import build_scheduler
 from pdiff_hub.training.pipeline import train_pipeline
 
 _PLAIN_STEPS = 1000
-_WANTED_A_NETWORK = 200  # times as fast, at a mean accuracy within
-_WANTED_POINTS = 0.2
+_WANTED_A_NETWORK = 200  # wanted: this many times as fast per network
+_WANTED_POINTS = 0.2  # wanted: a mean accuracy at most this many points lower
 
 
 @dataclass(frozen=True)
 class Work:
-    """A setting of the authors' code with its seconds a step and a network, and how many times as fast is wanted."""
+    """A setting of the authors' code, with its seconds per step and per network.
+
+    wanted: how many times as fast ours should be. recipe: makes our recipe for a set with about as many parameters.
+    """
 
     num_params: int
     autoencoder_steps: int
@@ -55,11 +60,11 @@ class Work:
     def words(self) -> str:
         return (
             f"the authors' code: {self.autoencoder_steps:,} steps of {self.autoencoder_seconds:g} s, "
-            f"{self.diffusion_steps:,} of {self.diffusion_seconds:g} s, {self.network_seconds:g} s a network"
+            f"{self.diffusion_steps:,} of {self.diffusion_seconds:g} s, {self.network_seconds:g} s per network"
         )
 
 
-# Timed on 2 cores of the kind that the wanted ratios are about.
+# The authors' code was timed on 2 cores of the kind for which the ratios are wanted.
 WORKS = {
     "subset": Work(2048, 500, 1.7, 1000, 1.5, 11.6, 25, lambda: Settings("small").norms("digits", "resnet18")),
     "mlp": Work(39_600, 2500, 46.0, 10_000, 13.0, 49.0, 300, lambda: load_recipe("fashion-mnist-mlp3")),
@@ -67,33 +72,33 @@ WORKS = {
 
 
 def ours(dataset: CheckpointDataset, networks: int, steps: int, folder: Path) -> tuple[float, float]:
-    """Seconds of training, with everything up to a pipeline that is open, and of sampling; the pipeline is in `folder`.
+    """Seconds of training, up to and including the opening of the pipeline, and seconds of sampling.
 
-    steps: of the denoiser's training.
+    steps: of the denoiser's training. folder: the pipeline is written into it.
     """
     began = time.perf_counter()
     train_pipeline(dataset, folder, diffusion=DiffusionConfig(steps=steps))
     pipe = PDiffPipeline.from_pretrained(folder)
     trained = time.perf_counter()
-    runs.generate(pipe, networks, seed=0)
+    sample(pipe, networks, seed=0)
     return trained - began, time.perf_counter() - trained
 
 
 def accuracies(dataset: CheckpointDataset, networks: int, folder: Path) -> tuple[float, float]:
-    """Mean test accuracy in percent of generated networks at the pipeline's own steps, and by 1,000 steps of DDPM."""
+    """Mean test accuracies of networks in percent: at the pipeline's own steps, and in 1,000 steps of DDPM."""
     assert dataset.task is not None
     judge = Judge(
         build_network(dataset.network, pretrained=False), load_task(dataset.task), dataset.layout, dataset.frozen
     )
-    own = runs.generate(PDiffPipeline.from_pretrained(folder), networks, seed=0)
+    own = sample(PDiffPipeline.from_pretrained(folder), networks, seed=0)
     ddpm = PDiffPipeline.from_pretrained(folder, scheduler=build_scheduler())
-    slow = runs.generate(ddpm, networks, seed=0, num_inference_steps=_PLAIN_STEPS)
+    slow = sample(ddpm, networks, seed=0, num_inference_steps=_PLAIN_STEPS)
     own_mean, slow_mean = (100 * float(judge(params_BP).test.accuracy_B.mean()) for params_BP in (own, slow))
     return own_mean, slow_mean
 
 
 def against(work: Work, dataset: CheckpointDataset, options: argparse.Namespace) -> Iterator[Result]:
-    """In all, and a network."""
+    """Two results: the seconds of everything, and the seconds per sampled network."""
     networks, rounds = options.networks, []
     for number in range(options.rounds):
         with TemporaryDirectory() as folder:
@@ -132,7 +137,7 @@ def measure(options: argparse.Namespace) -> Iterator[Result]:
                 continue
             try:
                 sets[name] = runs.collect(recipe, Path(folder, name))
-            except OSError as error:  # of the Hub too
+            except OSError as error:  # errors of the Hub are OSErrors too
                 missing += (
                     f" The set of {work.num_params:,} parameters is left out: its data, {recipe.task}, cannot "
                     f"be read ({error}). Fashion-MNIST comes with Debian's package dataset-fashion-mnist; or "
@@ -142,7 +147,7 @@ def measure(options: argparse.Namespace) -> Iterator[Result]:
             raise SystemExit(missing.strip())
         for name, dataset in sets.items():
             for each in against(WORKS[name], dataset, options):
-                yield replace(each, note=each.note + missing)  # so that the page tells it
+                yield replace(each, note=each.note + missing)  # so that the page names sets that are missing
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

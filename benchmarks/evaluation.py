@@ -1,6 +1,6 @@
 """Judging networks on the test split: many in one batched forward pass against loading one after another.
 
-The checkpoints of `pipelines/digits-mlp3` (8,970 parameters) on the 719 test images of digits.
+The networks are the checkpoints of `pipelines/digits-mlp3` (8,970 parameters), on the 719 test images of digits.
 """
 
 from __future__ import annotations

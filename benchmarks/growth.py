@@ -1,10 +1,11 @@
 """How time and memory grow: with the network, with the number of checkpoints, with the number of generated networks.
 
-Every point is measured in a fresh process. Writes a page, benchmarks/GROWTH.md, with pictures of both and the slopes of
-lines through them. Finished points are kept in --work-dir, and a run that was stopped goes on from them: remove the
-folder to measure all of them again. A network of 1e8 parameters takes minutes, and about 12 GB of disk in --work-dir.
+Every point is measured in fresh processes. This writes a page, benchmarks/GROWTH.md, with pictures of time and memory
+and the slopes of fitted lines. Finished points are kept in --work-dir, and a run that was stopped goes on from them.
+Remove that folder to measure all points again. A network of 1e8 parameters takes minutes, and about 12 GB of disk in
+--work-dir.
 
-Example, three minutes:
+This example takes three minutes:
 
     python benchmarks/growth.py --sizes 1e3 1e4 --checkpoints 10 30 --models 1 4 --output-dir trial
 """
@@ -31,8 +32,8 @@ from pdiff_hub.safe_files import replacing
 
 
 def measure(axis: Axis, asked: float, folder: Path, bar: Any) -> Point:
-    """Everything that is done at one size; `folder` is made anew, and removed again."""
-    shutil.rmtree(folder, ignore_errors=True)  # a run that was killed left half of it
+    """Does and measures all stages of one size. `folder` is made anew, and removed at the end."""
+    shutil.rmtree(folder, ignore_errors=True)  # a run that was killed may have left half of it
     folder.mkdir(parents=True)
     seconds: dict[str, float] = {}
     peak: dict[str, int] = {}
@@ -49,9 +50,9 @@ def measure(axis: Axis, asked: float, folder: Path, bar: Any) -> Point:
 
 
 def measure_all(sizes: dict[str, list[float]], work_dir: Path, known: dict[str, Any]) -> dict[str, list[Point]]:
-    """Points by name of their axis, from the smallest on; those in `work_dir` are not measured again.
+    """The points by name of their axis, smallest size first. Points kept in `work_dir` are not measured again.
 
-    known: of machine and versions; points that were measured under others are not taken.
+    known: the machine and the versions. Points that were kept under other ones are not used.
     """
     work_dir.mkdir(parents=True, exist_ok=True)
     kept = KeptPoints(work_dir / "points.json")
@@ -121,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"number of {name}: expected whole numbers of at least {least}, found {asked}")
         sizes[name] = sorted(set(asked))
     known = {**machine(), "pdiff-hub": __version__}
-    del known["date"]  # every point has its own
+    del known["date"]  # every point has its own date
     try:
         points = measure_all(sizes, options.work_dir, known)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""The three things that grow: what is done at each size, and how the page tells it."""
+"""The three axes along which sizes grow: what is done at each size, and the page's text about it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from growth_stages import (
 )
 
 CHECKPOINTS = 10
-"""Of every network on the axis of sizes."""
+"""Number of checkpoints of every network on the axis of parameters."""
 
 
 class Stage(NamedTuple):
-    """What one process does."""
+    """The work of one process."""
 
     name: str
     work: Callable[..., Seconds]
@@ -38,16 +38,16 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True)
 class Axis:
-    """One thing that grows.
+    """One quantity that grows.
 
     Attributes:
-        name: of the pictures and on the command line's progress line; title: of the page's section.
-        label: of the pictures' x axis, with its unit.
-        what: a paragraph of Markdown on what was measured.
-        stages: what is done at a size, in this order, in a folder that exists.
-        number: the exact x of a size.
-        settings: what points depend on beside size and machine.
-        per_network: whether x is the size of one network, so that the page can take one copy of it off the memory.
+        name: names the pictures, and the axis in the progress bar. title: of the section on the page.
+        label: of the x axis in the pictures, with its unit.
+        what: Markdown text about what was measured.
+        stages: (folder, size) -> the stages, in the order in which they are done. The folder exists.
+        number: size -> the exact x.
+        settings: what a point depends on besides size and machine.
+        per_network: whether x is the size of one network. If so, the page also shows the memory minus one network.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Points -> pictures, and the page that tells what was measured, how and on what."""
+"""From points to pictures, and to the page that says what was measured, how, and on which machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _LOOKS = {
     look.label: look
-    for look in (  # those in one panel differ in greyscale too
+    for look in (  # looks in one panel differ in greyscale too
         MethodStyle("save", "#0072B2", "o", filled=False),
         MethodStyle("train", "#D55E00", "^", size=5.5),
         MethodStyle("fit autoencoder", "#D55E00", "^", size=5.5),
@@ -32,7 +32,7 @@ _NOISE = f"{LEAST_MEMORY // _MIB} MiB"
 
 
 def draw(axis: Axis, points: Sequence[Point], stem: Path) -> list[Path]:
-    """Seconds and working memory against `axis`, both logarithmic, as `stem`.png and `stem`.svg."""
+    """Draws seconds and working memory against `axis`, on logarithmic axes, into `stem`.png and `stem`.svg."""
     xs = [float(point.x) for point in points]
     memory = {name: [each / _MIB for each in values] for name, values in working_memory(points).items()}
     with page(7.0, 3.9) as figure:
@@ -58,16 +58,18 @@ def _panel(axes: Axes, xs: Sequence[float], lines: Mapping[str, Sequence[float]]
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(min(xs) / 1.5, max(xs) * 1.5)
-    axes.xaxis.set_minor_formatter(NullFormatter())  # their labels would lie on each other
+    axes.xaxis.set_minor_formatter(NullFormatter())  # labels of minor ticks would overlap
     drawn = False
     for name, ys in lines.items():
         shown = [(x, y) for x, y in zip(xs, ys, strict=True) if y > least]
         if not shown:
             continue
         drawn, look = True, _LOOKS[name]
-        axes.plot(*zip(*shown, strict=True), color=look.color, linewidth=1.1, linestyle=look.line, zorder=2)
+        shown_xs, shown_ys = zip(*shown, strict=True)
+        axes.plot(shown_xs, shown_ys, color=look.color, linewidth=1.1, linestyle=look.line, zorder=2)
         axes.scatter(
-            *zip(*shown, strict=True),
+            shown_xs,
+            shown_ys,
             s=look.size**2,
             zorder=4,
             label=f"{name} ({_exponent(xs, ys, least)})",
@@ -75,7 +77,7 @@ def _panel(axes: Axes, xs: Sequence[float], lines: Mapping[str, Sequence[float]]
         )
         if fitted := line(xs, ys, least):
             scale, exponent = fitted
-            ends = [min(x for x, _ in shown if x >= upper_half(xs)), max(xs)]
+            ends = [min(x for x in shown_xs if x >= upper_half(xs)), max(xs)]
             axes.plot(ends, [scale * x**exponent for x in ends], color="black", linewidth=0.9, linestyle=":", zorder=3)
     if drawn:
         axes.legend(
@@ -97,7 +99,7 @@ def _exponent(xs: Sequence[float], ys: Sequence[float], least: float) -> str:
 
 
 def summary(axes: Sequence[Axis], points: Mapping[str, Sequence[Point]]) -> list[list[str]]:
-    """Rows of text, the header first: what grows, what it costs, how much at the largest size, the slope."""
+    """Rows of text, header first: what grows, which cost, how much it is at the largest size, and its slope."""
     rows = [["against", "cost", "at the largest", "slope"]]
     for axis in axes:
         found = points[axis.name]
@@ -116,8 +118,8 @@ def render(
 ) -> str:
     """The page as Markdown.
 
-    points: by name of the axis, from the smallest on. machine: what the page says of machine and versions, by name.
-    pictures: where the page finds the pictures, a relative path or URL.
+    points: by name of the axis, smallest first. machine: what the page says about machine and versions, by name.
+    pictures: the relative path or URL of the folder with the pictures.
     """
     days = sorted(point.measured[:10] for found in points.values() for point in found)
     when = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
@@ -172,7 +174,7 @@ def _time_rows(axis: Axis, points: Sequence[Point]) -> list[list[str]]:
 
 
 def _memory_rows(axis: Axis, points: Sequence[Point]) -> list[list[str]]:
-    """A row for each process at each size."""
+    """One row per process and size."""
     header = [axis.name, "process", "peak (MiB)", "working (MiB)"]
     rows = [[*header, "less one network (MiB)"] if axis.per_network else header]
     for name, memory in working_memory(points).items():
@@ -187,7 +189,7 @@ def _seconds(value: float) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table; the first row is its header, and columns of numbers stand on the right."""
+    """The lines of a Markdown table. The first row is its header, and columns of numbers are right-aligned."""
     right = [all(row[column][:1] in "-0123456789" for row in rows[1:-1]) for column in range(len(rows[0]))]
     rule = ["---:" if each else "---" for each in right]
     return [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]

@@ -1,6 +1,7 @@
 """One piece of work in a fresh process: its seconds, and the most resident memory that it held.
 
-A process of its own, since what one piece of work took stays with a process and would count for the next.
+Each piece of work has its own process, because memory that one piece took stays with the process and would count for
+the next piece.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ Seconds = dict[str, float]
 
 @dataclass(frozen=True)
 class Cost:
-    """seconds: of the parts that the work itself timed; total: of all of it, imports excluded; peak: resident bytes."""
+    """What a piece of work costs.
+
+    seconds: of the parts that the work timed itself. total: seconds of all of it, without imports. peak: the most
+    resident memory, in bytes.
+    """
 
     seconds: Seconds
     total: float
@@ -34,15 +39,15 @@ class Cost:
 def run(work: Callable[..., Seconds], *arguments: Any) -> Cost:
     """What `work(*arguments)` costs in a process that is spawned for it.
 
-    `work` is a function of a module and its arguments can be pickled. RuntimeError with the last line that it wrote if
-    it fails or is killed.
+    `work` must be a function of a module, and its arguments must be picklable. If the process fails or is killed, this
+    raises RuntimeError with the last line that the process wrote.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     with receiver, tempfile.NamedTemporaryFile() as log:
         process = context.Process(target=_work, args=(work, arguments, sender, log.name))
         process.start()
-        sender.close()  # the child has one of its own, and is the last to close it
+        sender.close()  # the child has its own copy, and `recv` ends when that one is closed too
         try:
             cost: Cost = receiver.recv()
         except EOFError:
@@ -51,7 +56,7 @@ def run(work: Callable[..., Seconds], *arguments: Any) -> Cost:
             last = next((line for line in reversed(said) if line.strip()), "it said nothing")
             killed = " (killed, most likely for want of memory)" if process.exitcode == -9 else ""
             raise RuntimeError(f"{work.__name__} ended with exit code {process.exitcode}{killed}: {last}") from None
-        except BaseException:  # stopped by whoever started it
+        except BaseException:  # the parent was stopped, e.g. by Ctrl-C
             process.terminate()
             raise
         process.join()
@@ -60,7 +65,7 @@ def run(work: Callable[..., Seconds], *arguments: Any) -> Cost:
 
 def _work(work: Callable[..., Seconds], arguments: tuple[Any, ...], sender: Connection, log: str) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
-    for stream in (1, 2):  # kept for an error message; and with no terminal there, progress bars are quiet
+    for stream in (1, 2):  # output goes to a file, for error messages; without a terminal, progress bars are silent
         os.dup2(descriptor, stream)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     began = time.perf_counter()
@@ -69,7 +74,7 @@ def _work(work: Callable[..., Seconds], arguments: tuple[Any, ...], sender: Conn
 
 
 def _end_with_parent() -> None:
-    """However the starting process ends, killed included, nobody goes on measuring into its folder."""
+    """Ends this process when its parent ends, even by a kill, so that it does not go on writing into the folder."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -77,7 +82,7 @@ def _end_with_parent() -> None:
 
 
 def _peak() -> int:
-    """Bytes. Linux' `ru_maxrss` begins at what the starting process held, so it is only for other systems."""
+    """The peak in bytes. On Linux `ru_maxrss` starts from the memory of the parent, so only other systems use it."""
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():

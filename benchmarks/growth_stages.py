@@ -1,7 +1,7 @@
-"""What is measured as it grows: saving, training, sampling and judging, each as a function for a process of its own.
+"""What is measured as sizes grow: saving, training, sampling and judging. Each is a function for its own process.
 
-Every function returns the seconds of its parts by the name that tables and pictures give them. The checkpoints are
-random perturbations of one random network: they do for memory and time, and say nothing about quality.
+Every function returns the seconds of its parts, by the names in the tables and pictures. The checkpoints are random
+perturbations of one random network. They are good enough for memory and time, and say nothing about quality.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pdiff_hub import PDiffPipeline, runs
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.evaluation.similarity import mean_pairwise
 from pdiff_hub.networks import build_network, resolve_network
+from pdiff_hub.pipeline import sample as sample_networks
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 from pdiff_hub.training.pipeline import train_pipeline
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
@@ -31,14 +32,17 @@ _BLOCK = 2**20
 
 
 def vit(num_params: float) -> nn.Module:
-    """A ViT with about so many parameters, on the meta device: 12 layers of 12 h^2 numbers each, fewer below 10,000."""
+    """A ViT with about `num_params` parameters, on the meta device.
+
+    It has 12 layers of 12 h^2 numbers each, where h is its width, and fewer layers below 10,000 parameters.
+    """
     from transformers import ViTConfig, ViTForImageClassification
 
     width = max(4 if num_params < 4000 else 8, round((num_params / 144) ** 0.5 / 8) * 8)
     layers = 12
-    if num_params < 1e4:  # embeddings, last norm and head have 80 h + 10, a layer 12 h^2 + 13 h
+    if num_params < 1e4:  # embeddings, last norm and head have 80 h + 10 numbers, and each layer has 12 h^2 + 13 h
         layers = max(1, round((num_params - 80 * width - 10) / (12 * width**2 + 13 * width)))
-    config = ViTConfig(
+    config = ViTConfig(  # type: ignore[call-arg]  # num_labels is taken by its base class
         hidden_size=width,
         intermediate_size=4 * width,
         num_hidden_layers=layers,
@@ -53,14 +57,14 @@ def vit(num_params: float) -> nn.Module:
 
 
 def vit_params(num_params: float) -> int:
-    """P, exactly, of `vit(num_params)`."""
+    """The exact number of parameters of `vit(num_params)`."""
     return ParamLayout.from_module(vit(num_params)).num_params
 
 
 class Perturbations:
-    """K rows of P numbers: one random network, plus eight random directions, in any rectangle without the rest.
+    """K rows of P numbers: one random network plus a random mix of eight random directions per row.
 
-    `seconds` adds up what drawing them took, which is no part of what is measured.
+    Any rectangle can be read without the rest. `seconds` sums the time that drawing took, which is not to be measured.
     """
 
     def __init__(self, num_rows: int, num_params: int):
@@ -70,7 +74,7 @@ class Perturbations:
     def read(self, first: int, last: int, start: int, stop: int) -> Tensor:
         began = time.perf_counter()
         rows_RS = torch.empty(last - first, stop - start)
-        for block in range(start // _BLOCK, -(-stop // _BLOCK)):  # every block of numbers from a seed of its own
+        for block in range(start // _BLOCK, -(-stop // _BLOCK)):  # every block of numbers has its own seed
             begin = block * _BLOCK
             shape = (1 + DIRECTIONS, min(_BLOCK, self.num_params - begin))
             drawn = torch.randn(shape, generator=torch.Generator().manual_seed(block + 2)).mul_(0.02)
@@ -82,12 +86,12 @@ class Perturbations:
 
 
 def save_vits(folder: Path, size: float, checkpoints: int) -> Seconds:
-    """Save so many checkpoints of the ViT of that size."""
+    """Save `checkpoints` checkpoints of the ViT of that size."""
     return _save(folder, vit(size), {"name": "vit", "size": size}, checkpoints)
 
 
 def save_mlps(folder: Path, checkpoints: int) -> Seconds:
-    """Save so many checkpoints of `TINY_MLP`."""
+    """Save `checkpoints` checkpoints of `TINY_MLP`."""
     spec = resolve_network(TINY_MLP, in_channels=1, image_size=8, num_classes=10)
     return _save(folder, build_network(spec), spec, checkpoints)
 
@@ -101,7 +105,7 @@ def _save(folder: Path, network: nn.Module, spec: dict[str, object], checkpoints
 
 
 def train(folder: Path) -> Seconds:
-    """Both stages of training on what was saved, and writing the pipeline: GBs where the network is large."""
+    """Train both stages on the saved checkpoints and write the pipeline, which takes GBs if the network is large."""
     began = time.perf_counter()
     summary = train_pipeline(
         CheckpointDataset.from_pretrained(folder / "checkpoints"),
@@ -110,7 +114,8 @@ def train(folder: Path) -> Seconds:
         DiffusionConfig(steps=UNET_STEPS, save_every=UNET_STEPS),
     )
     total = time.perf_counter() - began
-    assert summary.seconds_autoencoder is not None and summary.seconds_diffusion is not None  # in a new folder
+    # Both are known, because the folder was new.
+    assert summary.seconds_autoencoder is not None and summary.seconds_diffusion is not None
     return {
         "fit autoencoder": summary.seconds_autoencoder,
         "U-Net steps": summary.seconds_diffusion,
@@ -119,7 +124,7 @@ def train(folder: Path) -> Seconds:
 
 
 def sample(folder: Path) -> Seconds:
-    """Open the pipeline that was trained, generate one network and write it."""
+    """Open the trained pipeline, generate one network and write it."""
     began = time.perf_counter()
     runs.write_networks(
         PDiffPipeline.from_pretrained(folder / "pipeline"),
@@ -132,7 +137,7 @@ def sample(folder: Path) -> Seconds:
 
 
 def similarity(networks: int) -> Seconds:
-    """Mean IoU of the errors of all pairs; the errors are random, a tenth of the images."""
+    """Mean IoU of the errors of all pairs. The errors are random, on a tenth of the images."""
     wrong_KN = torch.empty(networks, JUDGED_IMAGES, dtype=torch.bool)
     wrong_KN.bernoulli_(0.1, generator=torch.Generator().manual_seed(0))
     began = time.perf_counter()
@@ -141,15 +146,15 @@ def similarity(networks: int) -> Seconds:
 
 
 def sample_models(networks: int) -> Seconds:
-    """Generate so many networks with the shipped pipeline at its default steps, and keep their parameters."""
+    """Generate `networks` networks with the shipped pipeline at its default steps, and keep their parameters."""
     pipe = PDiffPipeline.from_pretrained(PIPELINE)
     began = time.perf_counter()
-    runs.generate(pipe, networks, seed=0)
+    sample_networks(pipe, networks, seed=0)
     return {"sample": time.perf_counter() - began}
 
 
 def write_models(folder: Path, networks: int) -> Seconds:
-    """Generate them and write each as a file that loads with `strict=True`."""
+    """Generate `networks` networks with it, and write each as a file that loads with `strict=True`."""
     pipe = PDiffPipeline.from_pretrained(PIPELINE)
     began = time.perf_counter()
     runs.write_networks(pipe, networks, folder / "generated", seed=0)

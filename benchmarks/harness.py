@@ -1,7 +1,8 @@
-"""What the benchmarks share: both ways timed by turns in one process, the machine's matrix-product rate, results.
+"""What the benchmarks share: timing both ways by turns in one process, the machine's matrix-product rate, results.
 
-A benchmark yields `Result`s and ends with `main(name, measure)`; `make bench` reads them from `--json`. Both ways are
-measured by turns, so that whatever else the machine does meets both, and the ratio is taken within each round.
+The `measure` of a benchmark yields `Result`s, and its script ends with `main(name, measure)`. `make bench` reads the
+results from `--json`. Both ways take turns, so that whatever else the machine does slows both of them. The ratio is
+taken within each round.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "pipelines" / "digits-mlp3"  # the pipeline that the repository holds
 _PACKAGES = ("torch", "diffusers", "transformers")
-_NAMED_OPERATIONS = 3  # of a profile, in a note
-_PRODUCTS = ("conv", "mm", "linear")  # in the names of the operations that `count_flops` counts
+_NAMED_OPERATIONS = 3  # operations of a profile that a note names
+_PRODUCTS = ("conv", "mm", "linear")  # parts of the names of the operations that `count_flops` counts
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,15 @@ class Result:
     """One measurement.
 
     Attributes:
-        part: which of the package's parts: collecting, saving, training, sampling, evaluation, similarity, ...
-        case: what was done, with sizes, in a line.
-        plain: the plain way in words; None where there is none, and with it its seconds and the ratios.
-        seconds_plain, seconds_ours: medians over the rounds, of the same work.
-        ratio, ratio_least, ratio_most: plain over ours in each round: the median, the least and the most.
-        rounds: how many, beside one of each way to warm up.
-        gflops: float32 GFLOP/s that ours reached, where its operations can be counted.
-        fraction: of the rate of a matrix product that was measured in the same process.
-        note: whatever else a reader should know.
+        part: the part of the package: collecting, saving, training, sampling, evaluation, similarity, ...
+        case: what was done, with sizes, in one line.
+        plain: the plain way in words. Where there is none, this, its seconds and the ratios are None.
+        seconds_plain, seconds_ours: medians over the rounds, for the same work.
+        ratio, ratio_least, ratio_most: seconds of the plain way over ours: median, least and most over the rounds.
+        rounds: the number of rounds, without the one that warms up.
+        gflops: the float32 GFLOP/s of our way, where its operations can be counted.
+        fraction: `gflops` over the rate of a matrix product, measured in the same process.
+        note: anything else that a reader should know.
     """
 
     part: str
@@ -74,7 +75,7 @@ class Result:
 
 
 def digits(value: float | None) -> str:
-    """Three digits, without an exponent for what is large; nothing for None."""
+    """The value with three digits, and without an exponent if it is large. None gives an empty text."""
     if value is None:
         return ""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
@@ -90,10 +91,10 @@ def result(
     flops: float | None = None,
     note: str = "",
 ) -> Result:
-    """A `Result` of the seconds of each round.
+    """A `Result` from the seconds of each round.
 
-    plain, seconds_plain: both or neither. flops: floating-point operations of ours; they are set against the rate of a
-    matrix product, measured now.
+    plain, seconds_plain: both or neither. flops: floating-point operations of our way. Their rate is compared with the
+    rate of a matrix product, which is measured now.
     """
     ours, gflops, fraction = statistics.median(seconds_ours), None, None
     if flops is not None:
@@ -119,7 +120,7 @@ def result(
 
 
 def clock(work: Callable[[], object]) -> float:
-    """Seconds that `work` takes, or those that it returns (a float): of work that it did a part of and scaled up."""
+    """Seconds that `work` takes. If it returns a float (it did a part and scaled up), that counts instead."""
     began = time.perf_counter()
     own = work()
     return own if isinstance(own, float) else time.perf_counter() - began
@@ -128,7 +129,7 @@ def clock(work: Callable[[], object]) -> float:
 def compare(
     plain: Callable[[], object], ours: Callable[[], object], rounds: int = 3
 ) -> tuple[list[float], list[float]]:
-    """Seconds of the plain way and of ours, round by round, by turns; one call of each before that does not count."""
+    """Seconds of the plain way and of ours in each round, by turns. One call of each before that does not count."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(1 + rounds):
         for kept, work in zip(seconds, (plain, ours), strict=True):
@@ -137,12 +138,12 @@ def compare(
 
 
 def timed(work: Callable[[], object], rounds: int = 3) -> list[float]:
-    """Seconds of work that has no plain way, round by round; one call before that does not count."""
+    """Seconds per round of work that has no plain way. One call before the rounds does not count."""
     return [clock(work) for _ in range(1 + rounds)][1:]
 
 
 def matmul_rate(sizes: Sequence[int] = (1024, 1536, 2048)) -> float:
-    """GFLOP/s of a float32 matrix product in this process: of the best of the square sizes, each a median of 5."""
+    """GFLOP/s of a float32 product of square matrices in this process: the best size counts, by its median of 5."""
     return max(_product_rate(size) for size in sizes)
 
 
@@ -159,7 +160,7 @@ def count_flops(work: Callable[[], object]) -> int:
 
 
 def where_time_goes(work: Callable[[], object]) -> str:
-    """What bounds `work`, from a profile of one call: how much of it is arithmetic that is counted, and what else."""
+    """A sentence on what bounds `work`, from a profile of one call: the share of counted arithmetic, and the rest."""
     work()
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         work()
@@ -179,7 +180,7 @@ def where_time_goes(work: Callable[[], object]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on: cpu, cores, threads (torch's), memory_gib, python, versions, date (ISO)."""
+    """The machine of the measurement: cpu, cores, threads (torch's), memory_gib, python, versions and date (ISO)."""
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
@@ -209,7 +210,10 @@ def main(
     measure: Callable[[argparse.Namespace], Iterable[Result]],
     add_options: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> None:
-    """The command line of a benchmark: its docstring, its options, `--rounds` and `--json`; a line a result."""
+    """The command line of a benchmark, with its docstring as help, its options, `--rounds` and `--json`.
+
+    It prints one line per result.
+    """
     parser = argparse.ArgumentParser(
         prog=f"{name}.py",
         description=sys.modules[measure.__module__].__doc__,

@@ -1,8 +1,8 @@
 """Judging norm-only variants of one ResNet-18: shared activations against a full forward pass for every network.
 
-200 variants that differ in the last two norm layers (2,048 numbers), 2,000 images of 28 x 28, as in
-`fashion-mnist-resnet18-norms`. The plain way is timed on a few networks, one after another, and scaled up: every
-network costs it the same.
+200 variants differ in the last two norm layers (2,048 numbers) and are judged on 2,000 images of 28 x 28, as in
+`fashion-mnist-resnet18-norms`. The plain way is timed on a few networks, one after another, and scaled up, because it
+takes the same time for every network.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def measure(options: argparse.Namespace) -> Iterator[Result]:
     params_BP = layout.flatten(state) + 0.1 * torch.randn(options.networks, layout.num_params, generator=generator)
     images = torch.randn(options.images, 1, 28, 28, generator=generator)
     labels_N = torch.randint(10, (options.images,), generator=generator)
-    wrong: dict[str, Tensor] = {}  # of either way, in the last round
+    wrong: dict[str, Tensor] = {}  # wrong answers of each way, in the last round
 
     def shared() -> None:
         wrong["ours"] = evaluate(network, layout, layout.frozen_state(state), params_BP, images, labels_N).wrong_BN
@@ -62,7 +62,7 @@ def measure(options: argparse.Namespace) -> Iterator[Result]:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--networks", type=int, default=200)
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--plain-networks", type=int, default=4, help="of these the plain way judges, a round")
+    parser.add_argument("--plain-networks", type=int, default=4, help="of these the plain way judges, per round")
 
 
 if __name__ == "__main__":

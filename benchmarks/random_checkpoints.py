@@ -1,4 +1,4 @@
-"""Checkpoints for measuring time: random perturbations of one random MLP, which say nothing about quality."""
+"""Checkpoints for measuring time. They are random perturbations of one random MLP and say nothing about quality."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
-_DIRECTIONS = 16  # as many principal components as a pipeline takes at least
+_DIRECTIONS = 16  # a pipeline takes at least this many principal components
 
 
 def random_checkpoints(hidden: Sequence[int], num_checkpoints: int) -> CheckpointDataset:
-    """An `mlp3` for images of 28 x 28 with these two hidden layers, moved along 16 random directions."""
+    """Checkpoints of an `mlp3` for images of 28 x 28: one network, moved along 16 random directions.
+
+    hidden: the widths of its two hidden layers.
+    """
     spec = resolve_network({"name": "mlp3", "hidden": list(hidden)}, in_channels=1, image_size=28, num_classes=10)
     network = build_network(spec)
     layout = ParamLayout.from_module(network)

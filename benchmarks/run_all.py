@@ -1,7 +1,7 @@
-"""What `make bench` runs: every benchmark in a process of its own, and benchmarks/RESULTS.md of what they found.
+"""What `make bench` runs: every benchmark in its own process. The results go to benchmarks/RESULTS.md.
 
-A benchmark that fails is named on the page, and in the exit code. Part of them (--only), or tiny sizes that only show
-that they run (--quick), never replace the page: they are written where --output says.
+If a benchmark fails, the page names it and the exit code is 1. A run of only some benchmarks (--only), or at tiny sizes
+that only show that they run (--quick), never replaces that page: --output says where to write its page.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pdiff_hub.safe_files import replacing
 
 PAGE = ROOT / "benchmarks" / "RESULTS.md"
 _SHIPPED_SET = "pipelines/digits-mlp3/checkpoints"
-# Every benchmark, and the options with which it takes seconds. `growth.py` has a page of its own (`make bench-scale`).
+# Every benchmark, with options that make it take only seconds. `growth.py` has its own page (`make bench-scale`).
 SCRIPTS: Mapping[str, Sequence[str]] = {
     "starting": (),
     "similarity": ("--networks", "20", "--images", "1000"),
@@ -46,7 +46,7 @@ _COLUMNS = (
 
 
 def run(script: str, options: Sequence[str]) -> list[Result] | None:
-    """The results of one benchmark, whose lines go to the terminal; None if it failed."""
+    """The results of one benchmark, or None if it failed. Its output goes to the terminal."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "results.json"
         command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), "--json", str(file), *options]
@@ -62,7 +62,7 @@ def page(
     minutes: float,
     command: str = "make bench",
 ) -> str:
-    """RESULTS.md. failed: names of scripts. about: what `harness.machine` gives. command: that wrote it."""
+    """The text of RESULTS.md. failed: names of scripts. about: from `harness.machine`. command: what wrote the page."""
     versions = ", ".join(
         f"{name} {about[name]}" for name in ("python", "torch", "diffusers", "transformers") if about[name] is not None
     )
@@ -79,7 +79,7 @@ def page(
     if failed:
         parts.append(f"**Failed, and not in the table: {', '.join(f'{name}.py' for name in failed)}.**")
     noted = [each for each in results if each.note]
-    rows = [_COLUMNS, ("---",) * 3 + ("---:",) * 4]
+    rows: list[tuple[str, ...]] = [_COLUMNS, ("---",) * 3 + ("---:",) * 4]
     rows += [_row(each, noted.index(each) + 1 if each.note else None) for each in results]
     parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
     if noted:

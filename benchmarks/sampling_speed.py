@@ -1,7 +1,7 @@
 """Sampling networks: a batch at the pipeline's own number of steps against 1,000 steps of DDPM, one after another.
 
-The plain way is what the authors' code does; it is timed on a few networks and scaled up. Then the U-Net's forward pass
-alone, set against the machine's matrix-product rate, with what bounds it.
+The plain way is what the authors' code does. It is timed on a few networks and scaled up. Then the U-Net's forward pass
+alone is timed and compared with the machine's matrix-product rate; a note says what bounds it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from pdiff_hub.training.diffusion import build_scheduler, build_unet
 
 _PLAIN_STEPS = 1000
 _BATCH = 64
-_PASSES = 10  # of the U-Net, a round
+_PASSES = 10  # passes of the U-Net per round
 
 
 @torch.no_grad()
 def one_by_one(pipe: PDiffPipeline, networks: int, plain_networks: int) -> float:
-    """Seconds of `networks`, of which `plain_networks` are sampled."""
+    """Seconds for `networks` networks, scaled up from the `plain_networks` that are sampled."""
     scheduler, config = build_scheduler(), pipe.autoencoder.config
     scheduler.set_timesteps(_PLAIN_STEPS)
     generator = torch.Generator().manual_seed(0)
@@ -41,13 +41,13 @@ def one_by_one(pipe: PDiffPipeline, networks: int, plain_networks: int) -> float
 
 
 def forward(unet: UNet1DModel, batch: int, length: int) -> None:
-    """One forward pass on noise."""
+    """Does one forward pass on noise."""
     with torch.no_grad():
         unet(torch.randn(batch, unet.config.in_channels, length), torch.randint(1000, (batch,)))
 
 
 def one_pass(length: int, options: argparse.Namespace) -> Result:
-    """The forward pass at one latent length, widths as by default."""
+    """Times the forward pass at one latent length, with the default widths."""
     config, channels = DiffusionConfig(), AutoencoderConfig().latent_channels
     unet = build_unet(channels, length, config.widths, config.layers_per_block).eval()
     work = partial(forward, unet, _BATCH, length)
@@ -89,7 +89,7 @@ def measure(options: argparse.Namespace) -> Iterator[Result]:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--networks", type=int, default=200)
-    parser.add_argument("--plain-networks", type=int, default=2, help="of these the plain way samples, a round")
+    parser.add_argument("--plain-networks", type=int, default=2, help="of these the plain way samples, per round")
     parser.add_argument("--lengths", type=int, nargs="+", default=[4, 64], help="of the latents, of the U-Net alone")
 
 

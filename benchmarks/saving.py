@@ -1,8 +1,8 @@
-"""Saving and opening a set of checkpoints: `CheckpointDataset` against a file a checkpoint.
+"""Saving and opening a set of checkpoints: `CheckpointDataset` against one file per checkpoint.
 
-200 checkpoints of an MLP of 39,578 parameters. Saving begins with their state dicts, opening ends with all of them in
-memory as one tensor. Ours waits until the bytes are on the disk, so that a kill loses nothing; the plain way is
-measured without and with that.
+The set has 200 checkpoints of an MLP of 39,578 parameters. Saving begins with their state dicts. Opening ends with all
+of them in memory as one tensor. Our way waits until the bytes are on the disk, so that a kill loses nothing. The plain
+way is measured both without and with this wait.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ StateDict = dict[str, Tensor]
 
 
 def save_files(states: list[StateDict], folder: Path, flush: bool) -> None:
-    """The plain way: one `torch.save` a checkpoint; `flush` waits until each file is on the disk."""
+    """The plain way: one `torch.save` per checkpoint. With `flush` it waits until each file is on the disk."""
     folder.mkdir(exist_ok=True)
     for index, state in enumerate(states):
         with (folder / f"{index:05d}.pt").open("wb") as file:
@@ -40,12 +40,12 @@ def save_files(states: list[StateDict], folder: Path, flush: bool) -> None:
 
 
 def open_files(layout: ParamLayout, folder: Path) -> Tensor:
-    """float32 [K,P] of what `save_files` wrote."""
+    """The checkpoints that `save_files` wrote, as float32 [K,P]."""
     return layout.flatten([torch.load(file, weights_only=True) for file in sorted(folder.iterdir())])
 
 
 def seconds_from_generator(params_KP: Tensor, folder: Path) -> float:
-    """What `datasets.Dataset.from_generator` takes for the same rows."""
+    """Seconds that `datasets.Dataset.from_generator` and `save_to_disk` take for the same rows."""
 
     def rows() -> Iterator[dict[str, np.ndarray]]:
         for params_P in params_KP.numpy():

@@ -1,6 +1,6 @@
-"""IoU of errors of every pair: one matrix product of zeros and ones against counting pair by pair.
+"""IoU of the errors of every pair of networks: one matrix product of zeros and ones against counting pair by pair.
 
-200 x 200 networks, 10,000 images. The plain way is timed on some rows and scaled up.
+There are 200 x 200 pairs and 10,000 images. The plain way is timed on some rows and scaled up.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What one waits for before any work: importing the package, the command's help, opening a shipped pipeline.
+"""What a user waits for before any work: importing the package, the command's help, opening a shipped pipeline.
 
-Each in fresh processes, one after another. Nothing is compared: each has a limit that it should stay under.
+Each is timed in fresh processes, one after another. Nothing is compared. Each has a limit that it should stay under.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ print(time.perf_counter() - began)
 
 
 def seconds_of(program: str) -> float:
-    """The seconds that a Python program prints, run in a process of its own."""
+    """Runs a Python program in its own process, and returns the seconds that it prints."""
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     return float(done.stdout.split()[-1])
 
 
 def show_help() -> None:
-    """`pdiff --help`, from the start of Python on."""
+    """Runs `pdiff --help`, including the start of Python."""
     subprocess.run([Path(sys.executable).with_name("pdiff"), "--help"], check=True, capture_output=True)
 
 

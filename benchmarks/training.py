@@ -1,8 +1,9 @@
-"""Training the U-Net: latents encoded once, fused AdamW, Accelerate's loop, against the plain way.
+"""Training the U-Net: latents encoded once, fused AdamW and Accelerate's loop against the plain way.
 
-The plain way encodes every batch in every step, steps an AdamW that loops over the tensors and averages the weights in
-Python. Its loop alone is timed, over some of the steps, and scaled up; ours is timed whole, with encoding and saving.
-Then a forward and backward pass alone, set against the machine's matrix-product rate, with what bounds it.
+The plain way encodes a batch in every step, uses an AdamW that loops over the tensors, and averages the weights in
+Python. Only its loop is timed, over some of the steps, and scaled up. Ours is timed whole, with encoding and saving.
+Then a forward and backward pass alone is timed and compared with the machine's matrix-product rate; a note says what
+bounds it.
 """
 
 from __future__ import annotations
@@ -22,17 +23,18 @@ from torch import Tensor, nn
 
 from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.records import TrainingFolder
 from pdiff_hub.training.autoencoder import fit_autoencoder
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 from pdiff_hub.training.diffusion import build_scheduler, build_unet, train_unet
 from pdiff_hub.training.loop import build_accelerator
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 
-_PASSES = 10  # of the U-Net, a round
+_PASSES = 10  # passes of the U-Net per round
 
 
 def ours(autoencoder: ParamAutoencoder, params_KP: Tensor, config: DiffusionConfig) -> float:
-    """Seconds of `config.steps` steps, with encoding, the U-Net's making and the last save."""
+    """Seconds for `config.steps` steps, including encoding, making the U-Net and the last save."""
     with TemporaryDirectory() as folder:
         began = time.perf_counter()
         with torch.no_grad():
@@ -42,7 +44,7 @@ def ours(autoencoder: ParamAutoencoder, params_KP: Tensor, config: DiffusionConf
 
 
 def plain(autoencoder: ParamAutoencoder, params_KP: Tensor, config: DiffusionConfig, steps: int) -> float:
-    """Seconds of `config.steps` steps, of which `steps` are done."""
+    """Seconds for `config.steps` steps, scaled up from the `steps` that are done."""
     unet = build_unet(
         autoencoder.config.latent_channels, autoencoder.config.latent_length, config.widths, config.layers_per_block
     )
@@ -74,7 +76,7 @@ def plain(autoencoder: ParamAutoencoder, params_KP: Tensor, config: DiffusionCon
 def compared(
     name: str, autoencoder: ParamAutoencoder, dataset: CheckpointDataset, options: argparse.Namespace
 ) -> Result:
-    """Both ways on one data set."""
+    """Compares both ways on one data set."""
     config, params_KP = DiffusionConfig(steps=options.steps, save_every=options.steps), dataset.params_KP
     plain_steps = min(options.plain_steps, options.steps)
     seconds_plain, seconds_ours = compare(
@@ -94,7 +96,7 @@ def compared(
 
 
 def one_pass(length: int, options: argparse.Namespace) -> Result:
-    """Forward and backward at one latent length, widths and batch as by default."""
+    """Times a forward and backward pass at one latent length, with the default widths and batch size."""
     config, channels = DiffusionConfig(), AutoencoderConfig().latent_channels
     unet = build_unet(channels, length, config.widths, config.layers_per_block)
     noisy_BCL, noise_BCL = torch.randn(2, config.batch_size, channels, length)
@@ -105,7 +107,11 @@ def one_pass(length: int, options: argparse.Namespace) -> Result:
         nn.functional.mse_loss(unet(noisy_BCL, time_B).sample, noise_BCL).backward()
 
     def steps() -> float:
-        return clock(lambda: [step() for _ in range(_PASSES)]) / _PASSES
+        def passes() -> None:
+            for _ in range(_PASSES):
+                step()
+
+        return clock(passes) / _PASSES
 
     return result(
         "training",
@@ -129,7 +135,7 @@ def measure(options: argparse.Namespace) -> Iterator[Result]:
             length_multiple=1,
             seed=0,
             accelerator=build_accelerator(),
-            directory=Path(folder),
+            state=TrainingFolder(Path(folder)),
         )
         yield compared(f"checkpoints of {large.layout.num_params:,} numbers", fitted, large, options)
     for length in options.lengths:
@@ -138,7 +144,7 @@ def measure(options: argparse.Namespace) -> Iterator[Result]:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--plain-steps", type=int, default=40, help="of these the plain way does, a round")
+    parser.add_argument("--plain-steps", type=int, default=40, help="of these the plain way does, per round")
     parser.add_argument("--hidden", type=int, nargs=2, default=[1000, 192], help="of the larger MLP")
     parser.add_argument("--checkpoints", type=int, default=40, help="of the larger MLP")
     parser.add_argument("--lengths", type=int, nargs="+", default=[4, 64], help="of the latents, of the U-Net alone")

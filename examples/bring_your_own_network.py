@@ -13,7 +13,7 @@ from pdiff_hub.recipes import recipe_from_dict
 
 
 def make_network(in_channels: int, image_size: int, num_classes: int, width: int = 32) -> nn.Module:
-    """The factory that the recipe names; the data's shape is passed to whoever asks for it."""
+    """The factory that the recipe names. Arguments named like these are filled in from the shape of the data."""
     pixels = in_channels * image_size**2
     return nn.Sequential(
         nn.Flatten(), nn.Linear(pixels, width), nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, num_classes)

@@ -1,8 +1,8 @@
-"""Train a pipeline on a set of checkpoints, on as many processes as the launcher starts.
+"""Train a pipeline on a set of checkpoints, in as many processes as the launcher starts.
 
 One machine with GPUs:  accelerate launch examples/train.py --dataset checkpoints --output-dir my-pipeline
 Two CPU processes:      torchrun --nproc_per_node 2 examples/train.py --dataset checkpoints --output-dir my-pipeline
-Started again with the same folder, it goes on from the newest save.
+If it is started again with the same folder, it goes on from the newest save.
 """
 
 from __future__ import annotations

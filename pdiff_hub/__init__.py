@@ -1,12 +1,12 @@
 """Generate the weights of neural networks by diffusion, judge what was generated, and share it on the Hub.
 
-The names below load on first use, so that `import pdiff_hub` needs no torch and takes no time:
+The names below load on first use, so that `import pdiff_hub` is quick and does not load torch:
 
     ParamLayout          which numbers of a network are generated; network <-> vector
     ParamAutoencoder     vector <-> latent
-    PDiffPipeline        noise -> working networks; `PDiffPipelineOutput` is what a call gives
+    PDiffPipeline        noise -> working networks; a call returns `PDiffPipelineOutput`
     CheckpointDataset    a set of checkpoints, on disk or on the Hub
-    load_task            the images a network is trained and judged on
+    load_task            the images that networks are trained and judged on
     build_network        a network from its spec
 """
 
@@ -51,7 +51,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value  # the next use finds it without coming here
+    globals()[name] = value  # the next use skips this function
     return value
 
 

@@ -39,7 +39,7 @@ def run(
     device: _Device = "cpu",
     log_with: _Tracker = None,
 ) -> None:
-    """Collect, train, generate and evaluate. Started again with the same folder, it goes on where it was.
+    """Collect, train, generate and evaluate. To go on with a stopped run, start it again with the same folder.
 
     Example: pdiff run digits-mlp3 --output-dir runs/digits --override generate.num_models=50
     """
@@ -83,7 +83,7 @@ def train(
     override: _Overrides = None,
     log_with: _Tracker = None,
 ) -> None:
-    """Train a pipeline on a data set of checkpoints. On several devices: accelerate launch examples/train.py.
+    """Train a pipeline on a data set of checkpoints. For several devices use: accelerate launch examples/train.py.
 
     Example: pdiff train digits-mlp3 --dataset checkpoints --output-dir my-pipeline
     """
@@ -116,9 +116,9 @@ def generate(
     revision: _Revision = None,
     device: _Device = "cpu",
 ) -> None:
-    """Write generated networks as model-00000.safetensors ..., which load with strict=True; or publish one.
+    """Generate networks and write them as model-00000.safetensors ..., or publish one. They load with strict=True.
 
-    A folder that holds more networks already is refused.
+    A folder that holds more networks than these is refused.
 
     Example: pdiff generate pipelines/digits-mlp3 --num-models 10 --seed 0 --output-dir networks
     """
@@ -154,7 +154,7 @@ def evaluate(
     device: _Device = "cpu",
     trust_remote_code: _Trust = False,
 ) -> None:
-    """Generate networks and judge them beside the originals: accuracy, similarity, and whether they are copies.
+    """Generate networks and compare them with the originals: accuracy, similarity, and whether they are copies.
 
     Example: pdiff evaluate runs/digits --dataset runs/digits/checkpoints --output-dir report
     """
@@ -205,7 +205,7 @@ def audit(
     device: _Device = "cpu",
     trust_remote_code: _Trust = False,
 ) -> None:
-    """Does it generate, or copy and average? Judge a pipeline beside every simple baseline, and say who is better.
+    """Does it generate, or copy and average? Compare a pipeline with every simple baseline, and say which is better.
 
     Example: pdiff audit pipelines/digits-mlp3
     """
@@ -247,9 +247,9 @@ def reproduce(
     seed: int = 0,
     device: _Device = "cpu",
 ) -> None:
-    """Measure the paper's tables and figures again, beside the published figures, and say which orderings held.
+    """Measure the paper's tables and figures again, compare them with the published ones, and say which orderings held.
 
-    Work is shared between tables; a stopped reproduction goes on where it was. Example: pdiff reproduce table2a
+    Tables share work. To go on with a stopped reproduction, start it again. Example: pdiff reproduce table2a
     """
     from pdiff_hub.reproduce.reproduce import reproduce as run_reproduction
 
@@ -330,7 +330,7 @@ def info(
 
 
 def _for_people() -> tuple[type[Exception], ...]:
-    """The errors whose message is a sentence for people. Imported when one was raised: torch is heavy."""
+    """The errors whose message is a sentence for people. They are imported only after an error: torch is heavy."""
     from pdiff_hub.errors import PdiffError
     from pdiff_hub.travelling.param_autoencoder import ParamError
     from pdiff_hub.travelling.pipeline_pdiff import SamplingError
@@ -339,8 +339,8 @@ def _for_people() -> tuple[type[Exception], ...]:
 
 
 def main() -> None:
-    """Errors of ours are one sentence for people; anything else is a bug, and shows its trace."""
-    # A recipe may name a network function in the current folder; last, so that nothing there shadows a library.
+    """Shows our own errors as one sentence for people. Any other error is a bug and shows its trace."""
+    # A recipe may name a network function in the current folder, which comes last so that it shadows no library.
     sys.path.append("")
     try:
         app()

@@ -1,7 +1,7 @@
-"""Errors that are sentences for people: what was expected, what was found, and what to do.
+"""Errors that tell people in one sentence what was expected, what was found, and what to do.
 
-The command shows these, and `OSError`s, as one line. Every other exception is a bug, and shows its trace. The files
-that travel to the Hub import nothing of the package, so they bring their own: `ParamError` and `SamplingError`.
+The command shows these errors, and `OSError`s, as one line. Any other exception is a bug and shows its trace. The files
+that travel to the Hub import nothing from the package, so they define their own: `ParamError` and `SamplingError`.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ _MOST_TO_LIST = 30
 
 
 class PdiffError(ValueError):
-    """Something given (an option, a file, a name) is not what it must be; the message says what to do."""
+    """An option, a file or a name is wrong; the message says what to do."""
 
 
 class MissingPackageError(PdiffError, ImportError):
-    """An optional dependency is not installed; the message has the command that installs it."""
+    """An optional dependency is not installed; the message gives the command that installs it."""
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> PdiffError:
-    """The error to raise for a `name` that is not among `known`; `kind` says what it should have named ("network")."""
+    """The error to raise for a `name` that is not among `known`; `kind` is what it should name ("network")."""
     by_lower_case = {candidate.lower(): candidate for candidate in known}
     if not by_lower_case:
         return PdiffError(f"unknown {kind} {name!r}: there is none to choose from")
     (nearest,) = get_close_matches(str(name).lower(), by_lower_case, n=1, cutoff=0.0)
-    # A list of everything helps where it can be read; a module of hundreds of names is better left out.
+    # A list of all names helps only if it is short; a module may have hundreds.
     choices = f" (known: {', '.join(by_lower_case.values())})" if len(by_lower_case) <= _MOST_TO_LIST else ""
     return PdiffError(f"unknown {kind}: {name!r}; the nearest known one is {by_lower_case[nearest]!r}{choices}")
 
@@ -40,6 +40,6 @@ def require_known(kind: str, names: Iterable[object], known: Iterable[str]) -> N
 
 
 def require(condition: bool, option: str, found: object, expected: str) -> None:
-    """PdiffError that names an option, what was expected and what was found."""
+    """Raises PdiffError, naming the option and what was expected and found, unless `condition` holds."""
     if not condition:
         raise PdiffError(f"{option} is {found!r}, expected {expected}.")

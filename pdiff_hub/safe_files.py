@@ -1,4 +1,4 @@
-"""Writing files so that a kill or a full disk leaves either the old file or the new one, never a half of it.
+"""Writing files so that a kill or a full disk leaves either the old file or the new one, never half a file.
 
 A file is written under a temporary name in its own directory, flushed to the disk and renamed over the old one;
 a rename inside one directory is atomic on POSIX file systems.
@@ -21,17 +21,17 @@ from torch import Tensor
 
 from pdiff_hub.errors import PdiffError
 
-# Ours, and safetensors' own (six random characters) in case it was killed while it wrote.
+# Our temporary files, and those (six random characters) that safetensors leaves if it is killed while writing.
 _UNFINISHED = (".unfinished-*", ".tmp??????")
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; what was written there takes the place of `path` when the block ends.
+    """Yields a temporary path beside `path`; the file written there replaces `path` when the block ends.
 
     If the block raises, or the file cannot be flushed or renamed, the temporary file is removed and `path` stays as it
-    was. Operating system errors (a full disk, no permission) are raised again as an OSError with the same `errno` whose
-    message names `path` and says that it was not changed.
+    was. Operating system errors (a full disk, no permission) are raised again as an OSError with the same `errno`; its
+    message names `path` and says whether it was changed. Errors of safetensors become an OSError without `errno`.
     """
     path = Path(path)
     with _whole_or_nothing(path) as (temporary, put_in_place):
@@ -40,9 +40,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_named_by_content(directory: Path, stem: str, suffix: str, write: Callable[[Path], None]) -> tuple[Path, str]:
-    """Lets `write(temporary)` write a file and calls it `stem-XXXXXXXX.suffix`, after its sha256; -> (path, sha256).
+    """Lets `write(temporary)` write a file and names it `stem-XXXXXXXX.suffix` after its sha256; -> (path, sha256).
 
-    Files with new content get new names, so that a folder's old files stay whole until an index file, replaced last,
+    New content gets a new name. So the old files of a folder stay whole until its index file, which is replaced last,
     names the new ones. Errors as in `replacing`.
     """
     with _whole_or_nothing(directory / f"{stem}{suffix}") as (temporary, put_in_place):
@@ -62,18 +62,18 @@ def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = None) -> None:
-    """Writes tensors (any device, strides or sharing; each stored in full) atomically as safetensors."""
+    """Writes tensors (any device or strides, shared memory or not) atomically as safetensors, each in full."""
     with replacing(path) as temporary:
         save_tensors(temporary, tensors, header)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = None) -> None:
-    """The write of `write_safetensors` without its safety, for use inside `replacing` and its like."""
+    """Like `write_safetensors`, but not atomic; for use inside `replacing` or `write_named_by_content`."""
     separate = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     end = 0
     for name in sorted(separate, key=lambda name: separate[name].data_ptr()):
         tensor = separate[name]
-        if tensor.data_ptr() < end:  # safetensors refuses tensors that overlap: tied ones
+        if tensor.data_ptr() < end:  # safetensors refuses tensors that overlap, such as tied ones
             separate[name] = tensor.clone()
         end = max(end, tensor.data_ptr() + tensor.nbytes)
     save_file(separate, path, metadata=None if header is None else dict(header))
@@ -97,16 +97,16 @@ def _whole_or_nothing(path: Path) -> Iterator[tuple[Path, Callable[[Path], None]
         _flush(temporary)
         os.replace(temporary, target)
         outcome = "the new file is in place, but perhaps not safely on the disk"
-        if os.name == "posix":  # elsewhere a directory cannot be opened
+        if os.name == "posix":  # other systems cannot open a directory
             _flush(target.parent)
 
     try:
         temporary.touch()
-        mode = temporary.stat().st_mode  # what the umask allows; safetensors makes files that only their owner reads
+        mode = temporary.stat().st_mode  # what the umask allows; safetensors makes files that only their owner can read
         yield temporary, put_in_place
     except OSError as error:
         raise OSError(error.errno, f"could not write {path}: {error}; {outcome}") from error
-    except SafetensorError as error:  # written in Rust: operating system errors come as its own type
+    except SafetensorError as error:  # safetensors raises operating system errors as this type, too
         raise OSError(f"could not write {path}: {error}; {outcome}") from error
     finally:
         with suppress(OSError):
@@ -123,7 +123,7 @@ def _flush(path: Path) -> None:
 
 
 def keep_settings(file: Path, settings: Mapping[str, Any]) -> None:
-    """Keep `settings` in `file`; ValueError that names what differs if other settings are there already."""
+    """Keeps `settings` in `file`. ValueError names what differs if the file holds other settings already."""
     if file.exists():
         require_same_settings(file.parent, json.loads(file.read_text(encoding="utf-8")), settings)
     else:
@@ -133,9 +133,9 @@ def keep_settings(file: Path, settings: Mapping[str, Any]) -> None:
 def require_same_settings(
     folder: Path, there: Mapping[str, Any], now: Mapping[str, Any], others: Sequence[str] = ()
 ) -> None:
-    """ValueError that names what differs if what is in `folder` was begun with other settings.
+    """Raises ValueError, naming what differs, if the work in `folder` was begun with other settings.
 
-    others: differences that were found elsewhere.
+    others: differences that the caller found.
     """
     if different := [*differences(there, json.loads(json.dumps(now))), *others]:
         raise PdiffError(
@@ -145,7 +145,7 @@ def require_same_settings(
 
 
 def differences(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two JSON-able settings, one text a dotted name."""
+    """The differences between two JSON-able settings, one text per dotted name."""
     different: list[str] = []
     for key in sorted({*there, *now}):
         old, new = there.get(key), now.get(key)
@@ -158,7 +158,7 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = 
 
 
 def flattened(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of nested settings."""
+    """Each (dotted name, value) of nested settings."""
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:
             yield from flattened(value, f"{prefix}{key}.")

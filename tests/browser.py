@@ -1,7 +1,7 @@
-"""A headless Chromium for tests that look at a page; the fixture `browser` in conftest.py gives it to any test.
+"""A headless Chromium for tests that look at a page. Tests get it from the fixture `browser` in conftest.py.
 
-Both programs must be on the PATH already (`make test` installs them where it can): nothing is ever downloaded. The
-browser reaches this machine only, so whatever a page asks of the network fails, and `requests` tells what that was.
+Chromium and ChromeDriver must be on the PATH already (`make test` installs them where it can); this file downloads
+nothing. The browser reaches only this machine, so requests to other servers fail, and `requests` lists them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pytest
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
-# Set by .ci/run: there, a browser that is missing fails the tests instead of skipping them.
+# .ci/run sets this variable. With it, tests fail instead of being skipped where the browser is missing.
 REQUIRED = "PDIFF_REQUIRE_BROWSER"
 _FLAGS = (
     "--headless=new",
@@ -33,7 +33,7 @@ _FLAGS = (
 
 
 class Browser:
-    """One page at a time. `driver` is selenium's, for clicking and typing."""
+    """Shows one page at a time. `driver` is selenium's driver, for clicking and typing."""
 
     def __init__(self, driver: Chrome) -> None:
         self.driver = driver
@@ -44,12 +44,13 @@ class Browser:
     def open(self, address: str, *, width: int = 1200, dark: bool = False, media: str = "") -> None:
         """Load a page (http or file) and wait for it.
 
-        width: of the window in CSS pixels; below 600 it is a phone. media: "print" shows it as on paper.
+        width: of the window in CSS pixels; below 600 the browser acts as a phone. media: "print" shows the page as on
+        paper.
         """
         self._command(
             "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600
         )
-        self._command("Emulation.setScrollbarsHidden", hidden=True)  # they would take a part of `width`, or not
+        self._command("Emulation.setScrollbarsHidden", hidden=True)  # on some systems they take a part of `width`
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._command("Emulation.setEmulatedMedia", media=media, features=[scheme])
         self._width = width
@@ -59,37 +60,37 @@ class Browser:
         self.driver.get(address)
 
     def evaluate(self, expression: str) -> Any:
-        """What a JavaScript expression is in the page."""
+        """The value of a JavaScript expression in the page."""
         return self.driver.execute_script(f"return {expression}")
 
     def requests(self) -> list[str]:
-        """Every address asked for since `open`, the page's own first; data inside the page is none."""
+        """Every address requested since `open`, the page's own first. Data inside the page is not a request."""
         self._read_logs()
         return list(self._requests)
 
     def messages(self) -> list[str]:
-        """Warnings and errors on the console since `open`: scripts, blocked or failed requests."""
+        """Warnings and errors on the console since `open`, from scripts and from blocked or failed requests."""
         self._read_logs()
         return list(self._messages)
 
     def overflow(self) -> int:
-        """CSS pixels by which the page is wider than the window `open` gave it; 0 is right."""
+        """CSS pixels by which the page is wider than the window that `open` set; it should be 0."""
         return self.evaluate("document.documentElement.scrollWidth") - self._width
 
     def screenshot(self, path: Path) -> None:
-        """The whole page, top to bottom, as PNG."""
+        """Writes a picture of the whole page, from top to bottom, as PNG."""
         shot = self._command("Page.captureScreenshot", captureBeyondViewport=True)
         path.write_bytes(b64decode(shot["data"]))
 
     def pdf(self) -> bytes:
-        """The page as printed on paper."""
+        """The page as a PDF, as it would be printed on paper."""
         return b64decode(self._command("Page.printToPDF", preferCSSPageSize=True)["data"])
 
     def _command(self, command: str, **arguments: Any) -> Any:
         return self.driver.execute_cdp_cmd(command, arguments)
 
     def _read_logs(self) -> None:
-        """Selenium hands out each line once, so keep them."""
+        """Keeps new lines of the browser's logs, because selenium returns each line only once."""
         for line in self.driver.get_log("performance"):
             event = json.loads(line["message"])["message"]
             if event["method"] == "Network.requestWillBeSent":
@@ -109,7 +110,7 @@ class Browser:
 
 @contextmanager
 def open_browser() -> Iterator[Browser]:
-    """Skips the test where Chromium or its driver is missing, or fails it where `PDIFF_REQUIRE_BROWSER` is set."""
+    """A running browser. Without Chromium the test is skipped, or it fails if `PDIFF_REQUIRE_BROWSER` is set."""
     programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
     if missing := [name for name, path in programs.items() if path is None]:
         reason = (
@@ -124,7 +125,7 @@ def open_browser() -> Iterator[Browser]:
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     for flag in _FLAGS:
         options.add_argument(flag)
-    # Chromium leaves files in both places, and may still write when its driver has ended.
+    # Chromium leaves files in HOME and TMPDIR, and may still write there after its driver has ended.
     with TemporaryDirectory(prefix="pdiff-hub-browser-", ignore_cleanup_errors=True) as home:
         environment = {**os.environ, "HOME": home, "TMPDIR": home}
         with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""A small checkpoint data set for tests, and how to look at what it leaves on the disk."""
+"""A small checkpoint data set for tests, and ways to look at the files that it leaves on the disk."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def use_small_files(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writes either form of the format on small numbers: several files each, several row groups."""
+    """Lowers the size limits, so that small sets have several files and row groups, in the form `form`."""
     monkeypatch.setattr(checkpoint_files, "_PARQUET_BYTES", 600)
     monkeypatch.setattr(checkpoint_files, "_ROW_GROUP_BYTES", 1)
     monkeypatch.setattr(checkpoint_files, "_SHARD_BYTES", 600)

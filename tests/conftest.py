@@ -1,4 +1,4 @@
-"""Settings that every test runs under; made here, before anything imports torch or a Hugging Face library."""
+"""Settings for all tests. They are set here, before anything imports torch or a Hugging Face library."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from browser import Browser
     from loopback_hub import LoopbackHub
 
-# Read by torch when it is imported, here and in subprocesses. Two torch processes that each take every core slow each
-# other tenfold, so a test run takes two threads unless it is told otherwise.
+# torch reads these when it is imported, here and in subprocesses. Two torch processes that each use all cores slow each
+# other down tenfold, so a test run uses two threads unless the environment says otherwise.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("MKL_NUM_THREADS", "2")
 
-# A test reaches no server but its own loopback one, and neither reads nor fills the user's caches or tokens.
+# Tests reach no server except their own loopback Hub, and neither read nor change the user's caches and tokens.
 _HF_HOME = tempfile.mkdtemp(prefix="pdiff-hub-tests-")
 os.environ.pop("HF_TOKEN", None)
 os.environ.update(
@@ -29,7 +29,7 @@ os.environ.update(
     HF_DATASETS_CACHE=os.path.join(_HF_HOME, "datasets"),
     HF_MODULES_CACHE=os.path.join(_HF_HOME, "modules"),
     HF_HUB_OFFLINE="1",
-    HF_HUB_DISABLE_XET="1",  # the client's default transfer; it has no fallback that a loopback Hub could serve
+    HF_HUB_DISABLE_XET="1",  # Xet is the client's default transfer, and the loopback Hub cannot serve it
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
     MPLBACKEND="Agg",
@@ -40,7 +40,7 @@ os.environ.update(
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """One Chromium for all tests that look at a page."""
-    from browser import open_browser  # selenium: only for those who ask
+    from browser import open_browser  # it imports selenium, so only tests that ask for a browser load it
 
     with open_browser() as opened:
         yield opened
@@ -48,7 +48,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackHub]:
-    """A Hub on this machine that the clients in this process reach, with an empty cache and a token that may write."""
+    """A Hub on this machine that clients in this process use, with an empty cache and a token that may write."""
     import datasets.config
     from huggingface_hub import HfFileSystem, constants, hf_api
     from loopback_hub import LoopbackHub
@@ -56,7 +56,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactor
     home = tmp_path_factory.mktemp("hf-home")
     with LoopbackHub() as server:
         files = "{repo_id}/resolve/{revision}"
-        # Read once, when the libraries are imported.
+        # The libraries read these variables only once, when they are imported, so their constants are replaced.
         for name, value in (
             ("ENDPOINT", server.endpoint),
             ("HF_HUB_OFFLINE", False),
@@ -74,10 +74,10 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactor
             ("HUB_DATASETS_URL", f"{server.endpoint}/datasets/{files}/{{path}}"),
         ):
             monkeypatch.setattr(datasets.config, name, value)
-        if "transformers.utils.hub" in sys.modules:  # it keeps the server of an earlier test
+        if "transformers.utils.hub" in sys.modules:  # it may still hold a client for the server of an earlier test
             monkeypatch.setattr(sys.modules["transformers.utils.hub"], "_hf_api", None)
         monkeypatch.setenv("HF_TOKEN", server.token)
-        HfFileSystem.clear_instance_cache()  # made for the server of another test
+        HfFileSystem.clear_instance_cache()  # its instances were made for the server of another test
         yield server
         HfFileSystem.clear_instance_cache()
 

@@ -1,4 +1,4 @@
-"""Digits as somebody might draw them, and the way to the modules of examples/space."""
+"""Digits as somebody might draw them. Importing this file also makes the modules of examples/space importable."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 SPACE = Path(__file__).parents[1] / "examples" / "space"
-if str(SPACE) not in sys.path:  # app.py is run as a script, and finds the files beside it so
+if str(SPACE) not in sys.path:  # app.py runs as a script, so it finds the files in its own folder
     sys.path.append(str(SPACE))
 
 Drawn = list[list[tuple[float, float]]]
-"""Strokes of (x, y) points, y down."""
+"""Strokes of (x, y) points; y points down."""
 
-# On a pad of 100 x 100.
+# Coordinates are those of a pad of 100 x 100.
 DRAWN: dict[int, Drawn] = {
     0: [[(50, 10), (32, 20), (26, 50), (33, 80), (50, 90), (68, 80), (74, 50), (67, 20), (50, 10)]],
     1: [[(35, 30), (52, 10), (52, 90)]],

@@ -1,4 +1,4 @@
-"""The endpoints of the loopback Hub, as the clients of huggingface_hub 2.4 call them."""
+"""The endpoints of the loopback Hub, in the form in which the clients of huggingface_hub 2.4 call them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from loopback_repos import Commit, Repo, described, git_oid, is_allowed, is_lfs,
 if TYPE_CHECKING:
     from loopback_hub import LoopbackHub
 
-_PAGE = 5  # entries of a tree a page: few, so that clients must follow the links
+_PAGE = 5  # entries of a tree per page: few, so that clients must follow the links
 
 
 class _Refusal(Exception):
@@ -28,7 +28,7 @@ class _Refusal(Exception):
 
 @dataclass
 class _Answer:
-    """content: bytes, or what goes out as JSON."""
+    """An answer to send. `content`: bytes, or an object that is sent as JSON."""
 
     content: Any
     status: int = 200
@@ -39,7 +39,7 @@ _ROUTES: list[tuple[str, re.Pattern[str], str]] = []
 
 
 def _route(method: str, pattern: str) -> Callable[[Any], Any]:
-    # {T} models or datasets, {id} a repository, {rev} a revision (percent-encoded in the address).
+    # In a pattern, {T} is "models" or "datasets", {id} a repository and {rev} a revision (percent-encoded).
     for name, part in (
         ("{T}", "(?P<type>models|datasets)"),
         ("{id}", "(?P<id>[^/]+/[^/]+)"),
@@ -56,11 +56,11 @@ def _route(method: str, pattern: str) -> Callable[[Any], Any]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one connection. hub: whose it is."""
+    """Answers one connection to `hub`."""
 
     hub: LoopbackHub
     protocol_version = "HTTP/1.1"
-    # The answer goes out in one piece, so that no delayed acknowledgement makes small answers slow.
+    # An answer is sent in one piece, because delayed acknowledgements would make small answers slow.
     wbufsize = -1
 
     def do_GET(self) -> None:
@@ -99,7 +99,7 @@ class Handler(BaseHTTPRequestHandler):
                 found := pattern.fullmatch(address.path)
             ):
                 parts = {key: unquote(value) if value else value for key, value in found.groupdict().items()}
-                with self.hub.lock:  # not while the answer goes out: the client may be slow to take it
+                with self.hub.lock:  # not held while the answer is sent, since the client may read slowly
                     return getattr(self, name)(**parts)
         raise _Refusal(404, None, f"no such endpoint: {self.command} {address.path}")
 
@@ -117,7 +117,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD" and self.fault.bytes is not None and self.fault.bytes < len(content):
             raise Dropped
 
-    # Who asks, and for what.
+    # Who asks for what.
 
     def _role(self) -> str | None:
         given = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
@@ -135,7 +135,7 @@ class Handler(BaseHTTPRequestHandler):
         role = self._role()
         repo = self.hub.repos.get((type.removesuffix("s"), id))
         if repo is None or (repo.private and role is None):
-            # As the real one: who is nobody cannot tell what is private from what is not there.
+            # As on the real Hub, a client without a token cannot tell a private repository from a missing one.
             raise _Refusal(404 if role else 401, "RepoNotFound", "Repository not found")
         return repo
 
@@ -259,7 +259,7 @@ class Handler(BaseHTTPRequestHandler):
         self._repo(type, id).tags.pop(rev, None)
         return _Answer({})
 
-    # What is in a repository.
+    # The contents of a repository.
 
     @_route("GET", "/api/{T}/{id}(?:/revision/{rev})?")
     def info(self, type: str, id: str, rev: str | None) -> _Answer:
@@ -434,7 +434,8 @@ class Handler(BaseHTTPRequestHandler):
         content = json.loads(self.body)["content"].lstrip()
         errors = []
         if content.startswith("---"):
-            # Standard library only, so not parsed (the client does that): at the left margin there are keys and items.
+            # The standard library has no YAML parser (the client has one). Lines that are not indented must be keys,
+            # list items or comments.
             lines = content.splitlines()[1:]
             if "---" not in lines:
                 errors.append({"message": "the metadata has no end"})

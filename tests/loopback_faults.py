@@ -1,4 +1,4 @@
-"""What can go wrong between a client and the loopback Hub."""
+"""The faults that can happen between a client and the loopback Hub."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler
 
 @dataclass
 class Request:
-    """One request: its address as sent, bytes of its body, and the status answered (0: none)."""
+    """One request: its address as it was sent, the bytes of its body, and the status of the answer (0: no answer)."""
 
     method: str
     path: str
@@ -24,10 +24,10 @@ class Dropped(Exception):
 
 @dataclass(frozen=True)
 class Fault:
-    """Made by the functions below.
+    """One kind of fault; the class methods below make them.
 
-    code, error_code: the status that is answered instead. bytes: after how many the connection ends. pause: seconds
-    before the answer. stale: commits meet a stale parent. after_commit: commits are made, and their answer is lost.
+    code, error_code: the status that is answered instead. bytes: the connection ends after this many. pause: seconds
+    before the answer. stale: commits meet a stale parent. after_commit: a commit is made, but its answer is lost.
     """
 
     code: int = 0
@@ -44,7 +44,7 @@ class Fault:
 
     @classmethod
     def drop(cls, after_bytes: int = 0) -> Fault:
-        """The connection ends after so many bytes of the request's body or, where that is no longer, of the answer's.
+        """The connection ends after `after_bytes` bytes of the request's body, or of the answer if the body is shorter.
 
         0 ends it before anything is answered.
         """
@@ -66,28 +66,28 @@ class Fault:
         return cls(after_commit=True)
 
     def before(self, handler: BaseHTTPRequestHandler, length: int) -> bytes:
-        """The request's body, whole; Dropped if the fault, or a client that went away, does not let it in."""
+        """The whole body of the request. Raises Dropped if the fault or a client that went away cuts it short."""
         if self.bytes is not None and (self.bytes == 0 or length > self.bytes):
             handler.rfile.read(min(self.bytes, length))
             raise Dropped
         if self.pause:
             time.sleep(self.pause)
         body = handler.rfile.read(length)
-        if len(body) < length:  # the client is gone; half of what it wanted is not what it wanted
+        if len(body) < length:  # the client is gone, and half of its request must change nothing
             raise Dropped
         return body
 
 
 @dataclass
 class Planned:
-    """A fault that waits for requests."""
+    """A fault that will happen to the next `times` requests for which `when` holds."""
 
     fault: Fault
     when: Callable[[Request], bool]
     times: int
 
     def meets(self, request: Request) -> bool:
-        """Whether the fault happens to this request."""
+        """Whether the fault happens to this request; each hit uses up one of `times`."""
         if self.times <= 0 or not self.when(request):
             return False
         self.times -= 1

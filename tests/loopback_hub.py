@@ -1,13 +1,13 @@
-"""A Hub on this machine for tests: the endpoints that the unmodified clients of huggingface_hub 2.4 call.
+"""A Hub on this machine for tests. It has the endpoints that the unmodified clients of huggingface_hub 2.4 call.
 
-Standard library only. It shares our reading of the protocol (what the clients send and accept), so a test that passes
-here says that client and package fit each other, not that the real Hub does the same. It is laxer than the real one in
-three ways that we know of: a token may write in every namespace, LFS objects are shared by all repositories, and the
-metadata of cards is not fully parsed.
+It uses the standard library only. It follows our reading of the protocol (what the clients send and accept). So a test
+that passes here shows that the client and the package fit each other, not that the real Hub does the same. It is laxer
+than the real Hub in three known ways: a token may write in every namespace, all repositories share their LFS objects,
+and the metadata of cards is not fully parsed.
 
-Large and binary files go by LFS. There is no Xet store (a service with a protocol of its own): clients that push must
-run with HF_HUB_DISABLE_XET=1. What is kept is in `loopback_repos`, what is answered in `loopback_endpoints`, and what
-can go wrong in `loopback_faults`.
+Large and binary files go by LFS. There is no Xet store, which is a service with its own protocol, so clients that push
+must run with HF_HUB_DISABLE_XET=1. `loopback_repos` keeps the contents, `loopback_endpoints` answers requests, and
+`loopback_faults` makes things go wrong.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ __all__ = ["Commit", "Fault", "LoopbackHub", "Repo", "Request"]
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True  # a client may keep its connection open for ever
-    request_queue_size = 64  # a client may open many at once; one that finds no room waits for a second
+    request_queue_size = 64  # a client may open many connections at once; one that finds no room waits for a second
 
 
 class LoopbackHub:
-    """The server, in a thread of its own while inside `with`; see the module.
+    """The server. Inside `with` it runs in its own thread. The module docstring says what it can do.
 
-    repos: by (type, id). requests: what was asked so far. uploads: how often each LFS object came in complete.
-    faults: what will go wrong (`fail` adds to it).
+    repos: by (type, id). requests: all requests so far. uploads: how often each LFS object arrived complete.
+    faults: the faults that will happen (`fail` adds one).
     """
 
     token, read_token, user = "hf_loopbackwritetoken", "hf_loopbackreadtoken", "user"
@@ -61,11 +61,11 @@ class LoopbackHub:
         self._thread.join()
 
     def fail(self, fault: Fault, when: Callable[[Request], bool] | None = None, times: int = 1) -> None:
-        """The next `times` requests that `when` holds for (None: any) meet `fault`."""
+        """Lets `fault` happen to the next `times` requests for which `when` holds (None: to any requests)."""
         self.faults.append(Planned(fault, when or (lambda request: True), times))
 
     def add(self, repo_id: str, files: dict[str, bytes], repo_type: str = "model", revision: str = "main") -> str:
-        """Puts a commit with these files (any names) into a repository, without a client; -> its sha."""
+        """Adds a commit with these files (any names) to a repository, without a client, and returns its sha."""
         repo = self.made(repo_type, repo_id)
         there = repo.find(revision)
         self.lfs.update({lfs_oid(content): content for path, content in files.items() if is_lfs(path, len(content))})
@@ -82,7 +82,7 @@ class LoopbackHub:
         return self.repos[repo_type, repo_id].branches[revision]
 
     def environment(self, home: Path | None = None) -> dict[str, str]:
-        """Variables for a process that should use this server, and keep its caches in `home` if that is given."""
+        """Environment variables that make a process use this server, and keep its caches in `home` if that is given."""
         caches = (
             {}
             if home is None
@@ -102,7 +102,7 @@ class LoopbackHub:
         }
 
     def made(self, repo_type: str, repo_id: str) -> Repo:
-        """The repository, with a first commit as the Hub makes it if there was none."""
+        """The repository. If there is none yet, it is made with a first commit, as the real Hub does."""
         if (repo_type, repo_id) not in self.repos:
             repo = self.repos[repo_type, repo_id] = Repo()
             repo.commit("main", "initial commit", {".gitattributes": b"*.safetensors filter=lfs\n"})

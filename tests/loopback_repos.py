@@ -1,4 +1,4 @@
-"""What the loopback Hub keeps: repositories, their branches, tags and commits, and how it names contents."""
+"""What the loopback Hub keeps: repositories with their branches, tags and commits, and the names of file contents."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LFS_BYTES = 1 << 20
 
 
 def is_lfs(path: str, size: int) -> bool:
-    """Whether the Hub keeps a file of so many bytes in LFS; empty files never are."""
+    """Whether the Hub keeps a file of `size` bytes in LFS. It never keeps empty files there."""
     return size > 0 and (path.endswith(_LFS_SUFFIXES) or size > _LFS_BYTES)
 
 
@@ -30,7 +30,7 @@ def lfs_oid(content: bytes) -> str:
 
 
 def described(path: str, content: bytes) -> dict[str, Any]:
-    """A file as `tree` and `paths-info` list it."""
+    """The entry of a file in the answers of `tree` and `paths-info`."""
     entry: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": git_oid(content)}
     if is_lfs(path, len(content)):
         entry["lfs"] = {"oid": lfs_oid(content), "size": len(content), "pointerSize": 130}
@@ -38,7 +38,7 @@ def described(path: str, content: bytes) -> dict[str, Any]:
 
 
 def is_allowed(repo_id: str) -> bool:
-    """Whether a repository may be called so: the rules that the client checks too."""
+    """Whether a repository may have this name. The client checks the same rules."""
     part = r"(?![-.])[\w.-]{1,96}(?<![-.])"
     return bool(re.fullmatch(f"{part}/{part}", repo_id, re.ASCII)) and not (
         "--" in repo_id or ".." in repo_id or repo_id.endswith(".git")
@@ -47,7 +47,7 @@ def is_allowed(repo_id: str) -> bool:
 
 @dataclass
 class Commit:
-    """files: path -> content."""
+    """One commit. `files`: path -> content."""
 
     sha: str
     parent: str | None
@@ -58,7 +58,7 @@ class Commit:
 
 @dataclass
 class Repo:
-    """branches, tags: name -> sha. commits: by sha. Pull requests are branches `refs/pr/NUMBER`."""
+    """One repository. branches, tags: name -> sha. commits: by sha. Pull requests are branches `refs/pr/NUMBER`."""
 
     private: bool = False
     branches: dict[str, str] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class Repo:
         return self.commits.get(self.branches.get(revision, self.tags.get(revision, revision)))
 
     def commit(self, branch: str, message: str, files: dict[str, bytes]) -> Commit:
-        """A new commit on top of `branch`; its sha follows from parent, message and contents."""
+        """Makes a new commit on top of `branch`. Its sha depends on the parent, the message and the contents."""
         parent = self.branches.get(branch)
         contents = [(path, git_oid(content)) for path, content in sorted(files.items())]
         digest = hashlib.sha1(repr((parent, message, len(self.commits), contents)).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Retries without their pauses, ours and the client's."""
+"""Removes the pauses before retries, both the package's and the client's."""
 
 from __future__ import annotations
 

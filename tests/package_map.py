@@ -1,7 +1,7 @@
-"""The package's rooms, floors and arrows, read from its own imports: python tests/package_map.py
+"""Shows the package's rooms, floors and arrows, which it reads from the imports: python tests/package_map.py
 
-A room is a file or a folder directly in `pdiff_hub/`. A room stands one floor above the highest room that it imports.
-Imports inside functions and under TYPE_CHECKING count too.
+A room is a file or a folder directly in `pdiff_hub/`. An arrow leads from a room to a room that it imports. A room
+stands one floor above the highest room that it imports. Imports inside functions and under TYPE_CHECKING count too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 
 
 def imported_modules(source: str, module: str, is_package: bool = False) -> Iterator[str]:
-    """Absolute dotted names of all that `module` imports; `from a import b` gives `a.b`, which may be a module."""
+    """The absolute dotted names that `module` imports. `from a import b` gives `a.b`, because `b` may be a module."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -30,7 +30,7 @@ def imported_modules(source: str, module: str, is_package: bool = False) -> Iter
 
 
 def imports_by_name(source: str) -> Iterator[str]:
-    """Uses of `import_module` and `__import__`, under whatever name they were imported."""
+    """All uses of `import_module` and `__import__`, and imports of `import_module` under any name."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and node.attr in ("import_module", "__import__"):
             yield ast.unparse(node)
@@ -49,7 +49,10 @@ def imports_of(file: str) -> set[str]:
 
 
 def file_of(name: str) -> str | None:
-    """The file of the package that importing `name` (of `from a import b`: a.b) gives; None outside of the package."""
+    """The file of the package that importing `name` loads; None for names outside the package.
+
+    For `from a import b`, `name` is `a.b`.
+    """
     parts = name.split(".")
     if parts[0] != "pdiff_hub":
         return None
@@ -80,7 +83,7 @@ def room_graph() -> dict[str, set[str]]:
 
 
 def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
-    """The strongly connected sets of more than one node (Tarjan)."""
+    """The strongly connected sets of more than one node, by Tarjan's algorithm."""
     order: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -107,7 +110,7 @@ def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
 
 
 def floors(graph: Mapping[str, set[str]]) -> dict[str, int]:
-    """Room -> its floor, 1 for one that imports none. The graph must have no circle."""
+    """Room -> its floor. A room that imports no other room has floor 1. The graph must have no circle."""
     height: dict[str, int] = {}
 
     def of(node: str) -> int:

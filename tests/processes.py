@@ -1,4 +1,4 @@
-"""Processes that tests start and kill, forked from a server that has imported the package once: that takes seconds."""
+"""Processes that tests start and kill. They fork from a server that imported the package once, which takes seconds."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _SERVER.set_forkserver_preload(["pdiff_hub.cli", "pdiff_hub.runs", "pdiff_hub.hu
 
 
 def start(code: str, *arguments: str) -> ForkServerProcess:
-    """Python that runs `code` on one thread with `sys.argv[1:] == arguments`, and prints nowhere."""
+    """Starts Python that runs `code` on one thread, with `sys.argv[1:] == arguments` and without any output."""
     process = _SERVER.Process(target=_run, args=(code, arguments))
     process.start()
     return process
 
 
 def run(code: str, *arguments: str) -> None:
-    """`start`, to its end, which must be a good one."""
+    """Does what `start` does, waits for the end, and asserts that the process succeeded."""
     process = start(code, *arguments)
     process.join()
     assert process.exitcode == 0

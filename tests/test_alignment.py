@@ -1,4 +1,4 @@
-"""Alignment: outputs stay, permuted copies become one network again, networks that are no chain are refused."""
+"""Alignment keeps outputs and makes permuted copies equal again. Networks that are not chains are refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SPECS = [
 def population(
     network: nn.Module, states: Sequence[Mapping[str, Tensor]]
 ) -> tuple[Tensor, ParamLayout, dict[str, Tensor]]:
-    """Networks as `align_to_mean` takes them: parameters [K,P], their layout, what all share."""
+    """What `align_to_mean` takes: the parameters [K,P], their layout, and the tensors that all networks share."""
     layout = ParamLayout.from_module(network)
     return layout.flatten(states), layout, layout.frozen_state(states[0])
 
@@ -60,7 +60,7 @@ def test_outputs_stay_and_networks_come_closer(one: dict[str, object]) -> None:
     change = outputs(network, aligned_KP, layout, frozen, INPUTS) - expected
     assert change.abs().max() <= 1e-5 * expected.abs().max().clamp_min(1)
     assert info.output_change <= 1e-5
-    # Scaling untrained units may make weights longer; order alone never takes networks apart.
+    # Scaling untrained units may make weights longer, but reordering alone never moves networks apart.
     ordered = align_to_mean(network, params_KP, layout, INPUTS, frozen=frozen, rescale=False)
     assert ordered.distance_after < ordered.distance_before
 
@@ -73,7 +73,7 @@ def test_some_networks_at_a_time_give_what_all_together_give(
     together_KP, layout, frozen = population(network, from_seeds(one, 5))
     apart_KP = together_KP.clone()
     whole = align_to_mean(network, together_KP, layout, INPUTS, frozen=frozen)
-    monkeypatch.setattr(alignment, "_BYTES_AT_ONCE", 4 * 2 * layout.num_params)  # 2, 2 and 1 networks
+    monkeypatch.setattr(alignment, "_BYTES_AT_ONCE", 4 * 2 * layout.num_params)  # gives 2, 2 and 1 networks at a time
     parts = align_to_mean(network, apart_KP, layout, INPUTS, frozen=frozen)
     assert torch.allclose(apart_KP, together_KP, rtol=1e-5, atol=1e-7)
     assert parts.moved == pytest.approx(whole.moved)

@@ -1,4 +1,4 @@
-"""evaluation/baselines.py: each baseline against its definition, written naively."""
+"""Each baseline in evaluation/baselines.py and fine_tuning.py does what its naively written definition does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DRAWS = 20_000
 
 
 class Classifier(nn.Module):
-    """Convolution and batch norm; dropout that would show if it were on; `awkward`: with a step that vmap refuses."""
+    """A small network. Its dropout would change results if it were on. `awkward` adds a step that vmap refuses."""
 
     def __init__(self, awkward: bool = False) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ def rng(seed: int = 0) -> torch.Generator:
 
 
 def plain(params_KP: Tensor, module: nn.Module | None = None) -> CheckpointDataset:
-    """A set of one linear layer without bias, or of `module`."""
+    """A data set of checkpoints of `module`, by default of one linear layer without bias."""
     module = module or nn.Linear(params_KP.shape[1], 1, bias=False)
     layout = ParamLayout.from_module(module)
     return CheckpointDataset(params_KP, layout, network={"name": "x"}, frozen=layout.frozen_state(module.state_dict()))
@@ -113,7 +113,7 @@ def test_the_generator_decides_everything(name: str, tmp_path: Path) -> None:
 def test_evenly_spaced(num_rows: int, count: int) -> None:
     rows = evenly_spaced(num_rows, count)
     assert len(rows) == min(num_rows, count) and rows[0] >= 0 and rows[-1] < num_rows
-    assert rows[0] - (num_rows - 1 - rows[-1]) in (0, 1)  # as far from one end as from the other
+    assert rows[0] - (num_rows - 1 - rows[-1]) in (0, 1)  # both ends are equally far away, up to one row
     gaps = {after - before for before, after in itertools.pairwise(rows)}
     assert all(gap > 0 for gap in gaps) and max(gaps, default=0) - min(gaps, default=0) <= 1
 
@@ -130,7 +130,7 @@ def test_original_and_ensemble() -> None:
 
 @pytest.mark.usefixtures("slices")
 def test_averages_and_interpolations_are_of_different_checkpoints() -> None:
-    unit = plain(torch.eye(24))  # what is made of it are the weights themselves
+    unit = plain(torch.eye(24))  # so a network made from these holds the weights of its mixture
     average_BK = baselines.average_of(unit, 40, rng())
     assert ((average_BK == 1 / 16).sum(dim=1) == 16).all() and ((average_BK == 0).sum(dim=1) == 8).all()
     assert len(average_BK.unique(dim=0)) == 40
@@ -140,7 +140,7 @@ def test_averages_and_interpolations_are_of_different_checkpoints() -> None:
     line_BK = baselines.interpolation(unit, 4000, rng())
     assert ((line_BK > 0).sum(dim=1) == 2).all()
     torch.testing.assert_close(line_BK.sum(dim=1), torch.ones(4000))
-    weight_B = line_BK.max(dim=1).values  # the larger of (w, 1 - w), uniform in 1/2..1
+    weight_B = line_BK.max(dim=1).values  # the larger of w and 1 - w, uniform in 1/2..1
     assert weight_B.mean() == pytest.approx(0.75, abs=0.01) and weight_B.std() == pytest.approx(0.5 / 12**0.5, abs=0.01)
     torch.testing.assert_close((line_BK > 0).float().mean(dim=0), torch.full((24,), 2 / 24), atol=0.02, rtol=0)
 
@@ -161,7 +161,7 @@ def test_gaussian_has_the_mean_and_std_of_the_checkpoints() -> None:
 @pytest.mark.parametrize("num_checkpoints", [8, 26])
 def test_low_rank_gaussian_has_swags_covariance(num_checkpoints: int) -> None:
     params_KP = torch.randn(num_checkpoints, 5, generator=rng()) @ torch.randn(5, 5, generator=rng(1))
-    params_KP[:6] *= 3  # not among the last 20 of 26
+    params_KP[:6] *= 3  # of 26 checkpoints, these are not among the last 20
     drawn_BP = baselines.low_rank_gaussian(plain(params_KP), DRAWS, rng()).double()
     mean_P, std_P = params_KP.double().mean(dim=0), params_KP.double().std(dim=0)
     last_RP = params_KP.double()[-20:] - mean_P
@@ -183,7 +183,7 @@ def test_noise_is_in_the_units_that_it_says() -> None:
     checkpoints = plain(params_KP, module)
 
     def deviations(made_BP: Tensor) -> Tensor:
-        source_B = torch.cdist(made_BP[:, 620:], params_KP[:, 620:]).argmin(dim=1)  # which checkpoint it is made of
+        source_B = torch.cdist(made_BP[:, 620:], params_KP[:, 620:]).argmin(dim=1)  # the checkpoint each is made from
         assert len(source_B.unique()) > 8
         return (made_BP - params_KP[source_B]).double()
 
@@ -232,7 +232,7 @@ def naive_fine_tune(
     steps: int,
     group: int,
 ) -> Tensor:
-    """One network after another, with torch's own optimiser on the module's own selected parameters."""
+    """Fine-tunes one network after another, with torch's own optimiser on the selected parameters of the module."""
     names = {entry.name for entry in checkpoints.layout.entries}
     made = []
     for b in range(0, num_models, group):
@@ -269,7 +269,7 @@ def test_fine_tuned_equals_one_after_another(
     torch.testing.assert_close(made_BP, expected_BP, rtol=1e-3, atol=2e-5)
     assert (made_BP - expected_BP).abs().mean() < 0.01 * (made_BP - checkpoints.params_KP[0]).abs().mean()
     assert module.training and all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
-    if select == "all":  # running statistics are selected, and stand still
+    if select == "all":  # running statistics are selected too, and must not change
         (variance,) = [entry for entry in checkpoints.layout.entries if entry.log]
         columns = slice(variance.start, variance.stop)
         same = (made_BP[:, None, columns] == checkpoints.params_KP[None, :, columns]).all(dim=2)

@@ -1,4 +1,4 @@
-"""Many networks as one program: each becomes what a plain loop makes of it, whoever trains beside it."""
+"""Many networks trained as one program: each ends as in a plain loop, whichever networks train beside it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_each_network_becomes_what_a_plain_loop_makes_of_it(name: str) -> None:
         network = factory(name)(seed)
         optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.5)
         for step in range(6):
-            # 6 steps in all: the first is warm-up, from 0, then half a cosine.
+            # There are 6 steps: the first is warm-up from 0, and the rest follow half a cosine.
             rate = 0.0 if step < 1 else 3e-3 * 0.5 * (1 + math.cos(math.pi * (step - 1) / 5))
             order = torch.from_numpy(np.random.default_rng(derived_seed(seed, "order", step // 3)).permutation(50))
             chosen = order[16 * (step % 3) : 16 * (step % 3) + 16]
@@ -71,7 +71,7 @@ def test_each_network_becomes_what_a_plain_loop_makes_of_it(name: str) -> None:
 def test_shards_and_threads_change_nothing(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     before = torch.get_num_threads()
     whole = trained(factory("batch-norm"), list(range(5)))
-    monkeypatch.setattr(batched_training, "_SHARD_BYTES", 1)  # a shard each
+    monkeypatch.setattr(batched_training, "_SHARD_BYTES", 1)  # one shard per network
     try:
         torch.set_num_threads(threads)
         cut = trained(factory("batch-norm"), list(range(5)))
@@ -113,7 +113,7 @@ def test_augmentation_follows_from_the_seed_alone() -> None:
 
 
 class Tied(nn.Module):
-    """Two keys for one weight, one weight that is not trained, and buffers that are not saved."""
+    """Has one weight under two keys, a bias that is not trained, and a buffer that is not saved."""
 
     def __init__(self) -> None:
         super().__init__()

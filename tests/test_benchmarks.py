@@ -1,4 +1,4 @@
-"""What benchmarks share: both ways by turns, medians and ratios, the page. How long anything takes is not tested."""
+"""What benchmarks share: timing both ways by turns, medians and ratios, and the page. Speed itself is not tested."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_both_ways_take_turns_and_the_first_round_does_not_count() -> None:
 
     def way(name: str) -> float:
         calls.append(name)
-        return float(len(calls))  # seconds of its own
+        return float(len(calls))  # the way returns its own seconds
 
     assert harness.compare(lambda: way("plain"), lambda: way("ours"), rounds=3) == ([3.0, 5.0, 7.0], [4.0, 6.0, 8.0])
     assert calls == ["plain", "ours"] * 4

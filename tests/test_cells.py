@@ -1,4 +1,4 @@
-"""The cells of the paper's tables: each is a valid recipe, and generates as many numbers as a pencil says."""
+"""Each cell of the paper's tables is a valid recipe, and generates as many numbers as a calculation by hand gives."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from pdiff_hub.tasks import load_task
 from pdiff_hub.tasks.spec import complete_spec
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
-# The widths of the last two norm layers, and the modules that they are. A norm layer has a weight and a bias of its
-# width, so P is twice the sum of the two widths.
+# Network -> (widths of the last two norm layers, their modules, P). A norm layer has a weight and a bias of its width,
+# so P is twice the sum of the two widths.
 NORMS: dict[str, tuple[tuple[int, int], tuple[str, str], int]] = {
-    # The two 3x3 convolutions of the last basic block, both of stage four's 512 channels: 2 (512 + 512).
+    # These norms follow the two 3x3 convolutions of the last basic block. Both have the 512 channels of stage four:
+    # 2 (512 + 512).
     "resnet18": (
         (512, 512),
         ("stages.3.layers.1.layer.0.normalization", "stages.3.layers.1.layer.1.normalization"),
         2048,
     ),
-    # A bottleneck ends with a 3x3 convolution of 512 channels and a 1x1 one of 4 x 512: 2 (512 + 2048).
+    # A bottleneck ends with a 3x3 convolution of 512 channels and a 1x1 convolution of 4 x 512: 2 (512 + 2048).
     "resnet50": (
         (512, 2048),
         ("stages.3.layers.2.layer.1.normalization", "stages.3.layers.2.layer.2.normalization"),
         5120,
     ),
-    # The norm before the last block's MLP, and the one behind all blocks; a ViT has one width: 2 (d + d).
+    # The norm before the MLP of the last block, and the norm after all blocks. A ViT has one width d: 2 (d + d).
     "vit_tiny": ((192, 192), ("layers.11.layernorm_after", "vit.layernorm"), 768),
     "vit_base": ((768, 768), ("layers.11.layernorm_after", "vit.layernorm"), 3072),
-    # The norm in the last block, and the one behind pooling; both of the last stage's width: 2 (d + d).
+    # The norm in the last block, and the norm after pooling. Both have the width d of the last stage: 2 (d + d).
     "convnext_tiny": ((768, 768), ("stages.3.layers.2.layernorm", "convnext.layernorm"), 3072),
     "convnext_base": ((1024, 1024), ("stages.3.layers.2.layernorm", "convnext.layernorm"), 4096),
 }
@@ -53,12 +54,12 @@ SHAPES["mnist"] = {"in_channels": 1, "num_classes": 10}
 
 
 def mlp3(pixels: int, first: int, second: int, classes: int) -> int:
-    """A linear layer from n to m has n m weights and m biases."""
+    """P of the MLP: a linear layer from n to m has n m weights and m biases."""
     return (pixels + 1) * first + (first + 1) * second + (second + 1) * classes
 
 
 def convnet3(channels: int, width: int, side: int, classes: int) -> int:
-    """A 3x3 convolution from n to m has 9 n m weights and m biases; three poolings leave a map of side / 8."""
+    """P of the CNN: a 3x3 convolution from n to m has 9 n m weights and m biases; 3 poolings divide `side` by 8."""
     return (9 * channels + 1) * width + 2 * (9 * width + 1) * width + (width * (side // 8) ** 2 + 1) * classes
 
 
@@ -71,7 +72,7 @@ WHOLE = {
 
 
 def layout_of(name: str) -> ParamLayout:
-    """Of the cell's network, built without memory for its weights and without a network connection."""
+    """The layout of the cell's network. The network is built without memory for its weights and without the Hub."""
     recipe = cell(name)
     shape = SHAPES[recipe["task"]["dataset"]] | {"image_size": recipe["task"]["image_size"]}
     options: dict[str, Any] = dict(recipe["network"])
@@ -80,7 +81,7 @@ def layout_of(name: str) -> ParamLayout:
     with torch.device("meta"):
         network: Any = build_network(spec)
     if pretrained is not None:
-        # What resolve_network would read on the Hub: a model of that size for 224 pixels and 3 channels.
+        # resolve_network would read this on the Hub: the config of a model of that size for 224 pixels and 3 channels.
         config = {**network.config.to_dict(), "image_size": 224}
         with_weights = resolve_network({**options, "pretrained": pretrained, "config": config}, **shape)
         assert with_weights | {"pretrained": None, "config": None} == spec
@@ -190,7 +191,7 @@ def test_unknown_names_get_the_nearest_of_folders_and_cells(name: str, nearest: 
 def test_short_names_read_the_splits_and_columns_that_their_sets_have(
     dataset: str, splits: tuple[str, str, str], label: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sets' own splits and columns, with noise for images; ImageNet's test images have no labels."""
+    """Made-up sets with the real splits and columns, and noise as images. ImageNet's test images have no labels."""
     import datasets
     import numpy as np
     from PIL import Image

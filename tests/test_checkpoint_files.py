@@ -1,4 +1,4 @@
-"""The files of a data set: whole after a kill or a full disk, readable by others, and errors name what is damaged."""
+"""The files of a data set survive a kill and a full disk, plain libraries read them, and errors name a damaged one."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_saving_replaces_what_was_there_and_only_that(tmp_path: Path, form: str)
     dataset(7, seed=1).save_pretrained(tmp_path)
     first = CheckpointDataset.from_pretrained(tmp_path)
     second = first.select_rows([6, 0, 3])
-    second.save_pretrained(tmp_path)  # from the very files that it replaces
+    second.save_pretrained(tmp_path)  # it reads from the files that it replaces
     assert torch.equal(second.params_KP, dataset(7, seed=1).params_KP[[6, 0, 3]])
     assert_same(CheckpointDataset.from_pretrained(tmp_path), second)
     index = json.loads((tmp_path / "dataset.json").read_text())
@@ -78,7 +78,7 @@ def test_saving_replaces_what_was_there_and_only_that(tmp_path: Path, form: str)
 def test_a_save_stopped_anywhere_leaves_the_old_set_or_the_new_one(
     tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cut off at each system call in turn, as a kill would (nothing is cleaned up), then read, then save again."""
+    """A save is cut off at each system call in turn, as by a kill (nothing is cleaned up), then read, then repeated."""
     old, new = dataset(1, seed=1), dataset(3, seed=2)
     old.save_pretrained(tmp_path / "old")
     new_contents = contents_of(new, tmp_path / "new")
@@ -99,7 +99,7 @@ def test_a_save_stopped_anywhere_leaves_the_old_set_or_the_new_one(
         shutil.copytree(tmp_path / "old", folder)
         child = os.fork()
         if child == 0:
-            signal.alarm(30)  # should a forked thread pool hang, then not for ever
+            signal.alarm(30)  # ends the child if a forked thread pool hangs
             calls["left"] = limit
             for name in ("replace", "fsync", "open", "unlink"):
                 monkeypatch.setattr(os, name, counted(getattr(os, name)))
@@ -142,11 +142,11 @@ def test_a_full_disk_leaves_the_folder_as_it_was(
     assert (failure is not None) == (calls["n"] >= fails_at)
     if failure is not None:
         assert failure.errno == errno.ENOSPC and str(tmp_path) in str(failure)
-    if failure is None or ("dataset.json" in str(failure) and "is in place" in str(failure)):  # in its very last call
+    if failure is None or ("dataset.json" in str(failure) and "is in place" in str(failure)):  # the last call failed
         assert len(CheckpointDataset.from_pretrained(tmp_path)) == 7
     else:
         assert contents(tmp_path) == before
-    assert calls["n"] <= 18  # none is left out
+    assert calls["n"] <= 18  # so `fails_at` covers every call
 
 
 def test_an_error_in_safetensors_itself_is_an_os_error_too(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_damaged_sets(tmp_path: Path, form: str) -> None:
         return folder
 
     def resized(path: Path, content: bytes) -> None:
-        """Also with a dataset.json that agrees with the size."""
+        """Writes the content, and a dataset.json that holds the new size."""
         path.write_bytes(content)
         text = (tmp_path / "good" / "dataset.json").read_text()
         index = json.loads(text)
@@ -212,6 +212,9 @@ def contents_of(original: CheckpointDataset, folder: Path) -> dict[str, bytes]:
     ("changes", "message"),
     [
         ({"format_version": 2}, "format version 2, .* upgrade"),
+        ({"format_version": 0}, "format version 0"),
+        ({"format_version": True}, "format version True"),
+        ({"layout": {"select": "all", "entries": [], "frozen": []}}, "a layout has no tensors"),
         ({"format": "other"}, "does not describe"),
         ({"num_checkpoints": 5}, "expected rows 0 to 4"),
         ({"num_params": 51}, "expected a fixed-size list of 51"),

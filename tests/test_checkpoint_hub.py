@@ -1,6 +1,6 @@
-"""Data sets on the Hub: others read them with plain `datasets`, they grow and are read by parts, hostile ones fail.
+"""Data sets on the Hub: plain `datasets` reads them, they can grow, parts can be read, and hostile ones are refused.
 
-Against the loopback Hub and the unmodified client.
+The tests use the loopback Hub and the unmodified client.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def test_what_is_pushed_comes_back(hub: LoopbackHub, tmp_path: Path, form: str) 
     assert (back.hub_id, back.hub_revision) == (ID, head)
     assert_same(back, original)
     assert_same(opened(revision=head, local_files_only=True), original)
-    # From a folder that did not change it goes up as it lies there; nothing is new, so nothing happens.
+    # A folder that did not change is pushed as it is. Nothing in it is new, so no commit is made.
     back.save_pretrained(tmp_path / "folder")
     before = len(hub.requests)
     folder = CheckpointDataset.from_pretrained(tmp_path / "folder")
@@ -123,7 +123,7 @@ def test_plain_datasets_reads_and_streams_it(hub: LoopbackHub, tmp_path: Path, f
 
 def test_append_uploads_only_what_is_new(hub: LoopbackHub, tmp_path: Path, form: str) -> None:
     first, second, third = dataset(7), dataset(4, seed=1), dataset(2, seed=2)
-    first.push_to_hub(ID, append=True)  # there is nothing yet: a push
+    first.push_to_hub(ID, append=True)  # there is no set yet, so this is a plain push
     old = hub.files(ID, "dataset")
     before, uploads = len(hub.requests), hub.uploads.copy()
     second.frozen = {name: tensor.clone() for name, tensor in first.frozen.items()}
@@ -142,7 +142,7 @@ def test_append_uploads_only_what_is_new(hub: LoopbackHub, tmp_path: Path, form:
     assert torch.equal(opened(rows=[12, 6, 7]).params_KP, whole.params_KP[[12, 6, 7]])
     whole.save_pretrained(tmp_path / "again")
     assert_same(CheckpointDataset.from_pretrained(tmp_path / "again"), whole)
-    # The statistics are those of all rows, though the old ones were not downloaded.
+    # The statistics cover all rows, although the old rows were not downloaded.
     losses = [row["train_loss"] for row in whole.metadata]
     line = next(line for line in card(hub).splitlines() if "train_loss" in line)
     assert [float(cell) for cell in line.split("|")[2:6]] == pytest.approx(
@@ -162,7 +162,7 @@ def test_the_same_rows_are_not_appended_twice(hub: LoopbackHub, form: str) -> No
 
     hub.fail(Fault.drop_after_commit(), committing)
     hub.fail(Fault.status(503), lambda request: committed and request.method == "GET", times=50)
-    with pytest.raises(ConnectionError):  # the commit is there, and nobody was told
+    with pytest.raises(ConnectionError):  # the commit was made, but its answer was lost
         more.push_to_hub(ID, append=True)
     committed.clear()
     head = hub.head(ID, "dataset")
@@ -227,7 +227,7 @@ def test_rows_are_read_without_the_others(hub: LoopbackHub, tmp_path: Path, form
         wanted.add(index["data"][0]["path"])
     assert fetched(hub, before) <= wanted and len(large) > 8
     size = sum(request.status == 200 and "/resolve/" in request.path for request in hub.requests[before:])
-    assert size <= 2 * len(wanted)  # a HEAD and a GET each
+    assert size <= 2 * len(wanted)  # one HEAD and one GET per file
     assert_same(opened(rows=[30, 2], cache_dir=tmp_path, local_files_only=True), original.select_rows([30, 2]))
     some.save_pretrained(tmp_path / "some")
     assert_same(CheckpointDataset.from_pretrained(tmp_path / "some"), some)
@@ -303,7 +303,7 @@ def test_a_folder_of_an_older_version_gets_what_it_lacks(hub: LoopbackHub, tmp_p
 
 
 def hostile(files: dict[str, bytes], form: str) -> dict[str, dict[str, bytes]]:
-    """Name of what is wrong -> the files of a repository."""
+    """Message of the expected error -> the files of a repository that causes it."""
     index = json.loads(files["dataset.json"])
     large = (index["shards"] or index["data"])[0]
 

@@ -1,4 +1,4 @@
-"""Rows: a shard written in pieces is the file that safetensors writes; what is read lazily is judged as tensors are."""
+"""A shard written in pieces equals the file that safetensors writes, and rows of a file are judged as tensors are."""
 
 from __future__ import annotations
 

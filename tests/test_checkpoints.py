@@ -1,4 +1,4 @@
-"""A data set comes back exactly as it was saved, opens fast and lazily, and says what is wrong with a damaged one."""
+"""A data set comes back exactly as it was saved and opens fast and lazily; errors say what is wrong with a bad one."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_round_trip(tmp_path: Path, form: str, select: str) -> None:
     assert [row["step"] for row in picked.metadata] == [5, 1, 2, 5]
     assert_same(opened, original)
     assert_same(picked, original.select_rows([5, 1, 2, 5]))
-    # What is saved again is the same, byte for byte, from memory and from files.
+    # Saving it again gives the same bytes, whether it comes from memory or from files.
     CheckpointDataset.from_pretrained(tmp_path / "set").save_pretrained(tmp_path / "again")
     assert contents(tmp_path / "again") == contents(tmp_path / "set")
 
@@ -86,7 +86,7 @@ def test_round_trip_of_any_numbers_and_metadata(
     opened = CheckpointDataset.from_pretrained(folder)
     start, stop = sorted(data.draw(st.tuples(st.integers(0, width), st.integers(0, width))))
     assert torch.equal(opened.read_slice(start, stop), params_KP[:, start:stop])
-    assert torch.equal(opened.params_KP.view(torch.int32), params_KP.view(torch.int32))  # -0.0 too
+    assert torch.equal(opened.params_KP.view(torch.int32), params_KP.view(torch.int32))  # even the sign of -0.0
     assert opened.metadata == [{**STANDARD, **row} for row in metadata]
 
 
@@ -100,7 +100,7 @@ def test_opening_is_fast(tmp_path: Path) -> None:
         begin = time.process_time()
         assert CheckpointDataset.from_pretrained(tmp_path).params_KP.shape == (200, 50_000)
         seconds.append(time.process_time() - begin)
-    # Processor time: this machine's two cores are shared.
+    # This is processor time, because other processes may share the cores.
     assert min(seconds) < 0.2
 
 
@@ -112,7 +112,7 @@ def test_bad_numbers_name_checkpoint_and_tensor(tmp_path: Path, form: str, monke
         params_KP[2, entry.start] = value
         with pytest.raises(ValueError, match=rf"checkpoint 2: tensor '{entry.name}' holds NaN or Inf"):
             CheckpointDataset(params_KP, good.layout, network={}, frozen=good.frozen)
-    good.params_KP[2, entry.start] = float("nan")  # and where they come from files
+    good.params_KP[2, entry.start] = float("nan")  # the same for numbers that come from files
     good.save_pretrained(tmp_path)
     opened = CheckpointDataset.from_pretrained(tmp_path)
     assert opened.read_slice(0, entry.start).shape == (4, entry.start)
@@ -185,7 +185,7 @@ def test_no_set(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text("{")
     with pytest.raises(ValueError, match="not JSON"):
         CheckpointDataset.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="not JSON"):  # and is not overwritten
+    with pytest.raises(ValueError, match="not JSON"):  # a save does not overwrite it either
         dataset().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="is a file"):
         dataset().save_pretrained(tmp_path / "dataset.json")

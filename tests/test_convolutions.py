@@ -1,4 +1,4 @@
-"""Convolving the maps of many networks at once: a grouped convolution's values and gradients, at all sizes."""
+"""`convolve` runs many networks at once: it has the values and gradients of a grouped convolution, at all sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[nn.Conv2d, Tensor]:
-    """A convolution and maps [B,KC,H,W] that it fits."""
+    """A convolution, and maps [B,KC,H,W] that fit it."""
     kernel, stride, margin = draw(pairs), draw(pairs), draw(st.tuples(st.integers(0, 2), st.integers(0, 2)))
     channels, outputs, bias = draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(st.booleans())
     height, width = (draw(st.integers(max(1, size - 2 * pad), 5)) for size, pad in zip(kernel, margin, strict=True))

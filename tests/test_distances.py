@@ -1,4 +1,4 @@
-"""evaluation/distances.py against naive formulas in NumPy."""
+"""evaluation/distances.py gives the same as naive formulas in NumPy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @st.composite
 def populations(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
-    """Two sets of at least two networks: a common centre of any size, spread of any size, some duplicates."""
+    """Two sets of at least two networks, with some duplicates. They share a centre; centre and spread vary in size."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     num_params = draw(st.integers(1, 23))
     centre = draw(st.sampled_from([0.0, 1.0, 1e4])) * torch.randn(num_params, generator=generator)
@@ -104,7 +104,7 @@ def test_bad_input() -> None:
         nearest_l2(params[:2], params, leave_one_out=True)
     with pytest.raises(ValueError, match="least two of each"):
         spread_ratio(params[:1], params)
-    with pytest.raises(ValueError, match="one of each a network"):
+    with pytest.raises(ValueError, match="one of each per network"):
         summarise_accuracy(torch.rand(3), torch.rand(2))
     with pytest.raises(ValueError, match="at least one network"):
         summarise_accuracy(torch.rand(0), torch.rand(0))

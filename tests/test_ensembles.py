@@ -1,4 +1,4 @@
-"""evaluation/ensembles.py against a naive loop over groups, images and bins."""
+"""evaluation/ensembles.py gives the same as a naive loop over groups, images and bins."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 
 class Table(nn.Module):
-    """Answers image i (one pixel that holds i) with row i of its weight: any logits can be asked for."""
+    """Answers image i (one pixel that holds i) with row i of its weight, so a test can choose any logits."""
 
     def __init__(self, num_images: int, num_classes: int) -> None:
         super().__init__()
@@ -72,10 +72,10 @@ def test_equals_naive(num_networks: int, num_images: int, num_classes: int, scal
 
 
 def test_known_values() -> None:
-    """Two opposite networks: together they know nothing, and a wrong certainty costs what the logits say."""
+    """Two networks with opposite answers know nothing together, and each wrong answer costs what its logits say."""
     logits_BNc = torch.tensor([[[1000.0, 0.0]] * 4, [[0.0, 1000.0]] * 4])
     found = curve(logits_BNc, torch.zeros(4, dtype=torch.int64), sizes=(1, 2))
-    assert found.nll == pytest.approx((500.0, math.log(2)))  # exp(-1000) is 0 in any float, its logarithm is not
+    assert found.nll == pytest.approx((500.0, math.log(2)))  # exp(-1000) is 0 in any float, but its logarithm is finite
     assert found.accuracy[0] == 0.5 and found.calibration_error == pytest.approx((0.5, 0.5))
     same = curve(logits_BNc[:1].expand(20, -1, -1), torch.zeros(4, dtype=torch.int64))
     assert same.accuracy == (1.0,) * 5 and same.calibration_error == pytest.approx((0.0,) * 5)

@@ -1,4 +1,4 @@
-"""What the command shows in one line, and what it shows as the bug that it is."""
+"""The command shows errors meant for users in one line, and all other errors with their trace, since they are bugs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole judgement of generated networks: agreement with naive measures, edge cases, stable streams."""
+"""`evaluate_networks` agrees with naive measures and handles edge cases; its baselines do not affect each other."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def naive_iou(first_N: Tensor, second_N: Tensor) -> float:
 
 def test_results_agree_with_naive_measures(task: Task, tmp_path: Path) -> None:
     originals, generated_BP = checkpoints(5), checkpoints(4, seed=1).params_KP
-    generated_BP[3] = originals.params_KP[2]  # a copy
+    generated_BP[3] = originals.params_KP[2]  # a copy of an original
     results = judge(task, originals, generated_BP, variants=VARIANTS, num_models=6, folder=RunFolder(tmp_path))
     wrong_KN, wrong_BN = wrong(task, originals, originals.params_KP), wrong(task, originals, generated_BP)
     highest = [max(naive_iou(one, other) for other in wrong_KN) for one in wrong_BN]
@@ -101,7 +101,7 @@ def test_a_test_set_without_errors_is_said_not_divided_by(task: Task, tmp_path: 
     originals = checkpoints(3)
     faultless = Split(task.test.images_NCHW, torch.zeros_like(task.test.labels_N))
     for row_P in originals.params_KP:
-        row_P[originals.layout.entries[-1].start] = 1e4  # the bias of the first class
+        row_P[originals.layout.entries[-1].start] = 1e4  # this is the bias of the first class
     perfect = Task(**{**task.__dict__, "test": faultless})
     results = judge(perfect, originals, originals.params_KP, folder=RunFolder(tmp_path))
     assert results.similarity.original_generated_max is None and results.audit.max_iou_original is None

@@ -1,4 +1,4 @@
-"""evaluation/figures: what is written, that it is the same each time, and that methods can be told apart."""
+"""Accuracy against similarity in evaluation/figures: files are the same each time, and methods can be told apart."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_png_and_svg_are_the_same_each_time(tmp_path: Path) -> None:
     svg = first[1].read_text(encoding="utf-8")
     assert "<svg" in svg and "<dc:date>" not in svg
     for text in ("originals (20)", "generated (20)", "accuracy on test (%)", "digits-mlp3"):
-        assert f"<!-- {text} -->" in svg  # text is drawn as paths, and named in a comment
+        assert f"<!-- {text} -->" in svg  # text is drawn as paths, with a comment that holds it
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["one.png", "one.svg", "two.png", "two.svg"]
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: what moves and what stands still, and that a killed run ends in exactly the same checkpoints."""
+"""Fine-tuning: which tensors change and which do not, and that a killed run ends with exactly the same checkpoints."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BATCH_NORM = {"name": "convnet3", "widths": [4, 4, 4], "norm": "batch"}
 
 
 class Tied(nn.Module):
-    """Two layers that share one weight, dropout, and a bias that the network itself holds frozen."""
+    """Has two layers that share one weight, dropout, and a bias that the network itself freezes."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Tied(nn.Module):
 
 
 class Drifting(nn.Module):
-    """Changes a buffer in whatever mode it is."""
+    """Changes a buffer both in train mode and in eval mode."""
 
     count: Tensor
 
@@ -108,7 +108,7 @@ def test_result_follows_from_the_seed_and_nothing_else(task: Task, tmp_path: Pat
     first = collect(task, tmp_path / "first")
     torch.manual_seed(99)
     assert_same(collect(task, tmp_path / "second"), first)
-    assert_same(collect(task, tmp_path / "first"), first)  # finished: only opened
+    assert_same(collect(task, tmp_path / "first"), first)  # it is finished, so it is only opened
     other = collect(task, tmp_path / "other", seed=4)
     assert not torch.equal(other.params_KP, first.params_KP)
 
@@ -129,7 +129,7 @@ def test_unselected_tensors_and_running_statistics_stand_still(
     start = after_training[-1]
     assert start.info == {"phase": "finetune", "step": 0}
     whole = {name.partition("/")[2]: tensor for name, tensor in start.tensors.items()}
-    assert whole["norm3.num_batches_tracked"] == 5  # the first phase changed the statistics
+    assert whole["norm3.num_batches_tracked"] == 5  # the first phase did update the statistics
     assert dataset.frozen.keys() == whole.keys() - {"norm3.weight", "norm3.bias"}
     assert all(torch.equal(tensor, whole[name]) for name, tensor in dataset.frozen.items())
     assert (dataset.params_KP != torch.cat([whole["norm3.weight"], whole["norm3.bias"]])).any(1).all()
@@ -159,7 +159,8 @@ def test_tied_weights_are_one_and_frozen_ones_stay(task: Task, tmp_path: Path) -
     assert not torch.equal(states[0]["first.weight"], states[1]["first.weight"])
     assert not torch.equal(states[0]["head.weight"], states[1]["head.weight"])
     assert torch.equal(states[0]["head.bias"], states[1]["head.bias"])
-    # Trained once: a step of AdamW at this rate moves no number by more than the rate and the decay.
+    # The tied weight is trained once per step, not twice. A step of AdamW moves no number by more than the rate and the
+    # decay.
     step = (states[1]["first.weight"] - states[0]["first.weight"]).abs().max()
     assert step < 12 * TINY.finetune_learning_rate * 1.5
 
@@ -169,7 +170,7 @@ class Stop(Exception):
 
 
 def stopping(function: Callable[..., Any], calls: int, *, before: bool) -> Callable[..., Any]:
-    """`function`, which raises Stop at its `calls`-th call, before or after doing its work."""
+    """`function`, but its `calls`-th call raises Stop, before or after it does its work."""
     left = [calls]
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -238,7 +239,7 @@ t.assert_same(t.collect(task, folder / "parts", t.BATCH_NORM, config=config), wh
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    processes.run(KILLED, str(tmp_path))  # on one thread, so that it may fork
+    processes.run(KILLED, str(tmp_path))  # it has one thread, so it may fork
     assert int((tmp_path / "killed").read_text()) >= 1
 
 
@@ -287,7 +288,7 @@ def test_a_shared_first_phase_gives_the_same_checkpoints(
     for number, (select, every) in enumerate([("all", 2), ("head", 3)]):
         config = FinetuneConfig(num_checkpoints=3, save_every=every, epochs=2)
         alone = collect(task, tmp_path / f"alone-{number}", network, select, config=config)
-        if number == 1:  # the first phase is there already: it must not run again
+        if number == 1:  # the first phase is saved already, so it must not run again
             monkeypatch.setattr(collecting, "_train", lambda *_arguments: pytest.fail("trained again"))
         shared = collect_finetune(
             task, network, select, config, tmp_path / f"shared-{number}", seed=3, trained=trained, progress=False
@@ -359,7 +360,7 @@ def test_training_on_shared_activations_is_the_plain_training(
     network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = load_task({"dataset": "digits", "train_size": 96})
-    longer = replace(TINY, num_checkpoints=6, save_every=5)  # sees every image again
+    longer = replace(TINY, num_checkpoints=6, save_every=5)  # long enough to see every image again
     recorded: list[object] = []
 
     def record_all(*arguments: Any) -> Any:
@@ -371,14 +372,14 @@ def test_training_on_shared_activations_is_the_plain_training(
     shared = collect(task, tmp_path / "shared", network, select, config=longer)
     monkeypatch.setattr(finetune_run, "_MAX_SHARED_BYTES", -1)
     plain = collect(task, tmp_path / "plain", network, select, config=longer)
-    # Dropout before the selection is another one at every step: nothing is shared.
+    # Dropout before the selected tensors differs from step to step, so nothing can be shared.
     assert [each is not None for each in recorded] == ([True] if network is BATCH_NORM else [])
     torch.testing.assert_close(shared.params_KP, plain.params_KP, rtol=1e-4, atol=1e-5)
     assert float((plain.params_KP[-1] - plain.params_KP[0]).abs().max()) > 1e-3, "it trained"
 
 
 class Dropping(nn.Module):
-    """Dropout in front of what is trained."""
+    """Has dropout before the layer that is trained."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""evaluation/frontier.py against rectangles and steps drawn naively, and what its verdicts mean."""
+"""evaluation/frontier.py gives the same as naively drawn rectangles and steps; its verdicts mean what they say."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from pdiff_hub.evaluation.frontier import area_interval, compare, dominated_area, measure_frontier
 from pdiff_hub.evaluation.points import MethodPoints
 
-GRID = 20  # novelties and accuracies are multiples of 1 / 20: ties and duplicates are common
+GRID = 20  # novelties and accuracies are multiples of 1 / 20, so ties and duplicates are common
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -29,7 +29,7 @@ def points_of(accuracy_B: Tensor, novelty_B: Tensor) -> MethodPoints:
 
 @st.composite
 def clouds(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
-    """Accuracy and novelty of 1 to 12 networks on a grid; some without a novelty, but not all."""
+    """Accuracy and novelty of 1 to 12 networks on a grid. Some networks have no novelty, but at least one has."""
     place = st.integers(0, GRID)
     pairs = [*draw(st.lists(st.tuples(place, place | st.none()), max_size=11)), (draw(place), draw(place))]
     accuracy, novelty = zip(*draw(st.permutations(pairs)), strict=True)
@@ -40,7 +40,7 @@ def clouds(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 
 
 def naive_area(accuracy_B: Tensor, novelty_B: Tensor, floor: int) -> float:
-    """Count the cells of the grid that some network's rectangle covers; floor in cells."""
+    """The area of all grid cells that the rectangle of some network covers. `floor` is in cells."""
     covered = np.zeros((GRID, GRID), dtype=bool)
     for accuracy, novelty in zip(accuracy_B.tolist(), novelty_B.tolist(), strict=True):
         if not math.isnan(novelty):
@@ -49,7 +49,7 @@ def naive_area(accuracy_B: Tensor, novelty_B: Tensor, floor: int) -> float:
 
 
 def naive_mean(accuracy_B: Tensor, novelty_B: Tensor, end: float) -> float:
-    """Mean over the cells 0..end of the accuracy of the best network that is as novel as the cell's upper end."""
+    """Mean over the cells in 0..end of the best accuracy among networks at least as novel as the cell's middle."""
     cells = max(1, round(end * GRID))
     ends = [0.0] if end == 0 else [(cell + 0.5) / GRID for cell in range(cells)]
     return float(np.mean([float(accuracy_B[novelty_B >= v].max()) for v in ends]))
@@ -118,13 +118,13 @@ def test_comparison_equals_one_resample_after_another(
 
 
 def cloud(centre: float, count: int, seed: int) -> MethodPoints:
-    """Networks that trade accuracy for novelty along one line, `centre` high."""
+    """Networks that trade accuracy for novelty along one line, which begins at accuracy `centre`."""
     novelty_B, noise_B = 0.5 * torch.rand(count, generator=rng(seed)), torch.randn(count, generator=rng(seed + 1))
     return points_of((centre - 0.2 * novelty_B + 0.01 * noise_B).clamp(0, 1), novelty_B)
 
 
 def test_more_networks_of_one_kind_do_not_win() -> None:
-    """Eight times as many from the same distribution: the plain frontier is higher, the comparison is not."""
+    """Eight times as many networks from one distribution raise the plain frontier, but do not win the comparison."""
     many, few = cloud(0.8, 400, 0), cloud(0.8, 50, 7)
     assert dominated_area(many, 0.1) > dominated_area(few, 0.1)
     assert compare(many, few, rng()).verdict == compare(few, many, rng()).verdict == "within the interval"

@@ -1,6 +1,6 @@
-"""On a GPU: the same results as on the CPU to float tolerance, and nothing that comes back within a step.
+"""On a GPU the results equal those of the CPU to float tolerance, and no step waits for the device.
 
-Run with `pytest -m gpu`; CUDA itself raises where a step waits for the device (`torch.cuda.set_sync_debug_mode`).
+Run with `pytest -m gpu`. `torch.cuda.set_sync_debug_mode` makes CUDA raise an error where a step waits for the device.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def test_sampling_on_a_gpu_is_sampling_on_the_cpu_and_waits_for_nothing() -> Non
 def test_a_training_step_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seed_of, average = loop.step_seed, loop._average
 
-    def seeded(seed: int, step: int) -> int:  # at the beginning of every step
+    def seeded(seed: int, step: int) -> int:  # called at the beginning of every step
         torch.cuda.set_sync_debug_mode("error" if step > 1 else "default")
         return seed_of(seed, step)
 

@@ -1,4 +1,4 @@
-"""benchmarks/growth*.py: slopes, the page and its pictures, and that kept points are not measured again."""
+"""benchmarks/growth*.py: slopes, the page and its pictures; points that are kept are not measured again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SECONDS: dict[Callable[..., Seconds], tuple[str, ...]] = {
 
 
 def made_up(exponent: float = 1.0) -> dict[str, list[Point]]:
-    """Points of every axis whose seconds grow with that exponent, and whose memory is flat but in the last one."""
+    """Points for every axis. Their seconds grow with that exponent, and their memory grows only from 10^5 on."""
     points: dict[str, list[Point]] = {}
     for axis in AXES:
         stages = axis.stages(Path(), 1000)
@@ -56,7 +56,7 @@ def test_slope_of_a_power_law_is_exact_and_the_lower_half_does_not_count() -> No
     ys = [3 * x**1.7 for x in xs]
     assert line(xs, ys) == pytest.approx((3, 1.7), rel=1e-12)
     assert slope(xs, [5e9, 1.0, 7e5, *ys[3:]]) == pytest.approx(1.7, rel=1e-12)
-    assert slope([1, 10, 100], [9, 40, 40]) == pytest.approx(0, abs=1e-12)  # the middle itself belongs to it
+    assert slope([1, 10, 100], [9, 40, 40]) == pytest.approx(0, abs=1e-12)  # the middle belongs to the upper half
 
 
 def test_slope_needs_two_points_above_the_least() -> None:
@@ -81,7 +81,7 @@ def test_page_and_pictures_from_made_up_points(tmp_path: Path) -> None:
         "| parameters (1,000 to 1,000,000) | train, memory | 1,000 MiB | 1.00 |",
     ):
         assert part in text
-    for table in text.split("\n\n"):  # as many cells in every row as in the header
+    for table in text.split("\n\n"):  # every row of a table has as many cells as its header
         if table.startswith("|"):
             assert len({line.count("|") for line in table.splitlines()}) == 1
     paths = draw(PARAMETERS, points["parameters"], tmp_path / "growth-parameters")
@@ -126,14 +126,14 @@ def test_a_stopped_run_goes_on_and_measures_nothing_twice(
     monkeypatch.setattr(growth, "draw", lambda axis, points, stem: drawn.add(stem))
     monkeypatch.setattr(growth, "machine", lambda: {**MACHINE, "date": f"day {len(done)}"})
     command = [*TINY, "--work-dir", str(tmp_path / "work"), "--output-dir", str(tmp_path / "out")]
-    stop_after = 4  # in the second network
+    stop_after = 4  # it stops in the second network
     with pytest.raises(SystemExit, match=r"exit code -9\. Finished points are kept in .*work; the same command"):
         growth.main(command)
     assert not (tmp_path / "out").exists()
     done.clear()
     stop_after = -1
     growth.main(command)
-    assert len(done) == 3 + 6 + 4  # the second network again, whole
+    assert len(done) == 3 + 6 + 4  # all stages of the second network are done again
     page = (tmp_path / "out" / "benchmarks" / "GROWTH.md").read_text(encoding="utf-8")
     done.clear()
     growth.main(command)
@@ -175,7 +175,7 @@ def test_perturbations_are_the_same_in_any_rectangle(monkeypatch: pytest.MonkeyP
 def test_a_process_of_its_own_gives_seconds_and_only_its_own_memory() -> None:
     cost = run(dict, {"nothing": 0.5})
     assert cost.seconds == {"nothing": 0.5} and cost.total >= 0
-    assert 2**22 < cost.peak < 2**27  # this process holds more: it has torch
+    assert 2**22 < cost.peak < 2**27  # this process holds more, because it has imported torch
 
 
 def test_a_process_that_fails_says_why() -> None:

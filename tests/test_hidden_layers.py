@@ -1,4 +1,4 @@
-"""Which networks are chains, proved on numbers: what is found can be moved and scaled, all else is refused by name."""
+"""`find_hidden_layers`: its units can be reordered and, where it says so, scaled; other networks are refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def conv(*sizes: int, **options: Any) -> nn.Conv2d:
 
 
 CHAINS: dict[str, tuple[Callable[[], list[nn.Module]], list[str], list[str]]] = {
-    # modules, hidden layers found, those that can be scaled
+    # Name: (modules, hidden layers that are found, those of them that can be scaled).
     "flattened map": (lambda: [conv(2, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(80, 4)], ["0"], ["0"]),
     "norms": (
         lambda: [
@@ -52,7 +52,7 @@ CHAINS: dict[str, tuple[Callable[[], list[nn.Module]], list[str], list[str]]] = 
 
 
 def lively(network: nn.Module) -> nn.Module:
-    """Running statistics and norm weights that differ from unit to unit."""
+    """The network in eval mode, with running statistics and norm weights that differ from unit to unit."""
     generator = torch.Generator().manual_seed(1)
     for module in network.modules():
         for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
@@ -93,7 +93,7 @@ def test_units_of_a_chain_move_and_scale(name: str, seed: int) -> None:
 
 
 def test_numbers_of_a_unit() -> None:
-    """All numbers that touch unit c, and no other, are in row c."""
+    """Row c holds all numbers that touch unit c, and no others."""
     network = nn.Sequential(conv(2, 3), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(12, 5)).eval()
     (layer,) = find_hidden_layers(network, stacked(network), IMAGES)
     rows_KCF = layer.numbers(stacked(network), (*layer.weights, *layer.outgoing))

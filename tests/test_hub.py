@@ -1,4 +1,4 @@
-"""Cards come from `results.json` alone, and are valid metadata for the client and the Hub."""
+"""Cards are rendered from `results.json` alone, and their metadata is valid for the client and the Hub."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ RESULTS: dict[str, Any] = {
     "notes": ["A note."],
     "seconds": {"collect": 1.0, "train_autoencoder": 0.1, "train_diffusion": 60.0, "generate": None, "evaluate": 1.0},
 }
-# As `pipeline.facts.facts_of` gives it of a pipeline that nobody evaluated.
+# What `pipeline.facts.facts_of` returns for a pipeline that was not evaluated.
 UNKNOWN = {
     key: RESULTS[key]
     for key in (
@@ -144,7 +144,7 @@ def test_card_of_less(hub: LoopbackHub) -> None:
     ModelCard(text).validate(repo_type="model")
     assert ".png" not in text and "As ensembles" not in text and "recipe is not known" in text
     assert "datasets:" not in text and "base_model" not in text and 'from_pretrained("path/to/it")' in text
-    # As an audit without checkpoints leaves it.
+    # These are the results of an audit without checkpoints.
     alone = {**less, "accuracy": {"generated": ROW}, "audit": {}, "similarity": {}, "num_checkpoints": None}
     text = rendered(alone)
     assert "200 generated." in text and "originals" not in text.split("## Accuracy")[1].split("## How")[0]

@@ -1,4 +1,4 @@
-"""`import pdiff_hub` costs nothing: whoever asks for a version, or for `pdiff --help`, does not wait for torch."""
+"""`import pdiff_hub` loads no heavy library, so asking for the version or for `pdiff --help` does not load torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEAVY = ["torch", "diffusers", "transformers", "datasets", "accelerate", "huggin
 
 
 def evaluate(code: str) -> object:
-    """What an expression is in a fresh interpreter after `import sys, pdiff_hub`."""
+    """The value of an expression in a fresh interpreter, after `import sys, pdiff_hub`."""
     program = f"import sys, pdiff_hub; print(repr({code}))"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     return ast.literal_eval(done.stdout)

@@ -1,4 +1,4 @@
-"""Checkpoints from elsewhere: read in order, checked tensor by tensor, nothing guessed and no code run."""
+"""Checkpoints from elsewhere are read in order and checked tensor by tensor; nothing is guessed, and no code is run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def network() -> nn.Module:
 
 
 def states(num: int = 3, *, same: str = "") -> list[StateDict]:
-    """`num` random state dicts; tensors whose name begins with `same` are equal in all."""
+    """`num` random state dicts. Tensors whose names begin with `same` are equal in all of them."""
     generator = torch.Generator().manual_seed(0)
     found: list[StateDict] = []
     for k in range(num):
@@ -79,9 +79,9 @@ def test_a_folder_in_natural_order(tmp_path: Path, suffix: str, to_disk: bool) -
     assert dataset.collect["method"] == "import" and str(tmp_path) not in str(dataset.collect)
     for k in (0, 11):
         network().load_state_dict(dataset.state_dict(k), strict=True)
-    assert dataset.frozen == {"1.num_batches_tracked": torch.tensor(0)}  # differs between files: that of the first
+    assert dataset.frozen == {"1.num_batches_tracked": torch.tensor(0)}  # it differs between files; the first counts
     if to_disk:
-        assert_equal(read(tmp_path / "runs", output_dir=tmp_path / "set"), dataset)  # opens what is finished
+        assert_equal(read(tmp_path / "runs", output_dir=tmp_path / "set"), dataset)  # only opens the finished set
         with pytest.raises(ValueError, match=r"prefix was '' and is 'module\.'"):
             read(tmp_path / "runs", output_dir=tmp_path / "set", prefix="module.")
 
@@ -109,7 +109,7 @@ def test_an_import_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.
         read(tmp_path / "runs", output_dir=tmp_path / "set")
     opened.extend(["-"] * 8)
     dataset = read(tmp_path / "runs", output_dir=tmp_path / "set")
-    # The first again for the frozen rest, and what was not committed: parts hold two.
+    # Read again: the first file, for the frozen tensors, and the files that were not committed. A part holds two files.
     assert opened[opened.index("-") + 8 :] == [f"step-{k}.safetensors" for k in (0, 4, 5, 6)]
     assert torch.equal(dataset.params_KP, dataset.layout.flatten(checkpoints))
 
@@ -159,7 +159,7 @@ def test_a_selection_keeps_the_rest_once(tmp_path: Path) -> None:
             for name, tensor in module.state_dict().items()
             if tensor.is_floating_point()
         )
-    (tmp_path / "step-0.safetensors").write_bytes(b"")  # the data set does not lean on the files it came from
+    (tmp_path / "step-0.safetensors").write_bytes(b"")  # the data set no longer needs the files it came from
     assert torch.equal(dataset.frozen["0.weight"], checkpoints[0]["0.weight"])
 
 
@@ -169,7 +169,7 @@ def test_whole_networks_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.Monke
     original = importer.read_state_dict
 
     def watched(*args: Any) -> StateDict:
-        assert sum(reference() is not None for reference in alive) <= 2  # the first, and the one before
+        assert sum(reference() is not None for reference in alive) <= 2  # the first network and the previous one
         state = original(*args)
         alive.append(weakref.ref(state["0.weight"]))
         return state
@@ -300,7 +300,7 @@ def test_the_order_does_not_depend_on_the_file_system(names: list[str], random: 
 
 
 def test_revisions_of_a_hub_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the client's call replaced; the transfer itself is tested against a loopback Hub."""
+    """The client's download call is replaced here; test_transfer.py tests transfers against the loopback Hub."""
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 

@@ -1,4 +1,4 @@
-"""Checkpoints collected part by part survive a kill anywhere: none is lost, none is there twice."""
+"""Checkpoints that are collected part by part survive a kill at any place: none is lost, and none appears twice."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def finish(journal: CheckpointJournal) -> CheckpointDataset:
 
 
 def collect(directory: Path) -> CheckpointDataset:
-    """What a collector does: go on from the newest state, with a state kept between checkpoints too."""
+    """Does what a collector does: goes on from the newest state, and saves a state between checkpoints too."""
     journal = CheckpointJournal(directory, SETTINGS, LAYOUT)
     if not journal.finished:
         newest = journal.state
@@ -68,7 +68,7 @@ def test_collecting_in_one_go(tmp_path: Path) -> None:
 
 
 def test_a_kill_anywhere_loses_nothing_and_repeats_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child is stopped before its n-th system call without cleaning up, for every n; then stopped again and again."""
+    """A child process is stopped before its n-th system call, without cleaning up, for every n; then several times."""
     left = {"calls": 0}
 
     def counted(function: Any) -> Any:
@@ -83,7 +83,7 @@ def test_a_kill_anywhere_loses_nothing_and_repeats_nothing(tmp_path: Path, monke
     def run(directory: Path, calls: int) -> int:
         child = os.fork()
         if child == 0:
-            signal.alarm(30)  # should a forked thread pool hang, then not for ever
+            signal.alarm(30)  # ends the child if a forked thread pool hangs
             left["calls"] = calls
             for name in ("replace", "fsync", "open", "unlink", "mkdir", "rmdir"):
                 monkeypatch.setattr(os, name, counted(getattr(os, name)))
@@ -93,13 +93,13 @@ def test_a_kill_anywhere_loses_nothing_and_repeats_nothing(tmp_path: Path, monke
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
     codes: list[int] = []
-    while 0 not in codes:  # stopped once, at each place in turn
+    while 0 not in codes:  # each child is stopped once, at the next place in turn
         directory = tmp_path / "once"
         codes.append(run(directory, len(codes)))
         assert_complete(collect(directory), directory)
         shutil.rmtree(directory)
     assert len(codes) > 40 and set(codes) == {0, 9}
-    for calls in (13, 29):  # stopped again and again
+    for calls in (13, 29):  # one collection is stopped again and again
         directory = tmp_path / str(calls)
         while run(directory, calls) == 9:
             calls += 1
@@ -131,7 +131,7 @@ def test_a_full_disk_leaves_what_was_committed(tmp_path: Path, monkeypatch: pyte
     journal.append(row(1), [{"step": 1}], state(1))
     before = {file: file.read_bytes() for file in tmp_path.rglob("*.safetensors")}
     flush = os.fsync
-    for fails_at in (1, 3):  # the state's file, the part's file
+    for fails_at in (1, 3):  # while it writes the file of the state, and the file of the part
         calls = {"n": 0}
 
         def full(descriptor: int, calls: dict[str, int] = calls, fails_at: int = fails_at) -> None:
@@ -219,7 +219,7 @@ def test_damaged_or_misused(tmp_path: Path) -> None:
 
 
 def test_a_journal_in_the_background_is_the_same_journal(tmp_path: Path) -> None:
-    """States are those of when they were given, and an error of a write is not lost."""
+    """A state is saved as it was when it was given, and an error while writing is not lost."""
     weight = torch.zeros(3)
     with BackgroundJournal(CheckpointJournal(tmp_path / "a", SETTINGS, LAYOUT)) as writer:
         for step in range(4):

@@ -1,4 +1,4 @@
-"""Running a chain of layers for all networks at once: outputs and gradients are those of each network alone."""
+"""A chain of layers that runs for all networks at once gives the outputs and gradients of each network alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pdiff_hub.networks import build_network, resolve_network
 
 
 def chain(pool: nn.Module, *, bias: bool = True) -> nn.Sequential:
-    """A chain for maps of 2 x 8 x 8."""
+    """A chain of layers for maps of 2 x 8 x 8."""
     convs = [nn.Conv2d(2, 3, 3, padding=1, bias=bias), nn.ReLU(), pool]
     size = convs[2](convs[0](torch.zeros(1, 2, 8, 8))).numel()
     return nn.Sequential(*convs, nn.Flatten(), nn.Linear(size, 4, bias=bias), nn.ReLU(), nn.Linear(4, 3))
@@ -37,7 +37,7 @@ def test_a_chain_equals_each_network_alone(network: nn.Sequential) -> None:
         name: torch.randn(4, *each.shape, dtype=torch.float64, requires_grad=True)
         for name, each in network.named_parameters()
     }
-    inputs_KBX = torch.randn(4, 6, 2, 8, 8, dtype=torch.float64).relu()  # zeros, as images have them
+    inputs_KBX = torch.randn(4, 6, 2, 8, 8, dtype=torch.float64).relu()  # with zeros, as in images
     together = run_layer_chain(network, weights, inputs_KBX)
     alone = torch.stack(
         [

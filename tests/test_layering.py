@@ -1,4 +1,4 @@
-"""Who may import whom, read from the source (`package_map.py`): arrows point down, none goes by a string."""
+"""Which rooms may import which (`package_map.py` reads the source): imports point down, and none is by string."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from package_map import (
 )
 
 ROOT = PACKAGE.parent
-# A room imports rooms of lower tiers only, never one beside it.
+# A room imports rooms of lower tiers only, and no other room of its own tier.
 TIERS = [
     {"errors", "seeds", "travelling"},
     {"safe_files", "transfer", "networks", "tasks"},
@@ -36,7 +36,8 @@ TIERS = [
 ]
 TIER = {room: height for height, rooms in enumerate(TIERS) for room in rooms}
 TRAVELLING = [file for file in FILES if room_of(file) == "travelling"]
-# The face of the package, whose arrows TYPE_CHECKING shows; and modules that a user names.
+# `__init__.py` imports the public names by string, but TYPE_CHECKING shows the same imports to the map. The factory
+# imports modules that a user names.
 BY_NAME = {"__init__.py", "networks/factory.py"}
 
 
@@ -100,7 +101,7 @@ def test_travelling_files_need_only_torch_and_diffusers(file: str) -> None:
 
 def test_files_stay_short() -> None:
     lines = {file: len((PACKAGE / file).read_text(encoding="utf-8").splitlines()) for file in FILES}
-    assert lines.pop("travelling/param_autoencoder.py") < 665  # one file, since a component fetches no neighbours
+    assert lines.pop("travelling/param_autoencoder.py") < 665  # one file, since a component fetches no others
     assert [file for file, count in lines.items() if count > 400] == []
 
 

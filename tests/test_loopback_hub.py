@@ -1,4 +1,4 @@
-"""The loopback Hub answers the unmodified clients as the protocol wants; what is built on it is tested elsewhere."""
+"""The loopback Hub answers the unmodified clients as the protocol asks. Other tests test the package against it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_files_go_up_and_come_down(hub: LoopbackHub, api: HfApi, tmp_path: Path)
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
     done = api.upload_folder(repo_id=ID, folder_path=tmp_path)
-    assert done.oid == hub.head(ID) and sum(hub.uploads.values()) == 1  # the weights, by LFS
+    assert done.oid == hub.head(ID) and sum(hub.uploads.values()) == 1  # only the weights go by LFS
     assert set(api.list_repo_files(ID)) == {*contents, ".gitattributes"}
     assert len(list(api.list_repo_tree(ID, "folder"))) == 12, "pages are followed"
     folder = Path(snapshot_download(ID))
@@ -114,7 +114,7 @@ def test_who_may_do_what(hub: LoopbackHub, api: HfApi) -> None:
             json={"name": bare, "organization": owner},
             headers={"Authorization": f"Bearer {hub.token}"},
         )
-        assert answer.status_code == status, name  # asked by hand: the client does not ask for such names
+        assert answer.status_code == status, name  # asked without the client, since it refuses such names itself
     api.delete_repo("user/hidden")
     with pytest.raises(RepositoryNotFoundError):
         api.model_info("user/hidden")
@@ -126,7 +126,7 @@ def test_a_broken_download_goes_on_where_it_ended(
     hub: LoopbackHub, api: HfApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_pauses(monkeypatch)
-    content = os.urandom(1 << 20) * 12  # the client keeps pieces of 10 MiB
+    content = os.urandom(1 << 20) * 12  # the client writes to disk in pieces of 10 MiB
     hub.add(ID, {"w.bin": content})
     hub.fail(Fault.drop(11 << 20), lambda request: request.method == "GET" and "/resolve/" in request.path)
     assert Path(hf_hub_download(ID, "w.bin")).read_bytes() == content
@@ -135,7 +135,7 @@ def test_a_broken_download_goes_on_where_it_ended(
 
 
 def test_a_dropped_request_has_no_status(hub: LoopbackHub, api: HfApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also on a connection that was answered before."""
+    """A request that is dropped has status 0, even on a connection that has answered before."""
     without_pauses(monkeypatch)
     head = hub.head(ID)
     hub.fail(Fault.drop(10), lambda request: "/commit/" in request.path)
@@ -148,7 +148,7 @@ def test_a_dropped_request_has_no_status(hub: LoopbackHub, api: HfApi, monkeypat
 
 
 def test_half_a_commit_is_no_commit(hub: LoopbackHub, api: HfApi) -> None:
-    """A client that dies while it sends leaves nothing behind, wherever it was."""
+    """A client that dies while it sends a commit changes nothing, however much it has sent."""
     lines = [{"key": "header", "value": {"summary": "x"}}, {"key": "file", "value": {"path": "x", "content": "eA=="}}]
     body = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
     address = urlsplit(hub.endpoint)
@@ -173,7 +173,7 @@ def test_one_slow_reader_stops_nobody(hub: LoopbackHub, api: HfApi) -> None:
 def test_the_default_transfer_is_refused_at_once_but_reads(
     hub: LoopbackHub, api: HfApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With Xet on, the client asks for a token that no Hub without Xet can give, and does not turn to LFS by itself."""
+    """With Xet on, the client asks for a token that a Hub without Xet cannot give, and does not fall back to LFS."""
     pytest.importorskip("hf_xet")
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
     hub.add(ID, {"w.bin": b"w" * 1000})
@@ -182,7 +182,7 @@ def test_the_default_transfer_is_refused_at_once_but_reads(
         api.upload_file(repo_id=ID, path_in_repo="v.bin", path_or_fileobj=b"v" * 1000)
     assert hub.requests[-1].path == f"/api/models/{ID}/xet-write-token/main" and hub.head(ID) == head
     assert Path(hf_hub_download(ID, "w.bin")).read_bytes() == b"w" * 1000
-    api.upload_file(repo_id=ID, path_in_repo="small.json", path_or_fileobj=b"{}")  # what is no LFS file needs no Xet
+    api.upload_file(repo_id=ID, path_in_repo="small.json", path_or_fileobj=b"{}")  # a small file needs no Xet
 
 
 def test_slow_answers_come(hub: LoopbackHub, api: HfApi) -> None:
@@ -207,7 +207,7 @@ def test_plain_datasets_and_file_systems_read_it(hub: LoopbackHub) -> None:
 
 def test_cards_are_checked(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
     ModelCard("---\nlicense: apache-2.0\ntags:\n- a\n---\n# x").validate(repo_type="model")
-    monkeypatch.setattr(ModelCard, "__str__", lambda card: "---\nlicense\n---\n")  # the client writes none of these
+    monkeypatch.setattr(ModelCard, "__str__", lambda card: "---\nlicense\n---\n")  # the client never writes such a card
     with pytest.raises(ValueError, match="not YAML"):
         ModelCard("# x").validate(repo_type="model")
 

@@ -1,6 +1,7 @@
-"""evaluation/figures beyond accuracy against similarity: files and texts, what is computed for them, what they refuse.
+"""The other figures of evaluation/figures (test_figures.py has accuracy against similarity): files, texts and errors.
 
-Naive references for the frontier, the plane of trajectories and the rows of points; looks are judged by eye.
+Naive references check what is computed for the frontier, the plane of trajectories and the rows of points. How the
+figures look is judged by eye.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def test_png_and_svg_are_the_same_each_time(name: str, tmp_path: Path) -> None:
     svg = first[1].read_text(encoding="utf-8")
     assert "<dc:date>" not in svg
     for text in texts:
-        assert text in svg  # text is drawn as paths, and named in a comment
+        assert text in svg  # text is drawn as paths, with a comment that holds it
 
 
 def test_a_second_panel_only_where_low_accuracies_press_the_others_together(tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_frontier_is_the_highest_accuracy_at_that_novelty_or_more(pairs: list[tu
     novelty_B, accuracy_B = torch.tensor(pairs, dtype=torch.float64).T
     novelty_F, accuracy_F = frontier._frontier(novelty_B, accuracy_B)
     corners = set(zip(novelty_F.tolist(), accuracy_F.tolist(), strict=True))
-    assert corners == {  # no other is as good in both, nor the same point a second time
+    assert corners == {  # the points that no different point equals or beats in both
         (float(n), float(a))
         for n, a in pairs
         if not any(n2 >= n and a2 >= a and (n2, a2) != (n, a) for n2, a2 in pairs)
@@ -152,7 +153,7 @@ def test_plane_is_that_of_the_weighted_covariance(slice_bytes: int, monkeypatch:
     originals = original_KD.double() - mean_D
     values_D, vectors_DD = torch.linalg.eigh(originals.T @ originals / 9 + ends.T @ ends / 8)
     expected = originals @ vectors_DD[:, [-1, -2]]
-    sign_2 = (expected[0] * original_K2[0]).sign()  # of an eigenvector is free
+    sign_2 = (expected[0] * original_K2[0]).sign()  # the sign of an eigenvector is free
     torch.testing.assert_close(original_K2, sign_2 * expected)
     torch.testing.assert_close(path_TS2, sign_2 * ((path_TSD.double() - mean_D) @ vectors_DD[:, [-1, -2]]))
     assert shares == pytest.approx((values_D[[-1, -2]] / values_D.sum()).tolist())
@@ -178,7 +179,7 @@ BAD: dict[str, tuple[Callable[[Path], list[Path]], str]] = {
     "scalar": (lambda stem: parameter_heat_maps({"a": torch.ones(())}, stem), r"a has shape \[\]"),
     "NaN": (lambda stem: parameter_heat_maps({"a": torch.full((2,), torch.nan)}, stem), "a holds NaN"),
     "comparison": (lambda stem: similarity_figure({"original_origin": rand(3)}, stem), "unknown comparison"),
-    "matrix": (lambda stem: similarity_figure({"original_original": rand(3, 3)}, stem), "one a comparison"),
+    "matrix": (lambda stem: similarity_figure({"original_original": rand(3, 3)}, stem), "one per comparison"),
     "no similarity": (lambda stem: similarity_figure({}, stem), "no similarity to draw"),
     "IoU": (lambda stem: similarity_figure({"original_original": 2 + rand(3)}, stem), "outside 0..1"),
     "method": (lambda stem: latents_figure({"originals": rand(9, 3)}, stem), "unknown method"),

@@ -1,4 +1,4 @@
-"""Networks: specs are complete and stable, rebuilding gives the same architecture, bad specs name what is wrong."""
+"""Network specs are complete and stable and rebuild the same architecture; errors of bad specs name what is wrong."""
 
 from __future__ import annotations
 

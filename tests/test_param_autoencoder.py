@@ -1,4 +1,4 @@
-"""`ParamAutoencoder`: slices equal the whole, latents have unit std, frozen tensors survive."""
+"""`ParamAutoencoder`: slices give what the whole gives, latents have unit std, and frozen tensors are kept."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_components_through_either_matrix_are_the_same(normalization: str) -> No
     for spectrum in (ours, theirs):
         assert torch.allclose(spectrum.components(6, 0, 40)[:, 10:], spectrum.components(6, 10, 40), atol=1e-6)
     first_NP, second_NP = (spectrum.components(6, 0, dataset.layout.num_params) for spectrum in (ours, theirs))
-    assert torch.allclose((first_NP * second_NP).sum(dim=1).abs(), torch.ones(6), atol=1e-4)  # up to their signs
+    assert torch.allclose((first_NP * second_NP).sum(dim=1).abs(), torch.ones(6), atol=1e-4)  # signs are free
 
 
 def test_more_checkpoints_than_numbers(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_many_components_lie_in_several_files(
     autoencoder.save_pretrained(tmp_path / "many")
     assert len(list((tmp_path / "many").glob("*.safetensors"))) > 3
     one, many = (ParamAutoencoder.from_pretrained(tmp_path / name, use_safetensors=True) for name in ("one", "many"))
-    assert capsys.readouterr().err == "" and is_progress_bar_enabled()  # no bar where there is no terminal
+    assert capsys.readouterr().err == "" and is_progress_bar_enabled()  # no progress bar without a terminal
     many.save_pretrained(tmp_path / "again")
     for file in (tmp_path / "many").glob("*.safetensors*"):
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
@@ -232,7 +232,7 @@ def test_some_rows_at_a_time_give_what_all_give(monkeypatch: pytest.MonkeyPatch)
             return latent_KCL, autoencoder.decode(latent_KCL)
 
     together = there_and_back()
-    # The decoder's widest layer: 256 channels at a fifth of the length, in blocks of 625.
+    # The decoder's widest layer has 256 channels and 125 places per block of 625, so two rows fit at a time.
     monkeypatch.setattr(param_autoencoder, "_ACTIVATION_NUMBERS", 2 * 256 * 125 * autoencoder.config.latent_length)
     for whole, parts in zip(together, there_and_back(), strict=True):
         assert torch.allclose(parts, whole, rtol=1e-5, atol=1e-6)
@@ -242,7 +242,7 @@ def test_some_rows_at_a_time_give_what_all_give(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_conv_form_overfits_one_checkpoint(tmp_path: Path) -> None:
-    # Not centred on it: the decoder itself must hold the vector (method.md, traps).
+    # The autoencoder is not centred on the checkpoint, so the decoder itself must hold the vector.
     params_1P = checkpoints(num=2).params_KP[:1]
     layout = ParamLayout.from_module(network())
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""`ParamLayout`: exact round trips, selections, and one clear error for each bad tensor."""
+"""`ParamLayout`: exact round trips, selections, and one clear error per bad tensor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`PDiffPipeline`: equals a hand-written loop, does not depend on the batch size, travels, refuses bad arguments."""
+"""`PDiffPipeline` equals a hand-written loop, ignores the batch size, survives saving and refuses bad arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pipeline's folder never tells of other weights than its own, and nothing of this machine leaves with it."""
+"""The files in a pipeline's folder describe its own weights only, and a push gives away no path of this machine."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Pipelines on the Hub: whole in one commit, the same again after a round trip, opened with and without the package.
+"""Pipelines on the Hub: pushed whole in one commit, unchanged by a round trip, opened with and without the package.
 
-Against the loopback Hub and the unmodified client.
+The tests use the loopback Hub and the unmodified client.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def test_a_folder_is_pushed_whole_and_opens_with_the_package(hub: LoopbackHub, t
     assert not [request.path for request in hub.requests[since:] if request.path.endswith(".py")]
     assert torch.equal(sample(pipe), sample(PDiffPipeline.from_pretrained(SHIPPED)))
     assert PDiffPipeline.from_pretrained(SHIPPED).hub_id is None
-    # Pushed again, it is there already.
+    # A second push finds everything there and makes no commit.
     push_pipeline_folder(SHIPPED, ID)
     assert len(repo.commits) == 2 and set(hub.uploads.values()) == {1}
 
@@ -104,7 +104,7 @@ def test_loading_saving_and_pushing_again_changes_nothing(hub: LoopbackHub, tmp_
     assert contents(tmp_path / "c") == {path: content for path, content in ours(hub).items() if path not in CODE}
     push_folder(tmp_path / "c", ID)
     assert len(hub.repos["model", ID].commits) == 2
-    # A branch, and a pull request.
+    # A push to another branch.
     pipe.push_to_hub(ID, revision="other")
     assert hub.files(ID, revision="other") == hub.files(ID)
 
@@ -137,7 +137,7 @@ def test_a_changed_pipeline_carries_no_results(hub: LoopbackHub, tmp_path: Path)
 
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes most of the time of judging a few networks."""
+    """Leaves out the pictures, since drawing them takes most of the time when few networks are judged."""
     for name in ("accuracy_similarity_figure", "similarity_figure"):
         monkeypatch.setattr(evaluation, name, lambda *args, **options: None)
 
@@ -159,10 +159,10 @@ def test_checkpoints_go_with_it_and_an_audit_finds_them(hub: LoopbackHub, tmp_pa
     judged = json.loads((tmp_path / "audit" / "results.json").read_text())
     assert judged["checkpoints"] == named and judged["name"] == "digits" and judged["num_checkpoints"] == 200
     assert judged["recipe"] == results["recipe"]
-    # What the repository names stays named when a copy of it is pushed.
+    # A pushed copy of the repository still names the same checkpoints.
     PDiffPipeline.from_pretrained(ID).push_to_hub("user/copy")
     assert json.loads(ours(hub, "user/copy")["results.json"])["checkpoints"] == named
-    # One that was not evaluated names them in its card.
+    # A pipeline that was not evaluated names its checkpoints in its card.
     no_set = copy_of_shipped(tmp_path / "none")
     (no_set / "results.json").unlink()
     shutil.copytree(SHIPPED / "checkpoints", no_set / "checkpoints")
@@ -247,7 +247,7 @@ def test_opens_without_the_package(hub: LoopbackHub, tmp_path: Path) -> None:
 
 
 def hostile() -> dict[str, tuple[dict[str, bytes | None], str]]:
-    """What is wrong -> (files that replace the shipped ones, what the error says)."""
+    """Name of the case -> (files that replace the shipped ones, message of the expected error)."""
 
     def edited(path: str, **changes: Any) -> bytes:
         return json.dumps({**json.loads((SHIPPED / path).read_text()), **changes}).encode()
@@ -440,5 +440,5 @@ def test_evaluate_a_pipeline_off_the_hub(hub: LoopbackHub, tmp_path: Path) -> No
 
 def test_the_example_shares_the_shipped_pipeline(hub: LoopbackHub, capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(ROOT / "examples" / "share_on_hub.py"))["main"](str(SHIPPED), ID)
-    assert "8,970 parameters a network" in capsys.readouterr().out
+    assert "8,970 parameters per network" in capsys.readouterr().out
     assert len(CheckpointDataset.from_pretrained(f"{ID}-checkpoints")) == 200

@@ -1,4 +1,4 @@
-"""Population training: a seed's result does not depend on the others, equals plain training, and survives a kill."""
+"""Population training: the result of a seed does not depend on other seeds, and a killed collection goes on."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_collects_in_the_order_of_seeds_and_aligns(tmp_path: Path) -> None:
         assert plain.metadata[index]["validation_accuracy"] == pytest.approx(accuracy)
     again = collect_population(task, spec, "all", PopulationConfig(**options), tmp_path / "b", seed=5)
     assert torch.equal(again.params_KP, aligned.params_KP)
-    (tmp_path / "b" / "seeds-0-of-1").mkdir()  # as a kill during clean-up leaves it
+    (tmp_path / "b" / "seeds-0-of-1").mkdir()  # a kill during clean-up leaves such a folder
     collect_population(task, spec, "all", PopulationConfig(**options), tmp_path / "b", seed=5)
     assert not (tmp_path / "b" / "seeds-0-of-1").exists()
     with pytest.raises(ValueError, match=r"collect\.epochs was 2 and is 3"):

@@ -1,4 +1,4 @@
-"""evaluation/predictions.py and prefix_cache.py: batched and shared forward passes equal plain ones."""
+"""prediction/predictions.py and networks/prefix_cache.py: batched and shared forward passes equal plain ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 
 class Block(nn.Module):
-    """A residual block with in-place activations, as most networks in the wild have them."""
+    """A residual block with in-place activations, as in most published networks."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Residual(nn.Module):
 
 
 class Tower(nn.Module):
-    """Three linear layers `a`, `b`, `c`; `route` says how they are called, each a trap for prefix caching."""
+    """Three linear layers `a`, `b`, `c`. `route` calls them, mostly in ways that are traps for prefix caching."""
 
     def __init__(self, route: Callable[[Tower, Tensor], Tensor]) -> None:
         super().__init__()
@@ -103,14 +103,14 @@ def check(network: nn.Module, select: str | list[str], inputs: Tensor, count: in
     result = predict_logits(network, layout, frozen, params_BP, inputs)
     expected = plain_logits(network, layout, params_BP, inputs)
     torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
-    assert (expected[0] - expected[1]).abs().max() > 1e-4  # the variants do differ
+    assert (expected[0] - expected[1]).abs().max() > 1e-4  # the variants really differ
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert not any("forward" in vars(module) or module._forward_hooks for module in network.modules())
 
 
 @pytest.fixture(params=["as chosen", "vmap", "loop"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The two ways to run several networks, forced, in several chunks; and what the sizes of this network choose."""
+    """How several networks run: as chosen from their sizes, or forced into vmap or a loop, in several chunks."""
     if request.param != "as chosen":
         sizes = (request.param == "vmap", 2, 3)
         monkeypatch.setattr(predictions, "_chunk_sizes", lambda *_: sizes)
@@ -143,7 +143,7 @@ def test_tied_weights_vary_together(way: str) -> None:
     torch.manual_seed(0)
     network = Tower(lambda t, x: t.c(t.tied(t.b(t.a(x)))))
     check(network, ["b.weight"], images())
-    check(network, "head", images())  # tied and frozen
+    check(network, "head", images())  # here the tied weights are frozen
 
 
 @pytest.mark.parametrize("select", ["last_norms:2", "modules:resnet.encoder.stages.1.*", "head"])
@@ -155,7 +155,7 @@ def test_what_the_plan_shares() -> None:
     torch.manual_seed(0)
     network = Residual().eval()
     kept, skipped = _plan(network, "last_norms:2", images(2))
-    assert set(kept) == {"blocks.1", "blocks.2.conv1"}  # the block's input goes around its first convolution
+    assert set(kept) == {"blocks.1", "blocks.2.conv1"}  # the block's input also goes around its convolutions
     assert set(skipped) == {"stem", "blocks.0"}
     assert _plan(network, "norms:1-1", images(2)) == ({"stem", "blocks.0.conv1"}, set())
     assert _plan(network, "all", images(2)) == (set(), set())
@@ -227,12 +227,12 @@ def test_accuracy_and_wrong_predictions() -> None:
     assert result.wrong_BN.dtype == torch.bool and result.accuracy_B.dtype == torch.float64
     assert torch.equal(result.wrong_BN[:3], answers[:3] != labels_N)
     assert result.accuracy_B[0] == pytest.approx(0.9) and result.accuracy_B[3] == 0.0
-    assert result.wrong_BN[3].all()  # NaN is no answer
+    assert result.wrong_BN[3].all()  # NaN counts as a wrong answer
 
 
 def test_eval_mode_and_back() -> None:
     torch.manual_seed(0)
-    network = Residual()  # train mode, but for one module
+    network = Residual()  # in train mode, except for one module
     network.blocks[1].eval()
     check(network, "last_norms:1", images())
     modes = {name: module.training for name, module in network.named_modules()}
@@ -299,7 +299,7 @@ def _resnet() -> nn.Module:
         num_channels=3, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], layer_type="basic", num_labels=4
     )
     network: nn.Module = transformers.ResNetForImageClassification(config)
-    for name, buffer in network.named_buffers():  # as trained: fresh statistics would leave the norms idle
+    for name, buffer in network.named_buffers():  # as after training: with fresh statistics the norms would do nothing
         if name.endswith("running_mean"):
             buffer.normal_(0, 0.1)
     return network

@@ -1,4 +1,4 @@
-"""A published network opens again as what it was, and can be made again from what its repository says."""
+"""A published network opens again unchanged, and can be made again from what its repository says."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RESULTS = Results(FACTS, Measurements(3, 20, frontier=Frontier({}, {}, VERDICT))
 IMAGES_BCHW = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 MADE = {"seed": 3, "index": 2, "num_models": 4, "num_inference_steps": 5}
 MLP: dict[str, Any] = {"name": "mlp3", "hidden": [8, 6]}
-# Of the two families of transformers, small enough for a test.
+# One architecture of each of the two families of transformers, small enough for a test.
 TINY = {
     "vit_tiny": {
         "model_type": "vit",
@@ -68,7 +68,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def own_network(num_classes: int, width: int = 4) -> nn.Module:
-    """What a pipeline may name as `test_published_network:own_network`."""
+    """A factory that a pipeline may name as `test_published_network:own_network`."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, num_classes))
 
 
@@ -86,7 +86,7 @@ def make_pipe(task: Task, network: str | dict[str, Any], select: str = "all") ->
 
 
 def folder_of(pipe: PDiffPipeline, folder: Path) -> Path:
-    """The pipeline as a run leaves it: with results and a card."""
+    """The folder of the pipeline as a run leaves it, with results and a card."""
     pipe.save_pretrained(folder)
     (folder / "results.json").write_text(json.dumps(RESULTS))
     (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# pipeline\n")
@@ -102,7 +102,7 @@ def on_hub(hub: LoopbackHub, folder: Path, repo_id: str = "maker/pipe") -> PDiff
 
 
 def expected_network(pipe: PDiffPipeline) -> tuple[dict[str, Tensor], Tensor]:
-    """State dict and logits of the network that `MADE` names."""
+    """The state dict and the logits of the network that `MADE` names."""
     out = pipe(MADE["num_models"], MADE["num_inference_steps"], torch.Generator().manual_seed(MADE["seed"]))
     state = out.state_dicts[MADE["index"]]
     with torch.no_grad():
@@ -124,7 +124,7 @@ def code_blocks(card: str, language: str) -> list[str]:
     [
         (MLP, "all"),
         ({"name": "convnet3", "norm": "batch", "widths": [4, 4, 4]}, "last_norms:1"),
-        ({"name": "resnet18", "small_images": True}, "head"),  # not a ResNet that transformers can build
+        ({"name": "resnet18", "small_images": True}, "head"),  # transformers cannot build this ResNet
     ],
 )
 def test_opens_with_the_mixin_and_as_the_plain_network(
@@ -142,7 +142,7 @@ def test_opens_with_the_mixin_and_as_the_plain_network(
     plain.load_state_dict(load(files["model.safetensors"]), strict=True)
     assert torch.equal(answers(plain.eval()), expected)
     assert state.keys() == plain.state_dict().keys()
-    # The very file that `pdiff generate` writes.
+    # `pdiff generate` writes exactly this file.
     written = write_networks(
         pipe, MADE["num_models"], tmp_path, seed=MADE["seed"], num_inference_steps=MADE["num_inference_steps"]
     )
@@ -251,7 +251,7 @@ def test_cards_are_valid_and_say_only_what_is_known(task: Task, hub: LoopbackHub
 
     changed = PDiffPipeline.from_pretrained(folder)
     changed.autoencoder.mean_P.add_(0.1)
-    with pytest.warns(UserWarning, match="not the one in"):  # so the verdict is not of these weights
+    with pytest.warns(UserWarning, match="not the one in"):  # the verdict does not belong to these weights
         push_network(changed, "me/changed", **MADE)
     assert VERDICT not in hub.files("me/changed")["README.md"].decode()
 

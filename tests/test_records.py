@@ -1,4 +1,4 @@
-"""What a run leaves on disk: one room knows the names, and results come back as they were or are refused by name."""
+"""What a run leaves on disk: only `records` knows the file names, and it reads results as written or refuses them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONTENT: dict[str, Any] = json.loads(SHIPPED.results.read_text(encoding="utf-8")
 
 
 def names() -> set[str]:
-    """What the files of a run are called."""
+    """The names of the files of a run."""
     folder = RunFolder(Path("."))
     ours = [folder.card, folder.recipe, folder.results, folder.networks, folder.report, folder.generated]
     training = [folder.training.recipe, folder.training.seconds, folder.training.settings, folder.training.latents]
@@ -30,7 +30,7 @@ def names() -> set[str]:
     return {file.name for file in (*ours, *training, NetworksFolder(Path(".")).origin)}
 
 
-# A data set's card, and the settings of a journal and of a reproduction, are other files with the same names.
+# These are other files with the same names: the card of a data set, and the settings of a journal and a reproduction.
 OTHERS = {"checkpoints/hub.py": {"README.md"}, "collect/journal/journal.py": {"settings.json"}}
 OTHERS["reproduce/reproduce.py"] = {"settings.json"}
 
@@ -49,7 +49,7 @@ def test_the_shipped_results_come_back_as_they_are() -> None:
 
 
 def places(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
-    """The path of every value in nested dicts, the recipe and texts left out, which may be anything."""
+    """The path of every value in nested dicts, without the recipe and the texts, since those may hold anything."""
     found = [path] if path else []
     if isinstance(value, dict):
         for key, each in value.items():

@@ -1,4 +1,4 @@
-"""evaluation/report.py: what the page says, that nothing in it acts or is fetched, and how Chromium shows it."""
+"""evaluation/report.py: what the page says, that it runs no script and fetches nothing, and how Chromium shows it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SECTIONS = [
 
 
 class Page(HTMLParser):
-    """A page taken apart; refuses tags that do not close in order, and an attribute given twice."""
+    """The tags and texts of a page. It fails if tags do not close in order or if an attribute is given twice."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ def test_structure(report: Path) -> None:
         "All on the test split.",
     ]
     (image,) = page.attributes("img")
-    with Image.open(PICTURE) as picture:  # 300 dots an inch on paper, 120 CSS pixels an inch on the screen
+    with Image.open(PICTURE) as picture:  # 300 dots per inch on paper, 120 CSS pixels per inch on the screen
         assert (image["width"], image["height"]) == tuple(str(round(size / 2.5)) for size in picture.size)
     assert image["alt"] == ACCURACY_FIGURE.alt
     links = [attributes["href"] for attributes in page.attributes("a")]
@@ -219,7 +219,7 @@ def test_in_a_browser(browser: Browser, report: Path, width: int, dark: bool) ->
     assert browser.evaluate("document.compatMode") == "CSS1Compat"
     assert browser.evaluate("Array.from(document.images, each => each.complete && each.naturalWidth > 0)") == [True]
     assert browser.overflow() == 0
-    # Wide tables scroll inside their own box, the picture fits.
+    # Wide tables scroll inside their own box, and the picture fits the window.
     hidden = browser.evaluate("Array.from(document.querySelectorAll('.scroll'), b => b.scrollWidth - b.clientWidth)")
     assert hidden[1] > 0 and (width == 400 or hidden[0] == 0)
     assert browser.evaluate("document.images[0].getBoundingClientRect().right") <= width

@@ -1,4 +1,4 @@
-"""Reproduction: recipes of each part, shared work, orderings, a report; training itself is replaced by short runs."""
+"""Reproduction: the recipes of each part, shared work, orderings and the report. Short runs replace real training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 
 def tiny(recipe: Recipe) -> Recipe:
-    """The same recipe with little of everything, for an MLP in place of the large architectures."""
+    """The same recipe with small numbers, and with an MLP in place of the large architectures."""
     collect = recipe.collect
     if isinstance(collect, FinetuneConfig):
         collect = replace(collect, epochs=1, save_every=1, num_checkpoints=min(collect.num_checkpoints, 20))
@@ -44,7 +44,7 @@ def tiny(recipe: Recipe) -> Recipe:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Short runs and few numbers of checkpoints; -> what was trained, in order."""
+    """Makes runs short and the numbers of checkpoints small. Returns the names of the runs, in order."""
     trained: list[str] = []
     run, collect = runs.run, runs.collect
 
@@ -58,7 +58,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     )
     monkeypatch.setattr(Settings, "checkpoint_numbers", (1, 5, 12))
     monkeypatch.setattr(Settings, "main_checkpoints", 12)
-    monkeypatch.setattr(figures, "_THRESHOLD", 1.0)  # networks of short runs are bad ones
+    monkeypatch.setattr(figures, "_THRESHOLD", 1.0)  # short runs give bad networks
     return trained
 
 
@@ -81,7 +81,7 @@ def test_all_of_it_leaves_one_report_and_is_not_done_twice(short: list[str], tmp
         for name in ("figure3", "figure4a", "figure4b", "figure4c", "figure5a", "figure5b", "frontier")
         for suffix in ("png", "svg")
     )
-    assert len(short) == len(set(short)) == 6 + 3 + 3 + 4 + 2  # tables 1, 2a, 2b, 2c, 3
+    assert len(short) == len(set(short)) == 6 + 3 + 3 + 4 + 2  # runs of tables 1, 2a, 2b, 2c and 3
     assert len(list((tmp_path / "checkpoints").glob("depth-*"))) == 3
     again = reproduce("table2a", tmp_path)
     assert len(short) == 18 and again[0].measured == next(part for part in parts if part.name == "table2a").measured

@@ -1,4 +1,4 @@
-"""`pdiff run` and its parts, end to end on small settings: results as the contract has them, resume, clear errors."""
+"""`pdiff run` and its parts, end to end on small settings: they write all results, resume, and give clear errors."""
 
 from __future__ import annotations
 
@@ -204,7 +204,8 @@ def test_killed_runs_go_on(run_dir: Path, tmp_path: Path) -> None:
             time.sleep(0.002)
         process.kill()
         process.join()
-    processes.run(*command)
+    again = CliRunner().invoke(app, command[1:])
+    assert again.exit_code == 0 and "Going on with the run in" in again.output, again.output
     assert json.loads((folder / "results.json").read_text())["seconds"]["collect"] is None
     for file in ("unet/diffusion_pytorch_model.safetensors", "generated/params.safetensors"):
         first, second = load_file(run_dir / file), load_file(folder / file)
@@ -217,7 +218,7 @@ def test_the_seconds_of_a_stage_that_was_stopped_are_not_known(tmp_path: Path) -
     assert (clock.time("collect", lambda: 3, begun=True), clock.time("generate", lambda: 4)) == (3, 4)
     assert clock.seconds["collect"] is None and clock.seconds["generate"] is not None
     again = stages._Clock(file)
-    assert again.time("generate", lambda: 5, begun=True) == 5  # of what is there already
+    assert again.time("generate", lambda: 5, begun=True) == 5  # the seconds of an earlier run are kept
     assert again.seconds == clock.seconds == json.loads(file.read_text())
 
 

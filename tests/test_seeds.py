@@ -1,4 +1,4 @@
-"""Random choices follow from a key, and a learning rate from the step: whoever goes on after a kill repeats nothing."""
+"""Random choices depend on a key only, and the learning rate on the step only, so a resumed run repeats nothing."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ KEYS = st.lists(st.integers(0, 2**40) | st.sampled_from(["order", "augment", "dr
 def test_keys_have_streams_of_their_own(one: list[int | str], other: list[int | str]) -> None:
     seeds = derived_seed(*one), derived_seed(*other)
     assert (seeds[0] == seeds[1]) is (one == other) and 0 <= seeds[0] < 2**56
-    # torch's generator on the CPU keeps the lowest 32 bits only.
+    # torch's generator on the CPU uses only the lowest 32 bits of a seed.
     assert (seeds[0] % 2**32 == seeds[1] % 2**32) is (one == other)
 
 
 def test_a_generator_begins_at_the_seed_of_its_key() -> None:
     drawn = [torch.rand(3, generator=generator_of(*key)) for key in ((0, "order", 1), (0, "order", 1), (0, "order", 2))]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
-    assert derived_seed(0, "frontier") == 68223770119748740  # for ever: results name their seeds
+    assert derived_seed(0, "frontier") == 68223770119748740  # must never change, because results depend on it
 
 
 @pytest.mark.parametrize(("num_steps", "stopped"), [(40, 0), (40, 3), (40, 17), (40, 39), (5, 1), (1, 0)])

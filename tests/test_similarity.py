@@ -1,4 +1,4 @@
-"""evaluation/similarity.py against a naive implementation with Python sets."""
+"""evaluation/similarity.py gives the same as a naive implementation with Python sets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pdiff_hub.records import SimilaritySummary
 
 @st.composite
 def masks(draw: st.DrawFn, least: int = 1) -> tuple[Tensor, Tensor]:
-    """Two sets of wrong predictions over the same images, with empty masks and duplicates among them."""
+    """Two sets of wrong predictions on the same images. Some masks are empty, and some are duplicates."""
     num_images = draw(st.integers(1, 40))
     row = st.one_of(
         st.just([False] * num_images),
@@ -60,7 +60,7 @@ def test_iou_equals_naive(sets: tuple[Tensor, Tensor]) -> None:
         for j, second in enumerate(b):
             assert same(float(found[i, j]), naive(first, second))
             if torch.equal(first, second) and first.any():
-                assert found[i, j] == 1.0  # exactly
+                assert found[i, j] == 1.0  # equal masks give exactly 1
 
 
 @settings(max_examples=60, deadline=None)
@@ -93,7 +93,7 @@ def test_no_errors_at_all_is_nan_not_an_exception() -> None:
 def test_summary() -> None:
     original = torch.tensor([[1, 1, 0], [1, 0, 0]]).bool()
     generated = torch.tensor([[1, 1, 0]]).bool()
-    # One generated network has no other to be compared with.
+    # There is only one generated network, so it cannot be compared with another one.
     assert similarity_summary(original, generated) == SimilaritySummary(0.5, None, 0.75, 1.0)
 
 

@@ -1,6 +1,6 @@
-"""The page of examples/space in Chromium: it works, asks nothing of others and says nothing on the console.
+"""The page of examples/space in Chromium: it works, requests nothing from other servers, and logs nothing.
 
-Screenshots are left in test-output/, to be looked at.
+The tests leave screenshots in test-output/, to be looked at.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PICTURES = ROOT / "test-output"
 
 @pytest.fixture(scope="module")
 def address(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A running page. It depends on the browser, so that nothing is started where there is none."""
+    """The address of a running page. It depends on `browser`, so nothing is started where there is no browser."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -98,7 +98,7 @@ def show(browser: Browser, tab: str) -> None:
 
 
 def settled(browser: Browser) -> bool:
-    """All four pictures are drawn and nothing is being worked on; the tabs' contents are in the page, if hidden."""
+    """Whether no progress text is visible, so that the page is not working on anything that it shows."""
     return browser.evaluate("[...document.querySelectorAll('.progress-text')].every(each => !each.offsetParent)")
 
 
@@ -115,7 +115,7 @@ def draw(browser: Browser, drawn: Drawn) -> None:
 
 
 def test_the_page(browser: Browser, address: str, tmp_path: Path) -> None:
-    """All that a visitor does, on one page: it takes a while to load."""
+    """Does all that a visitor can do, in one test, because the page takes a while to load."""
     PICTURES.mkdir(exist_ok=True)
     browser.open(address)
     wait("the first sample", lambda: count(browser, "#networks tbody tr") == 20)
@@ -138,7 +138,8 @@ def test_the_page(browser: Browser, address: str, tmp_path: Path) -> None:
         for row in browser.driver.find_elements(By.CSS_SELECTOR, "#networks tbody tr")
     ]
     expected = sampling.table_rows(drawn)
-    # Another process may add up in another order: the same networks to rounding, so the same answers but for a few.
+    # The page runs in another process, which may sum numbers in another order. So its networks are the same up to
+    # rounding, and a few of their answers may differ.
     assert [float(each[1]) for each in cells] == pytest.approx([float(each[1]) for each in expected], abs=0.3)
     assert [each[0] for each in cells] == [each[0] for each in expected]
 
@@ -148,7 +149,7 @@ def test_the_page(browser: Browser, address: str, tmp_path: Path) -> None:
     (file,) = tmp_path.glob("*.safetensors")
     pipe = PDiffPipeline.from_pretrained(PIPELINE)
     state = load_file(file)
-    pipe.build_network(state)  # strict
+    pipe.build_network(state)  # loads with strict=True
     assert file.name == "digits-mlp3-n5-seed3-steps50-network00.safetensors"
     torch.testing.assert_close(state, pipe.autoencoder.state_dicts(drawn.params_NP)[0])
 

@@ -1,4 +1,4 @@
-"""examples/space without its page: strokes become digits, votes are counted, networks are those of the package."""
+"""The parts of examples/space without the page: strokes become digits, votes are counted, networks are sampled."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_networks_are_those_of_pdiff_generate(ten: sampling.Sample, tmp_path: Pa
     with pytest.raises(ValueError, match="no network 10"):
         sampling.write_network(ten, 10, tmp_path)
     assert ten.similarity_N is not None
-    # 719 test images and 200 originals, so the row of the table can be checked by hand.
+    # There are 719 test images and 200 originals, so a row of the table can be checked by hand.
     row = sampling.table_rows(ten)[0]
     assert float(row[1]) == pytest.approx(100 * (1 - int(row[2]) / 719), abs=0.005)
     assert float(row[3]) == pytest.approx(float(ten.similarity_N[0]), abs=0.0005)
@@ -152,7 +152,7 @@ def test_a_pipeline_from_the_hub_brings_no_code(hub: LoopbackHub) -> None:
     assert [path.name for path in folder.rglob("*.py")] == []
     opened = opening.open_pipeline(folder, "someone/digits")
     assert len(sampling.sample(opened, 2, 0, 2)) == 2
-    assert "cannot be read" in opened.gone and ".parquet" in opened.gone  # its rows were not pushed
+    assert "cannot be read" in opened.gone and ".parquet" in opened.gone  # the parquet files were not pushed
     hub.add("someone/else", {"README.md": b"nothing"})
     with pytest.raises(ValueError, match=r"model_index\.json"):
         opening.pull_pipeline("someone/else")

@@ -1,4 +1,4 @@
-"""evaluation/table.py: what the terminal shows."""
+"""evaluation/table.py: the tables in the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where tasks read images from: IDX files, folders of pictures, parquet; damaged or ambiguous ones are refused."""
+"""Tasks read images from IDX files, folders of pictures and parquet. Damaged or ambiguous sources are refused."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def idx_folder(tmp_path: Path) -> Path:
 
 
 def write_image_folder(folder: Path, splits: dict[str, int], mode: str = "RGB", size: tuple[int, int] = (5, 5)) -> Path:
-    """Images whose first pixel is 10 x their class plus their number, so that they can be told apart."""
+    """Writes images that can be told apart: the first pixel of each is 10 x its class plus its number."""
     for split, count in splits.items():
         for number in range(count):
             label = number % 2
@@ -124,7 +124,7 @@ def test_damaged_idx_folders(idx_folder: Path) -> None:
         load_task(str(idx_folder))
 
 
-# What datasets.load_dataset reads
+# Sources that datasets.load_dataset reads
 
 
 def test_image_folder(tmp_path: Path) -> None:

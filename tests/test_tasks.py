@@ -1,4 +1,4 @@
-"""Tasks: splits are disjoint, exact and fixed by the seed; inputs are normalised by the training split alone."""
+"""Splits of tasks are disjoint, exact and fixed by the seed. Only the training split sets how inputs are normalised."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_digits_keep_every_image_and_value(digits: Task) -> None:
 
 def test_same_seed_same_splits_and_a_resolved_spec_reloads(digits: Task) -> None:
     spec = json.loads(json.dumps(digits.spec))
-    again = load_task(spec, seed=7)  # a spec that carries a seed keeps it
+    again = load_task(spec, seed=7)  # a spec with its own seed keeps it
     assert again.spec == digits.spec
     for first, second in zip(splits_of(digits), splits_of(again), strict=True):
         assert torch.equal(first.images_NCHW, second.images_NCHW) and torch.equal(first.labels_N, second.labels_N)

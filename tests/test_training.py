@@ -1,4 +1,4 @@
-"""Training: a killed run ends in the same bytes, two processes learn what one does, a diverging loss stops it."""
+"""A killed training run ends with the same bytes, two processes learn what one learns, and divergence stops a run."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_killed_and_resumed_ends_in_the_same_bytes(dataset_dir: Path, tmp_path: 
     timed, untimed = (json.loads((each / "training" / "summary.json").read_text()) for each in (whole, killed))
     assert timed["seconds_diffusion"] > 0 and untimed["seconds_diffusion"] is None
     processes.run(TRAIN, *arguments(dataset_dir, whole))
-    assert json.loads((whole / "training" / "summary.json").read_text()) == timed  # it was finished already
+    assert json.loads((whole / "training" / "summary.json").read_text()) == timed  # a finished run is not run again
     for file in (
         "unet/diffusion_pytorch_model.safetensors",
         "autoencoder/diffusion_pytorch_model.safetensors",
@@ -106,7 +106,7 @@ def test_killed_and_resumed_ends_in_the_same_bytes(dataset_dir: Path, tmp_path: 
 
 def test_two_processes_learn_what_one_does(dataset_dir: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    # Gentle steps: at the default rate rounding differences grow a thousandfold in 60 steps.
+    # The learning rate is low, because at the default rate rounding differences grow a thousandfold in 60 steps.
     gentle = ["--override", "diffusion.learning_rate=0.0005"]
     processes.run(TRAIN, *arguments(dataset_dir, one, gentle))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(EXAMPLE)]
@@ -233,7 +233,7 @@ def test_a_compiled_unet_learns_the_same(tmp_path: Path) -> None:
         for compiled in (False, True)
     ]
     assert math.isclose(*losses, rel_tol=1e-3)
-    pipe = PDiffPipeline.from_pretrained(tmp_path / "True")  # saved under the plain names of its weights
+    pipe = PDiffPipeline.from_pretrained(tmp_path / "True")  # its weights are saved under their plain names
     assert set(pipe.unet.state_dict()) == set(weights(tmp_path / "False"))
 
 

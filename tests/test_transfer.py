@@ -1,6 +1,6 @@
-"""Pushes are whole or not there, pulls go on where they stopped, and every failure is one sentence without a token.
+"""A push is whole or absent, a stopped pull continues, and every failure gives one sentence that holds no token.
 
-Against the loopback Hub and the unmodified client.
+The tests use the loopback Hub and the unmodified client.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def to(method: str, part: str) -> Callable[[Request], bool]:
 
 @contextmanager
 def broken(hub: LoopbackHub, fault: Fault, when: Callable[[Request], bool], times: int = 1000) -> Iterator[None]:
-    """The Hub fails so until the block ends."""
+    """Until the block ends, `fault` happens to requests for which `when` holds, at most `times` times."""
     active = [True]
     hub.fail(fault, lambda request: active[0] and when(request), times=times)
     yield
@@ -322,7 +322,7 @@ def test_tokens(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def everything_said(error: BaseException | None) -> str:
-    """The messages of an error and of all that hang on to it."""
+    """The messages of an error and of all its causes and contexts."""
     return (
         ""
         if error is None
@@ -394,7 +394,7 @@ def test_50_pushes_and_pulls_with_random_faults(hub: LoopbackHub, tmp_path: Path
 
 
 def all_ends_well(hub: LoopbackHub, tmp_path: Path, num: int) -> None:
-    """Every push and pull ends complete or with a clear error and the old state, and completes when run again."""
+    """Every push and pull completes, or ends with an error and the old state and completes when run again."""
     dice = random.Random(0)
     state: dict[str, bytes] = {"a.json": b"{}"}
     push(tmp_path / "first", state)

@@ -1,4 +1,4 @@
-"""Files of state dicts from elsewhere: read without running code, and what is wrong with them is said."""
+"""Files of state dicts from elsewhere are read without running code, and errors say what is wrong with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Space: sample networks from a pipeline, see how good and how new they are, let them read a drawn digit.
+"""A Space: sample networks from a pipeline, see how good and how new they are, and let them read a drawn digit.
 
 Run: python examples/space/app.py [--pipeline NAME_FOLDER_OR_HUB_ID] [--host 127.0.0.1] [--port 7860]
 """
@@ -14,7 +14,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads this when it is imported
 
 import gradio as gr
 import views
@@ -42,13 +42,13 @@ _EMPTY = "The answer appears here with the first stroke."
 _NO_DIGITS = "The networks of this pipeline do not read 8 x 8 digits, so there is nothing to draw."
 
 Where = tuple[str, str]
-"""A pipeline's folder and name: what a visitor's session remembers."""
+"""A pipeline's folder and name, which a visitor's session remembers."""
 Settings = tuple[str, str, int, int, int]
-"""Folder, name, number, seed and steps: `sample` gives the same networks for the same ones."""
+"""Folder, name, number, seed and steps. `sample` gives the same networks for the same settings."""
 
 
 def told(work: Callable[..., Any]) -> Callable[..., Any]:
-    """Errors that the package explains in a sentence are shown to the visitor as that sentence."""
+    """Wraps `work`, so that errors that the package explains in a sentence show the visitor that sentence."""
 
     @wraps(work)
     def safely(*arguments: Any) -> Any:
@@ -61,7 +61,7 @@ def told(work: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def again(settings: Settings | None) -> Sample:
-    """The sample that a session has; made again where it is no longer kept."""
+    """The sample of a session. It is made again if it is no longer kept."""
     if settings is None:
         raise ValueError("there are no networks yet; sample some first.")
     folder, name, *numbers = settings
@@ -69,7 +69,7 @@ def again(settings: Settings | None) -> Sample:
 
 
 def show_pipeline(opened: Opened) -> tuple[Any, ...]:
-    """Everything that belongs to a pipeline and not to a sample."""
+    """The values of everything on the page that depends on the pipeline and not on a sample."""
     most = min(_MOST_STEPS, int(opened.pipe.scheduler.config.num_train_timesteps))
     steps = min(most, int(opened.pipe.config.default_num_inference_steps))
     return (
@@ -94,7 +94,7 @@ def open_from_hub(hub_id: str) -> tuple[Any, ...]:
 def draw_sample(
     where: Where | None, number: float, seed: float | None, steps: float, directory: Path
 ) -> tuple[Any, ...]:
-    """Numbers of a sample, the choice of a network and its file, and a pad for the new networks."""
+    """The numbers of a sample, the choice of a network and its file, and an empty pad for the new networks."""
     if where is None:
         raise ValueError("no pipeline is open; choose one above.")
     if seed is None or seed != int(seed) or not 0 <= seed < 2**63:
@@ -119,7 +119,7 @@ def draw_sample(
 
 @lru_cache(maxsize=16)
 def draw_pictures(drawn: Sample, directory: Path) -> tuple[Any, ...]:
-    """The pictures of a sample and the sentences about them; kept, as most visitors see the same first sample."""
+    """The pictures of a sample and texts about them. They are kept, since most visitors see the same first sample."""
     points = method_points(drawn)
     similarity = frontier = None
     text = ""
@@ -156,7 +156,7 @@ def network_file(index: int, settings: Settings | None, directory: Path) -> str:
 
 
 def build(first: Where, directory: Path) -> gr.Blocks:
-    """The page. first: the folder and name of the pipeline that it opens with. directory: for pictures and files."""
+    """The page. first: folder and name of the pipeline that is opened first. directory: for pictures and files."""
 
     def picture(title: str, note: str = "") -> tuple[gr.HTML, gr.Image]:
         """A heading with a note, and a picture below it."""
@@ -243,7 +243,7 @@ def build(first: Where, directory: Path) -> gr.Blocks:
         def once(*arguments: Any) -> tuple[Any, ...]:
             return draw_sample(*arguments, directory)
 
-        # One piece of work at a time: samplers keep their place in themselves, and torch takes all cores.
+        # Only one piece of work runs at a time: schedulers hold the state of a sampling run, and torch uses all cores.
         alone = {"concurrency_id": "networks", "concurrency_limit": 1, "api_visibility": "private"}
         of_pipeline = [where, about, results, steps]
         of_sample = [settings, summary, table, choice, download, pad, answer]
@@ -270,7 +270,7 @@ def build(first: Where, directory: Path) -> gr.Blocks:
 
 
 def find(pipeline: str) -> Where:
-    """The folder and name of a pipeline given by name, folder or Hub id."""
+    """The folder and name of a pipeline that is given by name, folder or Hub id."""
     known = local_pipelines()
     if pipeline in known:
         return str(known[pipeline]), pipeline

@@ -1,8 +1,8 @@
-"""From pen strokes to an image as scikit-learn's digits are, and what several networks say of it.
+"""From pen strokes to an image like scikit-learn's digits, and the votes of several networks on it.
 
-Those digits were written by hand, scaled to a bitmap of 32 x 32 black and white pixels and reduced to 8 x 8 by
-counting the black ones in every 4 x 4 block: 0 to 16 grey levels. The same is done here. Strokes are scaled before they
-are drawn with a pen of one width, so neither the size of what was drawn nor the place matters.
+Those digits were written by hand and scaled to a bitmap of 32 x 32 black and white pixels. Then they were reduced to
+8 x 8 by counting the black pixels in every 4 x 4 block, which gives grey levels 0 to 16. The same is done here. Strokes
+are scaled before they are drawn with a pen of fixed width, so the size and place of the drawing do not matter.
 
 Shapes: S segments, N networks, c classes.
 """
@@ -19,23 +19,23 @@ from torch import Tensor
 SIDE = 8
 _BITMAP = 32
 _BLOCK = _BITMAP // SIDE
-_LEVEL = 15  # bytes a grey level, as `load_task("digits")` has them
-# What the digits in scikit-learn's data fill: all rows, and of the columns hardly the first and the last. Widths of
-# 18 to 30 and pens of 3.5 to 6.5 were tried. With these, ten networks of digits-mlp3 read 27 of 31 clear drawings, and
-# 85 % of 341: those and each of them turned, slanted and stretched at random ten times.
+_LEVEL = 15  # pixel value per grey level, as in `load_task("digits")`
+# The digits in scikit-learn's data fill all rows, but hardly reach the first and the last column. Widths of 18 to 30
+# and pens of 3.5 to 6.5 were tried. With the values below, ten networks of digits-mlp3 read 27 of 31 clear drawings.
+# They read 85 % of 341 drawings: those 31, and each of them turned, slanted and stretched at random ten times.
 _INK_HEIGHT, _INK_WIDTH = 32.0, 26.0
-_PEN = 5.5  # of those 32 pixels: black covers about as much as in the data
+_PEN = 5.5  # in pixels of the bitmap; black then covers about as much as in the data
 _MOST_POINTS = 20_000
 
 
 @dataclass(frozen=True)
 class Vote:
-    """What N networks say of one image.
+    """What N networks say about one image.
 
-    answers_N: int64, the class each network finds most likely. confidence_N: float, the probability it gives that.
-    votes_c: int64, how many networks answer each class. probability_c: float, mean probability of each class.
-    winner: the class with the most votes; of several the one with the highest mean probability.
-    disagreement: the share of networks that answer something else, 0..1.
+    answers_N: int64, the class that each network finds most likely. confidence_N: float, its probability for that
+    class. votes_c: int64, how many networks answer each class. probability_c: float, mean probability of each class.
+    winner: the class with the most votes; if several have the most, the one with the highest mean probability.
+    disagreement: the share of networks that do not answer the winner, 0..1.
     """
 
     answers_N: Tensor
@@ -47,9 +47,9 @@ class Vote:
 
 
 def read_strokes(text: str) -> list[np.ndarray]:
-    """The strokes that the pad sends: JSON, a list of strokes, each a list of [x, y] -> float64 [points, 2] each.
+    """Reads the JSON that the pad sends, a list of strokes that are lists of [x, y]; -> float64 [points, 2] per stroke.
 
-    x to the right, y down; any unit. Raises ValueError if nothing is drawn and for anything else than strokes.
+    x points right and y points down, in any unit. Raises ValueError if nothing is drawn, and for anything but strokes.
     """
     try:
         drawn = json.loads(text or "[]")
@@ -71,17 +71,17 @@ def read_strokes(text: str) -> list[np.ndarray]:
 
 
 def digit_image(strokes: list[np.ndarray]) -> Tensor:
-    """uint8 [8,8], white ink on black, 0..240 in steps of 15: strokes as an image of the task `digits`.
+    """The strokes as an image of the task `digits`: uint8 [8,8], white ink on black, 0..240 in steps of 15.
 
-    strokes: float [points, 2] each, as `read_strokes` gives them. The bounding box is scaled, its proportions kept, to
-    all of the height or as much of the width as digits have, and centred.
+    strokes: float [points, 2] each, from `read_strokes`. Their bounding box is centred and scaled in proportion, until
+    it has the full height or the width that digits have.
     """
     points = np.concatenate(strokes)
     low, size = points.min(axis=0), np.ptp(points, axis=0)
     room = np.array([_INK_WIDTH, _INK_HEIGHT]) - _PEN
     with np.errstate(divide="ignore"):
         scale = (room / size).min()
-    if not np.isfinite(scale):  # a dot: it has no size
+    if not np.isfinite(scale):  # a dot has no size
         scale = 0.0
     middle = low + size / 2
     segments = [
@@ -94,7 +94,7 @@ def digit_image(strokes: list[np.ndarray]) -> Tensor:
 
 
 def _pen(segment_S22: np.ndarray) -> np.ndarray:
-    """bool [32,32]: pixels whose centre is no further from a segment than half the pen's width."""
+    """bool [32,32]: True for pixels whose centre is at most half the pen's width from a segment."""
     centre = np.arange(_BITMAP) + 0.5
     pixel_22 = np.stack(np.meshgrid(centre, centre), axis=-1)  # [row, column] -> x, y
     black = np.zeros((_BITMAP, _BITMAP), dtype=bool)
@@ -108,7 +108,7 @@ def _pen(segment_S22: np.ndarray) -> np.ndarray:
 
 
 def vote(logits_Nc: Tensor) -> Vote:
-    """Count what N networks answer to one image. Raises ValueError without a network or for NaN and Inf."""
+    """Counts the answers of N networks to one image. Raises ValueError for no network, and for NaN and Inf."""
     if logits_Nc.ndim != 2 or 0 in logits_Nc.shape or not bool(logits_Nc.isfinite().all()):
         raise ValueError(f"logits have shape {list(logits_Nc.shape)}; expected finite ones, [networks, classes].")
     probability_Nc = logits_Nc.double().softmax(dim=1)

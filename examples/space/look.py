@@ -1,4 +1,4 @@
-"""How the page looks: the colours of the package's figures, fonts that come with Gradio, and style.css."""
+"""How the page looks. It uses the colours of the package's figures, fonts that come with Gradio, and style.css."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _SHADES = (0.14, 0.3, 0.45, 0.58, 0.7)  # shares of black in the shades 600 to 9
 STYLE = Path(__file__).with_name("style.css")
 COLORS = f""":root {{ --pd-generated: {GENERATED}; --pd-original: {ORIGINAL}; }}
 .dark {{ --pd-generated: #ff8a3d; --pd-original: #56b4e9; }}"""
-"""Of generated networks and of originals; lighter ones on a dark page."""
+"""The colours of generated networks and of originals; a dark page has lighter ones."""
 
 
 def theme() -> gr.themes.Base:
     """Gradio's default theme in the colours of generated networks and originals.
 
-    Its fonts come with Gradio, so nothing is fetched; their semi-bold files lack most letters, so bold stands in.
+    The fonts come with Gradio, so nothing is fetched. Their semi-bold files lack most letters, so bold is used instead.
     """
     sans, mono = (gr.themes.LocalFont(name, weights=(400, 700)) for name in ("Source Sans Pro", "IBM Plex Mono"))
     return gr.themes.Default(
@@ -43,7 +43,7 @@ def theme() -> gr.themes.Base:
 
 
 def _shades(color: str, name: str) -> gr.themes.Color:
-    """The eleven shades that a theme wants, from nearly white over the colour itself (500) to nearly black."""
+    """The eleven shades that a theme needs, from nearly white through the colour itself (500) to nearly black."""
     channels = [int(color[start : start + 2], 16) for start in (1, 3, 5)]
     mixed = [[channel + (255 - channel) * white for channel in channels] for white in _TINTS]
     mixed += [[channel * (1 - black) for channel in channels] for black in _SHADES]

@@ -1,4 +1,4 @@
-"""Pipelines that the page can open: folders beside it, and repositories on the Hub, without running their code."""
+"""Opens pipelines for the page, from folders beside it and from the Hub, without running code of a repository."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pdiff_hub.tasks import load_task
 from pdiff_hub.transfer import pull
 
 _HERE = Path(__file__).resolve().parent
-# In a Space the pipelines lie beside this file, in a source tree at its root.
+# In a Space the folder of pipelines lies beside this file. In a source tree it lies at the root.
 _FOLDERS = (_HERE / "pipelines", _HERE.parent.parent / "pipelines")
 _INDEX = RunFolder(Path()).index.name
 LEAST_ORIGINALS = 3
-"""Fewer have no spread to compare with."""
+"""Fewer originals have no spread to compare with."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -30,12 +30,12 @@ class Opened:
     """A pipeline, ready to sample from and to judge with.
 
     Attributes:
-        name: what people call it. folder: where it lies.
-        judge: of networks of its architecture, on its task.
-        originals: the checkpoints that it was trained on, None where they are gone; `gone` is then a sentence that
-            says what.
-        results: what was measured when the pipeline was made; None where nothing was, or where it cannot be read:
-            `damage` is then a sentence that says so.
+        name: the name to show. folder: where the pipeline lies.
+        judge: judges networks of its architecture on its task.
+        originals: the checkpoints that it was trained on. None where they are missing; `gone` is then a sentence that
+            says what is missing.
+        results: what was measured when the pipeline was made. None where nothing was measured, or where the file
+            cannot be read; in the latter case `damage` is a sentence that says so.
     """
 
     name: str
@@ -49,18 +49,18 @@ class Opened:
 
     @cached_property
     def judged_originals(self) -> Judged | None:
-        """The originals judged, on first use; None where they are gone."""
+        """What the judge says of the originals, computed on first use. None where they are missing."""
         return None if self.originals is None else self.judge(self.originals.params_KP)
 
     @property
     def reads_digits(self) -> bool:
-        """Whether its networks read 8 x 8 digits, so that a drawing can be shown to them."""
+        """Whether its networks read 8 x 8 digits, so that they can read a drawing."""
         task = self.judge.task
         return task.spec["dataset"] == "digits" and (task.in_channels, task.image_size) == (1, 8)
 
 
 def local_pipelines() -> dict[str, Path]:
-    """Name -> folder of the pipelines here that hold weights, not only a recipe."""
+    """Name -> folder, for the pipelines here that hold weights and not only a recipe."""
     folders = next((each for each in _FOLDERS if each.is_dir()), _FOLDERS[0])
     return {
         index.parent.name: index.parent
@@ -70,9 +70,9 @@ def local_pipelines() -> dict[str, Path]:
 
 
 def pull_pipeline(hub_id: str) -> Path:
-    """The folder that `hub_id` ("owner/name") was downloaded to, code left out.
+    """Downloads the pipeline `hub_id` ("owner/name"), without its code, and returns the folder.
 
-    ValueError for a text that is no Hub id: a visitor's text must never name a folder of this machine.
+    Raises ValueError for a text that is no Hub id, because a visitor's text must never name a folder of this machine.
     """
     hub_id = hub_id.strip()
     if not _HUB_ID.fullmatch(hub_id) or ".." in hub_id:
@@ -82,13 +82,13 @@ def pull_pipeline(hub_id: str) -> Path:
 
 @lru_cache(maxsize=4)
 def open_pipeline(folder: Path, name: str) -> Opened:
-    """Open a pipeline folder. ValueError if it does not say which network and task it is for; else as the package."""
+    """Opens a pipeline folder. ValueError if it does not say its network and task; other errors are the package's."""
     pipe = PDiffPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     spec, task = pipe.autoencoder.config.network, pipe.autoencoder.config.task
     if spec is None or task is None:
         raise ValueError(f"{name} does not say which network and task it is for, so its networks cannot be judged.")
-    # No factory: a name out of a downloaded file must not choose a function to call.
+    # Factories are not allowed, because a name in a downloaded file must not choose a function to call.
     network = build_network(dict(spec), pretrained=False, allow_factory=False)
     judge = Judge(network, load_task(dict(task)), pipe.autoencoder.layout, pipe.autoencoder.frozen_state())
     originals, gone = _originals(folder, pipe)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-# Gradio takes the template for a JavaScript and a Handlebars template: no backticks, no double braces.
+# Gradio reads this as a JavaScript and a Handlebars template, so it must hold no backticks and no double braces.
 _TEMPLATE = """<canvas class="pd-pad" width="560" height="560" aria-label="Pad to draw a digit on"></canvas>"""
 _SCRIPT = """
 const canvas = element.querySelector('canvas');
@@ -66,6 +66,6 @@ redraw();
 
 
 def drawing_pad(elem_id: str) -> gr.HTML:
-    """Sends `input` after every stroke; an empty value clears it."""
-    # No subclass: Gradio would write a .pyi file beside this one.
+    """The pad. It sends `input` after every stroke, and an empty value clears it."""
+    # This is no subclass of gr.HTML, because Gradio would write a .pyi file for one beside this file.
     return gr.HTML(value="", html_template=_TEMPLATE, js_on_load=_SCRIPT, apply_default_css=False, elem_id=elem_id)

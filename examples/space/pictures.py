@@ -1,6 +1,6 @@
-"""The pictures of a sample, drawn by the package's own figures; only accuracy against step is new here.
+"""The pictures of a sample. The package's own figures draw all of them except accuracy against step.
 
-Shapes: s steps looked at, M networks followed, K originals.
+Shapes: s judged steps, M followed networks, K originals.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pdiff_hub.evaluation.points import MethodPoints
 
 
 def novelty_pictures(drawn: Sample, points: Mapping[str, MethodPoints], directory: Path) -> tuple[str, str]:
-    """PNG paths: accuracy against similarity, and the frontier. points: of `method_points`, at least one method."""
+    """PNG paths of accuracy against similarity and of the frontier. points: from `method_points`, not empty."""
     stem = directory / settings_name(drawn)
     similarity, _ = accuracy_similarity_figure(points, f"{stem}-similarity")
     frontier, _ = frontier_figure(points, f"{stem}-frontier")
@@ -31,9 +31,9 @@ def novelty_pictures(drawn: Sample, points: Mapping[str, MethodPoints], director
 
 
 def accuracy_picture(drawn: Sample, steps: Sequence[int], accuracy_sM: Tensor, directory: Path) -> str:
-    """PNG path: accuracy on test of the first networks after each step looked at, and their mean.
+    """PNG path of a picture: accuracy on test of the first networks after each judged step, and their mean.
 
-    steps, accuracy_sM: as `accuracy_by_step` gives them.
+    steps, accuracy_sM: from `accuracy_by_step`.
     """
     percent_sM = 100 * accuracy_sM
     style, original = METHOD_STYLE["generated"], METHOD_STYLE["original"]
@@ -65,7 +65,7 @@ def accuracy_picture(drawn: Sample, steps: Sequence[int], accuracy_sM: Tensor, d
 
 
 def path_picture(drawn: Sample, directory: Path) -> str | None:
-    """PNG path: the way from noise to networks beside the originals' latents; None where those are gone."""
+    """PNG path of a picture: the path from noise to networks among the originals' latents. None without originals."""
     originals = drawn.opened.originals
     if originals is None:
         return None

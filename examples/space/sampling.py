@@ -1,6 +1,6 @@
-"""Draw networks from a pipeline and measure them with the package's own measures; the same settings, the same networks.
+"""Draw networks from a pipeline and measure them with the package's own measures. Same settings, same networks.
 
-Shapes: N networks, P parameters, T sampling steps, C x L latents, K originals, s steps looked at, M networks followed.
+Shapes: N networks, P parameters, T sampling steps, C x L latents, K originals, s judged steps, M followed networks.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from pdiff_hub.tasks import Split
 
 MOST_NETWORKS = 50
 FOLLOWED = 8
-"""Networks whose way from the noise is looked at."""
-_MOST_NUMBERS = 1 << 25  # of all networks together, and of a trajectory: 128 MiB
-_NOISE = 0.05  # after standardising each tensor: the middle one of the three that the package reports
-_LOOKED_AT = 12  # steps of a trajectory, beside the noise, whose networks are judged
+"""Number of networks whose path from the noise is shown."""
+_MOST_NUMBERS = 1 << 25  # limit for all networks together, and for a trajectory: 128 MiB
+_NOISE = 0.05  # in units of each tensor's standard deviation; the middle one of the three that the package reports
+_LOOKED_AT = 12  # steps of a trajectory whose networks are judged, besides the noise
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """N networks and how they were made and measured.
+    """N networks, how they were made, and what was measured on them.
 
     Attributes:
         params_NP: float32, raw weight units. trajectory_TNCL: float32 [T+1,N,C,L], from the noise to the end.
         judged: on validation and test.
-        similarity_N, nearest_N: highest IoU of wrong predictions with an original (NaN where undefined), and L2 to the
-            nearest one; None where the originals are gone.
+        similarity_N: highest IoU of wrong predictions with any original (NaN where undefined). nearest_N: L2 distance
+            to the nearest original. Both are None where the originals are missing.
     """
 
     opened: Opened
@@ -59,9 +59,9 @@ class Sample:
 
 @lru_cache(maxsize=4)
 def sample(opened: Opened, num_models: int, seed: int, steps: int) -> Sample:
-    """Networks exactly as `pdiff generate PIPELINE --num-models --seed --num-inference-steps` makes them, judged.
+    """Samples and judges the networks that `pdiff generate PIPELINE --num-models --seed --num-inference-steps` makes.
 
-    num_models: 1..50. seed: 0 or larger. steps: 1..1000. ValueError for more numbers than this page can hold.
+    num_models: 1..50. seed: 0 or larger. steps: 1..1000. Raises ValueError for more numbers than the page can hold.
     """
     layout, config = opened.pipe.autoencoder.layout, opened.pipe.autoencoder.config
     each = max(layout.num_params, (steps + 1) * config.latent_channels * config.latent_length)
@@ -82,7 +82,7 @@ def sample(opened: Opened, num_models: int, seed: int, steps: int) -> Sample:
 
 
 def table_rows(drawn: Sample) -> list[tuple[str, ...]]:
-    """A row a network: its number, accuracy on test [%], wrong answers, highest IoU, L2 to the nearest original."""
+    """One row per network: its number, accuracy on test [%], wrong answers, highest IoU, L2 to the nearest original."""
     wrong_N = drawn.judged.test.wrong_BN.sum(dim=1)
 
     def text(values_N: Tensor | None, index: int, digits: int) -> str:
@@ -103,9 +103,10 @@ def table_rows(drawn: Sample) -> list[tuple[str, ...]]:
 
 
 def method_points(drawn: Sample) -> dict[str, MethodPoints]:
-    """Accuracy and highest IoU of the sample, the originals and as many networks of two simple baselines; {} if gone.
+    """Accuracy and highest IoU of the sample, the originals and three simple baselines; {} without originals.
 
-    Baselines: the average of all originals, a Gaussian per coordinate, and originals with noise added.
+    The baselines are the average of all originals, and as many networks as in the sample from a Gaussian per coordinate
+    and from originals with added noise.
     """
     opened, originals = drawn.opened, drawn.opened.judged_originals
     if opened.originals is None or originals is None or drawn.similarity_N is None:
@@ -130,13 +131,13 @@ def method_points(drawn: Sample) -> dict[str, MethodPoints]:
 
 
 def sample_verdict(points: Mapping[str, MethodPoints], num_classes: int) -> str:
-    """The package's verdict on this sample alone; fewer networks decide less."""
+    """The package's verdict on this sample alone. Fewer networks decide less."""
     labels = {name: style.label for name, style in METHOD_STYLE.items()}
     return measure_frontier(points, torch.Generator().manual_seed(0), floor=1 / num_classes, labels=labels).verdict
 
 
 def accuracy_by_step(drawn: Sample) -> tuple[list[int], Tensor]:
-    """Steps looked at, from 0 (the noise) to T, and float64 [s,M]: accuracy on test of the first M networks there."""
+    """The judged steps, from 0 (the noise) to T, and the first M networks' accuracy on test there, float64 [s,M]."""
     judge, last = drawn.opened.judge, len(drawn.trajectory_TNCL) - 1
     chosen = torch.linspace(0, last, min(_LOOKED_AT, last) + 1).round().long().unique()
     latents_sMCL = drawn.trajectory_TNCL[chosen][:, :FOLLOWED]
@@ -156,12 +157,12 @@ def logits_of(drawn: Sample, image_HW: Tensor, most: int) -> Tensor:
 
 
 def settings_name(drawn: Sample) -> str:
-    """A file name without suffix that no other sample has."""
+    """A file name without suffix, which differs for every sample."""
     return f"{drawn.opened.name.replace('/', '--')}-n{len(drawn)}-seed{drawn.seed}-steps{drawn.steps}"
 
 
 def write_network(drawn: Sample, index: int, directory: Path) -> Path:
-    """Network `index` as a .safetensors file that loads with `strict=True`: the bytes that `pdiff generate` writes."""
+    """Writes network `index` as a .safetensors file with the bytes of `pdiff generate`; it loads with `strict=True`."""
     if not 0 <= index < len(drawn):
         raise ValueError(f"there is no network {index}; the sample has {len(drawn)}, counted from 0.")
     state = drawn.opened.pipe.autoencoder.state_dicts(drawn.params_NP[index])[0]

@@ -1,4 +1,4 @@
-"""What the page says, as HTML: every text that comes out of a pipeline's files is escaped."""
+"""The texts of the page, as HTML. Every text that comes from a pipeline's files is escaped."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ A seed and a number of steps always give the same networks, here and by
 
 
 def pipeline_view(opened: Opened) -> str:
-    """Which pipeline this is, and its verdict."""
+    """Facts about the pipeline, and its verdict."""
     layout, task = opened.judge.layout, opened.judge.task
     known = "unknown" if opened.originals is None else f"{len(opened.originals):,}"
     network = str(opened.pipe.autoencoder.config.network["name"])
@@ -76,7 +76,7 @@ def _verdict(opened: Opened) -> str:
 
 
 def summary_view(drawn: Sample) -> str:
-    """The sample in four numbers."""
+    """The sample in two to five numbers, depending on what is known."""
     accuracy_N = drawn.judged.test.accuracy_B
     facts = [("mean accuracy", f"{100 * float(accuracy_N.mean()):.2f} %")]
     originals = drawn.opened.judged_originals
@@ -94,7 +94,7 @@ def summary_view(drawn: Sample) -> str:
 
 
 def networks_view(drawn: Sample) -> str:
-    """A row a network."""
+    """A table with one row per network."""
     columns = (
         "network",
         "accuracy on test [%]",
@@ -106,7 +106,7 @@ def networks_view(drawn: Sample) -> str:
 
 
 def sample_verdict_view(drawn: Sample, verdict_text: str) -> str:
-    """The verdict on this sample, beside what few networks can say."""
+    """The verdict on this sample, with a note that few networks decide little."""
     if not verdict_text:
         return _callout("Nothing to compare with", drawn.opened.gone)
     return _callout(
@@ -117,7 +117,7 @@ def sample_verdict_view(drawn: Sample, verdict_text: str) -> str:
 
 
 def answer_view(answers: Vote, image_HW: Tensor) -> str:
-    """What the networks see, what they answer together, and what each answers."""
+    """What the networks see, what they answer together, and what each of them answers."""
     number = len(answers.answers_N)
     most = int(answers.votes_c[answers.winner])
     head = (
@@ -146,7 +146,7 @@ def caption(title: str, note: str) -> str:
 
 
 def no_answer_view(text: str) -> str:
-    """In place of an answer."""
+    """A text in place of an answer."""
     return f'<div class="pd-answer pd-empty">{escape(text)}</div>'
 
 
@@ -179,7 +179,7 @@ def _callout(title: str, text: str, more: str = "") -> str:
 
 
 def _pixels(image_HW: Tensor) -> str:
-    """Grey levels as an SVG, white ink on black."""
+    """The grey levels as an SVG, white ink on black."""
     cells = "".join(
         f'<rect x="{x}" y="{y}" width="1.02" height="1.02" fill="rgb({v},{v},{v})"/>'
         for y, row in enumerate(image_HW.to(torch.int64).tolist())

@@ -76,7 +76,7 @@ def _layout(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _statistics(data: Sequence[Mapping[str, Any]]) -> str:
-    """The files' statistics as those of the whole."""
+    """The statistics of the whole set, from those of its files."""
     names = dict.fromkeys(name for entry in data for name in entry["statistics"])
     rows = []
     for name in names:

@@ -15,7 +15,7 @@ from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 
 class CheckedRows:
-    """Rows from files, each rectangle of which is checked for NaN and Inf when it is read."""
+    """Rows from files. Each rectangle is checked for NaN and Inf when it is read."""
 
     def __init__(self, rows: Rows, layout: ParamLayout):
         self._rows, self._layout = rows, layout
@@ -28,8 +28,8 @@ class CheckedRows:
 
 
 def check_finite(layout: ParamLayout, params_RS: Tensor, first: int = 0, start: int = 0) -> None:
-    """ValueError naming checkpoint and tensor if params_RS, from row `first`, column `start` on, has NaN or Inf."""
-    # The extremes are not finite exactly if something is not; they take one pass and no memory.
+    """ValueError names checkpoint and tensor if params_RS, which begins at (`first`, `start`), has NaN or Inf."""
+    # An extreme is not finite exactly if some number is not; finding the extremes takes one pass and no memory.
     if params_RS.numel() == 0 or all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(params_RS)):
         return
     row, column = (~torch.isfinite(params_RS)).nonzero()[0].tolist()
@@ -38,7 +38,7 @@ def check_finite(layout: ParamLayout, params_RS: Tensor, first: int = 0, start: 
 
 
 def check_frozen(layout: ParamLayout, frozen: Mapping[str, Tensor]) -> None:
-    """ValueError names the first tensor in `frozen` that `layout` does not expect so, or expects and is not there."""
+    """ValueError names the first tensor that is missing from `frozen`, or is not what `layout` expects."""
     expected = {entry.name: f"{entry.dtype} {list(entry.shape)}" for entry in layout.frozen}
     found = {name: f"{str(each.dtype).removeprefix('torch.')} {list(each.shape)}" for name, each in frozen.items()}
     for name in [*expected, *found]:
@@ -50,7 +50,7 @@ def check_frozen(layout: ParamLayout, frozen: Mapping[str, Tensor]) -> None:
 
 
 def json_able(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `value` as it comes back from a file."""
+    """A copy of `value` as it comes back from JSON; ValueError if it cannot be written."""
     try:
         copy: dict[str, Any] = json.loads(json.dumps(dict(value), allow_nan=False))
     except (TypeError, ValueError) as error:

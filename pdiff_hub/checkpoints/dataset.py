@@ -34,13 +34,13 @@ class CheckpointDataset:
         network: the resolved spec that rebuilds the network (`networks.resolve_network`), JSON-able.
         task: the resolved spec of the data it was trained on, JSON-able; None if unknown.
         frozen: the tensors that all checkpoints share, as `layout.frozen_state` gives them.
-        metadata: a dict a checkpoint: run, seed, step, train_loss, validation_loss, validation_accuracy (a fraction)
-            and others; what is not known is None. Values are str, int, float, bool or None.
+        metadata: one dict per checkpoint: run, seed, step, train_loss, validation_loss, validation_accuracy (a
+            fraction) and others. Values are str, int, float, bool or None (unknown).
         collect: how the checkpoints were collected, JSON-able.
 
-    A set that came off the Hub or went there has a `hub_id` and a `hub_revision` (the commit), else None.
+    `hub_id` and `hub_revision` (the commit) are None unless the set came from the Hub or was pushed to it.
 
-    Raises ValueError if these do not fit together, naming the tensor that holds NaN or Inf, is missing or mis-shaped.
+    Raises ValueError if these do not fit together; it names a tensor that holds NaN or Inf, is missing or mis-shaped.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class CheckpointDataset:
             params_KP = TensorRows(params_KP.detach().to("cpu", torch.float32).contiguous())
         self.layout = layout
         self._rows: Rows = params_KP
-        self._folder: Path | None = None  # where the rows are read from, if anywhere
-        self._whole_folder: Rows | None = None  # the rows when they are all of that folder's, in its order
+        self._folder: Path | None = None  # the rows are read from it, if it is set
+        self._whole_folder: Rows | None = None  # the rows, if they are all rows of that folder in its order
         self.hub_id: str | None = None
         self.hub_revision: str | None = None
         if self._rows.num_rows < 1 or self._rows.num_params != layout.num_params:
@@ -92,8 +92,8 @@ class CheckpointDataset:
 
     @property
     def rows(self) -> Rows:
-        """The checkpoints as rows, any rectangle of them, for what streams: small sets are read once and kept."""
-        if 4 * len(self) * self.layout.num_params <= _KEPT_BYTES:  # else parquet would be decoded at every look
+        """The checkpoints as `Rows`, for streaming. A small set is read once and kept in memory."""
+        if 4 * len(self) * self.layout.num_params <= _KEPT_BYTES:  # else every read decodes parquet again
             return TensorRows(self.params_KP)
         return self._rows
 
@@ -119,7 +119,7 @@ class CheckpointDataset:
         return {**self.frozen, **unflattened}
 
     def select_rows(self, indices: Sequence[int]) -> CheckpointDataset:
-        """The checkpoints `indices` (each 0..K-1) in that order, as a set of their own."""
+        """The checkpoints `indices` (each 0..K-1) in that order, as a new set."""
         indices = [self._check_index(index) for index in indices]
         rows: Rows = PickedRows(self._rows, indices)
         if isinstance(self._rows, TensorRows):
@@ -137,17 +137,17 @@ class CheckpointDataset:
         return picked
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Writes the set into folder `path` in the format of `checkpoint_files`, replacing a set that is there.
+        """Writes the set into folder `path` in the format of `checkpoints/files.py`, replacing a set in it.
 
-        Other files in the folder stay. A kill leaves the old set or the new one; OSError (e.g. a full disk) names the
-        file and leaves the folder as it was.
+        Other files in the folder stay. A kill leaves the old set or the new one. After an OSError (e.g. a full disk),
+        which names the file, the folder is as it was.
         """
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise PdiffError(f"{path} is a file; give a folder to save the data set in.")
         write_folder(path, self._rows, metadata_table(self.metadata), self._description(), self.frozen)
         if self._folder == path.resolve() and not isinstance(self._rows, TensorRows):
-            # The files that the rows were read from may be the ones just replaced.
+            # The save may have replaced the files that the rows were read from.
             self._rows = self._whole_folder = CheckedRows(read_folder(path, read_index(path))[0], self.layout)
 
     @classmethod
@@ -163,10 +163,10 @@ class CheckpointDataset:
     ) -> CheckpointDataset:
         """Opens a folder, or a data set repository on the Hub ("user/name", at `revision`).
 
-        Parameters are read when needed, through a memory map. With `rows` (each 0..K-1) the set is those checkpoints in
-        that order, and only the files that hold them are downloaded. FileNotFoundError if there is no such set;
-        ValueError names the file that is damaged, from a newer format, or does not fit the rest; others as
-        `transfer.pull` raises them.
+        Parameters are read when needed, through a memory map. With `rows` (each 0..K-1) the set holds those checkpoints
+        in that order, and only the files that hold them are downloaded. FileNotFoundError if there is no such set.
+        ValueError names a file that is damaged, has a newer format, or does not fit the rest. Other errors are those of
+        `transfer.pull`.
         """
         folder = find_folder(
             path_or_id, rows, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
@@ -205,16 +205,16 @@ class CheckpointDataset:
     ) -> str:
         """Puts the set and a card into the Hub's data set repository `repo_id` in one commit; -> the commit's URL.
 
-        Makes the repository if needed, and replaces the set that is there. What is there already is not uploaded.
+        Makes the repository if needed, and replaces the set in it. Files that are there already are not uploaded.
 
         Args:
-            private: whether a new repository is private (None: what the account does by default).
+            private: whether a new repository is private (None: the account's default).
             revision: a branch, by default main.
             create_pr: open a pull request instead; -> its URL.
-            append: add these checkpoints to those that are there, which are neither downloaded nor uploaded again.
-                ValueError says what differs if they are not of the same network, data and layout.
+            append: add these checkpoints to the set there. Its own are neither downloaded nor uploaded again.
+                ValueError says what differs if network, data or layout are not the same.
 
-        Others as `transfer.push_files` raises them.
+        Other errors are those of `transfer.push_files`.
         """
         options = PushOptions(
             private=private, revision=revision, commit_message=commit_message, create_pr=create_pr, token=token
@@ -238,7 +238,7 @@ class CheckpointDataset:
         return {"layout": self.layout.to_dict(), "network": self.network, "task": self.task, "collect": self.collect}
 
     def _unchanged_folder(self) -> Path | None:
-        """The folder that this set would be saved as just the same, if it was opened from one."""
+        """The folder that this set was opened from, if saving the set would give the same content; else None."""
         if self._folder is None or self._rows is not self._whole_folder:
             return None
         index = read_index(self._folder)

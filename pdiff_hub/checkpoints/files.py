@@ -1,16 +1,16 @@
-"""How a set of checkpoints lies on disk and on the Hub, format version 1.
+"""The files of a set of checkpoints, on disk and on the Hub; format version 1.
 
     dataset.json                               layout, network, task, collect and the list of the files below
-    data/train-00000-XXXXXXXX.parquet          one row a checkpoint: `index`, the metadata, and `params` (a fixed-size
+    data/train-00000-XXXXXXXX.parquet          one row per checkpoint: `index`, the metadata, and `params` (a fixed-size
                                                list of P float32) where P <= 250,000
-    shards/params-00000-XXXXXXXX.safetensors   else float32 `params` [rows, P], and data/ tells each row's
-                                               `shard` and `shard_row`
+    shards/params-00000-XXXXXXXX.safetensors   for larger P: float32 `params` [rows, P]; data/ then has
+                                               each row's `shard` and `shard_row`
     frozen-XXXXXXXX.safetensors                the tensors that all checkpoints share, if any
 
-XXXXXXXX begins the file's sha256: new content gets a new name, so that a folder is its old self until dataset.json,
-replaced last, names the new files; and what did not change is not uploaded again. `datasets.load_dataset(folder)`
-reads the parquet files (as split "train"). Rows per file are free: a set grows by adding files. So that it can do so
-without its old rows at hand, dataset.json also holds the `columns` of data/ and, file by file, `statistics` of them.
+XXXXXXXX is the start of the file's sha256: new content gets a new name. So a folder holds the old set until
+dataset.json, replaced last, names the new files, and the Hub gets only changed files. `datasets.load_dataset(folder)`
+reads the parquet files (as split "train"). A file may have any number of rows: a set grows by adding files. So that it
+can grow without its old rows, dataset.json also holds the `columns` of data/ and the `statistics` of each file there.
 Shapes: K checkpoints, P parameters.
 """
 
@@ -35,13 +35,13 @@ from pdiff_hub.safe_files import remove_unfinished, save_tensors, write_json, wr
 INDEX_NAME = "dataset.json"
 FORMAT = "pdiff-checkpoints"
 FORMAT_VERSION = 1
-# Above, `datasets` gets slow, and its viewer on the Hub gives up at row groups of 300 MB (measured).
+# Above this, `datasets` gets slow, and its viewer on the Hub gives up at row groups of 300 MB (measured).
 MAX_PARQUET_PARAMS = 250_000
 _ROW_GROUP_BYTES, _PARQUET_BYTES, _SHARD_BYTES = 1 << 20, 16 << 20, 256 << 20
 _FILE_NAME = re.compile(
     r"data/train-\d{5,}-[0-9a-f]{8}\.parquet|shards/params-\d{5,}-[0-9a-f]{8}\.safetensors|frozen-[0-9a-f]{8}\.safetensors"
 )
-# What the files of a data set are called, for those who list, download or delete them by pattern.
+# Globs of a data set's files, for listing, downloading or deleting them.
 FILE_PATTERNS = ("data/train-*.parquet", "shards/params-*.safetensors", "frozen-*.safetensors")
 
 _STANDARD_COLUMNS = {
@@ -57,10 +57,10 @@ _RESERVED_COLUMNS = ("index", PARQUET_COLUMN, *PLACE_COLUMNS)
 
 
 def metadata_table(metadata: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """K metadata rows -> a table with an `index` column, the six standard columns, and whatever others there are.
+    """K metadata rows -> a table with an `index` column, the six standard columns, and all others in the rows.
 
-    What a row lacks is null. Values are str, int, float, bool or None, of one kind a column; the standard columns
-    have set types. ValueError names the column and what is wrong with it.
+    What a row lacks is null. Values are str, int, float, bool or None, of one kind per column; the standard columns
+    have fixed types. ValueError names the column and what is wrong with it.
     """
     names = dict.fromkeys([*_STANDARD_COLUMNS, *(name for row in metadata for name in row)])
     columns = {"index": pa.array(range(len(metadata)), pa.int64())}
@@ -85,9 +85,9 @@ def metadata_table(metadata: Sequence[Mapping[str, Any]]) -> pa.Table:
 def write_folder(
     path: Path, rows: Rows, table: pa.Table, description: Mapping[str, Any], frozen: Mapping[str, Tensor]
 ) -> None:
-    """Writes a whole set into `path` (made if needed), streaming from `rows`; other people's files there stay.
+    """Writes a whole set into `path` (made if needed), streaming from `rows`; other files there stay.
 
-    A kill leaves the old set or the new one; an error (a full disk) removes what was written and raises OSError.
+    A kill leaves the old set or the new one. After an error (OSError for a full disk) what was written is removed.
     """
     if (path / INDEX_NAME).exists():
         read_index(path)  # refuses to replace what this version does not understand
@@ -114,11 +114,11 @@ def write_folder(
 
 
 def write_more(path: Path, index: Mapping[str, Any], rows: Rows, table: pa.Table) -> dict[str, Any]:
-    """Writes `rows` as further files of the set that `index` describes into folder `path`; -> the grown index.
+    """Writes `rows` into folder `path` as further files of the set that `index` describes; -> the grown index.
 
-    The files of the set itself need not be there. Gives `index` back if these very rows are its last ones already, as
-    after an append whose answer was lost. ValueError names the metadata column that the set does not have or has of
-    another type; what `table` lacks is null.
+    The set's own files need not be there. If these very rows are its last ones already, as after an append whose answer
+    was lost, `index` comes back unchanged. ValueError names a metadata column that the set does not have, or has with
+    another type. Columns that `table` lacks are null.
     """
     total, in_parquet = index["num_checkpoints"], not index["shards"]
     tail = _entries_of_last(index["data"], rows.num_rows), _entries_of_last(index["shards"], rows.num_rows)
@@ -144,18 +144,18 @@ def write_more(path: Path, index: Mapping[str, Any], rows: Rows, table: pa.Table
 
 
 def columns_of(table: pa.Table) -> dict[str, str]:
-    """What dataset.json tells of a table's columns: name -> type."""
+    """A table's columns as dataset.json lists them: name -> type."""
     return {field.name: str(field.type) for field in table.schema}
 
 
 def statistics_of(table: pa.Table) -> dict[str, Any]:
-    """Column of floats -> count, mean, min and max of its finite numbers; columns without one are left out."""
+    """Per column of floats: count, mean, min and max of its finite numbers. Columns without any are left out."""
     statistics = {}
     for field in table.schema:
         if pa.types.is_floating(field.type):
             values = [value for value in table.column(field.name).to_pylist() if value is not None and isfinite(value)]
             if values:
-                mean = fsum(value / len(values) for value in values)  # no overflow
+                mean = fsum(value / len(values) for value in values)  # divided first: no overflow
                 statistics[field.name] = {"count": len(values), "mean": mean, "min": min(values), "max": max(values)}
     return statistics
 
@@ -168,7 +168,7 @@ def write_frozen(path: Path, frozen: Mapping[str, Tensor]) -> dict[str, Any]:
 def _write_rows(
     path: Path, rows: Rows, table: pa.Table, in_parquet: bool, first_data: int, first_shard: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Writes files of parameters and metadata, numbered from `first_...` on; -> their entries."""
+    """Writes files of parameters and metadata, numbered from `first_data` and `first_shard` on; -> their entries."""
     row_bytes = 4 * rows.num_params
     entries: dict[str, list[dict[str, Any]]] = {"data": [], "shards": []}
     shards = [] if in_parquet else _chunks(rows.num_rows, max(1, _SHARD_BYTES // row_bytes))
@@ -200,7 +200,7 @@ def _write_file(path: Path, folder: str, stem: str, suffix: str, write: Callable
 
 
 def _entries_of_last(entries: Sequence[dict[str, Any]], num_rows: int) -> list[dict[str, Any]]:
-    """The last entries, if they hold `num_rows` rows together, else none."""
+    """The last entries that hold exactly `num_rows` rows together; empty if there are none."""
     for first in range(len(entries)):
         if sum(entry["rows"] for entry in entries[first:]) == num_rows:
             return list(entries[first:])
@@ -208,7 +208,7 @@ def _entries_of_last(entries: Sequence[dict[str, Any]], num_rows: int) -> list[d
 
 
 def _like(table: pa.Table, columns: Mapping[str, str], first_index: int) -> pa.Table:
-    """`table` with the columns of a set, its rows counted from `first_index`."""
+    """`table` with the columns of a set; its `index` begins at `first_index`."""
     for name in table.column_names:
         if name not in columns:
             raise PdiffError(
@@ -235,7 +235,7 @@ def _like(table: pa.Table, columns: Mapping[str, str], first_index: int) -> pa.T
 
 
 def remove_unlisted(path: Path, index: Mapping[str, Any] | None) -> None:
-    """Removes files of earlier, killed or failed saves: those with names of this format that `index` does not list."""
+    """Removes what earlier, killed or failed saves left: files with names of this format that `index` does not list."""
     listed = {path / entry["path"] for entry in file_entries(index)} if index else set()
     for pattern in FILE_PATTERNS:
         for file in set(path.glob(pattern)) - listed:
@@ -246,7 +246,7 @@ def remove_unlisted(path: Path, index: Mapping[str, Any] | None) -> None:
 
 
 def read_index(path: Path) -> dict[str, Any]:
-    """The dataset.json of folder `path`, checked; FileNotFoundError or ValueError say what is wrong with it."""
+    """The dataset.json of folder `path`, checked; FileNotFoundError or ValueError says what is wrong with it."""
     file = path / INDEX_NAME
     if not file.is_file():
         raise FileNotFoundError(f"{path} has no {INDEX_NAME}: it is no checkpoint data set, or its save was cut off.")
@@ -257,7 +257,7 @@ def read_index(path: Path) -> dict[str, Any]:
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise PdiffError(f'{file} does not describe a checkpoint data set (expected "format": "{FORMAT}").')
     version = index.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise PdiffError(
             f"{file} has format version {version!r}, and this pdiff-hub reads up to {FORMAT_VERSION}; "
             "upgrade with: pip install -U pdiff-hub."
@@ -276,7 +276,7 @@ def read_index(path: Path) -> dict[str, Any]:
             raise PdiffError(f"{file}: {key!r} is {index.get(key)!r}, expected a {kind.__name__}; the file is damaged.")
     for entry in file_entries(index):
         name = entry.get("path") if isinstance(entry, dict) else None
-        # Also keeps paths inside the folder, whoever wrote the file.
+        # This also keeps paths inside the folder, whoever wrote the file.
         if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
             raise PdiffError(f"{file} lists {entry!r}, which is no file of this format.")
     if not index["data"]:
@@ -297,7 +297,7 @@ def _chunks(total: int, size: int) -> list[tuple[int, int]]:
 
 
 def _write_parquet(file: Path, table: pa.Table, rows: Rows | None) -> None:
-    """`table`, with the parameters of as many `rows` beside it (None: without)."""
+    """Writes `table` with the parameters of its `rows` (None: without parameters)."""
     num_params = 0 if rows is None else rows.num_params
     # Not nullable and neither compressed nor dictionary-coded: weights do not compress, and this reads fastest.
     kind = pa.list_(pa.field("item", pa.float32(), nullable=False), num_params)

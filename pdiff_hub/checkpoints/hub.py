@@ -1,4 +1,4 @@
-"""Data sets to and from the Hub: a folder as it is, rows added to what is there, some of the rows."""
+"""Data sets on the Hub: pushing a folder, adding rows to a set, and pulling a set or some of its rows."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _CARD = "README.md"
 
 
 def push_folder(folder: Path, repo_id: str, options: PushOptions) -> Pushed:
-    """Makes the data set in `folder` the one of the repository: its files as they are, and a card.
+    """Replaces the data set in the repository by the one in `folder`: its files as they are, and a card.
 
     Errors as in `read_folder` (a damaged set is not pushed) and `transfer.push_files`.
     """
     index = read_index(folder)
     _, table, _ = read_folder(folder, index)
     with TemporaryDirectory() as temporary:
-        # Sets of older versions do not have what is made from the table here.
+        # Sets from older versions lack statistics and columns, which are made from the table here.
         rows, first = [entry["rows"] for entry in index["data"]], 0
         for entry, number in zip(index["data"], rows, strict=True):
             entry.setdefault("statistics", statistics_of(table.slice(first, number)))
@@ -62,10 +62,10 @@ def append(
     repo_id: str,
     options: PushOptions,
 ) -> Pushed | None:
-    """Adds rows to the data set of the repository, uploading them only; None if there is no data set yet.
+    """Adds rows to the data set in the repository and uploads only their files; None if there is no data set yet.
 
-    The rows are counted on from its last one. Rows that are its last ones already are not added again. ValueError says
-    what differs if layout, network, task, frozen tensors or metadata columns are not its own.
+    The new rows are numbered after its last one. Rows that are its last ones already are not added again. ValueError
+    says what differs if layout, network, task, frozen tensors or metadata columns are not the same.
     """
     where: dict[str, Any] = {"repo_type": "dataset", "token": options["token"], "revision": options["revision"]}
     try:
@@ -116,7 +116,7 @@ def find_folder(
     cache_dir: str | Path | None,
     local_files_only: bool,
 ) -> Path:
-    """The folder of a data set that is here, or its copy in the client's cache with the files that `rows` are in."""
+    """The local folder of a data set, or its copy in the client's cache with the files that hold `rows` (None: all)."""
     folder = Path(path_or_id)
     if folder.is_dir():
         if revision is not None:
@@ -167,7 +167,7 @@ def _described(index: Mapping[str, Any], repo_id: str, folder: Path) -> dict[str
 
 
 def _differences(index: Mapping[str, Any], description: Mapping[str, Any]) -> list[str]:
-    """What differs between two sets whose checkpoints should be of the same network on the same data."""
+    """The differences between two sets that should be of the same network, trained on the same data."""
     found = []
     for key in ("entries", "frozen"):
         pairs = zip_longest(index["layout"].get(key, []), description["layout"][key])
@@ -185,7 +185,7 @@ def _named(entry: Mapping[str, Any] | None) -> str:
 def _require_same_frozen(
     index: Mapping[str, Any], frozen: Mapping[str, Tensor], repo_id: str, where: Mapping[str, Any], folder: Path
 ) -> None:
-    """ValueError names the first frozen tensor that differs. Downloads them only if their file does."""
+    """ValueError names the first frozen tensor that differs. The tensors are downloaded only if their file differs."""
     if not frozen or not index["frozen"] or write_frozen(folder, frozen)["sha256"] == index["frozen"].get("sha256"):
         return
     path = index["frozen"]["path"]

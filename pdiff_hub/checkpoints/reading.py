@@ -1,6 +1,6 @@
-"""Opening a folder of the format of `checkpoint_files`, or those of its files that hold some of the rows.
+"""Opening a folder in the format of `checkpoints/files.py`, or only the files that hold some of its rows.
 
-Nothing that the files claim is believed before it was held against what they are: sizes, numbers of rows, types.
+What the files claim (sizes, numbers of rows, types) is checked before it is used.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def files_holding(index: Mapping[str, Any], rows: Sequence[int]) -> list[str]:
 def read_folder(
     path: Path, index: Mapping[str, Any], which: Sequence[int] | None = None
 ) -> tuple[Rows, pa.Table, dict[str, Tensor]]:
-    """The rows (unread, memory-mapped), metadata table and frozen tensors of the set whose `read_index` is `index`.
+    """The rows (unread, memory-mapped), metadata table and frozen tensors of the set whose index is `index`.
 
-    which: the rows to read (each 0..K-1), in that order; the files of the others need not be there.
+    which: the rows to read (each 0..K-1), in that order; files that hold none of them need not be there.
     """
     num_rows = index["num_checkpoints"]
     for entries in (index["data"], index["shards"] or index["data"]):
@@ -66,10 +66,10 @@ def read_folder(
 
 
 def _read_metadata(file: Path, span: range) -> pa.Table:
-    """The metadata in one file of data/, which is that of the rows `span`."""
+    """The metadata in one file of data/, which must hold the rows `span`."""
     with open_parquet(file) as parquet:
         names = [name for name in parquet.schema_arrow.names if name not in (PARQUET_COLUMN, *PLACE_COLUMNS)]
-        # Before the table is read: its size costs nothing to claim.
+        # Checked before the table is read: a file can claim any size.
         if parquet.metadata.num_rows != len(span) or "index" not in names:
             raise PdiffError(
                 f"{file} holds {parquet.metadata.num_rows} rows of {', '.join(names)}; expected "
@@ -85,7 +85,7 @@ def _read_metadata(file: Path, span: range) -> pa.Table:
 
 
 def _holding(entries: Sequence[Any], rows: Sequence[int] | None) -> list[tuple[Any, range]]:
-    """The entries of files laid end to end that hold some of `rows` (None: all), and the rows that each holds."""
+    """The entries, of files laid end to end, that hold some of `rows` (None: all entries), each with its own rows."""
     wanted, begin, holding = None if rows is None else set(rows), 0, []
     for entry in entries:
         span = range(begin, begin + entry["rows"])

@@ -49,7 +49,7 @@ class TensorRows:
 
 
 def as_rows(params: Tensor | Rows) -> Rows:
-    """A tensor [K,P] as `Rows`, which are views of it; `Rows` as they are. ValueError for another number of axes."""
+    """A tensor [K,P] as `Rows` that are views of it; `Rows` as they are. ValueError for another number of axes."""
     if not isinstance(params, Tensor):
         return params
     if params.ndim != 2:
@@ -58,7 +58,7 @@ def as_rows(params: Tensor | Rows) -> Rows:
 
 
 class PickedRows:
-    """Some rows of others, in the order asked for; nothing is read before `read`."""
+    """Some rows of another `Rows`, in the order of `indices`; nothing is read before `read`."""
 
     def __init__(self, rows: Rows, indices: Sequence[int]):
         self._rows, self._indices = rows, list(indices)
@@ -75,11 +75,11 @@ class PickedRows:
 
 
 class ShardRows:
-    """Rows in safetensors files, each with one float32 tensor `params` [rows, P] (other tensors are passed over).
+    """Rows in safetensors files, each with one float32 tensor `params` [rows, P] (other tensors are ignored).
 
-    Memory-mapped: a slice costs the pages it touches, and a rectangle within one file is a view of the mapping
-    (private to the process: writing to it does not change the file).
-    Raises ValueError naming the file that is truncated, not safetensors, or of another shape.
+    The files are memory-mapped: a slice costs only the pages it touches, and a rectangle within one file is a view of
+    the mapping (private to the process: writing to it does not change the file).
+    Raises ValueError naming a file that is truncated, not safetensors, or of another shape.
     """
 
     def __init__(self, files: Sequence[tuple[Path, int]], num_params: int):
@@ -114,9 +114,9 @@ class ShardRows:
 
 
 def write_shard(file: Path, num_rows: int, num_params: int, pieces: Iterable[tuple[int, int, Tensor]]) -> None:
-    """The safetensors file that `ShardRows` reads, out of `pieces`: (first row, first column, float32 [R,S]).
+    """Writes a safetensors file for `ShardRows` out of `pieces`: (first row, first column, float32 [R,S]).
 
-    They come in any order and cover all; each is written where it belongs, so that no more than one is in memory.
+    The pieces come in any order and cover the tensor. Each is written to its place, so that only one is in memory.
     """
     header = safetensors_header({SHARD_TENSOR: (torch.float32, (num_rows, num_params))}, {})
     begin = len(header)
@@ -130,7 +130,7 @@ def write_shard(file: Path, num_rows: int, num_params: int, pieces: Iterable[tup
 
 
 def pieces_of(rows: Rows, first: int, last: int) -> Iterator[tuple[int, int, Tensor]]:
-    """Rows first..last in `pieces` for `write_shard`, counted from `first`: whole rows, or parts of long ones."""
+    """Rows first..last as `pieces` for `write_shard`, numbered from `first`: whole rows, or parts of long rows."""
     step = max(1, min(rows.num_params, _PIECE_BYTES // 4))
     at_once = max(1, _PIECE_BYTES // (4 * step))
     for row in range(first, last, at_once):
@@ -142,8 +142,8 @@ def pieces_of(rows: Rows, first: int, last: int) -> Iterator[tuple[int, int, Ten
 class ParquetRows:
     """Rows in parquet files with a column `params`, a fixed-size list of P float32.
 
-    Whole row groups are decoded from a memory map, so reading all columns at once is the fast way.
-    Raises ValueError naming the file that is truncated, not parquet, or of another shape.
+    Whole row groups are decoded from a memory map, so reading all columns at once is fastest.
+    Raises ValueError naming a file that is truncated, not parquet, or of another shape.
     """
 
     def __init__(self, files: Sequence[tuple[Path, int]], num_params: int):
@@ -173,7 +173,7 @@ class ParquetRows:
         return params_RS
 
     def _blocks(self, path: Path, first: int, last: int) -> Iterator[NDArray[np.float32]]:
-        """Rows first..last of one file, row group after row group."""
+        """Rows first..last of one file, row group by row group."""
         with open_parquet(path) as file:
             sizes = [(group, file.metadata.row_group(group).num_rows) for group in range(file.num_row_groups)]
             for group, size, a, b in _overlaps(sizes, first, last):
@@ -191,25 +191,25 @@ class ParquetRows:
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """A memory-mapped parquet file (a context manager); ValueError naming it if it is truncated or something else."""
+    """A memory-mapped parquet file (a context manager); ValueError names it if it is truncated or not parquet."""
     try:
         return pq.ParquetFile(path, memory_map=True)
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError) as error:  # the latter for what its header says
+    except (pa.ArrowException, OSError) as error:  # OSError for damaged file metadata
         raise PdiffError(
             f"{path} is truncated or not a parquet file ({error}); restore it from where the data set came from."
         ) from error
 
 
 def evenly_spaced(num_rows: int, count: int) -> list[int]:
-    """`count` different rows of 0..num_rows-1, each from the middle of its stretch; all if there are no more."""
+    """`count` different rows of 0..num_rows-1, each in the middle of its stretch; all rows if there are fewer."""
     count = min(count, num_rows)
     return [int((index + 0.5) * num_rows / count) for index in range(count)]
 
 
 def _overlaps(files: Sequence[tuple[T, int]], first: int, last: int) -> Iterator[tuple[T, int, int, int]]:
-    """For (thing, rows) pairs laid end to end: (thing, rows, a, b), the rows a..b of each that lie in first..last."""
+    """For (thing, rows) pairs laid end to end: (thing, rows, a, b) for each whose rows a..b lie in first..last."""
     begin = 0
     for thing, rows in files:
         a, b = max(first - begin, 0), min(last - begin, rows)
@@ -219,7 +219,7 @@ def _overlaps(files: Sequence[tuple[T, int]], first: int, last: int) -> Iterator
 
 
 def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """[3,4,5,1] -> (3,6), (1,2)."""
+    """Runs of numbers that follow each other: [3,4,5,1] -> (3,6), (1,2)."""
     position = 0
     while position < len(indices):
         length = 1

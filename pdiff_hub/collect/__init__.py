@@ -1,1 +1,1 @@
-"""Ways to get checkpoints: one fine-tune, many seeds trained together, files that exist."""
+"""Three ways to get checkpoints: fine-tune one network, train many seeds together, import files that exist."""

@@ -1,4 +1,4 @@
-"""The learning rate of networks that are trained to be collected: linear warm-up, then half a cosine."""
+"""The learning rate schedule of networks that are trained to be collected: linear warm-up, then half a cosine."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-_WARM_UP = 0.1  # of all steps
+_WARM_UP = 0.1  # share of all steps
 
 
 def cosine_with_warm_up(optimizer: Optimizer, num_steps: int, done: int = 0) -> LambdaLR:
-    """The schedule of a training of `num_steps` steps, of which the first `done` have been taken.
+    """The schedule for a training of `num_steps` steps, of which the first `done` have been taken.
 
-    Going on after a kill needs no state of it: give the optimiser that it was made for before, or a fresh one, once.
+    Resuming after a kill needs no saved state of the schedule: pass a fresh optimiser, or one that already had it.
     """
     warm_up = max(1, round(_WARM_UP * num_steps))
     for group in optimizer.param_groups:

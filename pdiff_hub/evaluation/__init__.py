@@ -1,1 +1,1 @@
-"""Judging networks: predictions, similarity of their errors, the audit's measures and the figures."""
+"""Judges networks: accuracy, similarity of their errors, the measures of the audit, and the figures."""

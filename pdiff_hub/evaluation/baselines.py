@@ -1,11 +1,11 @@
-"""Simple ways to make networks out of checkpoints: what a weight generator has to be better than (arXiv 2506.07998).
+"""Simple ways to make networks out of checkpoints, which a weight generator must surpass (arXiv 2506.07998).
 
-Every one is `(dataset, num_models, generator, ...) -> float32 [B,P]` on the CPU, in raw weight units; `generator` (on
-the CPU) is the only source of randomness, and `baseline_variants` lists them all at the settings that are reported. A
-running variance that would come out negative is set to 0: with it a network would answer NaN, which judges nothing.
+Each baseline is a function `(dataset, num_models, generator, ...) -> float32 [B,P]` on the CPU, in raw weight units.
+`generator` (on the CPU) is the only source of randomness. `baseline_variants` lists all baselines at the settings that
+are reported. A running variance that comes out negative is set to 0, because a network with it would answer NaN.
 
 Each raises ValueError for num_models below 1, a noise not above 0, and fewer checkpoints than it needs: 3 for a
-distribution, 2 for averages and interpolations, 1 for the others.
+distribution, 2 for `average_of` and `interpolation`, 1 for the others.
 Shapes: K checkpoints, B networks to make, P parameters, S a slice of P, T tensors, R deviations, C x L latents.
 """
 
@@ -29,16 +29,16 @@ from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 Make = Callable[[CheckpointDataset, int, torch.Generator], Tensor]
 
 NOISE_RAW = (0.06, 0.12)  # arXiv 2506.07998, in raw weight units
-NOISE_STANDARDISED = (0.001, 0.05, 0.15)  # p-diff's authors, after each tensor is standardised: another unit
+NOISE_STANDARDISED = (0.001, 0.05, 0.15)  # p-diff's authors, in units of each tensor's standard deviation
 _AVERAGED = 16
 _LAST_DEVIATIONS = 20
-_SLICE_BYTES = 64 << 20  # float64 copies of checkpoints and networks for one slice of P
-_DISTRIBUTION = 3  # the least number of checkpoints that has one
+_SLICE_BYTES = 64 << 20  # for the float64 copies of checkpoints and networks in one slice of P
+_DISTRIBUTION = 3  # the least number of checkpoints that a distribution is fitted to
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One setting of a method: "noise_raw_0.06" of "noise_raw". make: `(dataset, num_models, generator)` -> [B,P]."""
+    """A method at one setting: "noise_raw_0.06" of "noise_raw". make: `(dataset, num_models, generator)` -> [B,P]."""
 
     name: str
     method: str
@@ -48,7 +48,7 @@ class Variant:
 def baseline_variants(
     network: nn.Module, task: Task, param_autoencoder: ParamAutoencoder, *, fine_tune_steps: int
 ) -> list[Variant]:
-    """Every method but "generated", at every setting that is reported; arguments as in `fine_tuned`, `autoencoder`."""
+    """Every method but "generated" at every reported setting. Arguments are as in `fine_tuned` and `autoencoder`."""
     return [
         Variant("original", "original", original),
         Variant("ensemble", "ensemble", ensemble),
@@ -67,7 +67,7 @@ def baseline_variants(
 
 
 def original(dataset: CheckpointDataset, num_models: int, generator: torch.Generator) -> Tensor:
-    """Checkpoints as they are, evenly spaced in the set's order; all of them where there are no more than asked for.
+    """Unchanged checkpoints, evenly spaced in the order of the set; all of them if there are at most `num_models`.
 
     Nothing is random here; `generator` is not used.
     """
@@ -76,7 +76,7 @@ def original(dataset: CheckpointDataset, num_models: int, generator: torch.Gener
 
 
 def ensemble(dataset: CheckpointDataset, num_models: int, generator: torch.Generator) -> Tensor:
-    """The average of all checkpoints' weights, [1,P] whatever `num_models` is: there is only one. Nothing is random."""
+    """The one average of all checkpoints' weights, [1,P] whatever `num_models` is. Nothing is random."""
     _check(dataset, num_models)
     return _by_slices(dataset, 1, lambda params_KS, _: params_KS.double().mean(dim=0, keepdim=True))
 
@@ -86,7 +86,7 @@ def average_of(
 ) -> Tensor:
     """Averages of `num_averaged` (2 or more) different random checkpoints, drawn anew for each network.
 
-    Of a set with fewer checkpoints all are averaged, so every network is then the same.
+    If the set has fewer checkpoints, all are averaged, and every network is the same.
     """
     _check(dataset, num_models, least=2)
     if num_averaged < 2:
@@ -98,7 +98,7 @@ def average_of(
 
 
 def gaussian(dataset: CheckpointDataset, num_models: int, generator: torch.Generator) -> Tensor:
-    """An independent normal distribution for each coordinate, with the checkpoints' mean and (unbiased) std."""
+    """Draws of an independent normal distribution per coordinate, with the checkpoints' mean and (unbiased) std."""
     _check(dataset, num_models, least=_DISTRIBUTION)
 
     def draw(params_KS: Tensor, _: int) -> Tensor:
@@ -109,11 +109,12 @@ def gaussian(dataset: CheckpointDataset, num_models: int, generator: torch.Gener
 
 
 def low_rank_gaussian(dataset: CheckpointDataset, num_models: int, generator: torch.Generator) -> Tensor:
-    """SWAG's normal distribution (arXiv 1902.02476, eq. 1), half diagonal, half of the last R = min(20, K) deviations.
+    """Draws of SWAG's normal distribution (arXiv 1902.02476, eq. 1).
 
+    Half of its variance is diagonal, half comes from the last R = min(20, K) deviations D:
     mean + std z / sqrt(2) + D z' / sqrt(2 (R - 1)), z of size P and z' of size R. Two things differ from the paper:
-    deviations D are from the mean of all checkpoints, not from the running mean, and the std is the unbiased one. With
-    K = R every coordinate then has exactly the variance that it has in `gaussian`.
+    D is taken from the mean of all checkpoints, not from the running mean, and the std is the unbiased one. So with
+    K = R every coordinate has exactly the variance that it has in `gaussian`.
     """
     _check(dataset, num_models, least=_DISTRIBUTION)
     rank = min(_LAST_DEVIATIONS, len(dataset))
@@ -129,7 +130,7 @@ def low_rank_gaussian(dataset: CheckpointDataset, num_models: int, generator: to
 
 
 def noise_raw(dataset: CheckpointDataset, num_models: int, generator: torch.Generator, sigma: float) -> Tensor:
-    """Random checkpoints plus normal noise of standard deviation `sigma`, in raw weight units, on every number."""
+    """Random checkpoints plus normal noise on every number, of standard deviation `sigma` in raw weight units."""
     _check(dataset, num_models)
     _check_sigma(sigma)
     rows_B = torch.randint(len(dataset), (num_models,), generator=generator)
@@ -142,10 +143,10 @@ def noise_raw(dataset: CheckpointDataset, num_models: int, generator: torch.Gene
 
 
 def noise_standardised(dataset: CheckpointDataset, num_models: int, generator: torch.Generator, sigma: float) -> Tensor:
-    """Random checkpoints plus noise of `sigma` times each tensor's own standard deviation.
+    """Random checkpoints plus normal noise of `sigma` times the standard deviation of each tensor.
 
-    That is: standardise each tensor by its mean and std over all checkpoints and entries, add normal noise of std
-    `sigma`, and go back. A tensor that has one value everywhere stays as it is.
+    This is the same as standardising each tensor by its mean and std over all checkpoints and entries, adding normal
+    noise of std `sigma`, and undoing the standardisation. A tensor of equal numbers stays unchanged.
     """
     _check(dataset, num_models)
     _check_sigma(sigma)
@@ -164,7 +165,7 @@ def noise_standardised(dataset: CheckpointDataset, num_models: int, generator: t
 
 
 def interpolation(dataset: CheckpointDataset, num_models: int, generator: torch.Generator) -> Tensor:
-    """Points on the line between two different random checkpoints, uniform from one end to the other."""
+    """Points on the line between two different random checkpoints, drawn uniformly from one end to the other."""
     _check(dataset, num_models, least=2)
     first_B = torch.randint(len(dataset), (num_models,), generator=generator)
     second_B = (first_B + torch.randint(1, len(dataset), (num_models,), generator=generator)) % len(dataset)
@@ -175,10 +176,10 @@ def interpolation(dataset: CheckpointDataset, num_models: int, generator: torch.
 def autoencoder(
     dataset: CheckpointDataset, num_models: int, generator: torch.Generator, param_autoencoder: ParamAutoencoder
 ) -> Tensor:
-    """An independent normal distribution for each latent coordinate, decoded: p-diff without its diffusion.
+    """Decoded draws of an independent normal distribution per latent coordinate: p-diff without its diffusion.
 
-    The mean and (unbiased) std of a coordinate are those over the encoded checkpoints. Runs on the autoencoder's
-    device. ValueError also if the autoencoder is of another layout.
+    The mean and (unbiased) std of a coordinate are those over the encoded checkpoints. The work is done on the
+    autoencoder's device. Raises ValueError also if the autoencoder is of another layout.
     """
     _check(dataset, num_models, least=_DISTRIBUTION)
     if param_autoencoder.layout != dataset.layout:
@@ -202,7 +203,7 @@ def _slices(dataset: CheckpointDataset, num_models: int) -> Iterator[tuple[int, 
 
 
 def _by_slices(dataset: CheckpointDataset, num_models: int, draw: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """[B,P] out of `draw(params_KS, start) -> [B,S]`, slice after slice; negative running variances become 0."""
+    """[B,P], made slice by slice with `draw(params_KS, start) -> [B,S]`; negative running variances are set to 0."""
     params_BP = torch.empty(num_models, dataset.layout.num_params)
     for start, stop in _slices(dataset, num_models):
         params_BP[:, start:stop] = draw(dataset.read_slice(start, stop), start)
@@ -213,7 +214,7 @@ def _by_slices(dataset: CheckpointDataset, num_models: int, draw: Callable[[Tens
 
 
 def _tensor_stds(dataset: CheckpointDataset) -> Tensor:
-    """float64 [T]: each tensor's (unbiased) standard deviation over all checkpoints and entries."""
+    """float64 [T]: the (unbiased) standard deviation of each tensor over all checkpoints and entries."""
     entries = dataset.layout.entries
     origin_T, sums_T, squares_T = torch.zeros(3, len(entries), dtype=torch.float64).unbind()
     for start, stop in _slices(dataset, 0):
@@ -222,11 +223,11 @@ def _tensor_stds(dataset: CheckpointDataset) -> Tensor:
             part = params_KS[:, max(entry.start - start, 0) : entry.stop - start]
             if entry.start >= start:
                 origin_T[index] = part[0, 0]
-            part = part - origin_T[index]  # sums of squares cancel where the mean is far larger than the deviation
+            part = part - origin_T[index]  # else sums of squares cancel if the mean is far above the deviation
             sums_T[index] += part.sum()
             squares_T[index] += part.square().sum()
     counts_T = len(dataset) * torch.tensor([entry.stop - entry.start for entry in entries], dtype=torch.float64)
-    # Of a single number (one checkpoint, a tensor of one entry) the deviation is 0, not 0 / 0.
+    # A single number (one checkpoint, a tensor of one entry) has the deviation 0, not 0 / 0.
     return ((squares_T - sums_T.square() / counts_T).clamp_min(0) / (counts_T - 1).clamp_min(1)).sqrt()
 
 

@@ -1,8 +1,8 @@
-"""Does it generate, or does it copy and average? Measures in the space of parameters, and of accuracy.
+"""Does a generator make new networks, or does it copy and average? Measures in the space of parameters.
 
-Nearest-original distance after arXiv 2506.07998; the spread ratio is this project's, as is deviation R2, which
-`ParamAutoencoder` measures slice by slice.
-Shapes: B queried or generated networks, K originals, P parameters; sums over P run in float64 over slices of it.
+The distance to the nearest original follows arXiv 2506.07998. The spread ratio is this project's own, as is the
+deviation R2 in `pdiff_hub.training.autoencoder`.
+Shapes: B queried or generated networks, K originals, P parameters. Sums over P are taken in float64, slice by slice.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from torch import Tensor
 from pdiff_hub.checkpoints.rows import Rows, as_rows
 from pdiff_hub.errors import PdiffError
 
-_SLICE_BYTES = 64 << 20  # float64 copies of both sets for one slice of P
-_PRODUCT_BYTES = 256 << 20  # of the products of some queries with all references, float64
+_SLICE_BYTES = 64 << 20  # for the float64 copies of both sets in one slice of P
+_PRODUCT_BYTES = 256 << 20  # for the float64 products of a block of queries with all references
 
 
 def nearest_l2(query_BP: Tensor | Rows, reference_KP: Tensor | Rows, *, leave_one_out: bool) -> Tensor:
     """L2 distance of each query to the nearest reference, float64 [B], in raw weight units; exactly 0 for a duplicate.
 
-    Both are read slice by slice of P, once more for every 256 MiB of products between them.
+    Both sets are read in slices of P. The references are read anew for each block of queries, whose products with
+    them take up to 256 MiB.
 
-    leave_one_out: True where both are the same set in the same order: a network is then not compared with itself, but
-    is with its duplicates elsewhere in the set. Raises ValueError for different P, for an empty set, for NaN or Inf,
-    and with leave_one_out for sets of different sizes or of one network.
+    leave_one_out: set it if both are the same set in the same order. A network is then not compared with itself, but
+    still with its duplicates elsewhere in the set. Raises ValueError for different P, for an empty set, for NaN or
+    Inf, and with leave_one_out for sets of different sizes or of one network.
     """
     query, reference = as_rows(query_BP), as_rows(reference_KP)
     _check(query, reference)
@@ -45,9 +46,9 @@ def nearest_l2(query_BP: Tensor | Rows, reference_KP: Tensor | Rows, *, leave_on
 
 
 def _nearest_l2(query: Rows, block: range, reference: Rows, *, leave_one_out: bool) -> Tensor:
-    """`nearest_l2` of a block of the queries."""
-    # Who is nearest: |q|^2 + |r|^2 - 2 q.r, one matrix product. Cancellation would leave 1e-16 of the squared norms, so
-    # norms are made small by centring, and the distance to the nearest one is then taken from the differences.
+    """`nearest_l2` for one block of the queries."""
+    # |q|^2 + |r|^2 - 2 q.r finds the nearest reference with one matrix product. Cancellation leaves an error of 1e-16
+    # of the squared norms. So centring makes the norms small, and the distance itself is taken from the differences.
     gram_BK = torch.zeros(len(block), reference.num_rows, dtype=torch.float64)
     square_B = torch.zeros(len(block), dtype=torch.float64)
     square_K = torch.zeros(reference.num_rows, dtype=torch.float64)
@@ -68,7 +69,7 @@ def _nearest_l2(query: Rows, block: range, reference: Rows, *, leave_one_out: bo
 
 
 def spread_ratio(generated_BP: Tensor | Rows, original_KP: Tensor | Rows) -> float:
-    """sqrt(sum_p var(generated) / sum_p var(original)): 1 is the same spread, below 1 narrower, 0 one point.
+    """sqrt(sum_p var(generated) / sum_p var(original)): 1 is the same spread, below 1 is narrower, 0 is one point.
 
     Variances are unbiased (n - 1). Raises ValueError for fewer than two networks in a set, for different P, for NaN or
     Inf, and for originals that are all the same.
@@ -90,8 +91,10 @@ def spread_ratio(generated_BP: Tensor | Rows, original_KP: Tensor | Rows) -> flo
 
 
 def _slices(first: Rows, second: Rows, block: range | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Two sets of networks [*,P], of the first perhaps a block of rows, in float64 on the CPU, in slices of P that fit
-    `_SLICE_BYTES` together."""
+    """Two sets of networks [*,P] in slices of P, float64 on the CPU; both slices together fit into `_SLICE_BYTES`.
+
+    block: the rows of the first set to read; None means all.
+    """
     block = range(first.num_rows) if block is None else block
     step = max(1, _SLICE_BYTES // (8 * (len(block) + second.num_rows)))
     for start in range(0, first.num_params, step):

@@ -1,7 +1,7 @@
-"""Ensembles of networks: does averaging the answers of several help, and are they well calibrated?
+"""Ensembles of networks: does averaging the answers of several networks help, and are the averages well calibrated?
 
-Answers are averaged as probabilities (deep ensembles, arXiv 1612.01474); networks that are all alike gain nothing.
-Shapes: B networks, P parameters, N images, c classes; for ensembles of s networks, G groups; n images of a chunk.
+The averages are those of probabilities (deep ensembles, arXiv 1612.01474). Networks that are all alike gain nothing.
+Shapes: B networks, P parameters, N images, n images of a chunk, c classes; G groups (ensembles) of s networks each.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pdiff_hub.prediction.predictions import Images, predict_logits
 from pdiff_hub.records import EnsembleCurve
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
-_BINS = 15  # of the calibration error: Guo et al. 2017, arXiv 1706.04599, sec. 5
-_CHUNK_IMAGES, _CHUNK_BYTES = 1024, 64 << 20  # images taken at a time, and their bytes
+_BINS = 15  # bins of the calibration error: Guo et al. 2017, arXiv 1706.04599, sec. 5
+_CHUNK_IMAGES, _CHUNK_BYTES = 1024, 64 << 20  # most images in a chunk, and most bytes of them as float32
 
 
 def ensemble_curve(
@@ -33,19 +33,19 @@ def ensemble_curve(
 ) -> EnsembleCurve:
     """Accuracy, negative log-likelihood and calibration error of ensembles, by their size.
 
-    For each size s the first max(sizes) networks are cut into disjoint groups of s, in their order (what is left over
-    is not used); an ensemble answers with the mean of its networks' probabilities, and each figure is the mean over the
-    groups. Memory is bounded by a chunk of images, whatever N is.
+    For each size s, the first max(sizes) networks are cut, in their order, into disjoint groups of s; networks left
+    over are not used. An ensemble answers with the mean of its networks' probabilities. Each number of the curve is the
+    mean over the groups. Memory depends on the size of a chunk of images, not on N.
 
     Args:
-        network, layout, frozen, params_BP, images: as in `predictions.predict_logits`; only the first max(sizes) of
-            params_BP are used.
+        network, layout, frozen, params_BP, images: as in `predictions.predict_logits`; only the first max(sizes) rows
+            of params_BP are used.
         labels_N: int64, 0..c-1.
         sizes: numbers of networks, from 1; those above B are left out.
 
     Raises:
-        ValueError: no size of 1..B, labels that do not fit the images or classes, logits that are NaN or Inf, and what
-            `predict_logits` raises.
+        ValueError: a size below 1, no size of at most B, no images, labels that do not fit the images or classes,
+            logits that are NaN or Inf, and what `predict_logits` raises.
     """
     if not sizes or min(sizes) < 1:
         raise PdiffError(f"sizes are {list(sizes)}; expected numbers of networks, from 1.")
@@ -54,7 +54,7 @@ def ensemble_curve(
     if not kept:
         raise PdiffError(f"there are {rows.num_rows} networks, fewer than the smallest ensemble of {list(sizes)}.")
     if labels_N.shape != (len(images),):
-        raise PdiffError(f"labels have shape {list(labels_N.shape)}, expected [{len(images)}], one an image.")
+        raise PdiffError(f"labels have shape {list(labels_N.shape)}, expected [{len(images)}], one per image.")
     if len(images) == 0:
         raise PdiffError("there are no images to evaluate on; expected at least one.")
     rows = PickedRows(rows, range(min(rows.num_rows, max(sizes))))
@@ -73,17 +73,17 @@ def ensemble_curve(
 
 
 class _Totals:
-    """Sums over images, float64, for the G ensembles of one size."""
+    """Sums over images, in float64, for the G ensembles of one size."""
 
     def __init__(self, num_groups: int) -> None:
         self.num_groups = num_groups
         self._right_G, self._nll_G = torch.zeros(2, num_groups, dtype=torch.float64).unbind()
-        # Of the images in a bin of confidence: how many are right, less the sum of their confidences.
+        # Per bin of confidence: the number of right answers minus the sum of the confidences of its images.
         self._gap_Gm = torch.zeros(num_groups, _BINS, dtype=torch.float64)
 
     def add(self, log_Gsnc: Tensor, labels_n: Tensor) -> None:
-        """log_Gsnc: logarithms of the probabilities of each group's networks."""
-        # In logarithms: a probability may be too small for a float, its logarithm is not.
+        """Add a chunk of images. log_Gsnc: logarithms of the probabilities of each group's networks."""
+        # The mean is taken in logarithms: a probability may be too small for a float, but its logarithm is not.
         log_Gnc = log_Gsnc.logsumexp(dim=1) - math.log(log_Gsnc.shape[1])
         confidence_Gn, answers_Gn = log_Gnc.exp().max(dim=-1)
         right_Gn = (answers_Gn == labels_n).double()
@@ -93,8 +93,8 @@ class _Totals:
         self._gap_Gm.scatter_add_(1, bins_Gn, right_Gn - confidence_Gn)
 
     def means(self, num_images: int) -> tuple[float, float, float]:
-        """Accuracy, NLL and ECE, each the mean over the groups."""
-        # ECE is the sum over bins of (images in it / N) |accuracy - mean confidence|, so the number in a bin cancels.
+        """Accuracy, NLL and ECE, each as the mean over the groups."""
+        # ECE is the sum over bins of (images in it / N) |accuracy - mean confidence|; the number in a bin cancels.
         return (
             float(self._right_G.mean()) / num_images,
             float(self._nll_G.mean()) / num_images,

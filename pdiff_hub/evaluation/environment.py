@@ -1,4 +1,4 @@
-"""What a measurement was made on: versions and machine, for whoever reads the numbers later."""
+"""The versions and the machine that a measurement was made with, for later readers of the numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PACKAGES = ("pdiff-hub", "torch", "diffusers", "accelerate", "datasets", "safet
 
 
 def environment() -> dict[str, str | int | None]:
-    """Versions by package, Python, the machine's kind and cores, torch's threads, the GPU if there is one."""
+    """Package versions, Python version, kind of machine, cores, threads of torch, and the GPU if there is one."""
     return {
         **{package: version(package) for package in _PACKAGES},
         "python": platform.python_version(),

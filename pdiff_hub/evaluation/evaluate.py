@@ -1,4 +1,4 @@
-"""Judge generated networks beside the originals and simple baselines: how good, how new, and what was only copied.
+"""Judges generated networks beside the originals and simple baselines: accuracy, novelty, and signs of copying.
 
 Shapes: K originals, B networks of a method, P parameters, N test images.
 """
@@ -42,7 +42,7 @@ from pdiff_hub.seeds import generator_of
 from pdiff_hub.tasks import Task
 
 _LEAST_ORIGINALS = 3
-_MOST_PAIRED = 500  # networks of a set whose pairs are drawn in the picture of similarities
+_MOST_PAIRED = 500  # most networks per set whose pairs are drawn in the figure of similarities
 _LARGEST_ENSEMBLE = 20
 
 
@@ -59,26 +59,26 @@ def evaluate_networks(
     seed: int = 0,
     folder: RunFolder | None = None,
 ) -> Measurements:
-    """The parts of `results.json` that are measured here.
+    """Measure the part of `results.json` that compares generated networks with originals and baselines.
 
-    Every choice (the best network) is made on the validation split; every figure reported is of the test split.
-    Accuracies are fractions. IoU is undefined where two networks make no error at all: such means are None, and
-    "notes" says so.
+    The best network is chosen on the validation split; every reported number is measured on the test split.
+    Accuracies are fractions. IoU is undefined for two networks that make no error at all: such pairs are left out, a
+    mean with no pair left is None, and "notes" counts these networks.
 
     Args:
-        network: any instance of the architecture; its weights are not looked at.
-        generated_BP: float32 [B,P], raw weight units; as `Rows` they, and the originals, are read when needed, so that
-            memory does not grow with their number.
+        network: any instance of the architecture; its weights are not used.
+        generated_BP: float32 [B,P], raw weight units. `Rows` and the originals are read when needed, so that memory
+            does not grow with their number.
         deviation_r2: as training measured it on held-out checkpoints.
-        num_originals: judge only so many originals, evenly spaced.
-        variants: baselines to stand beside (`baselines.baseline_variants`); with any, the frontier of accuracy and
-            novelty and the ensembles are measured too.
-        num_models: how many networks a baseline makes.
+        num_originals: judge only this many originals, evenly spaced; None means all.
+        variants: the baselines to compare with (`baselines.baseline_variants`). If there are any, the frontier of
+            accuracy and novelty and the ensembles are measured too.
+        num_models: number of networks per baseline.
         seed: of the baselines and of the bootstrap.
-        folder: where to write pictures (PNG and SVG) and the numbers of every single network; None: nowhere.
+        folder: where to write pictures (PNG and SVG) and the numbers of every single network; None writes nothing.
 
     Returns:
-        What was measured: "frontier" and "ensembles" are None without variants.
+        What was measured; "frontier" and "ensembles" are None without variants.
 
     Raises:
         ValueError: generated networks of another layout, fewer than 3 originals, parameters that are not finite.
@@ -142,7 +142,7 @@ def evaluate_networks(
 
 
 def require_originals(originals: CheckpointDataset) -> None:
-    """ValueError for too few checkpoints to judge by: a spread and a nearest neighbour need some."""
+    """Raise ValueError if there are fewer than 3 checkpoints: a spread and a nearest neighbour need some."""
     if len(originals) < _LEAST_ORIGINALS:
         raise PdiffError(
             f"the data set has {len(originals)} checkpoints, expected at least {_LEAST_ORIGINALS} to "
@@ -157,7 +157,7 @@ def _max_iou(name: str, judged: Judged, wrong_KN: Tensor) -> Tensor:
 def _by_method(
     methods: Mapping[str, str], judged: Mapping[str, Judged], similar: Mapping[str, Tensor]
 ) -> dict[str, MethodPoints]:
-    """Every network of all variants of a method."""
+    """The points of each method: all networks of all its variants."""
     points = {}
     for method in dict.fromkeys(methods.values()):
         names = [name for name, each in methods.items() if each == method]
@@ -205,7 +205,7 @@ def _draw(
         name: points[name]
         for name in ("original", "generated", "ensemble", "fine_tuned", "noise_standardised")
         if name in points
-    }  # p-diff's figure 4b; the frontier has them all
+    }  # as in p-diff's figure 4b; the figure of the frontier shows all methods
     accuracy_similarity_figure(shown, accuracy)
     if curves is None:
         return
@@ -217,7 +217,10 @@ def _draw(
 
 
 def similarity_pairs(wrong_KN: Tensor, wrong_BN: Tensor) -> dict[str, Tensor]:
-    """IoU of single pairs, [M] each, under the names of `similarity_summary`; of large sets evenly spaced networks."""
+    """The single IoUs whose means `similarity_summary` gives, under the same names, [M] each.
+
+    If a set has more than 500 networks, 500 evenly spaced ones are paired. original_generated_max is of all networks.
+    """
     original_KN = wrong_KN[evenly_spaced(len(wrong_KN), _MOST_PAIRED)]
     generated_BN = wrong_BN[evenly_spaced(len(wrong_BN), _MOST_PAIRED)]
 

@@ -1,4 +1,4 @@
-"""The baseline that trains checkpoints further: networks that differ from all originals, honestly paid for.
+"""The baseline that trains checkpoints further: its networks differ from all originals, but cost training.
 
 Shapes: B networks to make, b of them in one group, P parameters, N images, c classes.
 """
@@ -22,8 +22,8 @@ from pdiff_hub.networks.prefix_cache import Forward
 from pdiff_hub.prediction.predictions import can_vmap, eval_mode, tensor_names
 from pdiff_hub.tasks import Task
 
-_BATCH, _LEARNING_RATE, _WEIGHT_DECAY = 64, 1e-3, 0.01  # the defaults of collecting by fine-tuning
-_GROUP_BYTES = 1 << 30  # what the networks that train together may keep for one step
+_BATCH, _LEARNING_RATE, _WEIGHT_DECAY = 64, 1e-3, 0.01  # the defaults of the second phase of `FinetuneConfig`
+_GROUP_BYTES = 1 << 30  # most memory for one step of the networks that train together
 
 
 def fine_tuned(
@@ -34,14 +34,15 @@ def fine_tuned(
     task: Task,
     steps: int,
 ) -> Tensor:
-    """Random checkpoints, each trained on for `steps` (1 or more) steps of AdamW on the task's training split.
+    """Random checkpoints, each trained further by `steps` (1 or more) steps of AdamW on the task's training split.
 
-    Only the selected parameters are trained, in float32; the network is in eval mode (no dropout, running statistics
-    as they are). Networks train in groups under one vmap. The checkpoints of a group are different, but see the same
-    augmented batches, so that what the frozen part answers is computed once for all of them; each group has its own.
+    Only the selected parameters are trained, in float32. The network is in eval mode: no dropout, and running
+    statistics stay fixed. Networks train in groups under one vmap. A group holds different checkpoints. All of them see
+    the same augmented batches, so that the frozen part is computed once for the group; each group has its own batches.
 
-    network: any instance of the architecture, left as it was; work is done on its device. task: what it is trained on.
-    ValueError also for a network of another layout, a selection without parameters, and training that diverges.
+    network: any instance of the architecture; it is left unchanged, and the work is done on its device. task: the task
+    to train on.
+    Raises ValueError also for a network of another layout, a selection without parameters, and training that diverges.
     """
     if num_models < 1:
         raise PdiffError(f"num_models is {num_models}; expected at least 1 network to make.")
@@ -59,7 +60,7 @@ def fine_tuned(
     fixed = {name: dataset.frozen[name].to(device) for name in rest}
 
     def forward(state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        # Training is in float32; the network computes in its own dtype.
+        # The trained weights are float32; the network computes in its own dtype.
         cast = {name: tensor.to(live[name].dtype) for name, tensor in state.items()}
         return logits(functional_call(network, {**fixed, **cast}, (inputs,)))
 
@@ -82,14 +83,14 @@ def fine_tuned(
             stacked = layout.stack(dataset.select_rows(rows).params_KP.to(device))
             stacked = {name: stacked[name].float() for name in selected}
             leaves = {name: stacked[name].clone().requires_grad_() for name in trained}
-            # AdamW works on each number by itself, so on stacked weights it is one AdamW a network.
+            # AdamW treats each number by itself, so on stacked weights it acts as one AdamW per network.
             optimizer = torch.optim.AdamW(leaves.values(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY, fused=True)
             for _ in range(steps):
                 inputs_NCHW, labels_N = batch()
                 logits_bnc = together({**stacked, **leaves}, inputs_NCHW).float()
                 loss_bN = F.cross_entropy(logits_bnc.flatten(0, 1), labels_N.repeat(len(rows)), reduction="none")
                 optimizer.zero_grad()
-                torch.autograd.backward(loss_bN.sum() / _BATCH)  # a network's loss depends on no other's weights
+                torch.autograd.backward(loss_bN.sum() / _BATCH)  # a network's loss depends on its own weights only
                 optimizer.step()
                 progress.update(len(rows))
             params_BP[networks] = layout.unstack({**stacked, **leaves}).detach().cpu()
@@ -102,7 +103,7 @@ def fine_tuned(
 
 
 def _one_by_one(forward: Forward) -> Forward:
-    """What `vmap(forward, in_dims=(0, None))` is, for networks that vmap does not know."""
+    """The same as `vmap(forward, in_dims=(0, None))`, for networks with operations that vmap does not support."""
 
     def together(stacked: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         num_networks = len(next(iter(stacked.values())))
@@ -114,8 +115,8 @@ def _one_by_one(forward: Forward) -> Forward:
 
 
 def _step_bytes(forward: Forward, own: Mapping[str, Tensor], trained: list[str], inputs: Tensor) -> int:
-    """About what one network keeps in a training step: weights, gradients, AdamW's moments, and twice what autograd
-    saves for the backward pass, which makes as much again."""
+    """About the memory of one network in a training step: weights, gradients, AdamW's moments, and twice what autograd
+    saves for the backward pass, because that pass makes as much again."""
     saved = 0
 
     def note(tensor: Tensor) -> Tensor:

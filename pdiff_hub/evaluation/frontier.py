@@ -1,11 +1,11 @@
-"""Accuracy against novelty: is a generator better than simple baselines at being different *and* good?
+"""Accuracy against novelty: are generated networks both more different and better than those of simple baselines?
 
-Novelty of a network is 1 - its highest IoU of wrong predictions to any training checkpoint (arXiv 2506.07998). A
-method's step frontier at novelty v is the accuracy of its best network that is at least so novel. A frontier is a
-maximum, so it rises with the number of networks: two methods are compared at equal numbers only, by `compare`.
+The novelty of a network is 1 - its highest IoU of wrong predictions to any training checkpoint (arXiv 2506.07998). The
+step frontier of a method at novelty v is the highest accuracy among its networks of novelty v or more. A frontier is a
+maximum, so it rises with the number of networks; `compare` therefore compares two methods at equal numbers.
 
-Accuracies are those on test; nothing is chosen here, so nothing is chosen by them.
-Shapes: B networks of a method, R bootstrap resamples, n networks in each.
+Accuracies are those on test. This is sound because no network is chosen here.
+Shapes: B networks of a method, R bootstrap resamples of n networks each.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from pdiff_hub.records import Area, Comparison, Frontier
 from pdiff_hub.records.results import Verdict, defined
 
 _RESAMPLES = 1000
-_QUANTILES = (0.025, 0.5, 0.975)  # the ends of a 95 % interval, and the median
+_QUANTILES = (0.025, 0.5, 0.975)  # lower end of the 95 % interval, median, upper end
 
 
 def dominated_area(points: MethodPoints, floor: float) -> float:
-    """The area of the union of the rectangles between (accuracy `floor`, novelty 0) and each network: 0..1 - floor.
+    """The area that the networks dominate, 0..1 - floor.
+
+    Each network spans a rectangle with the corner (accuracy `floor`, novelty 0); the area is that of their union.
 
     floor: the accuracy of guessing, 1 / number of classes; a network at or below it covers nothing. Networks without
-    a novelty are left out; NaN if there is no other. Raises ValueError for a floor not in 0..1.
+    a novelty are left out; the area is NaN if no network has one. Raises ValueError for a floor not in 0..1.
     """
     _check_floor(floor)
     if (sorted_points := points.by_novelty()) is None:
@@ -39,9 +41,9 @@ def dominated_area(points: MethodPoints, floor: float) -> float:
 
 
 def area_interval(points: MethodPoints, floor: float, generator: torch.Generator) -> tuple[float, float]:
-    """95 % bootstrap interval of `dominated_area` over networks, from 1,000 resamples of B; NaN where that is NaN.
+    """95 % bootstrap interval of `dominated_area`, from 1,000 resamples of B networks; NaN where the area is NaN.
 
-    A resample has no network that the set lacks, so its area is at most that of the set: the interval ends there.
+    A resample only holds networks of the set, so its area is at most that of the set, and so is the upper end.
     """
     _check_floor(floor)
     if (sorted_points := points.by_novelty()) is None:
@@ -53,8 +55,9 @@ def area_interval(points: MethodPoints, floor: float, generator: torch.Generator
 def compare(generated: MethodPoints, baseline: MethodPoints, generator: torch.Generator) -> Comparison:
     """Mean difference of the two frontiers over the novelties that both reach, 0..min(highest of each).
 
-    Each of 1,000 bootstrap resamples draws n = min(B generated, B baseline) networks of either, because the frontier
-    of more networks is higher. Where both reach nothing above 0 it is the difference of the best accuracies.
+    Each of 1,000 bootstrap resamples draws n = min(B generated, B baseline) networks from each set, because the
+    frontier of more networks is higher. If one of the two draws has no novelty above 0, the difference is that of the
+    best accuracies. The result holds the median and the 95 % interval over the resamples.
     """
     left, right = generated.by_novelty(), baseline.by_novelty()
     if left is None or right is None:
@@ -64,7 +67,7 @@ def compare(generated: MethodPoints, baseline: MethodPoints, generator: torch.Ge
     other_accuracy_Rn, other_novelty_Rn = _resample(*right, count, generator)
     shared_R = torch.minimum(novelty_Rn[:, 0], other_novelty_Rn[:, 0])
     difference_R = _mean_R(accuracy_Rn, novelty_Rn, shared_R) - _mean_R(other_accuracy_Rn, other_novelty_Rn, shared_R)
-    # Equal frontiers with steps at different places differ by rounding, which must not decide a verdict.
+    # Rounding errors make equal frontiers with steps at different places differ; they must not decide a verdict.
     low, difference, high = _quantiles(difference_R.round(decimals=12))
     verdict: Verdict = "yes" if low > 0 else "no" if high < 0 else "within the interval"
     return Comparison(difference, low, high, _quantiles(shared_R)[1], verdict)
@@ -77,14 +80,14 @@ def measure_frontier(
     floor: float,
     labels: Mapping[str, str] | None = None,
 ) -> Frontier:
-    """Every method's area, "generated" against every other method, and what follows in a sentence.
+    """The area of every method, the comparison of "generated" with every other method, and a sentence on the outcome.
 
-    An area rises with the number of networks; "versus" does not.
+    An area rises with the number of networks; the comparisons ("versus") do not.
 
     Args:
-        points: by variant; "generated" and at least one other.
+        points: by method; "generated" and at least one other.
         floor: the accuracy of guessing, 1 / number of classes.
-        labels: how the sentence calls the variants; by default by their names.
+        labels: names of the methods in the sentence; by default their keys.
 
     Raises ValueError without "generated", without another method, and for a floor outside 0..1.
     """
@@ -102,20 +105,20 @@ def measure_frontier(
 
 
 def _area_R(accuracy_Rn: Tensor, novelty_Rn: Tensor, floor: float) -> Tensor:
-    """Areas under step frontiers, above `floor`; each row sorted by novelty, the highest first."""
-    best_Rn = accuracy_Rn.cummax(dim=1).values  # the frontier between a point's novelty and the next lower one
+    """Areas between `floor` and the step frontiers. Each row is sorted by novelty, the highest first."""
+    best_Rn = accuracy_Rn.cummax(dim=1).values  # height of the frontier from the next lower novelty up to this one
     width_Rn = -novelty_Rn.diff(dim=1, append=novelty_Rn.new_zeros(len(novelty_Rn), 1))
     return (width_Rn * (best_Rn - floor).clamp_min(0)).sum(dim=1)
 
 
 def _mean_R(accuracy_Rn: Tensor, novelty_Rn: Tensor, end_R: Tensor) -> Tensor:
-    """Mean heights of step frontiers over novelties 0..end_R, which each row, sorted as above, must reach."""
+    """Mean heights of step frontiers over novelties 0..end_R. Rows are sorted as in `_area_R`, and must reach end_R."""
     area_R = _area_R(accuracy_Rn, torch.minimum(novelty_Rn, end_R[:, None]), 0.0)
     return torch.where(end_R > 0, area_R / end_R, accuracy_Rn.amax(dim=1))
 
 
 def _resample(accuracy_B: Tensor, novelty_B: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Accuracies and novelties of 1,000 draws of `count` points with replacement, [R,n], in the order of the points."""
+    """1,000 draws of `count` points with replacement: accuracies and novelties, [R,n], in the order of the points."""
     drawn_Rn = torch.randint(len(novelty_B), (_RESAMPLES, count), generator=generator).sort(dim=1).values
     return accuracy_B[drawn_Rn], novelty_B[drawn_Rn]
 

@@ -1,4 +1,4 @@
-"""How good networks are on a task, and whose errors theirs are: every method of a report goes through this one way.
+"""How good networks are on a task, and which images they get wrong: every method of a report is judged here.
 
 Shapes: B networks, K originals, P parameters, N test images.
 """
@@ -20,13 +20,13 @@ from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """validation_accuracy_B: fractions, for choosing; test: for reporting only."""
+    """validation_accuracy_B: fractions, used to choose a network. test: used for reporting only."""
 
     validation_accuracy_B: Tensor
     test: Predictions
 
     def summary(self) -> AccuracySummary:
-        """On test, the best one chosen on validation."""
+        """The accuracies on test; the best network is the one chosen on validation."""
         return summarise_accuracy(self.validation_accuracy_B, self.test.accuracy_B)
 
 
@@ -34,7 +34,7 @@ class Judged:
 class Judge:
     """Judges networks of one architecture on one task.
 
-    network: any instance; its weights are not looked at. frozen: the tensors that `layout` leaves out.
+    network: any instance of the architecture; its weights are not used. frozen: the tensors that `layout` leaves out.
     """
 
     network: nn.Module
@@ -43,7 +43,7 @@ class Judge:
     frozen: Mapping[str, Tensor]
 
     def __call__(self, params_BP: Tensor | Rows) -> Judged:
-        """params_BP: float32 [B,P], raw weight units. ValueError if P is not that of the layout."""
+        """Judge params_BP: float32 [B,P], raw weight units. Raises ValueError if P is not that of the layout."""
         rows = as_rows(params_BP)
         if rows.num_params != self.layout.num_params:
             raise PdiffError(
@@ -53,7 +53,7 @@ class Judge:
         return Judged(self._on(self.task.validation, rows).accuracy_B, self._on(self.task.test, rows))
 
     def test_images(self) -> SplitImages:
-        """The images of the test split, normalised a slice at a time."""
+        """The images of the test split, normalised slice by slice."""
         return SplitImages(self.task, self.task.test)
 
     def _on(self, split: Split, rows: Rows) -> Predictions:
@@ -63,14 +63,14 @@ class Judge:
 def summarise_accuracy(validation_accuracy_B: Tensor, test_accuracy_B: Tensor) -> AccuracySummary:
     """Best, mean, median and standard deviation of accuracies on test, fractions 0..1.
 
-    "best" is the test accuracy of the network that is best on *validation* (the first of several), not the highest on
-    test. "std" is unbiased (n - 1), and 0 for one network. Raises ValueError for shapes other than two equal [B], and
-    for numbers outside 0..1.
+    "best" is the test accuracy of the network that is best on *validation* (the first if there are several), not the
+    highest test accuracy. "std" is unbiased (n - 1), and 0 for one network. Raises ValueError for shapes other than two
+    equal [B], for no network, and for numbers outside 0..1.
     """
     if validation_accuracy_B.ndim != 1 or validation_accuracy_B.shape != test_accuracy_B.shape:
         raise PdiffError(
             f"validation accuracies have shape {list(validation_accuracy_B.shape)}, test accuracies "
-            f"{list(test_accuracy_B.shape)}; expected one of each a network, [B]."
+            f"{list(test_accuracy_B.shape)}; expected one of each per network, [B]."
         )
     if len(test_accuracy_B) == 0:
         raise PdiffError("there are no accuracies to summarise; expected at least one network.")

@@ -1,4 +1,4 @@
-"""Networks of a method as points of accuracy, and of similarity to the originals or novelty, its complement.
+"""Networks of a method as points: accuracy against similarity to the originals, or against novelty (1 - similarity).
 
 Shapes: B networks of a method.
 """
@@ -14,11 +14,11 @@ from pdiff_hub.errors import PdiffError
 
 @dataclass(frozen=True, eq=False)
 class MethodPoints:
-    """A point per network. Similarity by errors is undefined where neither it nor any original makes one.
+    """One point per network. The similarity is undefined if neither the network nor any original makes an error.
 
     Attributes:
         accuracy_B: on test, fractions 0..1.
-        similarity_B: highest IoU of errors to an original, 0..1, or NaN.
+        similarity_B: highest IoU of errors to an original, 0..1; NaN if undefined.
 
     Raises ValueError for shapes other than two equal [B], for no network, and for numbers outside 0..1.
     """
@@ -42,11 +42,11 @@ class MethodPoints:
 
     @property
     def num_undefined(self) -> int:
-        """Networks without a similarity, which have no place on a frontier."""
+        """The number of networks without a similarity; they have no place on a frontier."""
         return int(self.similarity_B.isnan().sum())
 
     def by_novelty(self) -> tuple[Tensor, Tensor] | None:
-        """Accuracy and novelty of the networks that have one, the most novel first, float64; None if there is none."""
+        """Accuracy and novelty, float64, of networks with a novelty, the most novel first; None if there is none."""
         has = ~self.similarity_B.isnan().cpu()
         if not bool(has.any()):
             return None
@@ -55,6 +55,6 @@ class MethodPoints:
 
 
 def check_fractions(what: str, values: Tensor) -> None:
-    """ValueError unless all values lie in 0..1."""
+    """Raise ValueError unless all values lie in 0..1. `what` names them in the message."""
     if not bool(((values >= 0) & (values <= 1)).all()):
         raise PdiffError(f"{what} run outside 0..1; expected fractions.")

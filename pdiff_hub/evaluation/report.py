@@ -1,7 +1,7 @@
-"""One HTML page of tables and pictures that holds all it shows: it can be mailed, printed, or opened years later.
+"""One HTML page of tables and pictures in a single file, which can be mailed, printed, or opened years later.
 
-Pictures are embedded, nothing is fetched (the page's own content security policy forbids it) and no script runs. The
-same input gives the same bytes. All texts are plain text: `<` is shown as it is, and web addresses become links.
+Pictures are embedded. The page loads nothing and runs no script; its content security policy forbids both. The same
+input gives the same bytes. All texts are plain text: `<` is shown as `<`, and web addresses become links.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from typing import NamedTuple
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.safe_files import replacing
 
-# "97.64", "-1e-4", "97.64 ± 0.12", "0.98 (0.97 to 0.99)", "12.5 %", "3.1 s", "2x"
-# Digits, word characters and the rest never overlap: there is one way to match, so no text makes this slow.
+# What counts as numeric: "97.64", "-1e-4", "97.64 ± 0.12", "0.98 (0.97 to 0.99)", "12.5 %", "3.1 s", "2x".
+# Neighbouring parts match different characters, so a text can match in one way only, and none makes matching slow.
 _NUMBER = r"\d+(e\W?\d+)?"
 _NUMERIC = re.compile(rf"\W*{_NUMBER}(\W+(to\W+)?{_NUMBER})*\W*[^\W\d]{{0,3}}")
 _GAP = re.compile(r"\W*|nan|n/a|undefined", re.IGNORECASE)
 _TEMPLATE = Path(__file__).with_name("report_template.html")
-_CONTENTS_FROM = 4  # sections; fewer fit on a screen or two
+_CONTENTS_FROM = 4  # sections from which on there is a table of contents; fewer fit on a screen or two
 _PIXELS_PER_INCH = 120  # a quarter above CSS's 96: figures are drawn for paper, with letters too small for a screen
 
 
 @dataclass(frozen=True)
 class Table:
-    """columns: one heading each. rows: a cell a column, the first naming its row. note: shown below the table.
+    """columns: the headings. rows: one cell per column; the first cell names the row. note: shown below the table.
 
-    A column that holds only numbers (with units, intervals or gaps such as "undefined") is set flush right.
+    A column that holds only numbers (units, intervals and gaps such as "undefined" are allowed) is aligned right.
     """
 
     title: str
@@ -43,7 +43,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """png: an existing PNG file. alt: what it shows, in words, for whoever does not see it."""
+    """png: an existing PNG file. alt: what the picture shows, in words, for readers who cannot see it."""
 
     png: Path
     title: str
@@ -52,7 +52,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """text: plain text, paragraphs parted by empty lines, before the blocks."""
+    """text: plain text, shown before the blocks; empty lines separate paragraphs."""
 
     title: str
     text: str = ""
@@ -60,12 +60,12 @@ class Section:
 
 
 def write_report(path: Path, title: str, lead: str, sections: Sequence[Section]) -> None:
-    """Write the page to `path`, whole or not at all; its folder is made if it is missing.
+    """Write the page to `path`, whole or not at all. A missing folder is made.
 
-    title: of the page. lead: the findings in a few sentences, paragraphs as in `Section.text`; may be empty.
-    Four sections or more get a table of contents.
-    Raises ValueError for a missing title or section, a row that does not fit its columns, a figure without `alt` or a
-    file that is not a PNG, and FileNotFoundError for one that does not exist.
+    title: the title of the page. lead: the findings in a few sentences, with paragraphs as in `Section.text`; may be
+    empty. A page of four or more sections gets a table of contents.
+    Raises ValueError for a missing title, no section, a table without columns, a row that does not fit its columns, a
+    figure without `alt` and a file that is not a PNG; FileNotFoundError for a picture that does not exist.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -81,7 +81,7 @@ def write_report(path: Path, title: str, lead: str, sections: Sequence[Section])
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        temporary.write_bytes((page + "\n").encode())  # bytes: no other line ends on Windows
+        temporary.write_bytes((page + "\n").encode())  # bytes, so that Windows does not change the line ends
 
 
 class _Picture(NamedTuple):
@@ -91,7 +91,7 @@ class _Picture(NamedTuple):
 
 
 def _picture(png: Path) -> _Picture:
-    """As a data address, at the size it was drawn for (its dpi; 96 where it does not say)."""
+    """The picture as a data address, at the size it was drawn for (by its dpi; 96 if the file names none)."""
     from PIL import Image
 
     data = png.read_bytes()
@@ -103,13 +103,13 @@ def _picture(png: Path) -> _Picture:
                 for size, per_inch in zip(image.size, pixels_per_inch, strict=True)
             )
             image.verify()
-    except (OSError, SyntaxError) as error:  # Pillow's for data that ends early or is no PNG, and for a broken one
+    except (OSError, SyntaxError) as error:  # Pillow: OSError for cut data or no PNG, SyntaxError for a broken PNG
         raise PdiffError(f"{png} is not a whole PNG picture ({error}); write it again with figures.") from error
     return _Picture("data:image/png;base64," + b64encode(data).decode(), width, height)
 
 
 def _numeric_columns(table: Table) -> list[bool]:
-    """Which columns hold numbers only; those without any are text."""
+    """For each column, whether it holds only numbers; a column of gaps alone counts as text."""
     numeric = []
     for column in range(len(table.columns)):
         cells = [row[column] for row in table.rows if not _GAP.fullmatch(row[column])]

@@ -1,4 +1,4 @@
-"""The report of one pipeline: results.json as a page with tables and pictures (`report.write_report`)."""
+"""The report of one pipeline: results.json as a page of tables and pictures (`report.write_report`)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _TITLES = {
     "ensembles": "Ensembles of originals and of generated networks",
 }
 _ALTS = {
-    "accuracy-similarity": "A scatter plot: one point a network, accuracy on test against its highest IoU of errors "
+    "accuracy-similarity": "A scatter plot: one point per network, accuracy on test against its highest IoU of errors "
     "with an original, for originals, generated networks, their average and others.",
-    "frontier": "Accuracy on test against novelty, one less the highest IoU, with a step line a method.",
+    "frontier": "Accuracy on test against novelty, one less the highest IoU, with one step line per method.",
     "similarity": "Distributions of IoU of errors: among originals, among generated networks, between both, and the "
     "highest of each generated network.",
     "ensembles": "Accuracy, negative log-likelihood and calibration error against the number of networks averaged.",
@@ -28,7 +28,7 @@ _ALTS = {
 
 
 def write_results_page(results: Results, folder: RunFolder) -> Path:
-    """Write the report of measured results, with the pictures that lie in `folder`, into it; returns its path."""
+    """Write the report of measured results, with the pictures found in `folder`, into `folder`; return its path."""
     facts, measured = results.facts, results.measured
     assert measured is not None
     sections = result_sections(results, folder)
@@ -49,12 +49,12 @@ def write_results_page(results: Results, folder: RunFolder) -> Path:
 
 
 def settings_table(settings: Mapping[str, Any]) -> Table:
-    """Nested settings, a row per dotted name."""
+    """Nested settings as a table, one row per dotted name."""
     return Table("Settings", ("setting", "value"), [(name, str(value)) for name, value in flattened(settings)])
 
 
 def result_sections(results: Results, folder: RunFolder) -> list[Section]:
-    """The sections that results have: accuracy, audit, baselines and frontier, ensembles."""
+    """The sections of what was measured: accuracy, audit, baselines with the frontier, ensembles."""
     measured = results.measured
     assert measured is not None
 

@@ -1,8 +1,8 @@
 """Similarity of networks by their errors: p-diff, arXiv 2402.13144, sec. 3.4 ("Similarity of high-performing models").
 
 IoU(1, 2) = |W1 n W2| / |W1 u W2|, where W is the set of test images that a network gets wrong. It is 1 for networks
-with the same errors, 0 for networks without a common one. Two networks without any error have no IoU (0 / 0): it is
-NaN here, such pairs are left out of means and maxima, and callers say how many there were (`isnan().sum()`).
+with the same errors, and 0 for networks without a common error. For two networks without any error it is undefined
+(0 / 0) and NaN here. Means and maxima leave such pairs out, and callers report their number (`isnan().sum()`).
 
 Shapes: A, B, K networks, N images; `wrong_AN` is bool, True where a network is wrong.
 """
@@ -18,15 +18,15 @@ from pdiff_hub.errors import PdiffError
 from pdiff_hub.records import SimilaritySummary
 from pdiff_hub.records.results import defined
 
-# Networks and images taken at a time: 16 MiB a block of float32 copies, whatever the size of the sets.
+# Networks of the first set and images per block: 16 MiB as float32. The second set is copied for all its networks.
 _ROWS, _IMAGES = 512, 8192
 
 
 def iou_matrix(wrong_AN: Tensor, wrong_BN: Tensor) -> Tensor:
     """IoU of the errors of every pair, float64 [A,B] on the CPU, 0..1; NaN where neither network has an error.
 
-    Exact: common errors are counted by a float32 matrix product of zeros and ones over at most 8,192 images, whose
-    sums are whole numbers far below 2^24. Raises ValueError for other dtypes than bool and for different N.
+    The counts are exact: a float32 matrix product of zeros and ones over at most 8,192 images gives whole numbers far
+    below 2^24. Raises ValueError for dtypes other than bool, for empty sets and for different N.
     """
     _check(wrong_AN, wrong_BN)
     wrong_AN, wrong_BN = wrong_AN.cpu(), wrong_BN.cpu()
@@ -39,7 +39,7 @@ def iou_matrix(wrong_AN: Tensor, wrong_BN: Tensor) -> Tensor:
 
 
 def mean_pairwise(wrong_KN: Tensor) -> float:
-    """Mean IoU of all pairs of different networks of one set (a network is never compared with itself).
+    """Mean IoU of all pairs of different networks of one set.
 
     NaN if no pair has an IoU. Raises ValueError for fewer than two networks.
     """
@@ -54,7 +54,7 @@ def mean_pairwise(wrong_KN: Tensor) -> float:
 
 
 def mean_between(wrong_AN: Tensor, wrong_BN: Tensor) -> float:
-    """Mean IoU of all pairs of one network of A and one of B; NaN if no pair has one."""
+    """Mean IoU of all pairs of a network of A and a network of B; NaN if no pair has an IoU."""
     total, pairs = 0.0, 0
     for _, block in _blocks(wrong_AN, wrong_BN):
         defined = block[~block.isnan()]
@@ -63,11 +63,12 @@ def mean_between(wrong_AN: Tensor, wrong_BN: Tensor) -> float:
 
 
 def max_to_any(wrong_AN: Tensor, reference_KN: Tensor, *, exclude_self: bool) -> Tensor:
-    """The highest IoU of each network to any reference, float64 [A]; NaN where it has an IoU to none of them.
+    """The highest IoU of each network to any reference, float64 [A]; NaN for a network without an IoU to any of them.
 
-    exclude_self: True where both are the same set in the same order: a network is then not compared with itself, but
-    is with its duplicates elsewhere in the set. arXiv 2506.07998 ("max IoU"); 1 - this is the novelty of a network.
-    Raises ValueError if exclude_self is asked for sets of different sizes, or for a set of one.
+    This is "max IoU" in arXiv 2506.07998; the novelty of a network is 1 - max IoU.
+    exclude_self: set it if both are the same set in the same order. A network is then not compared with itself, but
+    still with its duplicates elsewhere in the set. Raises ValueError for exclude_self with sets of different sizes or
+    of one network.
     """
     if exclude_self and (wrong_AN.shape != reference_KN.shape or len(wrong_AN) < 2):
         raise PdiffError(
@@ -87,7 +88,7 @@ def similarity_summary(original_KN: Tensor, generated_BN: Tensor) -> SimilarityS
     """The four comparisons of p-diff's figure 4a.
 
     original_generated_max is the mean over the generated networks of their highest IoU to any original. A value is None
-    where it has no defined pair (no errors, or a set of one network compared with itself).
+    if no pair has an IoU (there are no errors, or the set has only one network).
     """
     highest_B = max_to_any(generated_BN, original_KN, exclude_self=False)
     return SimilaritySummary(
@@ -99,14 +100,14 @@ def similarity_summary(original_KN: Tensor, generated_BN: Tensor) -> SimilarityS
 
 
 def _blocks(wrong_AN: Tensor, wrong_BN: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """The IoU matrix in blocks of rows, each with the number of its first row."""
+    """The IoU matrix in blocks of rows, as (index of the first row, block)."""
     _check(wrong_AN, wrong_BN)
     for start in range(0, len(wrong_AN), _ROWS):
         yield start, iou_matrix(wrong_AN[start : start + _ROWS], wrong_BN)
 
 
 def _forget_self(block: Tensor, start: int) -> None:
-    """Set the IoU of a network with itself to NaN, in rows start... of the IoU matrix of a set with itself."""
+    """Set the IoU of each network with itself to NaN. block: rows from `start` of the IoU matrix of one set."""
     block.diagonal(offset=start).fill_(torch.nan)
 
 

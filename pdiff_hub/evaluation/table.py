@@ -1,4 +1,4 @@
-"""Results as tables, for the terminal, the report, the card and the Space: accuracy, then the audit, good or bad."""
+"""Results as tables for the terminal, the report, the card and the Space: accuracy and, good or bad, the audit."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _ENSEMBLE_NOTE = "Means over disjoint groups out of 20 networks. NLL in nats; ca
 
 @dataclass(frozen=True)
 class _InTerminal:
-    """What a terminal of 80 columns shows instead of a table's own title, columns and note."""
+    """Title, columns and note that are shown instead of a table's own in a terminal of 80 columns."""
 
     title: str
     columns: Sequence[str] | None = None
@@ -79,7 +79,7 @@ _IN_TERMINAL: Mapping[str, _InTerminal] = {
 
 
 def result_tables(measured: Measurements) -> dict[str, Table]:
-    """What was measured, as tables in their order: "accuracy", "audit", "methods", "ensembles"."""
+    """What was measured, as tables in this order: "accuracy", "audit", "methods", "ensembles"."""
     tables = {}
     if measured.accuracy:
         tables["accuracy"] = Table("Accuracy on test [%]", _ACCURACY_COLUMNS, _accuracy_rows(measured), ACCURACY_NOTE)
@@ -94,7 +94,7 @@ def result_tables(measured: Measurements) -> dict[str, Table]:
 
 
 def print_results(results: Results, console: Console | None = None) -> None:
-    """Print accuracy in percent of the test split, the audit and its verdict, ensembles, seconds."""
+    """Print accuracy on test in percent, the audit, the baselines with the verdict, ensembles, notes and seconds."""
     console, measured = console or Console(), results.measured
     if measured is None:
         return
@@ -112,7 +112,7 @@ def print_results(results: Results, console: Console | None = None) -> None:
 
 
 def _accuracy_rows(measured: Measurements) -> Rows:
-    """A row per variant, percent."""
+    """One row per variant, in percent."""
     return [
         (label(name), *(f"{100 * value:.2f}" for value in (row.best, row.mean, row.median, row.std)))
         for name, row in measured.accuracy.items()
@@ -120,7 +120,7 @@ def _accuracy_rows(measured: Measurements) -> Rows:
 
 
 def _audit_rows(similarity: SimilaritySummary, audit: AuditSummary) -> Rows:
-    """(measure, value, how to read it)."""
+    """Rows of (measure, value, how to read it)."""
     return [
         ("IoU of errors, original-original", _text(similarity.original_original), "how alike originals are"),
         ("IoU of errors, generated-generated", _text(similarity.generated_generated), "1: all the same network"),
@@ -136,7 +136,7 @@ def _audit_rows(similarity: SimilaritySummary, audit: AuditSummary) -> Rows:
 
 
 def _method_rows(measured: Measurements, frontier: Frontier) -> Rows:
-    """A row per variant: what its networks are, and what the frontier says of its method."""
+    """One row per variant: measures of its networks, and how the generated networks compare with its method."""
     rows: Rows = []
     for name, row in measured.methods.items():
         against = frontier.versus.get(row.method)
@@ -147,14 +147,14 @@ def _method_rows(measured: Measurements, frontier: Frontier) -> Rows:
 
 
 def _difference(against: Comparison | None) -> str:
-    """In points, with the 95 % interval; empty where it is not defined."""
+    """The difference in points with its 95 % interval; empty if it is undefined."""
     if against is None or against.difference is None or against.low is None or against.high is None:
         return ""
     return f"{100 * against.difference:+.2f} ({100 * against.low:+.2f} to {100 * against.high:+.2f})"
 
 
 def _ensemble_rows(curves: Mapping[str, EnsembleCurve]) -> Rows:
-    """A row per size of ensemble; a dash where there are not so many networks. curves: by method."""
+    """One row per size of ensemble; a dash where a method has too few networks. curves: by method."""
     sizes = sorted({size for curve in curves.values() for size in curve.sizes})
 
     def cells(size: int) -> list[str]:
@@ -171,20 +171,20 @@ def _ensemble_rows(curves: Mapping[str, EnsembleCurve]) -> Rows:
 
 
 def verdict(results: Results) -> str:
-    """The sentence that the audit ends in, or why there is none."""
+    """The sentence on how the generated networks compare with the baselines, or why there is none."""
     if results.measured is None or results.measured.frontier is None:
         return "No baselines were run, so there is no verdict on novelty."
     return results.measured.frontier.verdict
 
 
 def seconds_text(results: Results) -> str:
-    """What each stage took, on one line."""
+    """The seconds that each stage took, on one line."""
     known = ((stage.replace("_", " "), value) for stage, value in results.seconds.items())
     return ", ".join(f"{stage} {value:.1f}" for stage, value in known if value is not None)
 
 
 def label(variant: str) -> str:
-    """How a variant is called in tables: the name of its method, and its setting."""
+    """The name of a variant in tables: the name of its method, and its setting."""
     if variant in METHOD_STYLE:
         return METHOD_STYLE[variant].label
     method, _, setting = variant.rpartition("_")
@@ -199,7 +199,7 @@ def _print(console: Console, title: str, columns: Sequence[str], rows: Sequence[
     table = RichTable(title=title, box=SIMPLE_HEAD)
     for index, (column, cells) in enumerate(zip(columns, zip(*rows, strict=True), strict=True)):
         numeric = index > 0 and all(cell[:1].isdigit() or cell[:1] in "+-u" for cell in cells if cell)
-        # Names are told apart by their ends, so in a narrow terminal the first column is wrapped, never cut.
+        # Names differ at their ends, so in a narrow terminal the first column must be wrapped, not cut.
         least = max(len(word) for cell in cells for word in cell.split()) if index == 0 else None
         table.add_column(column, justify="right" if numeric else "left", min_width=least)
     for row in rows:

@@ -1,4 +1,4 @@
-"""What can be said of generated networks without the checkpoints that their generator was trained on."""
+"""What can be measured of generated networks without the checkpoints that their generator was trained on."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ METRICS: dict[str, bool] = {
     "max_iou": True,
     "frontier": True,
 }
-"""Whether a measure needs the original checkpoints."""
+"""By measure, whether it needs the original checkpoints."""
 
 
 def require_no_originals(metrics: Collection[str], why: str) -> None:
-    """ValueError for a metric (known ones only) that needs original checkpoints, which `why` says are missing."""
+    """Raise ValueError if one of `metrics` needs the original checkpoints.
+
+    metrics: keys of `METRICS`; none means all. why: says what is missing, as the start of the message.
+    """
     alone = [name for name, needs in METRICS.items() if not needs]
     needing = [name for name in metrics or METRICS if METRICS[name]]
     if needing:
@@ -39,7 +42,7 @@ def require_no_originals(metrics: Collection[str], why: str) -> None:
 
 
 def evaluate_without_originals(judge: Judge, generated_BP: Tensor | Rows, metrics: Collection[str]) -> Measurements:
-    """What is asked for of `evaluate_networks` and needs no originals; the rest is left empty."""
+    """Measure those of `metrics` that need no originals; the other parts of the result are left empty."""
     judged, num_generated = judge(generated_BP), as_rows(generated_BP).num_rows
     similarity, ensembles = None, None
     notes = ["The checkpoints were not there: nothing is said of copying."]

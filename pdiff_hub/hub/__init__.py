@@ -1,8 +1,8 @@
 """Pipelines, data sets and single generated networks as Hub repositories, each with a card rendered from measurements.
 
-push_pipeline_folder              a pipeline (and, if asked, its checkpoints), in one commit
-push_folder, pull, describe       a folder with a pipeline or a data set, to the Hub and back
-push_network, GeneratedNetwork    one generated network; opens it again
+push_pipeline_folder              pushes a pipeline in one commit (and, if asked, its checkpoints before it)
+push_folder, pull, describe       push, download or describe a pipeline or a data set
+push_network, GeneratedNetwork    publish one generated network; open it again
 render_card, write_card           a pipeline's card
 """
 

@@ -1,4 +1,4 @@
-"""What `pdiff push`, `pull` and `info` do: a pipeline or a data set, told apart, to the Hub and back into a folder."""
+"""What `pdiff push`, `pull` and `info` do: they tell pipelines from data sets, and push, download or describe them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ Kind = Literal["pipeline", "data set"]
 
 
 def kind_of(repo_id: str, *, revision: str | None = None, token: str | bool | None = None) -> Kind:
-    """What a repository on the Hub is; a pipeline, if there is one and a data set of the same name.
+    """Whether a repository on the Hub is a pipeline or a data set. If both have this name: the pipeline.
 
-    ValueError if it is neither; errors of `pdiff_hub.transfer.list_files` if there is none.
+    ValueError if it is neither. If there is no such repository, errors as in `pdiff_hub.transfer.list_files`.
     """
     found: list[str] = []
     failure: Exception | None = None
@@ -61,12 +61,12 @@ def push_folder(
     append: bool = False,
     **options: Unpack[PushOptions],
 ) -> str:
-    """Push what is in `folder`, a pipeline or a checkpoint data set; -> the commit's URL.
+    """Push the pipeline or checkpoint data set in `folder`; -> the commit's URL.
 
     Args:
-        checkpoints_id: as in `push_pipeline_folder`; of a pipeline only.
-        append: as in `CheckpointDataset.push_to_hub`; of a data set only.
-        options: private, revision, commit_message, create_pr and token, as in both.
+        checkpoints_id: as in `push_pipeline_folder`; for a pipeline only.
+        append: as in `CheckpointDataset.push_to_hub`; for a data set only.
+        options: private, revision, commit_message, create_pr and token, as in these two.
     """
     folder = Path(folder)
     if RunFolder(folder).index.is_file():
@@ -85,13 +85,13 @@ def push_folder(
 def push_pipeline_folder(
     folder: str | Path, repo_id: str, *, checkpoints_id: str | None = None, **options: Unpack[PushOptions]
 ) -> str:
-    """Push the pipeline in `folder` as `PDiffPipeline.push_to_hub` does; the folder stays as it is.
+    """Push the pipeline in `folder` as `PDiffPipeline.push_to_hub` does; the folder is not changed.
 
-    What a run keeps for itself (checkpoints, generated networks, the state of training) stays at home.
+    What a run keeps for itself (checkpoints, generated networks, the state of training) is not pushed.
 
     Args:
         checkpoints_id: push the folder's checkpoints to this data set repository first (to its branch main); the
-            pipeline's results and card then name it. None: they name the one that the results name already, if any.
+            pipeline's results and card then name it. None: they keep the data set that the results name, if any.
         options: private, revision, commit_message, create_pr and token, as in `PDiffPipeline.push_to_hub`.
 
     Raises:
@@ -101,7 +101,7 @@ def push_pipeline_folder(
     place = RunFolder(Path(folder))
     if not place.path.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; give the folder of a pipeline, with {INDEX}.")
-    pipe = PDiffPipeline.from_pretrained(place.path)  # what does not open here would not open there
+    pipe = PDiffPipeline.from_pretrained(place.path)  # a pipeline that does not open here would not open from the Hub
     checkpoints = None
     if checkpoints_id is not None:
         if not place.checkpoints.is_dir():
@@ -118,7 +118,7 @@ def push_pipeline_folder(
 def describe(
     path_or_id: str | Path, *, revision: str | None = None, token: str | bool | None = None
 ) -> tuple[str, Results | None]:
-    """One line on the pipeline or data set in a folder or on the Hub, and the pipeline's results, if it has any."""
+    """One line about the pipeline or data set in a folder or on the Hub, and the pipeline's results, if it has any."""
     folder = Path(path_or_id)
     local = folder.is_dir()
     kind = kind_of(str(path_or_id), revision=revision, token=token) if not local else None
@@ -144,12 +144,14 @@ def pull(
     rows: slice | Sequence[int] | None = None,
     token: str | bool | None = None,
 ) -> Kind:
-    """Download a pipeline or a checkpoint data set into `directory`, which ends whole, or as it was; -> what it is.
+    """Download a pipeline or a checkpoint data set into `directory`; -> which of the two it is.
+
+    Afterwards `directory` is complete, or as it was before.
 
     Args:
-        directory: a new folder, an empty one, or one that holds just this already.
-        rows: only these checkpoints of a data set (0..K-1), without downloading the rest. None: a pipeline, if there
-            are one and a data set of this name.
+        directory: a new folder, an empty one, or one that already holds exactly this.
+        rows: only these checkpoints of a data set (0..K-1); the rest is not downloaded. None: everything, and if a
+            pipeline and a data set have this name, the pipeline.
 
     Raises:
         FileExistsError: something else is in `directory`.
@@ -163,7 +165,7 @@ def pull(
     try:
         if kind == "pipeline":
             folder = download(repo_id, revision=revision, token=token)
-            PDiffPipeline.from_pretrained(folder)  # says what is wrong with it
+            PDiffPipeline.from_pretrained(folder)  # raises an error that says what is wrong with it
             shutil.copytree(folder, staged, ignore=shutil.ignore_patterns("*.py"))
         else:
             _open_rows(repo_id, rows, revision, token).save_pretrained(staged)
@@ -180,7 +182,7 @@ def _open_rows(
         return CheckpointDataset.from_pretrained(repo_id, revision=revision, token=token, rows=rows)
     index = _dataset_index(repo_id, revision, token)
     number = read_index(index)["num_checkpoints"]
-    # One row too many is enough to be told of it.
+    # One row beyond the end is enough to raise the error.
     stop = number if rows.stop is None else min(rows.stop, number + 1)
     return CheckpointDataset.from_pretrained(
         repo_id, revision=transfer.commit_of(index), token=token, rows=range(rows.start or 0, stop)

@@ -1,8 +1,8 @@
-"""Target networks, the ones whose weights are generated: by name, from transformers, or from any factory.
+"""Target networks: the networks whose weights are generated. Each has a name (some need transformers) or a factory.
 
-A network is described by a *spec*: a JSON-able dict of its name and options. `resolve_network` checks one and fills in
-every default; the complete spec is what data sets and pipelines store, and `build_network` makes the same architecture
-from it again, so that stored state dicts load with `strict=True`.
+A network is described by a *spec*: a JSON-able dict of its name and options. `resolve_network` checks a spec and fills
+in every default. Data sets and pipelines store the complete spec, and `build_network` makes the same architecture from
+it again, so that stored state dicts load with `strict=True`.
 """
 
 from __future__ import annotations
@@ -37,15 +37,17 @@ def resolve_network(
               `norm: none|batch|group` (none), `downsample: max_pool|stride` (max_pool), `global_pool: bool` (false: the
               last map is flattened, which is more accurate on small images).
             - `resnet18`, `resnet50`, `vit_tiny`, `vit_base`, `convnext_atto`,
-              `convnext_pico`, `convnext_tiny`, `convnext_base` (needs transformers):
-              `pretrained: HUB_ID_OR_FOLDER` and `revision`; ResNets `small_images: bool` (3x3 stem, no max-pool; the
-              default up to 64 pixels) and `stem_stride: 1|2`; the others `patch_size`.
+              `convnext_pico`, `convnext_tiny`, `convnext_base` (need transformers):
+              `pretrained: HUB_ID_OR_FOLDER` and `revision`. ResNets also take `small_images: bool` (3x3 stem, no
+              max-pool; the default up to 64 pixels without `pretrained`) and `stem_stride: 1|2`; the others take
+              `patch_size`.
             - `some.module:factory` or `some.module.factory`: called with the other options as keyword arguments.
         in_channels, image_size, num_classes: positive integers; image_size is the side in pixels.
 
     Returns:
-        A JSON-able dict with every option. Resolving it again changes nothing. `pretrained` reads that model's
-        config.json (from the Hub unless cached) and records it, so that later builds need no network connection.
+        A JSON-able dict with every option. Resolving it again changes nothing. With `pretrained`, that model's
+        config.json is read (from the Hub unless it is cached) and recorded, so that the architecture can be built again
+        without a network connection.
 
     Raises:
         ValueError: an unknown name or option (with the nearest known one), an option out of range, a spec that was
@@ -81,15 +83,15 @@ def resolve_network(
 def build_network(
     spec: Mapping[str, Any], *, seed: int = 0, pretrained: bool = True, allow_factory: bool = True
 ) -> nn.Module:
-    """A freshly initialised network of a complete spec, in train mode (the named ones in float32).
+    """A freshly initialised network of a complete spec, in train mode. Networks with a name are float32.
 
     Args:
         spec: what `resolve_network` returned.
-        seed: 0 or larger; decides the initial weights. The caller's random number generators are left as they were.
-        pretrained: whether a spec with `pretrained` loads those weights (reads the Hub). False builds the architecture
-            alone, for whoever loads a state dict afterwards.
-        allow_factory: whether a dotted name may be imported and called. Set it False for a spec that came with a
-            downloaded pipeline: a dotted name runs whatever function it names, with arguments of its choice.
+        seed: 0 or larger; decides the initial weights. The caller's random number generators are not changed.
+        pretrained: whether to load the weights that a spec with `pretrained` names (from the Hub or a folder). False
+            builds the architecture only, which is enough if you load a state dict afterwards.
+        allow_factory: whether a dotted name may be imported and called. Set it to False for a spec that came with a
+            downloaded pipeline: such a spec could run any function with any arguments.
 
     Raises:
         ValueError: an incomplete or invalid spec, a seed out of range, a dotted name that is not allowed.
@@ -121,18 +123,18 @@ def build_network(
 
 
 def base_model(spec: Mapping[str, Any]) -> str | None:
-    """The Hub id of the pretrained model that a complete spec starts from; None if there is none, or in a folder."""
-    # The commit is recorded where a config was read from the Hub, and never for a local folder.
+    """The Hub id of the pretrained model that a complete spec starts from; None if it has none, or one in a folder."""
+    # A commit is recorded for a config from the Hub, never for one from a local folder.
     revision = str(spec.get("revision"))
     from_hub = len(revision) == 40 and set(revision) <= set("0123456789abcdef")
     return str(spec["pretrained"]) if from_hub and spec.get("pretrained") else None
 
 
 def logits(output: Any) -> Tensor:
-    """The logits [B, num_classes] in what a network returned: a tensor, or an object with a tensor `.logits`.
+    """The logits [B, num_classes] in a network's output, which is a tensor or an object with a tensor `.logits`.
 
     Raises:
-        ValueError: anything else.
+        ValueError: the output is anything else.
     """
     found = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(found, Tensor):
@@ -144,10 +146,10 @@ def logits(output: Any) -> Tensor:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seeds torch inside the block and puts the caller's generators back behind it.
+    """Seeds torch inside the block, and restores the caller's generators afterwards.
 
-    CUDA is touched only where it is in use already: initialising it would break processes forked later, and
-    torch.manual_seed before that would leave a seed behind that is set when CUDA starts.
+    CUDA is seeded only if it is already in use. Initialising it here would break processes that are forked later, and
+    `torch.manual_seed` would leave behind a seed that CUDA takes when it starts.
     """
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):

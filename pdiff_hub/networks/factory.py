@@ -1,4 +1,4 @@
-"""Networks of the user's own: a dotted path to a function or class that makes an `nn.Module`."""
+"""The user's own networks: a dotted path names a function or class that makes an `nn.Module`."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def is_dotted(name: str) -> bool:
 
 
 def resolve(name: str, options: dict[str, Any], shape: dict[str, int], explicit: list[str]) -> dict[str, Any]:
-    """The options, checked against the factory's signature, and which fields of the task it will be called with.
+    """Checks the options against the factory's signature; returns them and the task's fields that go into the call.
 
-    A factory gets `in_channels`, `image_size` and `num_classes` if its signature names them or if the user wrote them
-    in the spec (`explicit`), which is how a factory that only has **kwargs gets one. The choice is recorded, so that a
-    later build makes the same call.
+    A factory gets `in_channels`, `image_size` or `num_classes` if its signature names the field, or if the user wrote
+    the field in the spec (`explicit`). A factory that has only **kwargs gets fields in the second way. The choice is
+    recorded, so that a later build makes the same call.
     """
     factory = _import(name)
     try:
         signature: inspect.Signature | None = inspect.signature(factory)
-    except ValueError:  # some built-in callables have none
+    except ValueError:  # some built-in callables have no signature
         signature = None
     if PASSED in options:
         passed = options.pop(PASSED)

@@ -1,13 +1,13 @@
 """Activations that a set of networks shares, computed once for all of them.
 
-Where networks differ only in some late tensors (the last two norms of a ResNet-18, say), every module that finishes
-before the first of those tensors is touched gives the same output in all of them. `plan_prefix` finds these modules by
-watching a few forward passes on a tiny batch; `record` computes their outputs on a real batch; inside `serve` the
-modules answer with what was recorded.
+Networks may differ only in some late tensors, such as the last two norms of a ResNet-18. Every module that finishes
+before the first of these tensors is used then gives the same output in all networks. `plan_prefix` finds these modules:
+it watches forward passes on a tiny batch. `record` computes their outputs on a real batch. Inside `serve`, the modules
+return the recorded outputs.
 
-It is an optimisation, so it must never change a result: what the plan cannot be certain of is not reused, and a plan
-whose answers differ from the plain forward pass on the tiny batch is thrown away. The one assumption left is that which
-modules feed which does not depend on the values of the images.
+This is an optimisation and must never change a result. An output is reused only if the plan is certain of it, and a
+plan is thrown away if its answers differ from a plain forward pass on the tiny batch. One assumption is left: the
+values of the images do not decide which modules feed which.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ Answers = Mapping[str, Callable[[], Any]]
 class PrefixPlan:
     """What can be shared between the networks, and how large activations are.
 
-    kept: modules whose recorded outputs later code reads. copied: those of them whose outputs later code also writes to
-    (in-place activations): each network gets its own copy. skipped: modules whose outputs only the prefix itself reads;
-    they are not stored and answer with NaN. All empty: nothing can be shared, every forward pass is a plain one.
-    kept_bytes: what the recorded outputs of one image take.
-    peak_bytes, late_peak_bytes: the largest output of one module for one image, in the whole network and in the part
-    that still runs for each network.
+    kept: modules whose outputs are recorded, because later code uses them. copied: the kept modules whose outputs later
+    code changes in place (in-place activations); each network gets its own copy. skipped: modules whose outputs only
+    the prefix itself reads; they are not stored, and the modules answer with NaN. If all are empty, nothing can be
+    shared, and every forward pass is a plain one.
+    kept_bytes: size of the recorded outputs per image.
+    peak_bytes, late_peak_bytes: size of the largest output of one module per image, in the whole network and in the
+    part that still runs for each network.
     """
 
     kept: tuple[str, ...]
@@ -62,10 +63,11 @@ class _Call:
 
 
 def plan_prefix(network: nn.Module, forward: Forward, state: Mapping[str, Tensor], inputs_NCHW: Tensor) -> PrefixPlan:
-    """Plan what networks that differ in the tensors named by `state` can share.
+    """Plan what networks can share if they differ only in the tensors that `state` names.
 
     network: in eval mode. state: one sound value for each varying tensor, by its name in the network. inputs_NCHW: a
-    tiny batch (two images are enough). Costs a handful of forward passes on it and leaves the network as it was.
+    tiny batch (two images are enough). Costs a dozen forward passes on this batch, and one per shared module. The
+    network is not changed.
     """
     calls = _trace(network, lambda: forward(state, inputs_NCHW))
     peak_bytes = _peak_bytes(calls, len(inputs_NCHW))
@@ -75,8 +77,8 @@ def plan_prefix(network: nn.Module, forward: Forward, state: Mapping[str, Tensor
         return plain
     baseline = forward(state, inputs_NCHW)
     outputs = _capture(network, names, lambda: forward(state, inputs_NCHW))
-    # A tensor may be read outside its own module, and earlier: with NaN in all varying tensors, anything that depends
-    # on one of them changes.
+    # Code outside a tensor's own module may read the tensor earlier. With NaN in all varying tensors, every output that
+    # depends on one of them changes.
     poison = {name: torch.full_like(tensor, torch.nan) for name, tensor in state.items()}
     poisoned = _capture(network, names, lambda: forward(poison, inputs_NCHW))
     if not all(_same(outputs[name], poisoned.get(name)) for name in names) or not bool(baseline.isfinite().all()):
@@ -125,7 +127,7 @@ def record(
 
 @contextmanager
 def serve(network: nn.Module, answers: Answers) -> Iterator[None]:
-    """While active, each module named in `answers` returns its answer, whatever it is given; then all is restored."""
+    """Inside the block, each module named in `answers` returns its answer, whatever its input; then all is restored."""
     modules = dict(network.named_modules())
     originals: list[tuple[dict[str, Any], Any]] = []
     try:
@@ -153,7 +155,7 @@ def _capture(
     changes: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
     default: Callable[[Tensor], Tensor] = torch.clone,
 ) -> dict[str, Any]:
-    """Outputs of the named modules in one run, each tensor passed through the module's change as it appears."""
+    """The outputs of the named modules in one run. Each tensor goes through its module's change when it appears."""
     outputs: dict[str, Any] = {}
 
     def keep(name: str) -> Callable[..., None]:
@@ -175,7 +177,7 @@ def _capture(
 
 
 def _trace(network: nn.Module, run: Callable[[], object]) -> list[_Call]:
-    """Every module call of one run, in the order in which they begin, with times from one counter of events."""
+    """Every module call of one run, in the order in which the calls begin. Their times come from one event counter."""
     calls: list[_Call] = []
     running: list[int] = []
     events = 0
@@ -206,10 +208,10 @@ def _trace(network: nn.Module, run: Callable[[], object]) -> list[_Call]:
 
 
 def _finished_before(network: nn.Module, calls: Sequence[_Call], names: Mapping[str, Tensor]) -> list[str]:
-    """The outermost modules, called once, that finish before any owner of a varying tensor begins; in that order."""
+    """The outermost modules that are called once and finish before any owner of a varying tensor begins, in order."""
     owners = _owners(network, names)
     begins = {call.name: call.begin for call in reversed(calls) if call.name in owners}
-    if begins.keys() != owners:  # an owner that is never called: its tensors are read by other code, at a time unknown
+    if begins.keys() != owners:  # an owner is never called: other code reads its tensors, at an unknown time
         return []
     cut = min(begins.values())
     counts = Counter(call.name for call in calls)
@@ -225,7 +227,7 @@ def _finished_before(network: nn.Module, calls: Sequence[_Call], names: Mapping[
 
 
 def _owners(network: nn.Module, names: Mapping[str, Tensor]) -> set[str]:
-    """Modules that hold one of the named tensors, under whatever name (tied tensors have several owners)."""
+    """Modules that hold one of the named tensors, under any name. Tied tensors have several owners."""
     tensors: dict[str, Tensor] = dict(network.named_parameters(remove_duplicate=False))
     tensors |= dict(network.named_buffers(remove_duplicate=False))
     wanted = {id(tensors[name]) for name in names}
@@ -240,7 +242,7 @@ def _owners(network: nn.Module, names: Mapping[str, Tensor]) -> set[str]:
 def _agrees(
     network: nn.Module, forward: Forward, state: Mapping[str, Tensor], inputs_NCHW: Tensor, answers: Answers
 ) -> bool:
-    """Whether serving gives the plain result, for two different networks and again for the first."""
+    """Whether served and plain forward passes agree: for two different networks, and again for the first."""
     shifted = {name: tensor * 1.25 + 0.05 for name, tensor in state.items()}
     for candidate in (state, shifted, state):
         plain = forward(candidate, inputs_NCHW)
@@ -252,17 +254,17 @@ def _agrees(
 
 
 def changed(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """What a module returned, with every tensor in it changed."""
+    """A module's output, with `change` applied to every tensor in it."""
     return tree_map_only(Tensor, change, output)
 
 
 def tensors_in(output: Any) -> list[Tensor]:
-    """The tensors in what a module returned, in order."""
+    """The tensors in a module's output, in order."""
     return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
 
 
 def _is_plain(output: Any) -> bool:
-    """Whether an output can be copied by its parts: a floating-point tensor, or a tuple, list or dict of such."""
+    """Whether an output can be copied part by part: a float tensor, None, or a tuple, list or dict of these."""
     if isinstance(output, Tensor):
         return output.is_floating_point()
     if type(output) in (tuple, list):
@@ -277,12 +279,12 @@ def _itself(tensor: Tensor) -> Tensor:
 
 
 def _nothing(tensor: Tensor) -> Tensor:
-    """NaN in the shape of the tensor; expanded from one number, so that it takes no memory."""
+    """NaN in the shape of the tensor, expanded from one number so that it takes no memory."""
     return tensor.new_full((), torch.nan).expand(tensor.shape)
 
 
 def _same(first: Any, second: Any) -> bool:
-    """Bitwise equality of all tensors, NaN equal to NaN."""
+    """Whether all tensors are exactly equal; NaN equals NaN."""
     pairs = list(tensors_in(first)), list(tensors_in(second))
     return len(pairs[0]) == len(pairs[1]) and all(
         one.shape == two.shape and bool(((one == two) | (one.isnan() & two.isnan())).all())

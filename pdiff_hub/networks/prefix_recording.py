@@ -1,4 +1,4 @@
-"""What `prefix_cache` shares, recorded for a whole set of images, to answer for any batch of them.
+"""Records the outputs that `prefix_cache` shares for a whole set of images, and serves any batch of them.
 
 Shapes: N images, B of them in a batch.
 """
@@ -19,16 +19,16 @@ from pdiff_hub.networks.prefix_cache import Answers, Forward, PrefixPlan, change
 
 @dataclass(frozen=True)
 class Recording:
-    """Outputs of the shared modules for many images, which answer for any batch of them; `record_all` makes it.
+    """The outputs of the shared modules for many images. `record_all` makes it; `answers` serves any batch of them.
 
-    kept: by module, tensors [N, ...]. skipped: by module, NaN in the shape of one image's output.
+    kept: tensors [N, ...] per module. skipped: NaN per module, in the shape of one image's output.
     """
 
     kept: Mapping[str, Any]
     skipped: Mapping[str, Any]
 
     def answers(self, index_B: Tensor) -> Answers:
-        """What `serve` needs for the images index_B, int64 [B], each 0..N-1."""
+        """What `serve` needs for the images `index_B`: int64 [B], each 0..N-1."""
 
         def of_batch(tensor: Tensor) -> Tensor:
             return tensor.expand(len(index_B), *tensor.shape[1:])
@@ -40,9 +40,9 @@ class Recording:
 def record_all(
     network: nn.Module, plan: PrefixPlan, forward: Forward, state: Mapping[str, Tensor], batches: Iterable[Tensor]
 ) -> Recording | None:
-    """`record` for many images, batch after batch; None where nothing is shared, or an output is not one row an image.
+    """`record` for many images, batch after batch. None if nothing is shared, or an output lacks one row per image.
 
-    Takes `plan.kept_bytes` an image, and as much again while it puts them together.
+    Takes `plan.kept_bytes` per image, and as much again while the batches are joined.
     """
     parts: list[Answers] = []
     for inputs_NCHW in batches:
@@ -57,7 +57,7 @@ def record_all(
 
 
 def _concatenated(outputs: Sequence[Any]) -> Any:
-    """One output of many images out of those of its parts."""
+    """Joins the outputs of several batches into one output for all their images."""
     return tree_map(lambda *parts: torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0], *outputs)
 
 

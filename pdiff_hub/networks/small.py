@@ -1,7 +1,7 @@
 """`mlp3` and `convnet3`, the small networks that p-diff generates whole (arXiv 2402.13144, table 3).
 
-Both are plain `nn.Sequential`s whose modules run in the order in which they are registered, with a ReLU module behind
-every hidden layer: hidden units can be put in another order without changing the function, by looking at the list.
+Both are plain `nn.Sequential`s: their modules run in the order in which they are registered, and a ReLU module follows
+every hidden layer. So the list of modules alone shows how hidden units can be reordered without changing the function.
 """
 
 from __future__ import annotations
@@ -74,18 +74,18 @@ def _convnet3(options: dict[str, Any], in_channels: int, image_size: int, num_cl
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     channels, size = in_channels, image_size
     for number, width in enumerate(options["widths"], start=1):
-        # Pooling halves the map after each convolution, strides halve it in the second and third, in either case only
-        # while it is at least 4 pixels wide: one rule serves 8 to 32 pixels and keeps the linear layer small.
+        # Pooling halves the map after each convolution; strides halve it in the second and third. Both do so only while
+        # the map is at least 4 pixels wide: one rule serves images of 8 to 32 pixels and keeps the linear layer small.
         halve = size >= 4 and (number > 1 or not strided)
         stride = 2 if halve and strided else 1
         layers[f"conv{number}"] = nn.Conv2d(channels, width, 3, stride, padding=1, bias=norm != "batch")
         if norm == "batch":
             layers[f"norm{number}"] = nn.BatchNorm2d(width)
         elif norm == "group":
-            # One group: channels in different groups could not change places when hidden units are aligned.
+            # One group only: aligning hidden units cannot swap channels of different groups.
             layers[f"norm{number}"] = nn.GroupNorm(1, width)
         if halve and not strided:
-            # In front of the ReLU, which gives the same numbers, gradients included, from a quarter of the work.
+            # Before the ReLU: numbers and gradients are the same as after it, and the ReLU has a quarter of the work.
             layers[f"pool{number}"] = nn.MaxPool2d(2)
         layers[f"relu{number}"] = nn.ReLU()
         if halve:

@@ -1,7 +1,7 @@
 """ResNet, ViT and ConvNeXt image classifiers from transformers: the architectures of p-diff's table 1.
 
-Built from a config, or with pretrained weights by Hub id or folder. transformers is an optional extra, imported only
-when one of these networks is asked for.
+They are built from a config, or get pretrained weights from a Hub id or folder. transformers is an optional extra and
+is imported only when one of these networks is asked for.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from pdiff_hub.errors import MissingPackageError, PdiffError, require_known
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# What makes a config the architecture of that name. ResNet: arXiv 1512.03385, table 1; ViT: arXiv 2010.11929, table 1
-# and arXiv 2012.12877 (Tiny), table 1; ConvNeXt: arXiv 2201.03545, sec. 3, and below Tiny arXiv 2301.00808, app. A.
+# The values by which a config is the architecture of that name. ResNet: arXiv 1512.03385, table 1; ViT: arXiv
+# 2010.11929, table 1, and for Tiny arXiv 2012.12877, table 1; ConvNeXt: arXiv 2201.03545, sec. 3, and for sizes below
+# Tiny arXiv 2301.00808, app. A.
 _ARCHITECTURES: dict[str, dict[str, Any]] = {
     "resnet18": {
         "model_type": "resnet",
@@ -57,7 +58,7 @@ _ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 NAMES = tuple(_ARCHITECTURES)
 
-_MAX_SMALL_IMAGE = 64  # pixels; above it the strides of the original stem lose little
+_MAX_SMALL_IMAGE = 64  # pixels; in larger images the strides of the original stem lose little
 _NOT_ARCHITECTURE = {
     "id2label",
     "label2id",
@@ -72,7 +73,7 @@ _NOT_ARCHITECTURE = {
 def resolve(
     name: str, options: dict[str, Any], *, in_channels: int, image_size: int, num_classes: int
 ) -> dict[str, Any]:
-    """All options of network `name`, checked; with `pretrained`, that model's config too (read once, then kept)."""
+    """All options of network `name`, checked. With `pretrained` also that model's config, which is read only once."""
     if importlib.util.find_spec("transformers") is None:
         raise MissingPackageError(f"the network {name!r} needs transformers: pip install 'pdiff-hub[transformers]'")
     model_type = _ARCHITECTURES[name]["model_type"]
@@ -108,7 +109,7 @@ def resolve(
         raise PdiffError(f"network {name!r}: patch_size is {patch}, but {pretrained!r} has {config['patch_size']}")
     if model_type == "vit" and image_size % patch:
         raise PdiffError(f"patch_size of network {name!r} must divide the image size {image_size}, found {patch}")
-    # ConvNeXt halves its map three times behind the patches and cannot halve a single pixel.
+    # ConvNeXt halves its map three times after the patches, and cannot halve a single pixel.
     if model_type == "convnext" and image_size // patch < 8:
         raise PdiffError(
             f"network {name!r} needs images at least 8 patches wide: {image_size} pixels with patch_size {patch} give "
@@ -118,7 +119,7 @@ def resolve(
 
 
 def build(spec: dict[str, Any], *, pretrained: bool) -> nn.Module:
-    """The network of a complete spec, in train mode, float32; with `pretrained` the weights that the spec names."""
+    """The network of a complete spec, in train mode and float32. `pretrained` loads the weights that the spec names."""
     name = spec["name"]
     import transformers
 
@@ -140,17 +141,17 @@ def build(spec: dict[str, Any], *, pretrained: bool) -> nn.Module:
 
 
 def _shrink_stem(network: Any, in_channels: int, stride: int) -> None:
-    """A 3x3 stem and no max-pool: the form that ResNets have for CIFAR-sized images (arXiv 1512.03385, sec. 4.2)."""
+    """Gives a ResNet a 3x3 stem and no max-pool, as for CIFAR-sized images (arXiv 1512.03385, sec. 4.2)."""
     embedder = network.resnet.embedder
     convolution = embedder.embedder.convolution
     stem = nn.Conv2d(in_channels, convolution.out_channels, 3, stride, padding=1, bias=False)
-    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # as every other convolution of it
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # as in its other convolutions
     embedder.embedder.convolution = stem
     embedder.pooler = nn.Identity()
 
 
 def _load(model_class: Any, spec: dict[str, Any], config: PretrainedConfig) -> Any:
-    """The pretrained weights; only the classifier may be new, where the number of classes differs."""
+    """The network with pretrained weights. Only the classifier may be new, if the number of classes differs."""
     network, report = model_class.from_pretrained(
         spec["pretrained"],
         config=config,
@@ -170,14 +171,14 @@ def _load(model_class: Any, spec: dict[str, Any], config: PretrainedConfig) -> A
 
 
 def _read_config(pretrained: str, revision: str | None) -> tuple[dict[str, Any], str | None]:
-    """The config of a pretrained model, without its class names, and the commit that it was read at."""
+    """The config of a pretrained model, without its class names, and the commit that it was read from."""
     from huggingface_hub import try_to_load_from_cache
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(pretrained, revision=revision or "main")
     values = {key: value for key, value in config.to_dict().items() if key not in _NOT_ARCHITECTURE}
     plain: dict[str, Any] = json.loads(json.dumps(values))
-    # transformers does not say which commit it read; the cache does, in the name of the snapshot's folder.
+    # transformers does not say which commit it read. The name of the snapshot's folder in the cache does.
     cached = None if Path(pretrained).is_dir() else try_to_load_from_cache(pretrained, "config.json", revision=revision)
     return plain, Path(cached).parent.name if isinstance(cached, str) else revision
 
@@ -200,7 +201,7 @@ def _check_config(name: str, pretrained: Any, config: Any, in_channels: int, ima
 
 
 def _default_patch(model_type: str, image_size: int) -> int:
-    """The largest usual patch that leaves a map of a useful size (7 patches across for ViT, 8 for ConvNeXt)."""
+    """The largest usual patch size that leaves a useful map: at least 7 patches across for ViT, 8 for ConvNeXt."""
     if model_type == "convnext":
         return next((patch for patch in (4, 2) if image_size // patch >= 8), 1)
     return next((patch for patch in (16, 8, 4, 2) if image_size % patch == 0 and image_size // patch >= 7), 1)

@@ -1,4 +1,4 @@
-"""A pipeline as people meet it, and its folder: how it is opened, what is known of it, how it goes to the Hub."""
+"""The pipeline that users work with, and its folder: how to open it, what is known of it, how to push it."""
 
 from pdiff_hub.pipeline.card import render_card, write_card
 from pdiff_hub.pipeline.pipeline import PDiffPipeline

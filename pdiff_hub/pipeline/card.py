@@ -1,4 +1,4 @@
-"""The card of a pipeline, rendered from its results alone: nothing in it is typed by hand."""
+"""The card of a pipeline. It is rendered from the results alone: nothing in it is typed by hand."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _TAGS = ["neural-network-diffusion", "weight-generation", "pdiff-hub"]
 
 
 def render_card(results: Results, *, repo_id: str | None = None) -> str:
-    """The card (README.md) of a pipeline; one without measurements has a card too.
+    """The card (README.md) of a pipeline, with or without measurements.
 
     Args:
-        repo_id: where on the Hub the pipeline is; None for a folder.
+        repo_id: the pipeline's id on the Hub; None for a folder.
     """
     facts, measured = results.facts, results.measured
     name = repo_id.split("/")[-1] if repo_id else facts.name

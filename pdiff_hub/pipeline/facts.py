@@ -1,4 +1,4 @@
-"""What is known of a pipeline without measuring."""
+"""What is known of a pipeline without measuring it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def facts_of(
     """The part of `results.json` that is known without measuring.
 
     Args:
-        network, task: complete specs; None: those that the pipeline keeps, if it keeps any.
-        others: as in `Facts`; num_inference_steps None: the pipeline's own.
+        network, task: complete specs. None takes those that the pipeline holds, if it holds any.
+        others: as in `Facts`. None for num_inference_steps takes the pipeline's own.
     """
     network, task = network or pipe.autoencoder.config.network, task or pipe.autoencoder.config.task
     return Facts(

@@ -1,6 +1,6 @@
-"""Opening a pipeline's files, from a folder or the Hub, so that what they claim costs nothing before it is checked.
+"""Opens a pipeline's files, from a folder or the Hub. Files are checked first, so that a false claim costs no memory.
 
-What is downloaded holds no code and no pickles. A file that is damaged, or does not fit the rest, is named.
+Neither code nor pickles are downloaded. Errors name the file that is damaged or does not fit the rest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 from pdiff_hub.travelling.pipeline_pdiff import COMPONENTS, INDEX, WEIGHTS, require_known_format
 
 _SETTINGS = ("default_num_inference_steps", "format_version")
-# What is downloaded: no code, no pickles, nothing that is not ours.
+# Only these files are downloaded: no code, no pickles, nothing that is not ours.
 _DOWNLOADED = (
     INDEX,
     "*/config.json",
@@ -37,11 +37,11 @@ _DOWNLOADED = (
     *companion_patterns(),
 )
 _MOST_TRAIN_TIMESTEPS = 1_000_000
-_MOST_HEADER_BYTES = 100_000_000  # as the safetensors library has it
+_MOST_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 
 
 def download(repo_id: str, **options: Any) -> Path:
-    """The folder in the client's cache with the files of a pipeline on the Hub; options and errors as in `pull`."""
+    """Downloads a pipeline from the Hub; returns its folder in the client's cache. Options and errors as in `pull`."""
     if not is_repo_id(repo_id):
         raise FileNotFoundError(
             f"no pipeline folder {repo_id!r}; expected a folder with {INDEX}, or a Hub id such as 'user/name'."
@@ -54,9 +54,9 @@ def download(repo_id: str, **options: Any) -> Path:
 
 
 def load_arguments(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What `PDiffPipeline` is made of: components by name, and settings, out of a folder unless they are given.
+    """The arguments of `PDiffPipeline`: components by name, and settings. Those not given come from the folder.
 
-    Errors as in `PDiffPipeline.from_pretrained`, for which this is.
+    This is a part of `PDiffPipeline.from_pretrained`; errors as there.
     """
     if not (folder / INDEX).is_file():
         raise FileNotFoundError(
@@ -84,7 +84,7 @@ def load_arguments(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_component(kind: Any, folder: Path) -> nn.Module:
-    """A component, after its files were found to fit: what they claim costs no memory before that."""
+    """Loads a component after checking that its files fit. Until then, nothing that they claim costs memory."""
     config = read_json(folder / "config.json")
     there: dict[str, list[int]] = {}
     places: dict[str, str] = {}
@@ -95,7 +95,7 @@ def load_component(kind: Any, folder: Path) -> nn.Module:
     try:
         with torch.device("meta"):
             sketch = kind.from_config(config)
-    except Exception as error:  # what a made-up config may do to a constructor is anything
+    except Exception as error:  # a made-up config can make a constructor raise anything
         raise PdiffError(f"{folder / 'config.json'} describes no {kind.__name__} ({error}).") from error
     expected = {name: list(tensor.shape) for name, tensor in sketch.state_dict().items()}
     for name in sorted({*there, *expected}):
@@ -111,7 +111,7 @@ def load_component(kind: Any, folder: Path) -> nn.Module:
 
 
 def _require_true_index(folder: Path, places: dict[str, str]) -> None:
-    """ValueError if an index of shards says otherwise than `places` (tensor -> file), or is there for one file."""
+    """ValueError if an index of shards differs from `places` (tensor -> file), or lies beside a single file."""
     file = folder / SAFE_WEIGHTS_INDEX_NAME
     sharded = WEIGHTS[0] not in places.values()
     if not sharded and not file.exists():
@@ -135,7 +135,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _shapes(file: Path) -> dict[str, list[int]]:
-    """Tensor name -> shape, out of a safetensors file's header; ValueError if it and the file's size do not fit."""
+    """Tensor name -> shape, from a safetensors file's header; ValueError if the header does not fit the file's size."""
     try:
         with file.open("rb") as opened:
             (length,) = struct.unpack("<Q", opened.read(8))
@@ -170,7 +170,7 @@ def load_scheduler(name: str, folder: Path) -> SchedulerMixin:
     try:
         scheduler: SchedulerMixin = scheduler_class.from_config(config)
         return scheduler
-    except Exception as error:  # as above
+    except Exception as error:  # as in `load_component`
         raise PdiffError(f"{file} describes no {name} ({error}).") from error
 
 

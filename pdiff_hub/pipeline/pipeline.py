@@ -1,4 +1,4 @@
-"""`PDiffPipeline` as people meet it: the sampler, and what needs the package: opening, building networks, the Hub."""
+"""`PDiffPipeline`, as users meet it: it samples, opens and saves pipelines, builds networks, and pushes to the Hub."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from pdiff_hub.travelling import pipeline_pdiff
 class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
     """Generates networks (Neural Network Diffusion, arXiv 2402.13144): a latent DDPM over trained parameters.
 
-    A folder saved by it and one saved by the class that it extends, which travels to the Hub, are the same.
+    It extends the class that travels to the Hub. Both write the pipeline itself in the same way.
 
     Attributes:
-        folder: where it was opened from (a copy in the cache, if that was the Hub), or None.
-        hub_id, hub_revision: where on the Hub it was opened or pushed, and the commit (40 hexadecimal digits), or None.
+        folder: the folder that it was opened from (from the Hub: the copy in the cache), or None.
+        hub_id, hub_revision: the Hub id that it was opened from or pushed to, and the commit (40 hexadecimal digits),
+            or None.
     """
 
     folder: Path | None = None
@@ -51,12 +52,12 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
 
         Args:
             revision, token, cache_dir, local_files_only: of a Hub repository, as in diffusers.
-            components: by name, instead of those that are there (`scheduler=...`).
+            components: by name, to use instead of those in the folder (`scheduler=...`).
 
         Raises:
             FileNotFoundError: no such folder or repository, or a folder that is no pipeline.
             ValueError: a repository that is no pipeline, a newer format, a file that is damaged or does not fit the
-                rest; it names the file.
+                rest; the message names the file.
             Others as `pdiff_hub.transfer.pull` raises them.
         """
         folder = Path(pretrained_model_name_or_path)
@@ -74,10 +75,10 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
         return pipe.to(dtype=torch_dtype) if torch_dtype is not None else pipe
 
     def build_network(self, state_dict: dict[str, Tensor] | None = None, trust_remote_code: bool = False) -> nn.Module:
-        """The target network in eval mode, holding `state_dict` if given.
+        """The target network in eval mode, with the weights of `state_dict` if it is given.
 
-        Only networks that the package knows by name are built, so that a pipeline from somewhere else cannot make this
-        call import and run anything; `trust_remote_code=True` also calls the function that the pipeline names.
+        Only networks that the package knows by name are built, so that somebody else's pipeline cannot run code of its
+        choice. With `trust_remote_code=True`, a function that the pipeline names is called, too.
         """
         spec = self.autoencoder.config.network
         if spec is None:
@@ -91,11 +92,11 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
         return network.eval()
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
-        """Write the pipeline as a folder that is shaped as its Hub repository, code included.
+        """Write the pipeline as a folder with the same files as its Hub repository, code included.
 
-        `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` opens it without this package. Recipe,
-        results, report, pictures and card come along from the folder that the pipeline was opened from, unless it was
-        changed since. Those of another pipeline in `save_directory` are removed, all but its recipe.
+        `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` opens it without this package. Recipe, results,
+        report, pictures and card are copied from the folder that the pipeline was opened from, unless the pipeline has
+        changed since. If `save_directory` holds such files of another pipeline, all but its recipe are removed.
         """
         target = RunFolder(Path(save_directory).resolve())
         there = target.companions() if target.index.is_file() else []
@@ -136,10 +137,10 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
         create_pr: bool = False,
         token: str | bool | None = None,
     ) -> str:
-        """Put the pipeline into the Hub's repository `repo_id` in one commit; -> the commit's URL.
+        """Push the pipeline to the Hub repository `repo_id` in one commit; -> the commit's URL.
 
-        Weights, configuration, code, a card, and what `save_pretrained` takes along. What is there already is not
-        uploaded. Makes the repository if needed.
+        The commit holds weights, configuration, code, a card, and the files that `save_pretrained` copies. Files that
+        are on the Hub already are not uploaded. The repository is made if needed.
 
         Args:
             private: whether a new repository is private (None: what the account does by default).

@@ -1,4 +1,4 @@
-"""What of a configuration everyone may see."""
+"""The part of a configuration that everyone may see."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def public(value: Any) -> Any:
-    """`value` with the last part instead of each path of this machine: an absolute one, or one in a home folder."""
+    """`value`, with each path of this machine (absolute, or in a home folder) replaced by its last part."""
     if isinstance(value, dict):
-        # diffusers notes there where a component was opened.
+        # The key in which diffusers notes where a component was opened from.
         return {key: public(each) for key, each in value.items() if key != "_name_or_path"}
     if isinstance(value, list):
         return [public(each) for each in value]

@@ -1,4 +1,4 @@
-"""A pipeline to the Hub: weights, configuration, code, what was measured and a card, in one commit."""
+"""Pushes a pipeline to the Hub: weights, configuration, code, measurements and a card, in one commit."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def push_saved_pipeline(
     recipe: dict[str, Any] | None = None,
     **options: Unpack[PushOptions],
 ) -> Pushed:
-    """Pushes the pipeline that lies in `folder`, which stays as it is, and is `pipe` when it is opened.
+    """Pushes the pipeline in `folder`; `pipe` is this pipeline, opened. The folder is not changed.
 
     Args:
-        checkpoints: what results and card name as the data set that it was trained on; None: what the results name.
-        recipe: the whole recipe, for the card of a pipeline without results; None: what its recipe.yaml says.
+        checkpoints: the data set that results and card name as the training data. None keeps what the results name.
+        recipe: the whole recipe, for the card of a pipeline without results. None takes its recipe.yaml.
         options: as in `PDiffPipeline.push_to_hub`.
     """
     ours = RunFolder(Path())
-    # What an earlier pipeline of the same repository may have had and this one has not.
+    # An earlier pipeline in the same repository may have files that this one has not.
     replaces = [f"{name}/*" for name in COMPONENTS]
     replaces += [str(file) for file in (ours.recipe, ours.results, ours.networks, ours.report, *ours.pictures())]
     options.setdefault("commit_message", "Upload pipeline")
@@ -69,7 +69,7 @@ def _described(
     recipe: dict[str, Any] | None,
     made: RunFolder,
 ) -> dict[str, Path]:
-    """Path in the repository -> file, those of `folder` where they may be seen by everyone, else written in `made`."""
+    """Path in the repository -> file. Files of `folder` that not everyone may see are written anew into `made`."""
     files = _shown(folder, made)
     hidden = any(file.parent == made.path for file in files.values())
     if folder.results.is_file():
@@ -85,7 +85,7 @@ def _described(
         facts = Results(facts_of(pipe, name=name, recipe=recipe, checkpoints=checkpoints))
         results = Results.from_dict(public(facts.to_dict()))
     if hidden and made.report.name in files:
-        # The report tells the same; drawn from what is public, and from the pictures.
+        # The folder's report shows what was hidden, so it is written anew from the public results and the pictures.
         del files[made.report.name]
         if results.environment:
             for picture in {each.name for each in made.pictures()} & files.keys():
@@ -96,7 +96,7 @@ def _described(
 
 
 def _shown(folder: RunFolder, made: RunFolder) -> dict[str, Path]:
-    """Path in the repository -> file. Files that tell of this machine are written anew into `made`, without that."""
+    """Path in the repository -> file. Files with paths of this machine are written anew into `made`, without them."""
     known = [folder.index, *config_files(folder.path), folder.recipe, folder.results, folder.networks, folder.report]
     known += folder.pictures()
     for name in COMPONENTS[:2]:

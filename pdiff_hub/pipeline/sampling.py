@@ -1,4 +1,4 @@
-"""Networks by seed: what the command, reports and published networks mean by "network 3 of 10 from seed 7"."""
+"""Networks by seed. The command, reports and published networks make "network 3 of 10 from seed 7" in this way."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What many networks of one architecture answer, in batches over networks and images."""
+"""Predictions of many networks of one architecture, in batches over networks and images."""

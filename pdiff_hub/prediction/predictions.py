@@ -1,6 +1,6 @@
-"""What B networks of one architecture answer for N images, in batches over networks and images.
+"""Predictions of B networks of one architecture for N images, in batches over networks and images.
 
-Shapes: B networks, P parameters, N images of N x C x H x W, c classes; b and n are the parts of B and N in one chunk.
+Shapes: B networks, P parameters, N images (N x C x H x W), c classes; b and n are the parts of B and N in one chunk.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from pdiff_hub.networks.prefix_cache import Forward, plan_prefix, record, serve
 from pdiff_hub.tasks import Split, Task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
-# Bytes of the largest activation in a chunk, and images a chunk. Measured on 2 cores (EPYC, 32 MiB of L3): networks in
+# Limits per chunk: bytes of the largest activation, and images. Measured on 2 cores (EPYC, 32 MiB of L3): networks in
 # one vmap are 1.2-2.6 times as fast as one after another while their activations stay in the cache (MLPs of up to 128
-# units), equal at 512 units and for norm-only ResNets, and up to 3 times slower for convolutions with their own kernels
-# on 28 x 28 images (vmap makes grouped convolutions of them). So small networks share a vmap, others take turns.
+# units). Both ways are equally fast at 512 units and for norm-only ResNets. The vmap is up to 3 times slower on 28 x 28
+# images if every network has its own convolution kernels, because it turns them into grouped convolutions. So small
+# networks share a vmap, and others take turns.
 _VMAP_BYTES, _LOOP_BYTES = 4 << 20, 16 << 20
 _CHUNK_IMAGES = 256
-_LEAST_NETWORKS = 4  # fewer in one vmap are not worth it
-_ACCELERATOR_FACTOR = 16  # not bound by a CPU's cache but by the cost of starting kernels: larger chunks
+_LEAST_NETWORKS = 4  # a vmap of fewer is not worth it
+_ACCELERATOR_FACTOR = 16  # larger chunks: limited by the cost of starting kernels, not by a CPU's cache
 
 
 class Images(Protocol):
@@ -44,7 +45,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class SplitImages:
-    """The images of one split of a task, normalised a slice at a time: in memory they stay uint8."""
+    """The images of one split of a task. They stay uint8 in memory and are normalised slice by slice."""
 
     task: Task
     split: Split
@@ -58,12 +59,12 @@ class SplitImages:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What networks answer, held against the labels.
+    """The answers of networks, compared with the labels.
 
     Attributes:
         accuracy_B: float64, fractions 0..1.
         wrong_BN: bool, True where a network's answer is not the label.
-        loss_B: float64, mean cross-entropy in nats; None where it was not asked for.
+        loss_B: float64, mean cross-entropy in nats; None if it was not asked for.
     """
 
     accuracy_B: Tensor
@@ -81,13 +82,13 @@ def evaluate(
     *,
     with_loss: bool = False,
 ) -> Predictions:
-    """Accuracy of B networks and which images each gets wrong; the arguments of `predict_logits` and the labels.
+    """Accuracy of B networks, and which images each gets wrong. Arguments as in `predict_logits`, and the labels.
 
-    labels_N: int64, 0..classes-1. A network whose logits for an image hold a NaN is wrong on it. Logits are not kept:
-    beyond one chunk the memory is B x N bytes.
+    labels_N: int64, 0..classes-1. If a network's logits for an image hold a NaN, it is wrong on that image. Logits are
+    not kept: apart from one chunk, this takes B x N bytes of memory.
     """
     if labels_N.shape != (len(inputs_NCHW),):
-        raise PdiffError(f"labels have shape {list(labels_N.shape)}, expected [{len(inputs_NCHW)}], one an image.")
+        raise PdiffError(f"labels have shape {list(labels_N.shape)}, expected [{len(inputs_NCHW)}], one per image.")
     labels_N = labels_N.cpu()
     rows = as_rows(params_BP)
     wrong_BN = torch.empty(rows.num_rows, len(inputs_NCHW), dtype=torch.bool)
@@ -107,7 +108,7 @@ def evaluate(
 
 
 def are_wrong(logits_bnc: Tensor, labels_n: Tensor) -> Tensor:
-    """bool [b,n]: where an answer is not the label; also where a logit is NaN."""
+    """bool [b,n]: True if the answer is not the label, or if a logit is NaN."""
     highest, answers = logits_bnc.max(dim=-1)  # the maximum of a row with a NaN is NaN
     return (answers != labels_n) | highest.isnan()
 
@@ -126,12 +127,12 @@ def predict_logits(
     params_BP: Tensor | Rows,
     inputs_NCHW: Images,
 ) -> Tensor:
-    """Logits of B networks for N images, float32 [B,N,c] on the CPU; takes 4 B N c bytes, so give it few networks.
+    """Logits of B networks for N images: float32 [B,N,c] on the CPU. Takes 4 B N c bytes, so give it few networks.
 
-    network: any instance of the architecture; its own weights are not used and not changed, and it is put into eval
-    mode and back. Work is done on its device. layout, frozen: from the data set or pipeline: `frozen` holds every
-    tensor that the layout leaves out. params_BP: raw weight units, any device; `Rows` are read a chunk of networks at
-    a time. inputs_NCHW: normalised images.
+    network: any instance of the architecture. Its own weights are neither used nor changed; it is put into eval mode
+    and back. The work is done on its device. layout, frozen: from the data set or pipeline; `frozen` holds every tensor
+    that the layout leaves out. params_BP: raw weight units, on any device; `Rows` are read one chunk of networks at a
+    time. inputs_NCHW: normalised images.
     Raises ValueError for shapes that do not fit, for no network or no image, and for a network of another layout.
     """
     result_BNc, rows = None, as_rows(params_BP)
@@ -151,7 +152,7 @@ def _chunks(
     rows: Rows,
     inputs_NCHW: Images,
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """(which networks, which images, their logits on the CPU), covering all of B x N once."""
+    """Yields (which networks, which images, their logits on the CPU). The chunks cover all of B x N once."""
     if rows.num_rows == 0:
         raise PdiffError("there are no networks to evaluate; expected parameters of at least one network.")
     if len(inputs_NCHW) == 0:
@@ -191,7 +192,7 @@ def _chunks(
 
 
 def tensor_names(network: nn.Module, layout: ParamLayout, frozen: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
-    """Selected and frozen tensors to hand to `functional_call`: of tied ones only the first, the others follow it."""
+    """Names of selected and frozen tensors for `functional_call`. Of tied tensors only the first: the rest follow."""
     tensors = network.state_dict(keep_vars=True)
     missing = [entry.name for entry in layout.frozen if entry.name not in frozen]
     if missing:
@@ -223,7 +224,7 @@ def tensor_names(network: nn.Module, layout: ParamLayout, frozen: Mapping[str, T
 def _chunk_sizes(
     peak_bytes: int, late_peak_bytes: int, num_networks: int, num_images: int, device: torch.device
 ) -> tuple[bool, int, int]:
-    """Whether networks share a vmap, and networks and images a chunk, from the activation bytes of one image."""
+    """Whether networks share a vmap, and networks and images per chunk, from the activation bytes per image."""
     factor = 1 if device.type == "cpu" else _ACCELERATOR_FACTOR
     most_images = min(num_images, _CHUNK_IMAGES * factor)
     most_networks = factor * _VMAP_BYTES // (most_images * late_peak_bytes)
@@ -233,18 +234,18 @@ def _chunk_sizes(
 
 
 def can_vmap(forward: Forward, state: Mapping[str, Tensor], inputs_NCHW: Tensor) -> bool:
-    """Whether the network is made of operations that vmap knows; others run one network after another."""
+    """Whether vmap knows all operations of the network. If not, networks run one after another."""
     pair = {name: torch.stack([tensor, tensor]) for name, tensor in state.items()}
     try:
         vmap(forward, in_dims=(0, None))(pair, inputs_NCHW)
-    except RuntimeError:  # vmap's only error type; an error of the network itself comes again, in the loop
+    except RuntimeError:  # vmap raises no other type; the loop raises an error of the network itself again
         return False
     return True
 
 
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Eval mode everywhere (dropout off, running statistics used, not updated), then each module's own mode again."""
+    """Puts all modules into eval mode (no dropout, running statistics used, not updated), then back into their own."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:

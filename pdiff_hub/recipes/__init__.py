@@ -1,4 +1,4 @@
-"""recipe.yaml <-> `Recipe`, and the recipes that no file holds: the cells of the paper's tables."""
+"""recipe.yaml <-> `Recipe`, and the recipes that have no file: the cells of the paper's tables."""
 
 from pdiff_hub.recipes.recipe import (
     EvaluateConfig,

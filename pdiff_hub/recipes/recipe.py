@@ -1,4 +1,4 @@
-"""recipe.yaml <-> `Recipe`: a validated set of options, of which a file states only what differs from the defaults."""
+"""recipe.yaml <-> `Recipe`, a validated set of options. A file states only what differs from the defaults."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _METHODS: dict[str, type[CollectConfig]] = {
     "population": PopulationConfig,
     "import": ImportConfig,
 }
-# In a wheel the recipes lie inside the package, in a source tree beside it.
+# In a wheel the recipes are inside the package; in a source tree they are beside it.
 _RECIPE_FOLDERS = (Path(__file__).parents[1] / "pipelines", Path(__file__).parents[2] / "pipelines")
 _Config = TypeVar("_Config")
 
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """num_models >= 1 networks are generated for judging, with num_inference_steps in 1..1000 sampling steps."""
+    """num_models (at least 1) networks are generated for judging, in num_inference_steps (1..1000) sampling steps."""
 
     num_models: int = 200
     num_inference_steps: int = 50
@@ -50,8 +50,8 @@ class EvaluateConfig:
 
     Attributes:
         num_originals: how many checkpoints are judged, evenly spaced; None means all.
-        baselines: how many networks each baseline of the audit makes; 0 leaves the audit of novelty out.
-        fine_tune_steps: of the baseline that trains originals further.
+        baselines: how many networks each baseline makes; 0 leaves out baselines, frontier and ensembles.
+        fine_tune_steps: steps of the baseline that trains originals further.
     """
 
     num_originals: int | None = None
@@ -71,13 +71,13 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides which networks come out; `task` and `network` alone give a sound pipeline.
+    """Everything that decides which networks are generated. `task` and `network` alone give a sound pipeline.
 
     Attributes:
         task, network: as `load_task` and `resolve_network` take them: a name, or a mapping.
         select: as `ParamLayout.from_module` takes it.
         method: "finetune", "population" or "import", with its options in `collect`.
-        seed: of every random choice.
+        seed: decides every random choice.
     """
 
     task: str | dict[str, Any]
@@ -104,7 +104,7 @@ class Recipe:
 
 
 def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
-    """Merge `data` over the defaults. ValueError for what is missing, unknown or out of range."""
+    """Merge `data` over the defaults. ValueError for an option that is missing, unknown or out of range."""
     sections = {
         "autoencoder": AutoencoderConfig,
         "diffusion": DiffusionConfig,
@@ -155,10 +155,10 @@ def _section(name: str, kind: type[_Config], options: Mapping[str, Any]) -> _Con
 
 
 def find_recipe(name: str | Path) -> Path:
-    """The recipe file meant by a folder, a file, or the name of a shipped pipeline or of a cell of the paper's tables.
+    """The recipe file that `name` means: a folder, a file, a shipped pipeline, or a cell of the paper's tables.
 
-    A cell (cells.py) that no shipped folder replaces has no file: the path is the one that would replace it, so that
-    the name of its folder is the name of the recipe here too. ValueError for an unknown name says the nearest.
+    A cell (cells.py) that no shipped folder replaces has no file. Its path is the one that such a folder's file would
+    have, so that the folder's name is the recipe's name here too. ValueError for an unknown name gives the nearest.
     """
     path = Path(name)
     if path.is_dir() and (path / RECIPE_FILE).is_file():
@@ -166,7 +166,7 @@ def find_recipe(name: str | Path) -> Path:
     if path.is_file():
         return path
     shipped = {file.parent.name: file for folder in _RECIPE_FOLDERS for file in folder.glob(f"*/{RECIPE_FILE}")}
-    # `pipelines/digits-mlp3` means the shipped one also where the current folder has no such path.
+    # `pipelines/digits-mlp3` means the shipped one even if the current folder has no such path.
     if path.parent in (Path("."), Path("pipelines")):
         if path.name in shipped:
             return shipped[path.name]
@@ -189,7 +189,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         section = data
         for parent in parents:
             if not isinstance(section.get(parent), dict):
-                # `network: mlp3` and an override of one of its options mean the mapping form.
+                # An override of an option of `network: mlp3` turns the name into the mapping form.
                 key = {"task": "dataset", "network": "name"}.get(parent)
                 section[parent] = {key: section[parent]} if key and section.get(parent) else {}
             section = section[parent]
@@ -198,7 +198,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def recipe_of(folder: RunFolder) -> dict[str, Any] | None:
-    """The whole recipe of the pipeline in that folder, out of its results or its recipe; None if it has none."""
+    """The whole recipe of the pipeline in that folder, from its results or its recipe.yaml; None if it has none."""
     results = folder.read_results()
     if results is not None and results.facts.recipe:
         return results.facts.recipe

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: the name of every file, once, and the typed content of its JSON files."""
+"""What a run leaves on disk: the names of its files, and the typed content of its JSON files."""
 
 from pdiff_hub.records.json_files import read_json
 from pdiff_hub.records.results import (

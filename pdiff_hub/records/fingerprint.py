@@ -1,4 +1,4 @@
-"""What makes a pipeline's folder this pipeline and no other: tells files that speak of it from stale ones."""
+"""The identity of the pipeline in a folder. It shows whether files beside the pipeline describe it or are stale."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pdiff_hub.travelling.pipeline_pdiff import COMPONENTS, WEIGHTS
 
 
 def fingerprint(folder: RunFolder) -> dict[str, Any]:
-    """Digests of a pipeline's weights and its configuration, whoever wrote them."""
+    """SHA-256 of a pipeline's weight files, and its configurations without format versions and `_` keys."""
     found: dict[str, Any] = {}
     for name in COMPONENTS[:2]:
         for file in weight_files(folder.path / name):
@@ -29,7 +29,7 @@ def weight_files(component: Path) -> list[Path]:
 
 
 def config_files(folder: Path) -> list[Path]:
-    """Where the configurations of a pipeline's components are."""
+    """The paths of the configurations of a pipeline's components."""
     return [*(folder / name / "config.json" for name in COMPONENTS[:2]), folder / "scheduler" / "scheduler_config.json"]
 
 

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; PdiffError if there is none in it, FileNotFoundError if there is no file."""
+    """The object in a JSON file; PdiffError if the file holds none, FileNotFoundError if there is no file."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -31,7 +31,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; PdiffError if there is none in it."""
+    """The mapping in a YAML file; PdiffError if the file holds none."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -42,16 +42,16 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def checked(kind: type[T], data: Mapping[str, Any], what: str, remedy: str) -> T:
-    """`data` as the dataclass `kind`, every field of the type that it is annotated with; unknown keys are left out.
+    """`data` as `kind`, a dataclass or dict type. Values are checked against annotations; unknown keys are dropped.
 
     Args:
-        what: what the data are, for the error: a file, or "results". remedy: what to do about it.
+        what: names the data in the error: a file, or "results". remedy: says in the error what to do.
 
     Raises:
         PdiffError: names the key that is missing or of another type.
     """
     try:
-        # As JSON, where pydantic's strict mode takes a list for a tuple and a whole number for a float, and no more.
+        # As JSON: there, pydantic's strict mode takes a list for a tuple, a whole number for a float, and nothing else.
         valid: T = _adapter(cast(Hashable, kind)).validate_json(json.dumps(data), strict=True)
         return valid
     except ValidationError as error:
@@ -67,7 +67,7 @@ def _adapter(kind: Hashable) -> TypeAdapter[Any]:
 
 
 def without_nan(value: Any) -> Any:
-    """JSON knows no NaN: what is undefined becomes None."""
+    """`value` with None for every NaN and Inf, which JSON does not know."""
     if isinstance(value, Mapping):
         return {key: without_nan(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):

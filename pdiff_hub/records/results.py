@@ -1,6 +1,6 @@
-"""What `results.json` holds, typed: made by evaluation, read by tables, reports, cards and the Space.
+"""The typed content of `results.json`: evaluation makes it; tables, reports, cards and the Space read it.
 
-Accuracies are fractions 0..1 of the test split. A number that is undefined is None, and null in the file.
+Accuracies are fractions 0..1 of the test split. An undefined number is None, and null in the file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def defined(value: float) -> float | None:
 
 @dataclass(frozen=True)
 class AccuracySummary:
-    """Accuracies of several networks. best: of the one that is best on *validation*. std: unbiased, 0 for one."""
+    """Accuracies of several networks. best: that of the best on *validation*. std: unbiased, 0 for one network."""
 
     best: float
     mean: float
@@ -46,15 +46,15 @@ class SimilaritySummary:
 
 @dataclass(frozen=True)
 class AuditSummary:
-    """Whether networks are copies or averages.
+    """Numbers that show whether generated networks are copies or averages.
 
     Attributes:
-        nearest_l2_generated, nearest_l2_original: mean L2 distance to the nearest original (of originals: to another
-            one), in raw weight units.
+        nearest_l2_generated: mean L2 distance to the nearest original, in raw weight units.
+        nearest_l2_original: the same for originals, each compared with the other originals.
         deviation_r2: held-out deviation R2 of the autoencoder, as training measured it.
         spread_ratio: standard deviation of the generated networks over that of the originals.
-        max_iou_ensemble, max_iou_original: highest IoU of errors to an original, of the average of all weights and on
-            average of originals.
+        max_iou_ensemble: highest IoU of errors to an original, for the network with the average of all weights.
+        max_iou_original: mean over originals of their highest IoU of errors to another original.
     """
 
     nearest_l2_generated: float | None
@@ -67,7 +67,7 @@ class AuditSummary:
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """A variant of a method. max_iou, nearest_l2: means over its `count` networks."""
+    """One variant of a method. max_iou, nearest_l2: means over its `count` networks."""
 
     method: str
     count: int
@@ -77,7 +77,7 @@ class MethodSummary:
 
 @dataclass(frozen=True)
 class Area:
-    """The area under a method's step frontier, its 95 % interval, and how many networks have no novelty."""
+    """The area under a method's step frontier, its 95 % interval, and how many of its networks have no novelty."""
 
     area: float | None
     low: float | None
@@ -87,12 +87,12 @@ class Area:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Generated networks against those of a method, at the same novelty.
+    """Generated networks compared with those of a method at the same novelty.
 
     Attributes:
-        difference, low, high: median and ends of the 95 % interval of (generated - baseline) accuracy, a fraction.
-        shared_novelty: the end of the range 0..shared_novelty that both reach, the median over the resamples.
-        verdict: are the generated ones better?
+        difference, low, high: median and ends of the 95 % interval of accuracy (generated - baseline), a fraction.
+        shared_novelty: both methods reach novelties 0..shared_novelty; the median over the resamples.
+        verdict: whether the generated networks are better.
     """
 
     difference: float | None
@@ -104,7 +104,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Frontier:
-    """Accuracy against novelty: by method its area, the comparison of generated networks with it; one sentence."""
+    """Accuracy against novelty. area: per method. versus: generated networks against each method. verdict: text."""
 
     area: dict[str, Area]
     versus: dict[str, Comparison]
@@ -113,7 +113,7 @@ class Frontier:
 
 @dataclass(frozen=True)
 class EnsembleCurve:
-    """What ensembles of each size reach on average. nll: in nats. calibration_error: ECE, 0..1."""
+    """What ensembles reach on average, per size. nll: in nats. calibration_error: ECE, 0..1."""
 
     sizes: tuple[int, ...]
     accuracy: tuple[float, ...]
@@ -123,7 +123,7 @@ class EnsembleCurve:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The data set on the Hub that a pipeline was trained on, and its commit."""
+    """The data set on the Hub that a pipeline was trained on, and the commit."""
 
     repo_id: str
     revision: str | None = None
@@ -131,16 +131,16 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a pipeline without measuring.
+    """What is known about a pipeline without measuring it.
 
     Attributes:
-        name: what report and card call it.
-        task, network: names; None if unknown. task_dataset: the task's data set on the Hub, if it is there.
+        name: its name in the report and on the card.
+        task, network: names; None if unknown. task_dataset: the task's data set on the Hub, if there is one.
         base_model: the pretrained model on the Hub that the network starts from, if any.
-        select, num_params: what is generated, and how many numbers that is.
-        num_inference_steps: sampling steps.
+        select, num_params: which tensors are generated, and how many numbers they hold.
+        num_inference_steps: sampling steps per network.
         recipe: the whole recipe, if it is known. figures: stems of the pictures beside the results.
-        checkpoints: what it was trained on, if that is on the Hub.
+        checkpoints: the data set that it was trained on, if that is on the Hub.
     """
 
     name: str
@@ -158,13 +158,13 @@ class Facts:
 
 @dataclass(frozen=True)
 class Measurements:
-    """What was measured of generated networks.
+    """What was measured on generated networks.
 
     Attributes:
-        num_checkpoints: originals, None where they were not there. num_generated: networks judged.
-        accuracy, methods: by variant of a method. similarity, audit: None where there were no originals.
-        frontier, ensembles: None where they were not asked for; ensembles by method.
-        notes: sentences on what is left out.
+        num_checkpoints: number of originals; None without originals. num_generated: number of networks judged.
+        accuracy, methods: per variant of a method. audit: None without originals.
+        similarity: without originals None, or `generated_generated` only.
+        frontier, ensembles: None if not asked for; ensembles per method. notes: sentences for the reader.
     """
 
     num_checkpoints: int | None
@@ -178,7 +178,7 @@ class Measurements:
     notes: list[str] = field(default_factory=list)
 
     def contradiction(self) -> str | None:
-        """What of it does not fit the rest, in words; None if all does."""
+        """Names the parts that do not fit together; None if all fit."""
         if self.audit is not None and self.similarity is None:
             return "there is an audit, and no similarity"
         if strangers := self.methods.keys() - self.accuracy.keys():
@@ -191,10 +191,10 @@ class Measurements:
 
 @dataclass(frozen=True)
 class Results:
-    """`results.json`: facts, and what was measured if anything was.
+    """The content of `results.json`: facts, and measurements if there are any.
 
     Attributes:
-        seed: of the evaluation. environment: versions and machine. seconds: by stage, None where it is not known.
+        seed: that of the evaluation. environment: versions and machine. seconds: per stage, None if not known.
     """
 
     facts: Facts
@@ -208,14 +208,14 @@ class Results:
         data = asdict(self.facts)
         if self.measured is not None:
             measured = asdict(self.measured)
-            # An empty object says that nothing was measured; a null, that a number is undefined.
+            # An empty object says that nothing was measured; null says that a number is undefined.
             measured |= {key: measured[key] or {} for key in ("similarity", "audit")}
             data |= measured | {"seed": self.seed, "environment": self.environment, "seconds": self.seconds}
         return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], what: str = "these results") -> Results:
-        """What `to_dict` gave; PdiffError that names `what` and the key that is missing or of another type."""
+        """The results that `to_dict` wrote; PdiffError names `what` and the key that is missing or of another type."""
         remedy = "evaluate the pipeline again."
         facts = checked(Facts, data, what, remedy)
         measured = {each.name: data[each.name] for each in fields(Measurements) if each.name in data}

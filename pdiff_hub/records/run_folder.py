@@ -1,4 +1,4 @@
-"""`RunFolder`: where everything of a run, a pipeline and a report lies. No other file of the library spells the names.
+"""`RunFolder`: the paths of a run, a pipeline and a report. No other file of the package spells their names.
 
 A run's folder is its pipeline's folder, shaped as the repository on the Hub:
 
@@ -21,19 +21,19 @@ from pdiff_hub.records.training_summary import TrainingSummary
 from pdiff_hub.travelling.pipeline_pdiff import INDEX
 
 FIGURES = ("accuracy-similarity", "frontier", "similarity", "ensembles")
-"""Stems of a report's pictures, in the order in which they are shown; those of the audit are missing where it is."""
+"""Stems of a report's pictures, in the order shown. A picture is missing if what it shows was not measured."""
 _PICTURES = ("png", "svg")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder `path` of a run, a pipeline or a report, whichever files are in it."""
+    """The folder `path` of a run, a pipeline or a report; any of its files may be missing."""
 
     path: Path
 
     @property
     def index(self) -> Path:
-        """What makes the folder a pipeline."""
+        """The file that makes the folder a pipeline."""
         return self.path / INDEX
 
     @property
@@ -50,7 +50,7 @@ class RunFolder:
 
     @property
     def networks(self) -> Path:
-        """The numbers of every single network that was judged."""
+        """The numbers measured for each network that was judged."""
         return self.path / "networks.json"
 
     @property
@@ -76,32 +76,32 @@ class RunFolder:
         return [self.path / f"{stem}.{suffix}" for stem in FIGURES for suffix in _PICTURES]
 
     def picture(self, stem: str) -> Path:
-        """A picture as PNG."""
+        """The PNG file of a picture."""
         return self.path / f"{stem}.png"
 
     def companions(self) -> list[Path]:
-        """The files here that tell of the pipeline and of no other: card, recipe, results, report, pictures."""
+        """The files here that describe this pipeline: card, recipe, results, numbers per network, report, pictures."""
         found = (file for pattern in companion_patterns() for file in sorted(self.path.glob(pattern)))
         return [file for file in found if file.is_file()]
 
     def read_results(self) -> Results | None:
-        """What was measured, None if nothing was. PdiffError names the file, and what is wrong with it."""
+        """The content of `results.json`, None if there is none. PdiffError names the file and what is wrong with it."""
         if not self.results.is_file():
             return None
         return Results.from_dict(read_json(self.results), str(self.results))
 
     def read_recipe(self) -> dict[str, Any] | None:
-        """What `recipe.yaml` says, None if there is none. PdiffError if it is no mapping."""
+        """The content of `recipe.yaml`, None if there is none. PdiffError if it is not a mapping."""
         return read_yaml(self.recipe) if self.recipe.is_file() else None
 
     def read_networks(self) -> dict[str, dict[str, list[float | None]]]:
-        """By variant and measure, a number per network; None where it is undefined."""
+        """For each variant and measure, one number per network; None where it is undefined."""
         kind = dict[str, dict[str, list[float | None]]]
         return checked(kind, read_json(self.networks), str(self.networks), "evaluate the pipeline again.")
 
 
 def companion_patterns() -> list[str]:
-    """What a pipeline's companions are called: names, and globs of pictures."""
+    """The names of a pipeline's companions, and globs for pictures."""
     folder = RunFolder(Path())
     named = (folder.card, folder.recipe, folder.results, folder.networks, folder.report)
     return [*map(str, named), *(f"*.{suffix}" for suffix in _PICTURES)]
@@ -109,13 +109,13 @@ def companion_patterns() -> list[str]:
 
 @dataclass(frozen=True)
 class TrainingFolder:
-    """`training/` of a run: what going on after a kill needs."""
+    """`training/` of a run: what a killed run needs to go on."""
 
     path: Path
 
     @property
     def recipe(self) -> Path:
-        """What the run was begun with."""
+        """The recipe that the run was begun with."""
         return self.path / "recipe.json"
 
     @property
@@ -125,7 +125,7 @@ class TrainingFolder:
 
     @property
     def settings(self) -> Path:
-        """What training was begun with."""
+        """The settings that training was begun with."""
         return self.path / "settings.json"
 
     @property
@@ -139,7 +139,7 @@ class TrainingFolder:
 
     @property
     def latents(self) -> Path:
-        """Of the training checkpoints. Written last: its presence says that stage one is done."""
+        """Latents of the training checkpoints. Written last: its presence says that stage one is done."""
         return self.path / "latents.safetensors"
 
     @property
@@ -157,7 +157,7 @@ class TrainingFolder:
 
     @property
     def logs(self) -> Path:
-        """Of a tracker."""
+        """Where a tracker logs."""
         return self.path / "logs"
 
     @property
@@ -169,7 +169,7 @@ class TrainingFolder:
         return self.path / f"components-{process}"
 
     def read_summary(self) -> TrainingSummary | None:
-        """What training found, None if it has not ended. PdiffError names the file, and what is wrong with it."""
+        """What training found, None if it has not ended. PdiffError names the file and what is wrong with it."""
         if not self.summary.is_file():
             return None
         return checked(TrainingSummary, read_json(self.summary), str(self.summary), "train the pipeline again.")
@@ -177,7 +177,7 @@ class TrainingFolder:
 
 @dataclass(frozen=True)
 class NetworksFolder:
-    """The folder `path` of single generated networks, each a safetensors file of the whole network."""
+    """The folder `path` of generated networks, each whole network in a safetensors file of its own."""
 
     path: Path
 
@@ -187,9 +187,9 @@ class NetworksFolder:
         return self.path / "generated.json"
 
     def network(self, index: int) -> Path:
-        """Of network `index`, counted from 0."""
+        """The file of network `index`, counted from 0."""
         return self.path / f"model-{index:05d}.safetensors"
 
     def networks(self) -> Iterator[Path]:
-        """The networks that are here."""
+        """The files of the networks that are here."""
         return iter(sorted(self.path.glob("model-*.safetensors")))

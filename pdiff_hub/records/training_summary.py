@@ -11,12 +11,12 @@ class TrainingSummary:
 
     Attributes:
         deviation_r2: held-out deviation R2, None where nothing was held out.
-        num_components: components of the autoencoder's linear form; numbers of a latent of the other.
+        num_components: components of a linear autoencoder; numbers per latent of a convolutional one.
         latent_shape: channels and length.
         loss: the last average of the denoising loss.
-        seconds_autoencoder, seconds_diffusion: on this machine; None for a stage that was stopped and went on, since
-            what it took before is not known.
-        num_processes: that trained.
+        seconds_autoencoder, seconds_diffusion: on this machine; None for a stage that was stopped and resumed, since
+            its time before the stop is not known.
+        num_processes: the number of processes that trained.
     """
 
     deviation_r2: float | None

@@ -1,1 +1,1 @@
-"""The paper's tables and figures, measured again, beside the published figures."""
+"""The tables and figures of the paper, measured again, beside the published numbers."""

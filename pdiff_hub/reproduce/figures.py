@@ -26,15 +26,15 @@ from pdiff_hub.reproduce.tables import checkpoint_runs
 from pdiff_hub.reproduce.workbench import Run, Workbench
 from pdiff_hub.travelling.pipeline_pdiff import PDiffPipelineOutput
 
-_NOISE = 0.05  # after standardising: the middle one of the authors' three
-_PATHS = 5  # noises, as in the paper's figure 5a
-_MODELS = 50  # a number of checkpoints, as in figure 5b
-_THRESHOLD = 0.01  # below the originals' median accuracy, on validation
-_MOST_NUMBERS = 1 << 28  # of decoded trajectories; beyond, latents are drawn
+_NOISE = 0.05  # after standardising: the middle of the three values that the authors use
+_PATHS = 5  # number of noises, as in the paper's figure 5a
+_MODELS = 50  # most networks per number of checkpoints, as in figure 5b
+_THRESHOLD = 0.01  # how far networks may be below the median accuracy of the originals, on validation
+_MOST_NUMBERS = 1 << 28  # if decoded trajectories hold more numbers, latents are drawn instead
 
 
 def figure3(bench: Workbench, settings: Settings) -> Reproduced:
-    """Heat maps of the parameters of a network trained from three seeds."""
+    """Heat maps of the parameters of networks trained from three seeds."""
     dataset = bench.checkpoints("seeds", settings.seeds())
     stacked = dataset.layout.stack(dataset.params_KP)
     png = _png(bench, "figure3")
@@ -55,7 +55,7 @@ def figure3(bench: Workbench, settings: Settings) -> Reproduced:
 
 
 def figure4a(bench: Workbench, settings: Settings) -> Reproduced:
-    """Similarity of networks by their errors, four comparisons."""
+    """Similarity of networks by their errors, in four comparisons."""
     run = _main(bench, settings)
     blocks = _copied(
         bench,
@@ -84,7 +84,7 @@ def figure4b(bench: Workbench, settings: Settings) -> Reproduced:
         FIGURES[0],
         "figure4b",
         "Accuracy and similarity",
-        "One point a network: accuracy "
+        "One point per network: accuracy "
         "against the highest IoU of errors with an original, for originals, generated, fine-tuned and "
         "noise-added networks and the average.",
     )
@@ -116,7 +116,9 @@ def figure4c(bench: Workbench, settings: Settings) -> Reproduced:
         f"{settings.describe_main()}; noise of {_NOISE:g} after standardising each tensor.",
         [
             Figure(
-                png, "t-SNE of latents", "A point a network, by its latent: originals, generated, and noise-added ones."
+                png,
+                "t-SNE of latents",
+                "One point per network, by its latent: originals, generated, and noise-added ones.",
             )
         ],
     )
@@ -154,7 +156,7 @@ def figure5a(bench: Workbench, settings: Settings) -> Reproduced:
 
 
 def figure5b(bench: Workbench, settings: Settings) -> Reproduced:
-    """The highest similarity of generated networks, by the number of checkpoints."""
+    """The highest similarity of each generated network to an original, by the number of checkpoints."""
     png = _png(bench, "figure5b")
     similarity = {}
     for number, run in checkpoint_runs(bench, settings).items():
@@ -184,14 +186,14 @@ def figure5b(bench: Workbench, settings: Settings) -> Reproduced:
     return Reproduced(
         "figure5b",
         "Figure 5b: highest similarity by number of checkpoints",
-        f"{settings.describe_main()}; up to {_MODELS} networks each, all within a point of the "
+        f"{settings.describe_main()}; up to {_MODELS} networks each, none more than a point below the "
         "originals' median accuracy on validation.",
         blocks,
     )
 
 
 def frontier(bench: Workbench, settings: Settings) -> Reproduced:
-    """Accuracy against novelty beside every baseline, the audit and the ensembles of the main run."""
+    """Accuracy against novelty beside every baseline, and the audit and the ensembles of the main run."""
     run = _main(bench, settings)
     blocks = _copied(
         bench,
@@ -199,7 +201,7 @@ def frontier(bench: Workbench, settings: Settings) -> Reproduced:
         FIGURES[1],
         "frontier",
         "The accuracy-novelty frontier",
-        "Accuracy on test against novelty, one less the highest IoU, with a step line a method.",
+        "Accuracy on test against novelty, one less the highest IoU, with one step line per method.",
     )
     blocks += _copied(
         bench,
@@ -229,7 +231,7 @@ def _main(bench: Workbench, settings: Settings) -> Run:
 
 
 def _one_of_each_kind(stacked_S: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The first two tensors of each number of dimensions: norm weights and biases, linear layers, convolutions."""
+    """The first two tensors per number of dimensions: norm weights and biases, linear layers, convolutions."""
     chosen: dict[str, Tensor] = {}
     for dimensions in sorted({tensor.ndim for tensor in stacked_S.values()}, reverse=True):
         names = [name for name, tensor in stacked_S.items() if tensor.ndim == dimensions]
@@ -246,7 +248,7 @@ def _png(bench: Workbench, name: str) -> Path:
 
 
 def _copied(bench: Workbench, run: Run, stem: str, name: str, title: str, alt: str) -> list[Table | Figure]:
-    """A picture that the run has drawn, under the name that the paper gives it."""
+    """Copy a picture that the run has drawn to `name`, the paper's name for it; empty if the run has none."""
     png = _png(bench, name)
     if not run.folder.picture(stem).exists():
         return []

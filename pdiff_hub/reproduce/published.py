@@ -1,7 +1,7 @@
-"""Published figures, to stand beside measured ones: facts from the paper and from its authors' logs.
+"""Published numbers, to compare with measured ones, from the paper and from its authors' logs.
 
-The paper's first version is arXiv 2402.13144; `(fig)` values were read off a figure and are approximate. The logs are
-of the authors' newest public code, a row a run; accuracies there are fractions, here percent.
+The paper's first version is arXiv 2402.13144. Values marked `(fig)` were read off a figure and are approximate. The
+logs come from the authors' newest public code, one row per run. Accuracies are fractions there and percent here.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from functools import cache
 from importlib.resources import files
 
 Row = Mapping[str, float]
-"""best, mean, median of the accuracy of generated networks on test, in percent; original_* of the originals."""
+"""Keys as in `logged`: accuracies on test in percent, and IoU of wrong predictions."""
 
-# Table 2, CIFAR-100 with ResNet-18 (fig).
+# Table 2, CIFAR-100 with ResNet-18 (fig): best, mean, median.
 TABLE_2A: Mapping[int, tuple[float, float, float]] = {
     1: (76.6, 70.7, 73.2),
     10: (76.5, 71.2, 73.8),
@@ -33,15 +33,17 @@ TABLE_2C: Mapping[str, tuple[float, float, float]] = {
     "latents": (76.7, 72.1, 75.3),
     "both": (76.9, 72.4, 75.6),
 }
-# What the authors' logs call a data set or network other than this package does, but for underscores.
+# Names in the authors' logs that differ from this package's in more than underscores.
 _LOG_NAMES = {"flowers102": "flowers", "imagenet-1k": "in1k", "convnet3": "convnet", "mlp3": "mlp"}
 
 
 def logged(dataset: str, network: str, *, whole: bool) -> Row | None:
-    """The authors' logged run of a cell (whole: of table 3, the whole network), or None if they logged none.
+    """The run that the authors logged for a cell, or None if they logged none.
 
-    Keys: best, mean, median, original_best, original_mean, original_median (percent); original_original,
-    generated_generated, original_generated, original_generated_max (IoU of wrong predictions).
+    whole: the cell is of table 3, so whole networks are generated.
+    Keys: best, mean, median (accuracy of generated networks on test, percent), original_best, original_mean,
+    original_median (the same of originals); original_original, generated_generated, original_generated,
+    original_generated_max (IoU of wrong predictions).
     """
     dataset, network = (_LOG_NAMES.get(name, name.replace("_", "")) for name in (dataset, network))
     return _logs().get(f"{'full' if whole else 'main'}/{dataset}_{network}")

@@ -1,4 +1,4 @@
-"""`pdiff reproduce`: the tables and figures that were asked for, one report, and what of the paper held."""
+"""`pdiff reproduce`: makes the requested tables and figures, and one report with the claims of the paper that held."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def reproduce(
 ) -> list[Reproduced]:
     """Measure `what` ("all", or a key of `PARTS`) and write a report, its numbers and pictures into `directory`.
 
-    They are `report.html` and `reproduction.json` for all, else `WHAT.html` and `WHAT.json`.
-    What an earlier call has collected and trained there is used again. ValueError for an unknown part or scale, and
-    for a directory that was begun with another scale, task or seed.
+    The files are `report.html` and `reproduction.json` for "all", else `WHAT.html` and `WHAT.json`. What an earlier
+    call has collected and trained in `directory` is used again.
+    Raises ValueError for an unknown part or scale, and for a directory begun with another scale, task or seed.
     """
     require_known("part of the paper", [what], ["all", *PARTS])
     require_known("scale", [scale], SCALES)

@@ -1,4 +1,4 @@
-"""What a reproduced table or figure is: measured beside published, and which orderings of the paper held."""
+"""A reproduced table or figure: measured beside published numbers, and which orderings of the paper held."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pdiff_hub.evaluation.report import Figure, Section, Table
 
 @dataclass(frozen=True)
 class Ordering:
-    """A claim of the form "this is more than that", whether it held here, and the numbers that say so."""
+    """A claim of the form "this is more than that", whether it held here, and the numbers that show it."""
 
     claim: str
     held: bool
@@ -20,7 +20,7 @@ class Ordering:
 
 @dataclass(frozen=True)
 class Reproduced:
-    """One table or figure. measured: the numbers as JSON, for whoever wants to compute with them."""
+    """One table or figure. measured: the numbers as JSON, for readers who want to compute with them."""
 
     name: str
     title: str
@@ -30,7 +30,7 @@ class Reproduced:
     measured: dict[str, Any] = field(default_factory=dict)
 
     def section(self) -> Section:
-        """The section of the report."""
+        """The section of the report for this table or figure."""
         blocks = list(self.blocks)
         if self.orderings:
             blocks.append(orderings_table(self.orderings))
@@ -38,7 +38,7 @@ class Reproduced:
 
 
 def orderings_table(orderings: Sequence[Ordering]) -> Table:
-    """Which orderings held."""
+    """A table of the orderings, and whether each held."""
     rows = [(each.claim, "held" if each.held else "NOT held", each.numbers) for each in orderings]
     return Table("Orderings of the paper", ("claim", "here", "numbers"), rows)
 
@@ -49,5 +49,5 @@ def percent(fraction: float) -> str:
 
 
 def published(value: float | None) -> str:
-    """A published figure in percent, or a dash where none was published."""
+    """A published number in percent, or a dash if none was published."""
     return "-" if value is None else f"{value:.1f}"

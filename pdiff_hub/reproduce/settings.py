@@ -1,4 +1,4 @@
-"""The recipes behind each table, at two scales: "small" runs on a laptop, "paper" is the paper's own setting."""
+"""The recipes of all tables and figures, at two scales: "small" runs on a laptop, "paper" is as in the paper."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pdiff_hub.recipes.cells import TABLE_1, TABLE_3, norms_cell
 Scale = Literal["small", "paper"]
 SCALES: tuple[Scale, ...] = ("small", "paper")
 
-# Published rows that stand beside a small-scale cell are those of the same architecture on this data set.
+# A small-scale cell is compared with the published row of the same network on this data set (table 1, table 3).
 _BESIDE_NORMS, _BESIDE_WHOLE = "cifar100", "cifar10"
-# The real architectures on small images, and the epochs of their training from scratch; patches so large that a base
+# The real architectures on small images: options and epochs of training from scratch. Patches are so large that a base
 # model takes minutes on two cores.
 _SMALL: Mapping[str, tuple[Mapping[str, Any], int]] = {
     "resnet18": ({}, 5),
@@ -25,10 +25,11 @@ _SMALL: Mapping[str, tuple[Mapping[str, Any], int]] = {
     "convnext_base": ({"patch_size": 1}, 4),
 }
 _SMALL_COLLECT: Mapping[str, Any] = {"learning_rate": 1e-3, "finetune_learning_rate": 3e-3, "save_every": 1}
-_SMALL_JUDGED = 100  # networks a cell: what lies behind the first norm of a base model is computed for each
+_SMALL_JUDGED = 100  # networks per cell; each needs its own pass through all that follows the first generated norm
 _SMALL_DIFFUSION: Mapping[str, Any] = {"steps": 1500}
-# Norm layers of a ResNet-18 in the order of its modules (transformers): the stem, then per stage the shortcut's, where
-# it has one, before the two of each block. Layers 10-14, 14-16, 16-18 of table 2b: 4 x 256, 2 x 512, 2 x 512 channels.
+# Norm layers of a ResNet-18 in the order of its modules (transformers): first the stem's, then per stage the shortcut's
+# (if there is one) and the two of each block. Layers 10-14, 14-16, 16-18 of table 2b have 4 x 256, 2 x 512, 2 x 512
+# channels.
 _DEPTHS = {"10-14": "norms:12-15", "14-16": "norms:17-18", "16-18": "norms:19-20"}
 _SMALL_NOISE_STEPS = 500
 _NOISES: Mapping[str, Mapping[str, float]] = {
@@ -41,7 +42,7 @@ _NOISES: Mapping[str, Mapping[str, float]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """task: a data set by name, Hub id or folder that takes the place of the scale's own; None keeps that."""
+    """task: a data set, by name, Hub id or folder, that replaces the data set of the scale; None keeps the scale's."""
 
     scale: Scale = "small"
     task: str | None = None
@@ -49,29 +50,29 @@ class Settings:
 
     @property
     def main_checkpoints(self) -> int:
-        """K of the run that the figures are drawn from."""
+        """K of the run that is shown in the figures."""
         return 200
 
     @property
     def checkpoint_numbers(self) -> tuple[int, ...]:
-        """The K of table 2a."""
+        """The values of K in table 2a."""
         return (1, 10, 50, 200, 500)
 
     @property
     def beside(self) -> str:
-        """What the published rows of tables 1 and 3 are, in words."""
+        """Where the published rows in tables 1 and 3 come from, in words."""
         if self.scale == "paper" and self.task is None:
             return "the same cell"
         return f"the same network on {_BESIDE_NORMS} (table 1) or {_BESIDE_WHOLE} (table 3)"
 
     def main(self) -> Recipe:
-        """The run of table 2a at K = 200 and of the figures: with every baseline."""
+        """The run of table 2a at K = 200, which the figures show too; with every baseline."""
         if self.scale == "paper":
             return self._seeded(load_recipe("cifar100-resnet18-norms", self._task_override()))
         return self._seeded(recipe_from_dict({"task": self.task or "digits", "network": "mlp3"}))
 
     def plain(self, recipe: Recipe) -> Recipe:
-        """The same without baselines, where a table needs none."""
+        """The same recipe without baselines, for tables that need none."""
         return replace(recipe, evaluate=replace(recipe.evaluate, baselines=0))
 
     def norms(
@@ -106,7 +107,7 @@ class Settings:
         return self.plain(self._seeded(recipe_from_dict({"task": dataset, "network": network})))
 
     def table1_cells(self) -> list[tuple[str, str, str]]:
-        """(data set, network, data set of the published row)."""
+        """By cell: (data set, network, data set of the published row)."""
         if self.scale == "small":
             return [(self.task or "digits", network, _BESIDE_NORMS) for network in _SMALL]
         if self.task is not None:
@@ -114,17 +115,17 @@ class Settings:
         return [(dataset, network, dataset) for dataset, network in TABLE_1.values()]
 
     def table3_cells(self) -> list[tuple[str, str, str]]:
-        """(data set, network, data set of the published row)."""
+        """By cell: (data set, network, data set of the published row)."""
         if self.scale == "paper" and self.task is None:
             return [(dataset, network, dataset) for dataset, network in TABLE_3.values()]
         return [(self.task or "digits", network, _BESIDE_WHOLE) for network in ("convnet3", "mlp3")]
 
     def depths(self) -> dict[str, Recipe]:
-        """Table 2b: the generated layers by the numbers that the paper gives them."""
+        """Table 2b: recipes by the numbers that the paper gives the generated layers."""
         return {name: self.norms(self._ablation_task, "resnet18", select) for name, select in _DEPTHS.items()}
 
     def noises(self) -> dict[str, Recipe]:
-        """Table 2c: the paper's autoencoder under each noise augmentation."""
+        """Table 2c: recipes with the paper's autoencoder, by noise augmentation."""
         steps = {} if self.scale == "paper" else {"steps": _SMALL_NOISE_STEPS}
         return {
             name: self.norms(self._ablation_task, "resnet18", autoencoder={"preset": "paper", **steps, **noise})
@@ -132,7 +133,7 @@ class Settings:
         }
 
     def seeds(self) -> Recipe:
-        """Figure 3: three networks from three seeds, with conv, norm and linear layers, in their own order."""
+        """Figure 3: three networks from three seeds, with conv, norm and linear layers; units are not aligned."""
         network = {"name": "convnet3", "norm": "group"}
         return self._seeded(
             recipe_from_dict(

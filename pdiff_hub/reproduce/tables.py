@@ -18,11 +18,11 @@ from pdiff_hub.reproduce.results import Ordering, Reproduced, percent, published
 from pdiff_hub.reproduce.settings import Settings
 from pdiff_hub.reproduce.workbench import Run, Workbench, noisy_copies, with_checkpoints
 
-_POINT = 0.01  # of accuracy
+_POINT = 0.01  # one percentage point of accuracy
 
 
 def table1(bench: Workbench, settings: Settings) -> Reproduced:
-    """The last two norm layers of six architectures: best of originals, weight average and generated networks."""
+    """The last two norm layers of six architectures: accuracy of originals, weight average and generated networks."""
     return _cells(
         bench, settings, "table1", "Table 1: the last two normalisation layers", settings.table1_cells(), whole=False
     )
@@ -36,7 +36,7 @@ def table3(bench: Workbench, settings: Settings) -> Reproduced:
 def _cells(
     bench: Workbench, settings: Settings, name: str, title: str, cells: Sequence[tuple[str, str, str]], *, whole: bool
 ) -> Reproduced:
-    """cells: (data set, network, the data set whose published row stands beside it)."""
+    """Table 1 or 3. cells: (data set, network, the data set of the published row to compare with)."""
     rows, measured, runs = [], {}, []
     for dataset, network, beside in cells:
         label = f"{dataset}-{network}"
@@ -117,7 +117,7 @@ def _cell_orderings(runs: Sequence[tuple[str, Measurements]]) -> list[Ordering]:
 
 
 def checkpoint_runs(bench: Workbench, settings: Settings, numbers: Sequence[int] = ()) -> dict[int, Run]:
-    """One run a number of checkpoints K (default: table 2a's); all from the same path, so that K alone differs."""
+    """One run per number of checkpoints K (default: those of table 2a). All come from one path, so only K differs."""
     recipe = settings.main()
     collected = bench.checkpoints("main", with_checkpoints(recipe, max(settings.checkpoint_numbers)))
     runs = {}
@@ -134,7 +134,7 @@ def checkpoint_runs(bench: Workbench, settings: Settings, numbers: Sequence[int]
 
 
 def table2a(bench: Workbench, settings: Settings) -> Reproduced:
-    """How many checkpoints it takes."""
+    """How the results depend on the number of checkpoints."""
     runs = checkpoint_runs(bench, settings)
     similarities = {number: run.networks()["generated"]["max_similarity"] for number, run in runs.items()}
     means = {number: run.measured.accuracy["generated"].mean for number, run in runs.items()}
@@ -219,7 +219,7 @@ def table2a(bench: Workbench, settings: Settings) -> Reproduced:
 
 
 def table2b(bench: Workbench, settings: Settings) -> Reproduced:
-    """At which depth the generated normalisation layers lie, at the same number of parameters."""
+    """How the results depend on the depth of the generated norm layers, at the same number of parameters."""
     runs = {name: bench.run(f"depth-{name}", recipe) for name, recipe in settings.depths().items()}
     means = [run.measured.accuracy["generated"].mean for run in runs.values()]
     return Reproduced(
@@ -265,7 +265,7 @@ def table2b(bench: Workbench, settings: Settings) -> Reproduced:
 
 
 def table2c(bench: Workbench, settings: Settings) -> Reproduced:
-    """Noise augmentation of the paper's own autoencoder: none, on parameters, on latents, both."""
+    """Noise augmentation of the paper's own autoencoder: none, on parameters, on latents, or on both."""
     runs = {name: bench.run(f"noise-{name}", recipe) for name, recipe in settings.noises().items()}
     mean = {name: run.measured.accuracy["generated"].mean for name, run in runs.items()}
     best = {name: run.measured.accuracy["generated"].best for name, run in runs.items()}

@@ -1,7 +1,7 @@
-"""Where a reproduction works: checkpoints and trained pipelines, each made once, named by what made them.
+"""Where a reproduction works: checkpoints and trained pipelines, each made once.
 
-Tables share runs (K = 200 of table 2a is the run that figure 4 is drawn from), so a run's folder is named after a hash
-of its recipe; a stopped reproduction finds what is done, and goes on inside what is not.
+Tables and figures share runs (figure 4 shows the run of table 2a with K = 200), so the folder of a run is named after a
+hash of its recipe. A stopped reproduction that is called again skips what is done and resumes what is not.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.recipes import Recipe
 from pdiff_hub.records import AuditSummary, Measurements, Results, RunFolder
 
-_COPIES, _COPY_NOISE = 20, 1e-3  # p-diff, arXiv 2402.13144, sec. 3.2: noise on the input, sigma 0.001
+_COPIES, _COPY_NOISE = 20, 1e-3  # input noise of p-diff, arXiv 2402.13144, sec. 3.2: sigma 0.001
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder, its results, the checkpoints that it was trained on."""
+    """A finished run: its folder, its results, and the checkpoints that it was trained on."""
 
     folder: RunFolder
     results: Results
@@ -39,7 +39,7 @@ class Run:
 
     @property
     def measured(self) -> Measurements:
-        """What was measured, which a finished run has."""
+        """What was measured; every finished run has it."""
         assert self.results.measured is not None
         return self.results.measured
 
@@ -50,16 +50,16 @@ class Run:
 
     @property
     def num_params(self) -> int:
-        """P of what is generated."""
+        """P, the number of generated parameters per network."""
         return self.results.facts.num_params
 
     def summary(self, *keys: str) -> dict[str, Any]:
-        """Some of what was measured, as JSON."""
+        """Some of what was measured, by `keys`, as JSON."""
         measured = asdict(self.measured)
         return {key: measured[key] for key in keys}
 
     def pipeline(self) -> PDiffPipeline:
-        """The trained pipeline, its progress bar off."""
+        """The trained pipeline, with its progress bar off."""
         pipe = PDiffPipeline.from_pretrained(self.folder.path)
         pipe.set_progress_bar_config(disable=True)
         return pipe
@@ -69,7 +69,7 @@ class Run:
         return load_file(self.folder.generated)[SHARD_TENSOR]
 
     def networks(self) -> dict[str, dict[str, Tensor]]:
-        """By variant and measure, a number per network, float64 [B]; NaN where it is undefined."""
+        """By variant and measure, one number per network, float64 [B]; NaN if it is undefined."""
         return {
             variant: {
                 measure: torch.tensor([math.nan if each is None else each for each in numbers], dtype=torch.float64)
@@ -81,7 +81,7 @@ class Run:
 
 @dataclass
 class Workbench:
-    """say: called with a line of progress at each start."""
+    """say: called with a line of text whenever work starts."""
 
     directory: Path
     device: str = "cpu"
@@ -89,7 +89,7 @@ class Workbench:
     _collected: dict[Path, CheckpointDataset] = field(default_factory=dict)
 
     def checkpoints(self, label: str, recipe: Recipe) -> CheckpointDataset:
-        """What `recipe` collects; recipes that collect the same share one data set."""
+        """The checkpoints that `recipe` collects. Recipes that collect the same share one data set."""
         whole = recipe.to_dict()
         wanted = {key: whole[key] for key in ("task", "network", "select", "collect", "seed")}
         folder = self.directory / "checkpoints" / f"{label}-{_digest(wanted)}"
@@ -101,7 +101,7 @@ class Workbench:
         return self._collected[folder]
 
     def run(self, label: str, recipe: Recipe, dataset: CheckpointDataset | None = None) -> Run:
-        """Train, generate and judge as `recipe` says, on `dataset` or on what the recipe collects."""
+        """Train, generate and judge by `recipe`, on `dataset` or else on what the recipe collects."""
         dataset = dataset or self.checkpoints(label, recipe)
         name = f"{label}-{_digest({**recipe.to_dict(), 'rows': len(dataset)})}"
         folder = RunFolder(self.directory / "runs" / name)
@@ -113,9 +113,9 @@ class Workbench:
 
 
 def noisy_copies(dataset: CheckpointDataset, index: int, seed: int) -> CheckpointDataset:
-    """Checkpoint `index` as a set: itself and copies under the paper's input noise.
+    """Checkpoint `index` as a set: itself and copies with the paper's input noise.
 
-    One point has no distribution to learn; with the noise that the paper trains its autoencoder on, it has.
+    A single point has no distribution to learn. The noise that the paper adds in training its autoencoder gives it one.
     """
     params_P = dataset.select_rows([index]).params_KP[0]
     noise_KP = torch.randn(_COPIES, len(params_P), generator=torch.Generator().manual_seed(seed))
@@ -132,7 +132,7 @@ def noisy_copies(dataset: CheckpointDataset, index: int, seed: int) -> Checkpoin
 
 
 def with_checkpoints(recipe: Recipe, num_checkpoints: int) -> Recipe:
-    """The recipe, which collects by fine-tuning, with another number of checkpoints."""
+    """The recipe with another number of checkpoints. It must collect by fine-tuning."""
     assert isinstance(recipe.collect, FinetuneConfig)
     return replace(recipe, collect=replace(recipe.collect, num_checkpoints=num_checkpoints))
 

@@ -1,4 +1,4 @@
-"""collect -> train -> generate -> evaluate: each stage alone, or all of a recipe."""
+"""collect -> train -> generate -> evaluate: each stage alone, or all stages of a recipe."""
 
 from pdiff_hub.runs.generating import generated_rows, write_networks, write_params
 from pdiff_hub.runs.judging import audit, evaluate

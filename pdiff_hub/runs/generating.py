@@ -1,4 +1,4 @@
-"""Generated networks as files: all of them as rows for judging, or each as a network that loads with `strict=True`."""
+"""Writes generated networks: all as rows of one file for judging, or each as a file that loads with `strict=True`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pdiff_hub.pipeline import PDiffPipeline, sample
 from pdiff_hub.records import NetworksFolder, RunFolder
 from pdiff_hub.safe_files import remove_unfinished, replacing, write_json, write_safetensors
 
-_DECODED_BYTES = 256 << 20  # of one slice of many networks
+_DECODED_BYTES = 256 << 20  # of one slice of P, for all networks that are decoded at once
 
 
 def write_params(
     pipe: PDiffPipeline, num_models: int, file: Path, *, seed: int, num_inference_steps: int | None = None
 ) -> Rows:
-    """Generate networks into `file`, float32 `params` [num_models, P], a slice of P at a time; -> its rows."""
+    """Generate networks into `file`: float32 `params` [num_models, P], written slice by slice of P. -> its rows."""
     latents_NCL = sample(pipe, num_models, seed=seed, output_type="latent", num_inference_steps=num_inference_steps)
     latents_NCL = latents_NCL.to(pipe.autoencoder.device)
     num_params = pipe.autoencoder.layout.num_params
@@ -33,7 +33,7 @@ def write_params(
                 yield first, start, params_BS
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(file.parent)  # gigabytes, where a run was killed
+    remove_unfinished(file.parent)  # a killed run may have left gigabytes
     with replacing(file) as temporary, torch.no_grad():
         write_shard(temporary, num_models, num_params, pieces())
     return ShardRows([(file, num_models)], num_params)
@@ -43,7 +43,7 @@ def write_params(
 def generated_rows(
     pipe: PDiffPipeline, num_models: int, directory: Path, *, seed: int, num_inference_steps: int | None = None
 ) -> Iterator[Rows]:
-    """Generated networks [num_models, P] for judging, in a file in `directory` that goes when the block ends."""
+    """Generated networks [num_models, P] for judging, in a file in `directory` that is deleted when the block ends."""
     directory.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="unfinished-generated-", dir=directory) as temporary:
         file = RunFolder(Path(temporary)).generated
@@ -53,10 +53,10 @@ def generated_rows(
 def write_networks(
     pipe: PDiffPipeline, num_models: int, directory: Path, *, seed: int, num_inference_steps: int | None = None
 ) -> list[Path]:
-    """Generate networks as `model-00000.safetensors` ..., each with the frozen rest: they load with `strict=True`.
+    """Generate networks as `model-00000.safetensors` ... Each holds the frozen tensors and loads with `strict=True`.
 
-    `generated.json` beside them says how to make them again. ValueError if `directory` holds more networks than
-    these, which an earlier call wrote and which would then lie among them.
+    `generated.json` beside them says how to make them again. ValueError if an earlier call wrote networks into
+    `directory` that this call does not replace: old and new ones would be mixed.
     """
     folder = NetworksFolder(directory)
     files = [folder.network(index) for index in range(num_models)]
@@ -67,10 +67,10 @@ def write_networks(
         )
     latents_NCL = sample(pipe, num_models, seed=seed, output_type="latent", num_inference_steps=num_inference_steps)
     directory.mkdir(parents=True, exist_ok=True)
-    folder.origin.unlink(missing_ok=True)  # of networks that are now replaced one by one
+    folder.origin.unlink(missing_ok=True)  # it tells of networks that are now replaced one by one
     remove_unfinished(directory)
     frozen, batch = pipe.autoencoder.frozen_state(), pipe.default_batch_size()
-    for start in range(0, num_models, batch):  # no more of them in memory at once
+    for start in range(0, num_models, batch):  # only one batch in memory at once
         stacked = pipe.autoencoder.layout.stack(pipe.decode_latents(latents_NCL[start : start + batch]))
         for index in range(start, min(start + batch, num_models)):
             own = {name: tensor_B[index - start] for name, tensor_B in stacked.items()}

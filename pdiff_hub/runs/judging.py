@@ -1,4 +1,4 @@
-"""Judging a pipeline's networks, with everything that a report says: `evaluate` and `audit`."""
+"""Judges a pipeline's networks and writes the report: `evaluate` and `audit`."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def evaluate(
     """Judge networks, and write results, numbers of single networks, report and pictures into `directory`.
 
     Args:
-        name, recipe: what report and card call the pipeline, and what they say about how it was made; by default the
-            directory's name, and the recipe in the pipeline's folder.
-        num_inference_steps: that the networks were generated with; None: the pipeline's own.
-        source: the pipeline's folder, which knows what training measured; None: `directory`.
-        trust_remote_code: whether a data set may name a function of yours that builds its network, to be called.
+        name: what report and card call the pipeline; by default the directory's name.
+        recipe: what they say about how it was made; by default the recipe in the pipeline's folder.
+        num_inference_steps: the steps that the networks were generated with; None: the pipeline's own.
+        source: the pipeline's folder, which holds what training measured; None: `directory`.
+        trust_remote_code: whether to call a function that the data set names to build its network.
     """
     began = time.perf_counter()
     config, folder, source_folder = config or EvaluateConfig(), RunFolder(directory), RunFolder(source or directory)
@@ -106,12 +106,14 @@ def audit(
     trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> Results:
-    """Generate networks of the pipeline (a folder, or a Hub id at `revision`) and judge them beside every baseline.
+    """Generate networks of the pipeline (a folder, or a Hub id at `revision`) and compare them with every baseline.
 
     Args:
-        dataset: None reads `checkpoints/` in the pipeline's folder, or else the set on the Hub that its results name.
-        metrics: names out of `METRICS`; none means all. Raises ValueError for one that is unknown, and if the
-            checkpoints are gone and one needs them.
+        dataset: None reads `checkpoints/` in the pipeline's folder or, if a metric needs originals, the set on the Hub
+            that its results name.
+        metrics: names out of `METRICS`; none means all. With a data set, they only decide whether baselines, frontier
+            and ensembles are measured. ValueError for an unknown name, and for one that needs checkpoints if these
+            are gone.
     """
     require_known("metric", metrics, METRICS)
     pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
@@ -184,7 +186,7 @@ def _written(results: Results, folder: RunFolder) -> Results:
 
 
 def _measured_in_training(folder: RunFolder) -> tuple[float | None, dict[str, float | None]]:
-    """Held-out deviation R2, and the seconds of both stages; out of results for a pipeline that has no training/."""
+    """Held-out deviation R2, and the seconds of both training stages; from the results if there is no training/."""
     if (summary := folder.training.read_summary()) is not None:
         seconds = {"train_autoencoder": summary.seconds_autoencoder, "train_diffusion": summary.seconds_diffusion}
         return summary.deviation_r2, seconds

@@ -1,4 +1,4 @@
-"""collect -> train -> generate -> evaluate: all stages of a recipe, going on where a killed run was."""
+"""All stages of a recipe: collect -> train -> generate -> evaluate. A killed run goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _Result = TypeVar("_Result")
 
 
 def collect(recipe: Recipe, directory: Path, *, device: str = "cpu", trained: Path | None = None) -> CheckpointDataset:
-    """The checkpoints that `recipe` asks for, in `directory`; what is there already is kept.
+    """Collect the checkpoints that `recipe` asks for in `directory`; those that are there already are kept.
 
     trained: as in `collect_finetune`.
     """
@@ -86,14 +86,17 @@ def run(
     dataset: CheckpointDataset | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Results:
-    """All stages of `recipe` in `directory`; a killed run started again goes on where it was.
+    """Run all stages of `recipe` in `directory`. A killed run goes on where it stopped if it is started again.
 
-    name: of the pipeline in its report; by default the folder's. dataset: what the recipe collects, if that is there.
-    ValueError if `directory` was begun with another recipe, naming what differs.
+    name: of the pipeline in its report; by default the folder's name. dataset: the recipe's checkpoints, if they are
+    collected already. ValueError if `directory` was begun with another recipe; it names what differs.
     """
     folder = RunFolder(directory)
+    resumed = folder.training.recipe.exists()
     folder.training.path.mkdir(parents=True, exist_ok=True)
     keep_settings(folder.training.recipe, recipe.to_dict())
+    if resumed:
+        say(f"Going on with the run in {directory}")
     with replacing(folder.recipe) as temporary:
         temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
     clock = _Clock(folder.training.seconds)
@@ -127,14 +130,14 @@ def run(
 
 
 class _Clock:
-    """Seconds a stage took, kept on disk; None for one that was stopped and went on, whose first part nobody timed."""
+    """Seconds per stage, kept on disk; None for a stage that was stopped: nobody timed the part before the stop."""
 
     def __init__(self, file: Path):
         self.file = file
         self.seconds: dict[str, float | None] = json.loads(file.read_text()) if file.exists() else {}
 
     def time(self, stage: str, work: Callable[[], _Result], *, begun: bool = False) -> _Result:
-        """Does `work`, which takes up something where it was left if `begun`."""
+        """Does `work` and times it. `begun` says that `work` goes on with something that was stopped."""
         began = time.perf_counter()
         result = work()
         if stage not in self.seconds:

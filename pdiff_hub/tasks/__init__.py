@@ -1,7 +1,7 @@
 """Tasks: the images that target networks are trained and judged on, in three disjoint splits fixed by a seed.
 
-Every choice is made on `validation`; `test` is only ever reported (p-diff chose its best network on the training set).
-A task is described by a spec, as networks are; the complete one, in `Task.spec`, also records what the splits hold.
+Every choice is made on `validation`; `test` is used for reporting only (p-diff chose its best network on the training
+set). A spec describes a task, as for networks. The complete spec, `Task.spec`, also records what the splits hold.
 """
 
 from __future__ import annotations
@@ -29,26 +29,30 @@ def load_task(spec: str | Mapping[str, Any], *, seed: int = 0) -> Task:
     """Reads a data set once and splits it.
 
     Args:
-        spec: a data set, or `{"dataset": DATASET, **options}`. DATASET is a short name (`digits`, scikit-learn's 8x8
-            digits, needs no network connection; on the Hub `fashion-mnist`, `mnist`, `cifar10`, `cifar100`, `stl10`,
-            `flowers102`, `pets`, `food101`, `imagenet-1k`), a Hub id (`owner/name`), a local folder in any format that
-            `datasets.load_dataset` reads, or one with the four IDX files of MNIST or Fashion-MNIST, plain or .gz.
-            `fashion-mnist` reads those of Debian's package dataset-fashion-mnist where it is installed. Options:
+        spec: a data set, or `{"dataset": DATASET, **options}`. DATASET is one of
+
+            - a short name: `digits` (scikit-learn's 8x8 digits, needs no network connection), or on the Hub
+              `fashion-mnist`, `mnist`, `cifar10`, `cifar100`, `stl10`, `flowers102`, `pets`, `food101`, `imagenet-1k`.
+              `fashion-mnist` is read from Debian's package dataset-fashion-mnist if that is installed. `flowers102`
+              brings a validation split; `food101` and `imagenet-1k` use their labelled validation images for test.
+            - a Hub id (`owner/name`).
+            - a local folder, in any format that `datasets.load_dataset` reads, or with the four IDX files of MNIST or
+              Fashion-MNIST, plain or .gz.
+
+            Options:
 
             - `train_size`, `validation_size`, `test_size`: a number of images (int) or a fraction (float in (0, 1)).
-              Where the data have a test split (validation split), test_size (validation_size) takes a part of it;
-              where they have none, it is cut off the training split. Default: all of a split; 10 % for validation;
-              `digits` 40 % for test and 20 % of the rest for validation. Classes keep their proportions.
-            - `image_size`: side in pixels; images are centre-cropped to squares and resized. Default: as they are.
+              If the data have a test (validation) split, a part of it is taken; if not, the part is cut off the
+              training split. Default: all of a split; 10 % for validation that is cut off; for `digits` 40 % for test
+              and 20 % of the rest for validation. Classes keep their proportions.
+            - `image_size`: side in pixels; images are centre-cropped to squares and resized. Default: no change.
             - `augment`: `{"flip": bool, "crop_padding": int}`, what `Task.augment` does. Default: nothing.
             - `seed`: of the splits, 0 to 2**32 - 1; default: the argument `seed`.
-              `flowers102` brings a validation split; the labelled validation images of `food101` and `imagenet-1k`
-              are their test split here.
-            - for data sets of Hub format: `config_name`, `revision`, `image_column`, `label_column`, `train_split`
-              ("train"), `validation_split` (none), `test_split` ("test" if there is one). Columns are found where
-              only one is possible.
+            - for data that `datasets.load_dataset` reads: `config_name`, `revision`, `image_column`, `label_column`,
+              `train_split` (default "train"), `validation_split` (default: none), `test_split` (default "test", if
+              there is one). A column must be named only if several are possible.
 
-            A spec out of `Task.spec` gives the same task again, or an error where the data are no longer the same.
+            A spec from `Task.spec` gives the same task again, or an error if the data have changed.
 
     Raises:
         ValueError: an unknown data set, option, column or split, a size out of range, damaged files, images of
@@ -110,7 +114,7 @@ def _read_splits(
 
 
 def _channel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel with pixels in [0, 1], exact: from counts of the 256 values."""
+    """Mean and standard deviation per channel, for pixels in [0, 1]. Exact: computed from counts of the 256 values."""
     values = torch.arange(256, dtype=torch.float64) / 255
     mean, std = [], []
     for channel, images_NHW in enumerate(split.images_NCHW.unbind(1)):

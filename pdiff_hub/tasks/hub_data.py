@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def open_hub_data(options: dict[str, Any]) -> Source:
-    """Finds splits and columns and reads all labels; `read` then decodes the images that are asked for.
+    """Finds splits and columns and reads all labels. `Source.read` decodes only the images that are asked for.
 
     Raises:
-        FileNotFoundError: neither a folder nor reachable on the Hub.
+        FileNotFoundError: the data set is neither a folder nor reachable on the Hub.
         ValueError: an unknown split or column, more than one possible column, missing labels.
     """
     dataset = options["dataset"]
@@ -43,7 +43,7 @@ def open_hub_data(options: dict[str, Any]) -> Source:
         from datasets import Image
 
         rows = parts[role].select_columns([image_column]).select(index)
-        # A cast also turns columns of encoded bytes, as other programs write them to parquet, into pictures.
+        # Other programs write pictures to parquet as columns of encoded bytes. The cast makes pictures of these, too.
         pictures = rows if isinstance(rows.features[image_column], Image) else rows.cast_column(image_column, Image())
         images = (row[image_column] for row in pictures)
         return decode_images(images, len(index), image_size, f"{dataset}, {splits[role]}")
@@ -66,7 +66,7 @@ def _load(location: str, options: dict[str, Any]) -> dict[str, Dataset]:
 
 
 def _name_splits(tables: dict[str, Dataset], options: dict[str, Any], location: str) -> dict[str, str]:
-    """The data's own names of "train" and, where there are any, "validation" and "test"; all different."""
+    """The data's own names for "train" and, if they exist, "validation" and "test". All names are different."""
     splits = {"train": options.get("train_split", "train")}
     if "validation_split" in options:
         splits["validation"] = options["validation_split"]
@@ -114,7 +114,7 @@ def _label_column(table: Dataset, named: str | None, image_column: str, location
 
 
 def _is_encoded(feature: Any) -> bool:
-    """Bytes of picture files, or the {bytes, path} pairs that the Image feature is stored as."""
+    """Whether a column holds the bytes of picture files, or the {bytes, path} pairs that store the Image feature."""
     if isinstance(feature, dict):
         return set(feature) == {"bytes", "path"}
     return getattr(feature, "dtype", None) in ("binary", "large_binary")

@@ -1,7 +1,7 @@
 """Folders with the four IDX files of MNIST and of the data sets shaped like it (Fashion-MNIST, KMNIST, EMNIST).
 
 The format is described at the end of http://yann.lecun.com/exdb/mnist/: two zero bytes, a type byte (8: unsigned
-byte), the number of dimensions, each as a big-endian 32-bit integer, then the values in C order.
+byte), a byte for the number of dimensions, each dimension as a big-endian 32-bit integer, then the values in C order.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def read_idx_folder(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.n
 
 
 def read_idx(path: Path, *, dimensions: int) -> np.ndarray:
-    """The uint8 array of an IDX file with that many dimensions, plain or .gz; ValueError if it is not whole."""
+    """The uint8 array in an IDX file (plain or .gz) with `dimensions` axes; ValueError if the file is damaged."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

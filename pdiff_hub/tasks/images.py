@@ -1,6 +1,6 @@
-"""From pictures of any mode and size to one uint8 array, each decoded once.
+"""Turns pictures of any mode and size into one uint8 array; each picture is decoded once.
 
-Shape suffixes: N images, C channels (1 grey, 3 colour), S pixels a side.
+Shape suffixes: N images, C channels (1 grey, 3 colour), S pixels per side.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from pdiff_hub.errors import PdiffError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Modes of Pillow with 8 bits or less a channel; the others (16 and 32 bits) would be clipped without notice.
+# Pillow's modes with at most 8 bits per channel. The others (16 and 32 bits) would be clipped without notice.
 _GREY = {"1", "L", "LA"}
 _COLOUR = {"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 
 
 def decode_images(images: Iterable[Image | None], total: int, image_size: int | None, what: str) -> np.ndarray:
-    """uint8 [N, C, S, S]; colour if any of the images is.
+    """uint8 [N, C, S, S]; in colour if any of the images is.
 
     Args:
         images: `total` pictures; transparency is dropped.
-        image_size: the side to centre-crop and resize to; None takes the pictures as they are, all squares of a size.
-        what: named in errors and on the progress bar, which shows in terminals after 2 seconds.
+        image_size: the side to centre-crop and resize to; None leaves the pictures as they are: squares of one size.
+        what: the name in errors and on the progress bar, which appears in terminals after 2 seconds.
 
     Raises:
         ValueError: an empty split, a missing picture, one of more than 8 bits, different sizes without `image_size`.
     """
     out_NCSS = np.empty((0, 0, 0, 0), np.uint8)
-    # disable=None: no bar where the output is not a terminal
+    # disable=None: no bar if the output is not a terminal
     for number, image in enumerate(tqdm(images, what, total, unit=" images", delay=2, disable=None)):
         if image is None:
             raise PdiffError(f"{what}: image {number} is missing; remove its row")
@@ -54,7 +54,7 @@ def decode_images(images: Iterable[Image | None], total: int, image_size: int | 
 
 
 def resize_grey(images_NHW: np.ndarray, image_size: int | None, what: str) -> np.ndarray:
-    """uint8 [N, 1, S, S] from uint8 [N, H, W], through the same resizing as pictures that come from files."""
+    """uint8 [N, 1, S, S] from uint8 [N, H, W], resized in the same way as pictures from files."""
     if image_size is None or images_NHW.shape[1:] == (image_size, image_size):
         height, width = images_NHW.shape[1:]
         if height != width:
@@ -67,7 +67,7 @@ def resize_grey(images_NHW: np.ndarray, image_size: int | None, what: str) -> np
 
 
 def same_channels(images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays [N, C, S, S] with as many channels as the one that has the most."""
+    """The arrays [N, C, S, S], all with as many channels as the array that has most."""
     most = max(array.shape[1] for array in images.values())
     return {name: array if array.shape[1] == most else np.repeat(array, most, 1) for name, array in images.items()}
 

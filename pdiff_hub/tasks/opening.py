@@ -37,7 +37,7 @@ def _digits() -> Source:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    # 16 grey levels and black; 15 a level fills most of a byte and keeps the values exact.
+    # Values run from 0 (black) to 16. Times 15 they fill most of a byte and stay exact.
     images_NHW = (bunch.images * 15).astype(np.uint8)
     labels, classes = number_classes({"train": bunch.target}, "digits")
 

@@ -1,4 +1,4 @@
-"""`Source`: labels of all images of a data set at once, and a way to read those images that a split needs."""
+"""`Source`: the labels of all images of a data set, and a way to read only the images that a split needs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pdiff_hub.errors import PdiffError
 
 @dataclass(frozen=True)
 class Source:
-    """Labels of all images at once; the images themselves are read later, only those that a split needs.
+    """Holds the labels of all images. The images themselves are read later, and only those that a split needs.
 
     Attributes:
         description: where the data are, for people.
-        labels: int64 [N], 0..len(classes)-1, of "train" and, where the data have them, "validation" and "test".
+        labels: int64 [N], 0..len(classes)-1, for "train" and, if the data have them, "validation" and "test".
         classes: the names of the classes, in the order of the labels.
         read: (split, indices, image_size or None) -> uint8 [N, C, S, S].
-        found: the splits and columns that are read, where there was a choice.
+        found: the splits and columns that are read, if there was a choice.
     """
 
     description: str
@@ -30,7 +30,7 @@ class Source:
 
 
 def number_classes(values: Mapping[str, np.ndarray], what: str) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Labels 0.. from whole numbers or strings: the sorted values of the training split are the classes.
+    """Turns whole numbers or strings into labels from 0. The sorted values of the training split are the classes.
 
     Raises:
         ValueError: another split has a class that the training split lacks.

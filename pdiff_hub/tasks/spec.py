@@ -1,4 +1,4 @@
-"""What a task's spec may say, its defaults, and the data sets known by a short name."""
+"""The options of a task's spec, their defaults, and the data sets that have a short name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OPTIONS = ("dataset", *HUB_OPTIONS, *SIZES, "image_size", "augment", "seed")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _AUGMENT = {"flip": False, "crop_padding": 0}
 
-# Short names of data sets on the Hub, and the options that their columns and splits need; a spec's own go before them.
+# Short names of data sets on the Hub, with the options that their columns and splits need. A spec's own options win.
 HUB_DATASETS: dict[str, dict[str, str]] = {
     "fashion-mnist": {"id": "zalando-datasets/fashion_mnist"},
     "mnist": {"id": "ylecun/mnist"},
@@ -42,9 +42,9 @@ TASK_NAMES = ("digits", *HUB_DATASETS)
 
 
 def hub_id_of(task: Mapping[str, Any]) -> str | None:
-    """The Hub id of the data of a task, given its complete spec; None for data that are not on the Hub."""
+    """The Hub id of a task's data, from the task's complete spec; None if the data are not on the Hub."""
     dataset = task["dataset"]
-    # A data set's source is its id where it was read from the Hub, and an absolute path where it was a folder.
+    # A data set's source is its id if it was read from the Hub, and an absolute path if it was read from a folder.
     if _HUB_ID.fullmatch(dataset) and task.get(RESOLVED, {}).get("source") == dataset:
         return str(dataset)
     return HUB_DATASETS.get(dataset, {}).get("id")
@@ -53,8 +53,8 @@ def hub_id_of(task: Mapping[str, Any]) -> str | None:
 def complete_spec(spec: str | Mapping[str, Any], seed: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The options with their defaults, and what an earlier `load_task` recorded (None in a user's own spec).
 
-    `HUB_OPTIONS` stay absent where neither the spec nor `HUB_DATASETS` gives them: whether they apply depends on where
-    the data are found.
+    `HUB_OPTIONS` that neither the spec nor `HUB_DATASETS` gives stay absent: whether they apply depends on where the
+    data are found.
     """
     given: dict[str, Any] = {"dataset": spec} if isinstance(spec, str) else copy.deepcopy(dict(spec))
     recorded = given.pop(RESOLVED, None)

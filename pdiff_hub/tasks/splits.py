@@ -1,4 +1,4 @@
-"""Which image belongs to which split: stratified, exact in number, decided by the seed alone.
+"""Decides which image belongs to which split: stratified, exact in number, and by the seed alone.
 
 Shape suffix: N images.
 """
@@ -19,9 +19,9 @@ def choose_splits(labels: dict[str, np.ndarray], options: dict[str, Any]) -> Cho
     """For train, validation and test: the split of the data to read from, and the sorted indices in it.
 
     Args:
-        labels: int64 [N] of the data's own splits: "train", and where they exist "validation" and "test".
-        options: `train_size`, `validation_size`, `test_size` and `seed` as in `load_task`; a size for each of the
-            latter two that `labels` lack.
+        labels: int64 [N] of the data's own splits: "train" and, if they exist, "validation" and "test".
+        options: `train_size`, `validation_size`, `test_size` and `seed` as in `load_task`. If `labels` lack
+            "validation" or "test", its size must be given.
 
     Raises:
         ValueError: a size that is larger than what there is, or leaves nothing to train on.
@@ -43,7 +43,7 @@ def choose_splits(labels: dict[str, np.ndarray], options: dict[str, Any]) -> Cho
 
 
 def fingerprint(labels: dict[str, np.ndarray], chosen: Chosen) -> str:
-    """sha256 (hex) of the splits' indices and labels; it differs as soon as one image goes to another split."""
+    """sha256 (hex) of the splits' indices and labels. It changes if even one image goes to another split."""
     digest = hashlib.sha256()
     for name, (origin, index) in sorted(chosen.items()):
         digest.update(f"{name} of {origin}, {len(index)} of {len(labels[origin])}\n".encode())
@@ -55,7 +55,7 @@ def fingerprint(labels: dict[str, np.ndarray], chosen: Chosen) -> str:
 def _stratified(
     what: str, labels_N: np.ndarray, among: np.ndarray, size: float | None, seed: tuple[int, int], *, spare: int
 ) -> np.ndarray:
-    """Sorted indices out of `among`: as many as `size` says, each class in proportion (largest remainders)."""
+    """Sorted indices from `among`: as many as `size` says, with classes in proportion (largest remainders)."""
     available = len(among)
     if size is None:
         return among
@@ -67,7 +67,7 @@ def _stratified(
     counts = np.floor(shares).astype(int)
     largest = np.argsort(counts - shares, kind="stable")[: wanted - counts.sum()]
     counts[largest] += 1
-    # RandomState and not default_rng: its stream is frozen for all versions of numpy (NEP 19), so splits stay.
+    # RandomState, not default_rng: its stream is the same in all versions of numpy (NEP 19), so splits stay the same.
     random = np.random.RandomState(seed)
     picked = [random.permutation(among[class_N == number])[:count] for number, count in enumerate(counts)]
     return np.sort(np.concatenate(picked))

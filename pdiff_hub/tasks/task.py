@@ -35,7 +35,7 @@ class Task:
         spec: the complete, JSON-able spec: `load_task(task.spec)` gives the same task. `spec["resolved"]` records the
             source, the sizes of the splits, a sha256 fingerprint of their indices and labels, the class names, and
             the attributes below.
-        mean, std: of each channel over the training split, with pixels scaled to [0, 1].
+        mean, std: per channel over the training split, with pixels scaled to [0, 1].
     """
 
     spec: dict[str, Any]
@@ -56,10 +56,10 @@ class Task:
         return images.to(torch.float32).mul_(scale[:, None, None]).add_(shift[:, None, None])
 
     def augment(self, images_NCHW: Tensor, generator: torch.Generator) -> Tensor:
-        """Each image mirrored with probability 1/2 and shifted by up to `crop_padding` pixels, as the spec asks.
+        """Mirrors each image with probability 1/2 and shifts it by up to `crop_padding` pixels, as the spec asks.
 
         Args:
-            images_NCHW: what `inputs` returned; pixels shifted in from outside are black.
+            images_NCHW: what `inputs` returned. Pixels that come in from outside are black.
             generator: the only source of randomness. A task that does not augment draws nothing and copies nothing.
         """
         flip, padding = self.spec["augment"]["flip"], self.spec["augment"]["crop_padding"]

@@ -1,1 +1,1 @@
-"""Training a pipeline on a set of checkpoints: the autoencoder first, then the denoiser on its latents."""
+"""Trains a pipeline on a set of checkpoints: the autoencoder first, then the denoiser on its latents."""

@@ -29,15 +29,15 @@ from pdiff_hub.training.principal_components import spectrum_of
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 
 _MIN_COMPONENTS = 16
-_WINDOW_PARAMS = 2**16  # of a gradient step; about 2.5 GiB of activations at batch 50 and the paper's widths
-_KEPT_BYTES = 2**30  # of checkpoints that stay on the device while windows of them are taken; else read when needed
-_MANY_PARAMS = 1_000_000  # several slices: memory matters more than the time that new pages take
+_WINDOW_PARAMS = 2**16  # per gradient step; about 2.5 GiB of activations at batch 50 and the paper's widths
+_KEPT_BYTES = 2**30  # checkpoints of up to this size stay on the device; larger sets are read window by window
+_MANY_PARAMS = 1_000_000  # with more, memory matters more than the time that new pages take
 
 
 def split_rows(num_checkpoints: int, holdout: float) -> tuple[list[int], list[int]]:
     """Rows to train on and evenly spaced rows to hold out; at least two stay for training.
 
-    One checkpoint of every 1/holdout is held out, from the middle of its stretch; none where there are fewer than 3.
+    One of every 1/holdout checkpoints is held out, from the middle of its stretch; none if there are fewer than 3.
     """
     if num_checkpoints < 2:
         raise PdiffError(
@@ -58,10 +58,10 @@ def fit_autoencoder(
     accelerator: Accelerator,
     state: TrainingFolder,
 ) -> tuple[ParamAutoencoder, Tensor]:
-    """The autoencoder of these checkpoints, its latent scale fitted, and their latents [K,C,L], held-out ones left out.
+    """Fits an autoencoder and its latent scale; -> it, and the latents [K,C,L] of the training checkpoints.
 
-    Both are on the accelerator's device. `length_multiple`: the latent length is padded to a multiple of it, as the
-    U-Net's levels ask.
+    Both are on the accelerator's device. The latent length is padded to a multiple of `length_multiple`, because the
+    U-Net's levels need that.
     """
     train_K, held_out_H = split_rows(len(dataset), config.holdout)
     if dataset.layout.num_params > _MANY_PARAMS:
@@ -94,7 +94,7 @@ def fit_autoencoder(
 
 
 def held_out_r2(autoencoder: ParamAutoencoder, dataset: CheckpointDataset, holdout: float) -> float:
-    """Deviation R2 on the held-out checkpoints, deviations from the training mean; NaN where none is held out."""
+    """`deviation_r2` of the held-out checkpoints, against the training mean; NaN if none is held out."""
     train_K, held_out_H = split_rows(len(dataset), holdout)
     if not held_out_H:
         return math.nan
@@ -108,10 +108,10 @@ def deviation_r2(
     read_slice: Callable[[int, int], Tensor],
     mean_slice: Callable[[int, int], Tensor],
 ) -> float:
-    """1 - |x - decode(encode(x))|^2 / |x - mean|^2 in raw units: how much of what makes them differ survives.
+    """1 - |x - decode(encode(x))|^2 / |x - mean|^2 in raw units: how much of the checkpoints' differences survives.
 
-    `read_slice(start, stop) -> [K, S]` reads the checkpoints judged, `mean_slice` the training mean [S]. 1 is
-    perfect, 0 a decoder that always answers with the mean, NaN where nothing differs.
+    `read_slice(start, stop) -> [K, S]` reads the checkpoints x, `mean_slice` the training mean [S]. 1 is perfect, 0 is
+    a decoder that always answers with the mean, NaN means that no checkpoint differs from the mean.
     """
     error, total = 0.0, 0.0
     for start, stop, decoded_KS in autoencoder.decode_slices(autoencoder.encode_slices(read_slice)):
@@ -123,7 +123,7 @@ def deviation_r2(
 
 @torch.no_grad()
 def fit_latent_scale(autoencoder: ParamAutoencoder, latent_KCL: Tensor) -> None:
-    """Set the latent scaling from *unscaled* latents [K,C,L]; constant (padding) positions keep scale 1."""
+    """Sets the latent scaling from *unscaled* latents [K,C,L]; constant (padding) positions keep scale 1."""
     std_CL = latent_KCL.std(dim=0, correction=0)
     autoencoder.latent_mean_CL.copy_(latent_KCL.mean(dim=0))
     autoencoder.latent_std_CL.copy_(torch.where(std_CL > 1e-6 * std_CL.max(), std_CL, 1.0))
@@ -155,15 +155,15 @@ def _build(
         slice_size=_slice_size(len(dataset), dataset.layout.num_params),
     )
     autoencoder.release = give_back
-    if statistics is not None:  # not copied: both are as large as a network
+    if statistics is not None:  # not copied: each may be as large as a network
         autoencoder.mean_P, autoencoder.scale = statistics.mean_P, statistics.scale
     return autoencoder
 
 
 def _slice_size(num_checkpoints: int, num_params: int) -> int:
-    """Parameters in a slice, so that a slice of all checkpoints in float64 takes 128 MiB, but not below a least size.
+    """Parameters per slice: a slice of all checkpoints in float64 takes 128 MiB, but there is a least size.
 
-    That is larger for small networks, whose sets lie in parquet, all of which is decoded for each slice.
+    The least size is larger for small networks: their sets are in parquet files, which each slice decodes as a whole.
     """
     least = 2**14 if num_params <= MAX_PARQUET_PARAMS else 2**10
     return min(max(2**27 // (8 * num_checkpoints), least), 10**6)
@@ -190,7 +190,7 @@ def _statistics(dataset: CheckpointDataset, train_K: list[int], config: Autoenco
 
 
 def _positive(std: Tensor) -> Tensor:
-    # What never changes has no scale; 1 leaves its deviations, all zero, as they are.
+    # What never changes has no scale; with 1, its deviations stay zero.
     return torch.where(std > 1e-12, std, 1.0).float()
 
 
@@ -203,7 +203,7 @@ def _principal_components(
     length_multiple: int,
     directory: Path,
 ) -> ParamAutoencoder:
-    """The components of each slice are written into `directory` and mapped from there: memory does not grow with P."""
+    """Writes the components of each slice into `directory` and maps them from there: memory does not grow with P."""
     spectrum = spectrum_of(dataset, train_K, held_out_H, statistics)
     if config.num_components is not None:
         num_components = config.num_components
@@ -218,7 +218,7 @@ def _principal_components(
         num_components = min(max(enough, _MIN_COMPONENTS), config.max_components, spectrum.rank)
     columns = math.ceil(num_components / config.latent_channels)
     length = math.ceil(columns / length_multiple) * length_multiple
-    with torch.device("meta"):  # the components are too many to be made, only to be replaced
+    with torch.device("meta"):  # takes no memory for components, which are replaced below
         autoencoder = _build(dataset, config, length, statistics, num_components)
     for name, buffer in autoencoder.named_buffers():
         if buffer.is_meta:
@@ -233,17 +233,17 @@ def _principal_components(
 
 
 def _windows(autoencoder: ParamAutoencoder) -> list[tuple[int, int]]:
-    """(start, stop) of the parts of the vector of which each gradient step takes one.
+    """(start, stop) of the windows of the vector. Each gradient step sees one window.
 
-    Conv: whole blocks, each of which is encoded for itself; activations then do not grow with the network. A deviation
-    from p-diff sec. 3.2, where each step sees the whole vector, for vectors longer than a window. Linear: all, since
-    latents are sums over it.
+    Conv: a window is a number of whole blocks, because each block is encoded separately. So activations do not grow
+    with the network. For vectors longer than a window, this deviates from p-diff sec. 3.2, where each step sees the
+    whole vector. Linear: one window is the whole vector, because latents are sums over it.
     """
     num_params = autoencoder.layout.num_params
     length = num_params
     if autoencoder.config.form == "conv":
         count = math.ceil(num_params / max(_WINDOW_PARAMS, autoencoder.block))
-        length = math.ceil(num_params / (count * autoencoder.block)) * autoencoder.block  # all about as long
+        length = math.ceil(num_params / (count * autoencoder.block)) * autoencoder.block  # all of about the same length
     return [(start, min(start + length, num_params)) for start in range(0, num_params, length)]
 
 
@@ -267,7 +267,7 @@ def _train(
 
     def loss_of(model: nn.Module, generator: torch.Generator) -> Tensor:
         picked_B = rows_K[torch.randint(len(rows_K), (config.batch_size,), generator=generator, device=device)]
-        # Drawn on the CPU, which then has it without asking the device.
+        # The window is drawn on the CPU, so that the CPU need not wait for the device.
         start, stop = windows[random.Random(generator.initial_seed()).randrange(len(windows))]
         own_B = share(picked_B, accelerator)
         if params_KP is not None:
@@ -282,7 +282,7 @@ def _train(
         if config.latent_noise > 0:
             noise_BCL = torch.randn(latent_shape, generator=generator, device=device)
             noise_BCL = config.latent_noise * share(noise_BCL, accelerator)
-        # Weighted by its length, a window's loss is on average that of the whole vector.
+        # Weighted by length, the loss of a window is on average the loss of the whole vector.
         weight = (stop - start) * len(windows) / num_params
         return weight * nn.functional.mse_loss(model(noisy_BS, noise_BCL), target_BS)
 

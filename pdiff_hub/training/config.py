@@ -9,14 +9,14 @@ from typing import Any
 from pdiff_hub.errors import require, require_known
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # p-diff, arXiv 2402.13144, sec. 3.2 and its code: the widths are those of the defaults below.
+    # p-diff, arXiv 2402.13144, sec. 3.2 and its code. The paper's widths are the defaults below.
     "paper": {"form": "conv", "normalization": "none", "steps": 30_000, "input_noise": 1e-3, "latent_noise": 0.1},
 }
-"""Options of `AutoencoderConfig` by name; what a recipe says itself goes before them."""
+"""Options of `AutoencoderConfig`, by preset name; a recipe's own options override them."""
 
 
 def with_preset(options: Mapping[str, Any]) -> dict[str, Any]:
-    """`options` of a recipe, with those of the preset that they name (`preset: paper`) where they say nothing else."""
+    """A recipe's `options`, with the preset that they name (`preset: paper`) filling in those that are not given."""
     given = {key: value for key, value in options.items() if key != "preset"}
     if (name := options.get("preset")) is None:
         return given
@@ -30,17 +30,17 @@ class AutoencoderConfig:
 
     Attributes:
         form: "linear" (principal components in closed form) or "conv" (the paper's 1-D CNN).
-        num_components: linear form; None takes as few as hold `explained` of the held-out deviations.
+        num_components: linear form; None takes the fewest that hold `explained` of the held-out deviations.
         explained: in (0, 1]; used where num_components is None.
-        max_components: bound on the automatic choice.
+        max_components: upper bound on the automatic choice; its lower bound is 16.
         latent_channels: C.
         normalization: "none", "per_tensor" or "per_parameter".
-        steps: gradient steps; 0 keeps the closed form (linear form only). Conv: of more than about 65,000 numbers a
-            step sees a part, so that a larger network needs more steps.
+        steps: gradient steps; 0 keeps the closed form (linear form only). Conv: a step sees about 65,000 numbers of a
+            larger network, which therefore needs more steps.
         batch_size, learning_rate, weight_decay: AdamW of these steps.
         input_noise, latent_noise: standard deviations of the noise augmentation, in raw weight units and in
             unscaled latents (p-diff sec. 3.2: 0.001 and 0.1).
-        holdout: share of the checkpoints that is kept from training and judged on.
+        holdout: share of the checkpoints that are not trained on, but judged on.
     """
 
     form: str = "linear"
@@ -90,18 +90,18 @@ class DiffusionConfig:
     """Stage two: `UNet1DModel` on latents, epsilon prediction, T=1000, linear betas (p-diff sec. 3.3).
 
     Attributes:
-        widths: U-Net channels a level, multiples of 8. One level sees 21 latent positions, which is all of a short
-            latent; a level more halves the length.
-        layers_per_block: residual blocks a level, less one.
+        widths: U-Net channels per level, multiples of 8. One level sees 21 latent positions, which is all of a short
+            latent; each further level halves the length.
+        layers_per_block: residual blocks per level, minus one.
         steps, batch_size, learning_rate, warmup_steps, weight_decay, max_grad_norm: AdamW, warm-up and cosine;
-            batch_size is of all processes together. The more steps on few checkpoints, the more of what is generated
-            are copies of them; the fewer, the narrower the generated cloud.
-        ema_decay: in [0, 1); the averaged weights are what is kept.
-        compile: `torch.compile` of the U-Net. On two CPU cores it takes half a minute and saves a fifth of each step on
-            latents of length 16, nothing on shorter ones; it pays for long trainings.
-        mixed_precision: "auto" (bf16 where a GPU has it), "no", "fp16" or "bf16".
+            batch_size is that of all processes together. With few checkpoints, more steps turn more of the
+            generated networks into copies of checkpoints; fewer steps make the generated cloud narrower.
+        ema_decay: in [0, 1); the averaged weights are kept.
+        compile: `torch.compile` of the U-Net. On two CPU cores it takes half a minute; it saves a fifth of each step on
+            latents of length 16 and nothing on shorter ones. It pays for long trainings.
+        mixed_precision: "auto" (bf16 if the GPU has it), "no", "fp16" or "bf16".
         save_every, save_limit: steps between saves, and how many are kept.
-        log_every: steps between looks at the loss (tracker, divergence).
+        log_every: steps between checks of the loss (for the tracker, and for divergence).
     """
 
     widths: Sequence[int] = (64,)

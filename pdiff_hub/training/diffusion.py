@@ -1,6 +1,6 @@
 """Stage two: a `UNet1DModel` learns to denoise latents (p-diff, arXiv 2402.13144, sec. 3.3).
 
-Shapes: K latents to train on, B a batch, C channels, L length.
+Shapes: K latents to train on, B batch, C channels, L length.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pdiff_hub.training.loop import LoopConfig, run_loop, share
 
 
 def build_unet(channels: int, length: int, widths: Sequence[int], layers_per_block: int) -> UNet1DModel:
-    """The family of `UNet1DModel` blocks that works on sequences and sees the time step at every level."""
+    """A `UNet1DModel` of those blocks that work on sequences and see the time step at every level."""
     levels = len(widths)
     return UNet1DModel(
         sample_size=length,
@@ -40,9 +40,9 @@ def build_unet(channels: int, length: int, widths: Sequence[int], layers_per_blo
 
 
 def build_scheduler() -> DDPMScheduler:
-    """T=1000, linear betas 1e-4..2e-2, epsilon (p-diff sec. 3.3); nothing clipped: latents are unbounded.
+    """T=1000, linear betas 1e-4..2e-2, epsilon (p-diff sec. 3.3). Nothing is clipped, because latents are unbounded.
 
-    "trailing" makes few steps begin at pure noise, as training ends there.
+    With "trailing", sampling in few steps also begins at pure noise, which is the last time step of training.
     """
     return DDPMScheduler(
         num_train_timesteps=1000,
@@ -68,7 +68,7 @@ def train_unet(
 
     `latent_KCL`: scaled latents, encoded once and kept on the device for all steps.
     """
-    # Drawn aside, so that the caller's random state stays as it was.
+    # Forked, so that the caller's random state stays as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = build_unet(latent_KCL.shape[1], latent_KCL.shape[2], config.widths, config.layers_per_block)
@@ -83,7 +83,7 @@ def train_unet(
     def loss_of(model: nn.Module, generator: torch.Generator) -> Tensor:
         rows_B = share(torch.randint(len(latent_KCL), batch[:1], generator=generator, device=device), accelerator)
         noise_BCL = share(torch.randn(batch, generator=generator, device=device), accelerator)
-        # One time step a network, not one a batch.
+        # One time step per network, not one per batch.
         time_B = share(torch.randint(num_steps, batch[:1], generator=generator, device=device), accelerator)
         noisy_BCL = scheduler.add_noise(latent_KCL[rows_B], noise_BCL, time_B)
         with accelerator.autocast():
@@ -108,5 +108,5 @@ def train_unet(
 
 
 def length_multiple(config: DiffusionConfig) -> int:
-    """What the latent length must be a multiple of, since every level but the last halves it."""
+    """The latent length must be a multiple of this number, because every level but the last halves it."""
     return int(math.pow(2, len(config.widths) - 1))

@@ -1,8 +1,8 @@
 """One training loop for both stages: Accelerate, EMA, warm-up and cosine, atomic saves, exact resume.
 
-Randomness comes from a generator seeded by (seed, step), on the device that trains, and is drawn for the whole batch of
-all processes; each process takes its share. So a resumed run repeats nothing, two processes see what one would, and
-nothing goes to the device or comes back within a step.
+Random numbers come from a generator on the training device, which is seeded by (seed, stage, step). They are drawn for
+the whole batch of all processes, and each process takes its share. So a resumed run repeats nothing, two processes see
+what one would see, and nothing is copied to or from the device within a step.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tqdm.auto import tqdm
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.seeds import derived_seed
 
-_DIVERGED = 10.0  # a loss this many times its first average is no longer training
+_DIVERGED = 10.0  # training has diverged if the loss is more than this many times its first average
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """What the loop needs of a stage's options; see `DiffusionConfig` for their meaning."""
+    """The options of a stage that the loop needs; see `DiffusionConfig` for their meaning."""
 
     name: str
     steps: int
@@ -46,7 +46,7 @@ class LoopConfig:
 
 
 def build_accelerator(**options: Any) -> Accelerator:
-    """An `Accelerator` that joins the processes of a launcher also where there are only CPUs, which it else ignores."""
+    """An `Accelerator` that joins the processes of a launcher on CPUs too; by default it ignores them there."""
     return Accelerator(cpu=not torch.accelerator.is_available(), **options)
 
 
@@ -81,12 +81,12 @@ def run_loop(
     seed: int,
     on_log: Callable[[int, float], None] | None = None,
 ) -> float:
-    """Train `model` in place; at the end it holds the averaged (EMA) weights. Returns the last average loss.
+    """Trains `model` in place; at the end it holds the averaged (EMA) weights. Returns the last average loss.
 
-    `loss_of(model, generator)` is the mean loss over this process's share of one batch; the generator is on the
-    accelerator's device, and what it draws must be drawn for all processes (`share`). Goes on from the newest whole
-    save in `directory`. `accelerator` must be new: it saves all that it has prepared. Raises ValueError when the loss
-    is not finite or diverges: the saves stay.
+    `loss_of(model, generator)` is the mean loss over this process's share of one batch. The generator is on the
+    accelerator's device; what is drawn from it must be drawn for all processes, and then cut by `share`. Training
+    resumes from the newest whole save in `directory`. `accelerator` must be new, because it saves all that it has
+    prepared. Raises ValueError if the loss is not finite or diverges; the saves stay.
     """
     if config.batch_size % accelerator.num_processes:
         raise PdiffError(
@@ -100,7 +100,7 @@ def run_loop(
         weight_decay=config.weight_decay,
         fused=device_type in ("cpu", "cuda"),
     )
-    # Not prepared: Accelerate would step it once a process.
+    # Not prepared: Accelerate would step it once per process.
     schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.steps)
     model, optimizer = accelerator.prepare(model, optimizer)
     plain = accelerator.unwrap_model(model)
@@ -110,7 +110,7 @@ def run_loop(
     newest = max(_saves(directory), default=None)
     if newest is not None:
         accelerator.load_state(str(newest))
-    ema.to(accelerator.device)  # Accelerate reads what is not prepared into the CPU's memory
+    ema.to(accelerator.device)  # `load_state` puts what is not prepared into the CPU's memory
     model.train()
     generator = torch.Generator(accelerator.device)
     window: list[Tensor] = []
@@ -176,7 +176,7 @@ def _saves(directory: Path) -> list[Path]:
 
 
 def _save(accelerator: Accelerator, directory: Path, step: int, limit: int) -> None:
-    """Write the state beside and rename it: a killed save leaves none, or a whole one."""
+    """Writes the state into a temporary folder and renames it: a killed save leaves a whole save or none."""
     target, unfinished = directory / f"step-{step:08d}", directory / "unfinished"
     if accelerator.is_main_process:
         directory.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""Keeping what a process holds of the machine's memory close to what it uses: two requests to the system.
+"""Two requests to the system that keep the memory a process holds close to the memory it uses.
 
-Peaks measured on two cores, 10 checkpoints (docs/measurements.md): training a generator of 100 million numbers takes
-1,116 MiB with both and 3,700 MiB without `return_large_tensors`; one of 30 million 849 MiB with both and 1,665 MiB
-without `give_back`, and sampling a network from it 636 and 1,660 MiB.
+Peaks on two cores with 10 checkpoints (docs/measurements.md): training a generator of 100 million numbers takes
+1,116 MiB with both requests and 3,700 MiB without `return_large_tensors`. Training one of 30 million takes 849 MiB with
+both and 1,665 MiB without `give_back`; sampling a network from it takes 636 and 1,660 MiB.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _PAGE_OUT = 21  # MADV_PAGEOUT of Linux
 
 
 def return_large_tensors() -> None:
-    """From now on the memory of a tensor over 1 MiB goes back to the system when it is freed. Linux with glibc only.
+    """From now on, a tensor over 1 MiB gives its memory back to the system when it is freed. Linux with glibc only.
 
-    glibc raises that limit to 32 MiB by itself. Freed pieces below it stay with the process, and small objects that
-    settle in them make the next piece take new memory: 32 MB per slice of a network, measured.
+    By itself, glibc raises that limit to 32 MiB. The process then keeps freed pieces below 32 MiB, and small objects
+    settle in them. So the next piece takes new memory: 32 MB per slice of a network, measured.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -30,9 +30,9 @@ def return_large_tensors() -> None:
 
 
 def give_back(tensor: Tensor) -> None:
-    """Lets the system take back the memory of a tensor that lies in a memory-mapped file; reading it brings it back.
+    """Lets the system take back the memory of a tensor in a memory-mapped file; reading the tensor loads it again.
 
-    Advice that changes no content; without effect where the system does not know it.
+    It changes no content, and has no effect if the system does not support it.
     """
     if sys.platform == "linux" and tensor.device.type == "cpu":
         page = os.sysconf("SC_PAGE_SIZE")

@@ -1,7 +1,7 @@
-"""Both stages: a `CheckpointDataset` -> a pipeline folder. Runs under Accelerate and goes on where it was stopped.
+"""Both stages: a `CheckpointDataset` -> a pipeline folder. Runs under Accelerate and resumes where it was stopped.
 
-The folder's `training/` holds what resuming needs: `autoencoder/` and `latents.safetensors` once stage one is done,
-`diffusion/step-*` saves, `summary.json` at the end.
+The folder's `training/` holds what resuming needs: `autoencoder/` and `latents.safetensors` once stage one is done, the
+saves `diffusion/step-*`, and `summary.json` at the end.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from pdiff_hub.training.memory import give_back
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
-_DIGESTED = 2**20  # numbers at either end of a set
+_DIGESTED = 2**20  # numbers from each end of the vectors, of all checkpoints together
 
 
 def require_processes(accelerator: Accelerator, asked: int | None = None) -> None:
-    """ValueError if another number of processes runs than was asked for.
+    """ValueError if the number of running processes is not the number that was asked for.
 
-    `asked`: None takes what the launcher put into the environment. `accelerate launch --cpu --num_processes 2` starts
-    one process, in silence (accelerate 1.15): it sets ACCELERATE_USE_CPU but no world size, so there
-    the number must be given to be checked.
+    `asked`: None takes the number that the launcher put into the environment. `accelerate launch --cpu --num_processes
+    2` starts one process without a message (accelerate 1.15): it sets ACCELERATE_USE_CPU but no world size. So there
+    the check works only if `asked` is given.
     """
     expected = int(os.environ.get("WORLD_SIZE", "1")) if asked is None else asked
     if accelerator.num_processes != expected:
@@ -59,15 +59,15 @@ def train_pipeline(
     seed: int = 0,
     log_with: str | None = None,
 ) -> TrainingSummary:
-    """Train on `dataset` and write a pipeline into `output_dir`; called in every process.
+    """Trains on `dataset` and writes a pipeline into `output_dir`; call it in every process.
 
     Args:
-        num_inference_steps: the default of the pipeline that is written.
+        num_inference_steps: the default number of sampling steps of the pipeline that is written.
         log_with: an Accelerate tracker ("tensorboard", ...), which logs to `output_dir/training/logs`.
 
     Raises:
-        ValueError: one checkpoint only; other settings than those of the run that `output_dir` holds; a loss that is
-            not finite or diverges (the last good state stays).
+        ValueError: one checkpoint only; settings that differ from those of the run in `output_dir`; a loss that is not
+            finite or diverges (the last good state stays).
     """
     autoencoder, diffusion = autoencoder or AutoencoderConfig(), diffusion or DiffusionConfig()
     folder = RunFolder(Path(output_dir))
@@ -95,7 +95,7 @@ def train_pipeline(
             "process wrote; give an output_dir on a file system that all machines share."
         )
     if not state.latents.exists():
-        # An Accelerator of its own: each saves all that it has prepared.
+        # Stage one has its own Accelerator, because each saves all that it has prepared.
         _stage_one(dataset, autoencoder, diffusion, seed, build_accelerator(mixed_precision=precision), state)
     accelerator.wait_for_everyone()
     latent_KCL = load_file(state.latents)["latent_KCL"]
@@ -135,7 +135,7 @@ def train_pipeline(
 
 
 def _digest(dataset: CheckpointDataset) -> str:
-    """SHA-256 of the first and the last numbers of all checkpoints: which set it is, without reading all of it."""
+    """SHA-256 of the first and the last numbers of all checkpoints: identifies a set without reading all of it."""
     columns, digest = min(max(1, _DIGESTED // len(dataset)), dataset.layout.num_params), hashlib.sha256()
     for start in (0, dataset.layout.num_params - columns):
         digest.update(dataset.read_slice(start, start + columns).contiguous().numpy().data)
@@ -165,18 +165,18 @@ def _stage_one(
                 "num_components": fitted.config.num_components if config.form == "linear" else latent_KCL[0].numel(),
             },
         )
-        # Last: its presence says that stage one is done.
+        # Written last: its presence says that stage one is done.
         write_safetensors(state.latents, {"latent_KCL": latent_KCL})
-    shutil.rmtree(state.components(accelerator.process_index), ignore_errors=True)  # where they were fitted
+    shutil.rmtree(state.components(accelerator.process_index), ignore_errors=True)  # needed only while fitting
 
 
 def publish(pipe: PDiffPipeline, folder: RunFolder) -> None:
-    """Save the pipeline beside and move it in, the index last: a killed run leaves no half pipeline that opens."""
+    """Saves the pipeline aside and moves it in, the index last, so that no half pipeline opens after a kill."""
     unfinished = RunFolder(folder.training.unfinished_pipeline)
     shutil.rmtree(unfinished.path, ignore_errors=True)
     pipe.save_pretrained(unfinished.path)
     if not folder.index.exists() or fingerprint(folder) != fingerprint(unfinished):
-        for file in folder.companions():  # they tell of the pipeline that was there before
+        for file in folder.companions():  # they describe the pipeline that was there before
             if file != folder.recipe:
                 file.unlink()
     folder.index.unlink(missing_ok=True)

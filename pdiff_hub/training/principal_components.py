@@ -1,4 +1,4 @@
-"""The principal components of a set of checkpoints, from a matrix of the smaller of its two sides.
+"""The principal components of a set of checkpoints, from a K x K or a P x P matrix, whichever is smaller.
 
 Shapes: K training checkpoints, H held-out ones, P parameters, S a slice of P, N components.
 """
@@ -16,18 +16,19 @@ from pdiff_hub.errors import PdiffError
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 
 _RANK_TOLERANCE = 1e-9  # eigenvalues below this share of the largest are rounding, not structure
-_BLOCK_BYTES = 64 << 20  # float64 copies of some checkpoints
+_BLOCK_BYTES = 64 << 20  # of float64 copies of checkpoints that are made at once
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """What the checkpoints span.
+    """The principal components of the checkpoints.
 
     Attributes:
-        rank: the number of components, all of them.
-        explained_N: float64 [rank], which share of the squared deviations the first n + 1 hold: of the held-out
-            checkpoints, or of the training ones where none is held out.
-        components: `(N, start, stop)` -> the first N, orthonormal over P, parameters start..stop: float32 [N,S].
+        rank: the number of all components.
+        explained_N: float64 [rank]: the share of the squared deviations that the first n + 1 components hold; of the
+            held-out checkpoints, or of the training checkpoints if none is held out.
+        components: `(N, start, stop)` -> the parameters start..stop of the first N components, which are orthonormal
+            over P: float32 [N,S].
     """
 
     rank: int
@@ -40,8 +41,8 @@ def spectrum_of(
 ) -> Spectrum:
     """The spectrum of the deviations that `statistics.normalize` gives. ValueError if all checkpoints are equal.
 
-    Through the K x K Gram matrix, a slice of P at a time; for small networks with more checkpoints than numbers through
-    the P x P covariance, which is then the smaller of the two.
+    They come from the K x K Gram matrix, one slice of P at a time. Small networks with more checkpoints than numbers
+    use the P x P covariance, which is then smaller.
     """
     if dataset.layout.num_params < len(train_K):
         return _from_covariance(dataset, train_K, held_out_H, statistics)
@@ -94,7 +95,7 @@ def _from_covariance(
 
 
 def _leading(matrix: Tensor, num_train: int) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, largest first, and eigenvectors in columns, of those that are not rounding."""
+    """The eigenvalues that are not rounding, largest first, and their eigenvectors as columns."""
     eigenvalues, vectors = torch.linalg.eigh(matrix)
     eigenvalues, vectors = eigenvalues.flip(0), vectors.flip(1)
     rank = int((eigenvalues > _RANK_TOLERANCE * eigenvalues[0].clamp_min(1e-30)).sum())
@@ -104,7 +105,7 @@ def _leading(matrix: Tensor, num_train: int) -> tuple[Tensor, Tensor]:
             "a larger learning rate or from more seeds."
         )
     rank = min(rank, num_train - 1)
-    # Signs are arbitrary; fixed, so that a rerun gives the same latents.
+    # Signs are arbitrary; they are fixed so that a rerun gives the same latents.
     vectors *= torch.sign(vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True)))
     return eigenvalues[:rank], vectors[:, :rank]
 

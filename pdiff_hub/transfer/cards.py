@@ -1,6 +1,6 @@
-"""Cards on the Hub: a template filled in, and tables in Markdown.
+"""Cards on the Hub: filling in a template, and tables in Markdown.
 
-Names out of results, recipes and data sets are other people's text: they are values of a template, never templates.
+Names in results, recipes and data sets are other people's text: they are values in a template, never templates.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def render_card(template: Path, data: ModelCardData | DatasetCardData, **values: Any) -> str:
-    """The text of a card: `template` (Jinja), whose front matter is `data`, filled in with `values`."""
+    """The text of a card: `template` (Jinja) filled in with `values`, with `data` as its front matter."""
     from huggingface_hub import DatasetCard, DatasetCardData, ModelCard
 
     kind: Any = DatasetCard if isinstance(data, DatasetCardData) else ModelCard
@@ -22,9 +22,9 @@ def render_card(template: Path, data: ModelCardData | DatasetCardData, **values:
 
 
 def accuracy_result(name: str, accuracy: float, dataset: str, dataset_id: str | None) -> EvalResult:
-    """An accuracy (a fraction, on the test split) for the front matter, called `name`.
+    """An accuracy (a fraction, on the test split) for the front matter, under the name `name`.
 
-    dataset: what people call the data set. dataset_id: on the Hub, if it is there.
+    dataset: the data set's name for people. dataset_id: its id on the Hub, if it is there.
     """
     from huggingface_hub import EvalResult
 
@@ -40,6 +40,6 @@ def accuracy_result(name: str, accuracy: float, dataset: str, dataset_id: str | 
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; line breaks and bars in cells are taken out of its way."""
+    """A table in Markdown. In cells, line breaks become spaces and bars are escaped."""
     cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in [columns, ["---"] * len(columns), *cells])

@@ -1,4 +1,4 @@
-"""The Hub's client as `transfer` uses it: made for a repository, tried again when the network fails, quiet in logs."""
+"""The Hub's client as `transfer` uses it: for one repository, tried again when the network fails, quiet in logs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-# Seconds before the second try, doubled from one try to the next. The client tries single uploads and listings again
-# by itself (5 times in 23 seconds); here is what it does not, so few tries on top of it stay within some two minutes.
+# Seconds before the second try, doubled after each further try. The client itself retries single uploads and listings
+# (5 times in 23 seconds). We retry the rest, and only a few times, so that all stays within some two minutes.
 BASE_DELAY = 1.0
 TRIES = 5
 TIMEOUT = 30.0  # seconds for the small requests; the client sets its own for downloads
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def is_repo_id(name: str) -> bool:
-    """Whether `name` could be a repository: "user/name" of letters, digits, "-", "_" and "."."""
+    """Whether `name` could name a repository: "user/name" or "name", of letters, digits, "-", "_" and "."."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
 
@@ -38,7 +38,7 @@ def is_repo_id(name: str) -> bool:
 
 
 def place_of(repo_id: str, repo_type: RepoType, revision: str | None) -> Place:
-    """The place of this name; ValueError if no repository can be called so."""
+    """The place of repository `repo_id`; ValueError if no repository can have this name."""
     if not is_repo_id(repo_id):
         raise PdiffError(
             f'{repo_id!r} cannot be the name of a repository: give "user/name", of letters, digits, '
@@ -48,7 +48,7 @@ def place_of(repo_id: str, repo_type: RepoType, revision: str | None) -> Place:
 
 
 def client(token: str | bool | None, place: Place, needs_token: bool = False) -> HfApi:
-    """The client; ConnectionError in offline mode, PermissionError without a token where it takes one."""
+    """The client. ConnectionError in offline mode; PermissionError if the token is malformed, or needed and missing."""
     from huggingface_hub import HfApi, get_token, is_offline_mode
 
     if is_offline_mode():
@@ -72,7 +72,7 @@ def newest_commit(api: HfApi, place: Place) -> str:
 def commit_and_files(
     api: HfApi, place: Place, find_head: Callable[[], str], tries: int = TRIES
 ) -> tuple[str, dict[str, RepoFile]]:
-    """The commit that `find_head` finds and its files."""
+    """The commit that `find_head` finds, and its files by path."""
     from huggingface_hub.hf_api import RepoFile
 
     def tree() -> dict[str, RepoFile]:
@@ -80,7 +80,7 @@ def commit_and_files(
         return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
     head = retried(find_head, place, tries)
-    return head, (retried(tree, place, tries=1) if head else {})  # which the client tries again by itself
+    return head, (retried(tree, place, tries=1) if head else {})  # the client itself retries this
 
 
 def checked_files(api: HfApi, place: Place, tries: int) -> tuple[str, dict[str, int]]:
@@ -92,7 +92,7 @@ def checked_files(api: HfApi, place: Place, tries: int) -> tuple[str, dict[str, 
 
 
 def retried(call: Callable[[], T], place: Place, tries: int = TRIES) -> T:
-    """What `call` gives, tried up to `tries` times with growing pauses while what it raises may pass."""
+    """Runs `call` up to `tries` times, with growing pauses, as long as its errors may be temporary."""
     for number in range(1, tries + 1):
         try:
             return call()
@@ -102,7 +102,7 @@ def retried(call: Callable[[], T], place: Place, tries: int = TRIES) -> T:
             break
         if number < tries:
             pause(number, failure)
-    # Outside of the `except`, so that nothing of the client's words hangs on to it.
+    # Raised outside of the `except`, so that the client's error is not chained to it.
     raise explained(failure, place)
 
 
@@ -112,7 +112,7 @@ def pause(number: int, failure: Exception) -> None:
 
 
 def check_name(path: str, place: Place) -> None:
-    """ValueError if a file of this name could lie outside of the folder that it is put in, on any system."""
+    """Raises ValueError if a file with this name could land outside of its folder, on any system."""
     parts = path.split("/")
     if _FORBIDDEN.search(path) or any(part in ("", ".", "..") or part.lower() == ".git" for part in parts):
         raise PdiffError(
@@ -123,12 +123,12 @@ def check_name(path: str, place: Place) -> None:
 
 @contextmanager
 def progress_bars() -> Iterator[None]:
-    """The client's progress bars where somebody can see them, none elsewhere."""
+    """Shows the client's progress bars in a terminal, and hides them elsewhere."""
     from huggingface_hub import constants
     from huggingface_hub.utils.tqdm import disable_progress_bars, progress_bar_states
 
     watched = sys.stderr is not None and sys.stderr.isatty()
-    if watched or constants.HF_HUB_DISABLE_PROGRESS_BARS is not None:  # the variable decides
+    if watched or constants.HF_HUB_DISABLE_PROGRESS_BARS is not None:  # the user's setting decides
         yield
         return
     before = dict(progress_bar_states)

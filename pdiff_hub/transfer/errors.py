@@ -1,7 +1,7 @@
-"""What the Hub's client raises, told in one sentence each that says what to do.
+"""The errors of the Hub's client, each as one sentence that says what to do.
 
-The client's own messages carry urls, several lines and whatever the server says; a server can say a token back. So its
-errors are not chained to ours, and what the server says is cleaned of the token that was sent.
+The client's own messages hold URLs, several lines and the server's words, and a server can repeat a token. So the
+client's errors are not chained to ours, and the token that was sent is removed from the server's words.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 
 @dataclass(frozen=True)
 class Place:
-    """A repository at a revision (None: its main branch) of the Hub that the client is set to."""
+    """A repository at a revision (None: its main branch), on the Hub that the client is set to."""
 
     repo_id: str
     repo_type: RepoType
@@ -32,7 +32,7 @@ class Place:
         return f"{_KIND[self.repo_type]} {self.repo_id!r}"
 
     def url(self, commit: str | None = None) -> str:
-        """Its page, or that of one of its commits."""
+        """The URL of its page, or of one of its commits."""
         from huggingface_hub import constants
 
         prefix = "datasets/" if self.repo_type == "dataset" else ""
@@ -40,19 +40,19 @@ class Place:
 
 
 class ChangedMeanwhileError(Exception):
-    """The repository got a commit while it was looked at: look again."""
+    """The repository got a new commit while it was read: read it again."""
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether the same request may well succeed in a moment: 5xx, 429, dropped connections, time-outs."""
+    """Whether the same request may succeed in a moment: after 5xx, 429, dropped connections, time-outs."""
     from huggingface_hub.errors import HfHubHTTPError
 
     error = _root(error)
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in (408, 429) or error.response.status_code >= 500
-    # The parent is HTTPError of the HTTP library that this version of the client uses. An answer cut off inside its
-    # JSON, a download of the wrong size (an OSError without a number) and a connection that another thread closed
-    # (a RuntimeError) are connections that dropped, too.
+    # The parent class is HTTPError of the HTTP library that this version of the client uses. Three more errors mean a
+    # dropped connection: JSON that is cut off, a download of the wrong size (an OSError without a number) and a
+    # connection that another thread closed (a RuntimeError).
     transport = HfHubHTTPError.__bases__[0]
     cut_off = isinstance(error, json.JSONDecodeError) or (type(error) is OSError and error.errno is None)
     return isinstance(error, (transport, ChangedMeanwhileError)) or type(error) is RuntimeError or cut_off
@@ -64,7 +64,7 @@ def is_stale(error: Exception) -> bool:
 
 
 def asked_delay(error: Exception) -> float:
-    """Seconds that the server asks to wait (`Retry-After`), at most a minute; 0 if it does not."""
+    """Seconds that the server asks to wait (`Retry-After`), at most a minute; 0 if it asks for none."""
     headers = getattr(getattr(_root(error), "response", None), "headers", {})
     text = headers.get("retry-after", "")
     return min(float(text), 60.0) if text.isdecimal() else 0.0
@@ -78,7 +78,7 @@ def stale(place: Place) -> PdiffError:
 
 
 def explained(error: Exception, place: Place) -> Exception:
-    """The error to raise for one of the client's; others come back as they are."""
+    """Our error for an error of the client; other errors come back as they are."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -140,7 +140,7 @@ def explained(error: Exception, place: Place) -> Exception:
 
 
 def _root(error: Exception) -> Exception:
-    """The error that the client wrapped when it tried files one by one or looked into its cache."""
+    """The original error; the client wraps it when it transfers single files or looks into its cache."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     while type(error) is RuntimeError or isinstance(error, LocalEntryNotFoundError):
@@ -151,7 +151,7 @@ def _root(error: Exception) -> Exception:
 
 
 def _server_says(error: HfHubHTTPError) -> str:
-    """ ", and the server's words", on one line and without the token that was sent."""
+    """A comma and the server's words in quotes, on one line, without the token that was sent; "" if it says nothing."""
     if not error.server_message:
         return ""
     text = " ".join(error.server_message.split())

@@ -1,13 +1,13 @@
-"""Files to and from the Hub: all or nothing, tried again when the network fails, and never twice.
+"""Pushing and pulling files: all or nothing, tried again when the network fails, nothing transferred twice.
 
-A push is one commit on top of the commit that was looked at, so it is there as a whole or not at all, and never
-replaces what somebody else pushed meanwhile. What lies on the Hub already is not uploaded. A pull goes into the
-client's cache, where whole files stay, so a pull that was stopped goes on with the next one. Any endpoint that the
-client can be set to (HF_ENDPOINT).
+A push is one commit on top of the commit that was read. So it arrives whole or not at all, and never replaces what
+somebody else pushed meanwhile. Files that are on the Hub already are not uploaded. A pull goes into the client's cache,
+which keeps whole files; the next pull continues one that was stopped. HF_ENDPOINT sets the endpoint for both.
 
 Errors: ValueError (a name that is not allowed, content that is not ours, somebody else pushed), FileNotFoundError (no
-such repository, revision or file), PermissionError (no token, or not the right for this), ConnectionError (the network
-failed again and again, or is switched off). None of them changes the repository or holds a token.
+such repository, revision or file), PermissionError (no token, or one without this right), ConnectionError (the network
+failed again and again, or offline mode is on). No error holds a token. After an error the repository's files are as
+before, unless the answer to a commit was lost.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pushed", "RepoType", "commit_of", "is_repo_id", "list_files", "pull", "push_files"]
 
-_TRIES_WITH_COPY = 2  # where a copy in the cache does as well
+_TRIES_WITH_COPY = 2  # where a copy in the cache can be used instead
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MANAGED_BY_THE_HUB = ".gitattributes"
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push did: `uploaded` and `deleted` are paths in the repository, empty if it was as wanted already."""
+    """What a push did: `uploaded` and `deleted` are paths in the repository, empty if nothing had to change."""
 
     repo_id: str
     commit: str
@@ -70,7 +70,7 @@ class Pushed:
 
 
 class PushOptions(TypedDict, total=False):
-    """What every push takes: the options of `push_files` that go with the repository and not with its files."""
+    """What every push takes: the options of `push_files` that concern the repository and not its files."""
 
     private: bool | None
     revision: str | None
@@ -96,13 +96,13 @@ def push_files(
 
     Args:
         files: path in the repository -> local file. Other files in the repository stay.
-        repo_id: "user/name"; made if it does not exist, and so is the branch.
+        repo_id: "user/name"; the repository and the branch are made if they do not exist.
         replaces: globs; files in the repository that match one and are not in `files` are deleted in the same commit.
-        private: whether a new repository is private (None: what the account does by default). ValueError if True and
-            the repository is there and public.
+        private: whether a new repository is private (None: the account's default). ValueError if True and the
+            repository exists and is public.
         revision: a branch, by default main.
         create_pr: open a pull request instead of committing to the branch.
-        parent_commit: the commit that the new one must follow, as when the files were made from its content.
+        parent_commit: the commit that must still be the newest, for instance because the files were made from it.
     """
     place = place_of(repo_id, repo_type, revision)
     for path, local in files.items():
@@ -124,7 +124,7 @@ def push_files(
 
 @dataclass(frozen=True)
 class _Push:
-    """A commit to be made on `head`, whose files are `tree`."""
+    """A commit to make on top of the commit `head`, whose files are `tree`."""
 
     place: Place
     head: str
@@ -136,7 +136,7 @@ class _Push:
         return Pushed(self.place.repo_id, commit, url or self.place.url(commit), tuple(self.files), self.deleted)
 
     def commit(self, api: HfApi, message: str, create_pr: bool) -> Pushed:
-        """Tries until the commit is there; one whose answer was lost is found by what it holds, not made twice."""
+        """Tries until the commit is there. If an answer is lost, the commit is found by its content, not made twice."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         for number in range(1, TRIES + 1):
@@ -156,7 +156,7 @@ class _Push:
                 return self.done(info.oid, info.pr_url)
             except Exception as error:  # raised again below, in our words
                 failure = error
-            if create_pr and is_transient(failure):  # a second request would open a second one
+            if create_pr and is_transient(failure):  # another try could open a second pull request
                 raise ConnectionError(
                     f"the connection failed while a pull request was opened: look whether it is at "
                     f"{self.place.url()}/discussions before you push again."
@@ -175,7 +175,7 @@ class _Push:
         raise explained(failure, self.place)
 
     def _is_there(self, tree: Mapping[str, RepoFile]) -> bool:
-        """Whether `tree` is what the commit was to make of its parent's."""
+        """Whether `tree` is what this commit should make of the files of `head`."""
         kept = self.tree.keys() - self.files.keys() - set(self.deleted)
         if (tree.keys() ^ (kept | self.files.keys())) - {_MANAGED_BY_THE_HUB}:
             return False
@@ -208,15 +208,15 @@ def pull(
     allow_patterns: Sequence[str] | None = None,
     ignore_patterns: Sequence[str] | None = None,
 ) -> Path:
-    """Downloads a repository into the client's cache, but for what is there already; -> its folder in there.
+    """Downloads what the client's cache lacks of a repository; -> the repository's folder in the cache.
 
-    Without a network (or with HF_HUB_OFFLINE=1) the copy in the cache serves, with a warning if that was not asked for.
+    If the network fails, the copy in the cache is used, with a warning. HF_HUB_OFFLINE=1 uses it without one.
 
     Args:
-        what: what the repository should be, for errors: "pipeline".
-        required: the file that makes it one; ValueError if the repository does not have it.
+        what: what the repository should be, for errors, such as "pipeline".
+        required: the file that it must have to be one; ValueError if it does not.
         revision: a branch, tag or commit, by default main.
-        local_files_only: look into the cache only.
+        local_files_only: look only into the cache.
         allow_patterns, ignore_patterns: globs of the files to download.
     """
     from huggingface_hub import is_offline_mode, snapshot_download
@@ -277,14 +277,14 @@ def pull(
 
 
 def commit_of(snapshot: Path) -> str:
-    """The commit (40 hexadecimal digits) of a folder that `pull` gave."""
+    """The commit (40 hexadecimal digits) of a folder that `pull` returned."""
     if not _COMMIT.fullmatch(snapshot.name):
         raise PdiffError(f"{snapshot} is no folder of the Hub's cache: its name is no commit.")
     return snapshot.name
 
 
 def _head_to_push_to(api: HfApi, place: Place, private: bool | None) -> str:
-    """The commit to push on; makes the repository and the branch if they do not exist."""
+    """The commit to push on top of. Makes the repository and the branch if they do not exist."""
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     main = replace(place, revision=None)
@@ -320,6 +320,6 @@ def _is_same(entry: RepoFile | None, local: Path) -> bool:
     with local.open("rb") as file:
         if entry.lfs is not None:
             return hashlib.file_digest(file, "sha256").hexdigest() == entry.lfs.sha256
-        digest = hashlib.sha1(f"blob {entry.size}\0".encode(), usedforsecurity=False)  # as git names it
+        digest = hashlib.sha1(f"blob {entry.size}\0".encode(), usedforsecurity=False)  # git's name of the content
         digest.update(file.read())  # what is not in LFS is small
         return digest.hexdigest() == entry.blob_id

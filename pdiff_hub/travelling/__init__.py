@@ -1,1 +1,1 @@
-"""What is copied into every Hub repository: two files that need the standard library, torch and diffusers alone."""
+"""Two files for each pipeline repository on the Hub. They import only the standard library, torch and diffusers."""

@@ -28,35 +28,35 @@ from torch import Tensor, nn
 
 StateDict = dict[str, Tensor]
 _NORM_CLASS = re.compile(r"(Batch|Layer|Group|RMS|Instance)Norm")
-_ACTIVATION_NUMBERS = 2**26  # of the conv form's widest layer, where there are more rows than one
-_SHARD_BYTES = 256 * 2**20  # of components in one file, where there are more than that
+_ACTIVATION_NUMBERS = 2**26  # limit for the conv form's widest layer; one row alone may need more
+_SHARD_BYTES = 256 * 2**20  # components above this size are saved in files of about this size
 _SAFETENSORS_DTYPES = {
     **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL"},
     **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"},
 }
-_TINY_VARIANCE = 1e-12  # a dead channel's running variance is 0, whose logarithm is not finite
+_TINY_VARIANCE = 1e-12  # a dead channel has running variance 0, and the logarithm of 0 is not finite
 
 
 class ParamError(ValueError):
-    """Tensors, options or files are not what they must be; the message is a sentence that says what to do."""
+    """Tensors, options or files are wrong; the message is a sentence that says what to do."""
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One selected tensor: where it stands in the flat vector, and how it comes back out."""
+    """One selected tensor: its place in the flat vector, and what is needed to restore it."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     start: int
     stop: int
-    log: bool = False  # a variance: modelled through its logarithm, so that what is generated is positive
+    log: bool = False  # a variance: its logarithm is modelled, so that generated values are positive
     aliases: tuple[str, ...] = ()  # other names of the same (tied) tensor
 
 
 @dataclass(frozen=True)
 class FrozenEntry:
-    """One tensor that is not generated and that every generated network shares."""
+    """One tensor that is not generated; all generated networks share it."""
 
     name: str
     shape: tuple[int, ...]
@@ -78,12 +78,14 @@ def _is_norm(module: nn.Module) -> bool:
 class ParamLayout:
     """Which tensors of a network are generated, and their places in one flat float32 vector of P numbers.
 
-    Values in the vector are raw weight units; tied tensors appear once. `entries` are the selected tensors in
-    state-dict order, `frozen` the rest (every integer buffer, everything that is not selected).
+    Values in the vector are in raw weight units; tied tensors appear once. `entries` are the selected tensors in
+    state-dict order. `frozen` are the rest: integer tensors, empty tensors and all that is not selected.
     """
 
     def __init__(self, select: str | Sequence[str], entries: Sequence[TensorEntry], frozen: Sequence[FrozenEntry]):
         self.select = select if isinstance(select, str) else list(select)
+        if not entries:
+            raise ParamError("a layout has no tensors; expected at least one that is generated.")
         self.entries = tuple(entries)
         self.frozen = tuple(frozen)
         self.num_params = self.entries[-1].stop
@@ -97,7 +99,7 @@ class ParamLayout:
         `select`: "all"; "last_norms:N" (the last N Batch/Layer/Group/RMS/Instance norms, p-diff sec. 3.1);
         "norms:A-B" (norms A to B counted from 1, both included; for table 2b); "modules:GLOB[,GLOB]" (module names);
         "head" (the last linear or convolutional layer); or a list of state-dict names.
-        `buffers`: whether float buffers (running statistics) belong to it; None means only with "all".
+        `buffers`: whether to select float buffers (running statistics); None: only with "all". Ignored for a list.
         Raises ValueError for an unknown form, and for a selection that matches nothing.
         """
         by_tensor: dict[int, list[str]] = {}
@@ -146,7 +148,7 @@ class ParamLayout:
         """A state dict -> float32 [P]; a list of B -> [B,P]. Exact for float32 and narrower dtypes.
 
         Strict: ValueError names the tensor that is missing, unexpected, mis-shaped, not float, not finite, or tied
-        to another but different from it. Frozen tensors may be there and are passed over.
+        to another but different from it. Frozen tensors may be present and are ignored.
         """
         if isinstance(state_dict, Mapping):
             return self.flatten([state_dict])[0]
@@ -185,7 +187,7 @@ class ParamLayout:
     def unflatten(self, params: Tensor) -> StateDict | list[StateDict]:
         """float [P] -> one dict, [B,P] -> a list of B dicts, in the original shapes and dtypes (own memory each).
 
-        Holds the selected tensors only; add the frozen rest to load it with `strict=True`.
+        The dicts hold only the selected tensors; add the frozen rest to load them with `strict=True`.
         """
         if params.ndim == 1:
             return {name: tensor[0].clone() for name, tensor in self.stack(params[None]).items()}
@@ -193,7 +195,7 @@ class ParamLayout:
         return [{name: tensor[b].clone() for name, tensor in stacked.items()} for b in range(len(params))]
 
     def require_shape(self, params_BP: Tensor) -> None:
-        """ValueError unless this is [*, P]."""
+        """Raise ValueError unless `params_BP` has shape [*, P]."""
         if params_BP.ndim != 2 or params_BP.shape[1] != self.num_params:
             raise ParamError(f"parameters have shape {list(params_BP.shape)}, expected [*, {self.num_params}].")
 
@@ -222,14 +224,14 @@ class ParamLayout:
         return [(i, e) for i, e in enumerate(self.entries) if e.start < stop and e.stop > start]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; `from_dict` makes an equal layout of it."""
+        """A JSON-able dict from which `from_dict` makes an equal layout."""
         entries = [asdict(e) | {"shape": list(e.shape), "aliases": list(e.aliases)} for e in self.entries]
         frozen = [asdict(e) | {"shape": list(e.shape)} for e in self.frozen]
         return {"select": self.select, "entries": entries, "frozen": frozen}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ParamLayout:
-        """The layout that `to_dict` wrote; ValueError if tensors do not lie one after another."""
+        """The layout that `to_dict` wrote; ValueError unless the tensors lie one after another."""
         entries = [
             TensorEntry(**{**e, "shape": tuple(e["shape"]), "aliases": tuple(e["aliases"])}) for e in data["entries"]
         ]
@@ -259,8 +261,8 @@ def _num_bytes(tensors: Mapping[str, Tensor]) -> int:
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], release: Callable[[Tensor], None]) -> None:
-    """A safetensors file of CPU tensors, each released once it is written, where `safetensors` keeps all of them."""
-    # Its order: the widest numbers first, so that all of them are aligned.
+    """Write a safetensors file of CPU tensors. Each is released once it is written; `safetensors` itself keeps them."""
+    # The order of `safetensors`: the widest numbers first, so that every tensor is aligned.
     tensors = dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))
     kinds = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
     with file.open("wb") as stream:
@@ -268,13 +270,13 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], release: Callable[[
         for tensor in tensors.values():
             stream.write(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
             release(tensor)
-        # Pages that are not yet on the disk cannot be given back by who maps the file next.
+        # A process that maps the file next can give back only pages that are already on the disk.
         stream.flush()
         os.fsync(stream.fileno())
 
 
 def safetensors_header(kinds: Mapping[str, tuple[torch.dtype, Sequence[int]]], more: Mapping[str, Any]) -> bytes:
-    """What a safetensors file begins with, up to its first number; the tensors follow in the order of `kinds`."""
+    """The start of a safetensors file, up to its first number; the tensors follow in the order of `kinds`."""
     header, position = dict(more), 0
     for name, (dtype, shape) in kinds.items():
         end = position + math.prod(shape) * dtype.itemsize
@@ -328,26 +330,26 @@ def _select(module: nn.Module, select: str, tensor_names: list[str]) -> set[str]
 class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Flat parameter vectors <-> latents [C, L] with unit standard deviation (p-diff, arXiv 2402.13144, sec. 3.2).
 
-    Two forms. "linear": N principal components of the checkpoints, whose rows also decode. "conv": the paper's 1-D
-    CNN with kernel = stride, so that a block of `kernel_size ** layers` parameters has one latent column. Both work
-    on deviations from the mean checkpoint, in units of `normalization`; a deviation from the paper, which
-    normalises nothing: its decoder can answer with the mean alone, and a shared convolution cannot even hold one
-    vector. Encoding and decoding run over slices of P, so working memory does not grow with the network.
+    "linear": N principal components of the checkpoints; the same components encode and decode. "conv": the paper's
+    1-D CNN with kernel = stride, so that each block of `kernel_size ** layers` parameters has one latent column. Both
+    work on deviations from the mean checkpoint, in units of `normalization`. This departs from the paper, which does
+    not normalise: its decoder can answer with the mean alone, and a shared convolution cannot hold even one vector.
+    Encoding and decoding run over slices of P, so that working memory does not grow with the network.
 
     Args:
         layout: `ParamLayout.to_dict()`.
         form: "linear" or "conv".
-        latent_channels, latent_length: C and L. Linear: C * L >= num_components, the rest is zero.
+        latent_channels, latent_length: C and L. Linear: C * L >= num_components, padded with zeros.
         num_components: N, linear form only.
-        normalization: "none", "per_tensor" (one scale a tensor) or "per_parameter"; variances through a logarithm.
-        encoder_widths, decoder_widths, kernel_size: conv form; widths of each layer.
-        slice_size: parameters worked on at once.
+        normalization: "none", "per_tensor" (one scale per tensor) or "per_parameter"; variances enter as logarithms.
+        encoder_widths, decoder_widths, kernel_size: conv form; the width of each layer, and the kernel.
+        slice_size: parameters processed at once.
         network, task: specs that rebuild the target network and its data; None if unknown.
     """
 
     config_name = "config.json"
     release: Callable[[Tensor], None] = staticmethod(lambda tensor: None)
-    """Called with what was read of a large one. The package lets the system take mapped files' memory back with it."""
+    """Called with each tensor that a large autoencoder has used. The package uses it to free mapped memory."""
 
     @register_to_config
     def __init__(
@@ -387,11 +389,11 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 latents = f"{latent_channels} x {latent_length}"
                 raise ParamError(f"{num_components} components do not fit into latents of {latents}.")
             self.block = 1
-            # A tensor a slice: each lies in one piece in its file, and is read and given back alone.
+            # One tensor per slice: each lies in one piece in its file, and is read and released alone.
             self.components = nn.ParameterList()
-            for start, stop in self.slices:  # one at a time: diffusers loads into a model without memory of its own
+            for start, stop in self.slices:  # one at a time: diffusers moves each to the meta device when it is added
                 self.components.append(nn.Parameter(torch.empty(num_components, stop - start)))
-                # Where they have been put by now: memory that was touched before is not always given back at once.
+                # Zeroed only now, when it may be on the meta device: touched memory is not always freed at once.
                 nn.init.zeros_(self.components[-1])
         else:
             if encoder_widths[-1] != latent_channels:
@@ -409,7 +411,7 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     @property
     def slices(self) -> Iterator[tuple[int, int]]:
-        """(start, stop) of the slices of P that are worked on one after another."""
+        """(start, stop) of the slices of P that are processed one after another."""
         step = max(1, self.config.slice_size // self.block) * self.block
         for start in range(0, self.layout.num_params, step):
             yield start, min(start + step, self.layout.num_params)
@@ -425,7 +427,7 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return self.scale[first : last + 1].repeat_interleave(lengths.to(self.scale.device), output_size=stop - start)
 
     def to_log(self, params_BS: Tensor, start: int) -> Tensor:
-        """A slice of raw parameters beginning at `start`, its variances replaced by their logarithms."""
+        """The slice of raw parameters that begins at `start`, with each variance replaced by its logarithm."""
         return self._through(params_BS, start, lambda variance: variance.clamp_min(_TINY_VARIANCE).log())
 
     def _through(self, params_BS: Tensor, start: int, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -449,7 +451,7 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return self._through(params_BS, start, torch.exp)
 
     def _pack(self, latent_BN: Tensor) -> Tensor:
-        # Component n stands in channel n % C: neighbours in the sequence are blocks of C components by variance.
+        # Component n goes to channel n % C of column n // C: columns hold C components each, in order of variance.
         channels, length = self.config.latent_channels, self.config.latent_length
         padded = nn.functional.pad(latent_BN, (0, channels * length - latent_BN.shape[1]))
         return padded.reshape(-1, length, channels).transpose(1, 2)
@@ -458,7 +460,7 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return latent_BCL.transpose(1, 2).flatten(1)[:, : self.config.num_components]
 
     def _components(self, start: int, stop: int) -> Iterator[tuple[int, int, Tensor]]:
-        """(first, last, components [N, last - first]) of what lies in start..stop, a slice at a time."""
+        """(first, last, components [N, last - first]) for the part of each slice that lies in start..stop."""
         for (first, last), part_NS in zip(self.slices, self.components, strict=True):
             a, b = max(first, start), min(last, stop)
             if a < b:
@@ -484,7 +486,7 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return _in_parts(self.encoder, nn.functional.pad(deviations_BS, (0, missing))[..., None]).transpose(1, 2)
 
     def decode_deviations(self, latent_BCL: Tensor, start: int, stop: int) -> Tensor:
-        """Unscaled latents [B,C,L] -> normalised deviations [B, stop - start]; conv: start a multiple of the block."""
+        """Unscaled latents [B,C,L] -> normalised deviations [B, stop - start]. Conv: `start` must begin a block."""
         if self.config.form == "linear":
             latent_BN = self._unpack(latent_BCL)
             return torch.cat([latent_BN @ part_NS for _, _, part_NS in self._components(start, stop)], dim=1)
@@ -500,7 +502,7 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return latent_BCL * self.latent_std_CL + self.latent_mean_CL
 
     def encode_slices(self, read_slice: Callable[[int, int], Tensor]) -> Tensor:
-        """`read_slice(start, stop) -> float32 [B, stop-start]` (raw units) -> scaled latents [B,C,L]."""
+        """Scaled latents [B,C,L]; `read_slice(start, stop)` gives raw parameters, float32 [B, stop-start]."""
         parts = []
         for start, stop in self.slices:
             params_BS = read_slice(start, stop).to(self.mean_P)
@@ -512,7 +514,7 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return self.scale_latents(latent_BCL)
 
     def decode_slices(self, latent_BCL: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-        """Scaled latents [B,C,L] -> (start, stop, raw parameters [B, stop-start]) slice after slice."""
+        """Scaled latents [B,C,L] -> (start, stop, raw parameters [B, stop-start]), slice by slice."""
         expected = (self.config.latent_channels, self.config.latent_length)
         if latent_BCL.ndim != 3 or tuple(latent_BCL.shape[1:]) != expected:
             raise ParamError(f"latents have shape {list(latent_BCL.shape)}, expected {['*', *expected]}.")
@@ -542,10 +544,10 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return self.decode_deviations(latent_BCL, 0, deviations_BP.shape[1])
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """As in diffusers; many components go into files of about 256 MiB, written from where they lie.
+        """As in diffusers, but components of more than 256 MiB are split into files of about 256 MiB.
 
-        Large ones are memory-mapped files: each piece is given back once it is written, so that saving takes no memory
-        that grows with the network.
+        Such components are memory-mapped. Each tensor is released once it is written, so that the memory for saving
+        does not grow with the network.
         """
         if not self._is_large:
             super().save_pretrained(save_directory, **kwargs)
@@ -568,7 +570,7 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     @classmethod
     def from_pretrained(cls, *given: Any, **options: Any) -> ParamAutoencoder:
-        """As in diffusers; its bar over the files of a large one shows in a terminal only."""
+        """As in diffusers, but the progress bar over the files of a large autoencoder shows in a terminal only."""
         hide = logging.is_progress_bar_enabled() and not sys.stderr.isatty()
         if hide:
             logging.disable_progress_bar()
@@ -603,7 +605,7 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
 
 class _StridedConv(nn.Module):
-    """`Conv1d` whose stride is its kernel k, [B, L*k, in] -> [B, L, out], or the reverse of it, `ConvTranspose1d`.
+    """A `Conv1d` with stride = kernel k, [B, L*k, in] -> [B, L, out], or its reverse, a `ConvTranspose1d`.
 
     Channels come last, so that both are one matrix product: 1.8 times as fast as torch's convolutions on a CPU.
     """
@@ -612,7 +614,7 @@ class _StridedConv(nn.Module):
         super().__init__()
         self.kernel, self.transposed = kernel, transposed
         rows, columns = (width_in, kernel * width_out) if transposed else (kernel * width_in, width_out)
-        bound = rows**-0.5  # torch's for a linear layer of so many inputs
+        bound = rows**-0.5  # torch's bound for a linear layer with this many inputs
         self.weight = nn.Parameter(torch.empty(rows, columns).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(width_out).uniform_(-bound, bound))
 
@@ -624,7 +626,7 @@ class _StridedConv(nn.Module):
 
 
 def _in_parts(stack: nn.Sequential, values_BLC: Tensor) -> Tensor:
-    """What `stack` makes of the batch, some rows at a time: its widest layer may be 100 times as large as its input."""
+    """Apply `stack` to the batch, some rows at a time: its widest layer may be 100 times as large as its input."""
     length = largest = values_BLC.shape[1]
     for layer in stack:
         if isinstance(layer, _StridedConv):
@@ -635,8 +637,8 @@ def _in_parts(stack: nn.Sequential, values_BLC: Tensor) -> Tensor:
 
 
 def _conv_stack(widths: Sequence[int], kernel: int, *, transposed: bool) -> nn.Sequential:
-    # No normalisation over the length (the authors have one): a block's latent then depends on its block alone, so
-    # slices give exactly what the whole vector gives.
+    # No normalisation over the length (the authors have one): the latent of a block then depends on that block alone,
+    # so that slices give exactly what the whole vector gives.
     stack = nn.Sequential()
     for index, (width_in, width_out) in enumerate(itertools.pairwise(widths)):
         if index:

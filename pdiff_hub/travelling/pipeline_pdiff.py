@@ -20,28 +20,28 @@ from diffusers import DiffusionPipeline, SchedulerMixin, UNet1DModel
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-_MEMORY_BYTES = 512 * 2**20  # what one batch of networks may take; bounds memory, not results
+_MEMORY_BYTES = 512 * 2**20  # memory limit for one batch of networks; it does not change the results
 _FORMAT_VERSION = 1
 INDEX = "model_index.json"
 COMPONENTS = ("autoencoder", "unet", "scheduler")
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*-of-*.safetensors")
-# The code that travels with the weights, where it lies in the folder.
+# Paths in the folder of the code that travels with the weights.
 PIPELINE_CODE, AUTOENCODER_CODE = "pipeline_pdiff.py", "autoencoder/param_autoencoder.py"
 
 
 class SamplingError(ValueError):
-    """An argument or a file is not what it must be; the message is a sentence that says what to do."""
+    """An argument or a file is wrong; the message is a sentence that says what to do."""
 
 
 @dataclass
 class PDiffPipelineOutput(BaseOutput):  # type: ignore[misc]
-    """What a call gives; fields that `output_type` leaves out are None.
+    """The result of a call; fields that `output_type` leaves out are None.
 
     Attributes:
         params: float32 [N,P], raw weight units, on the CPU.
-        state_dicts: N dicts, generated tensors and the frozen rest (shared), for `load_state_dict(strict=True)`.
+        state_dicts: N dicts of generated tensors and the (shared) frozen rest, for `load_state_dict(strict=True)`.
         latents: float32 [N,C,L], scaled latents at the end of the reverse process, on the CPU.
-        trajectory: float32 [T+1,N,C,L], latents from the noise to the end; with `return_trajectory=True`.
+        trajectory: float32 [T+1,N,C,L], latents from the noise to the end; only with `return_trajectory=True`.
     """
 
     params: Tensor | None = None
@@ -53,14 +53,14 @@ class PDiffPipelineOutput(BaseOutput):  # type: ignore[misc]
 class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
     """Generates networks (Neural Network Diffusion, arXiv 2402.13144): a latent DDPM over trained parameters.
 
-    `pdiff_hub.PDiffPipeline` is this class and what needs the package: opening, building networks, the Hub.
+    `pdiff_hub.PDiffPipeline` adds what needs the package: opening, building networks, the Hub.
 
     Args:
         autoencoder: `ParamAutoencoder`; holds the layout, the frozen rest of the network and the network's spec.
         unet: the denoiser, epsilon prediction.
-        scheduler: any diffusers scheduler that takes its epsilon from one model call a step.
-        default_num_inference_steps: the steps that this pipeline was judged with.
-        format_version: of its folder. ValueError for one that is newer than this code.
+        scheduler: any diffusers scheduler that needs one model call (its epsilon) per step.
+        default_num_inference_steps: the number of sampling steps that this pipeline was judged with.
+        format_version: the format of its folder. ValueError if this code does not read it.
     """
 
     model_cpu_offload_seq = "unet->autoencoder"
@@ -96,15 +96,15 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         Args:
             num_models: N >= 1.
             num_inference_steps: >= 1 and at most the training steps; None means `default_num_inference_steps`.
-            generator: one generator for all, or N of them. The same seed gives the same networks whatever
-                `batch_size` is, to float tolerance.
+            generator: one generator for all networks, or a list of N. The same seed gives the same networks for any
+                `batch_size`, to float tolerance.
             output_type: "state_dict" (also params and latents), "params" (also latents) or "latent".
-            latents: float [N,C,L] noise to begin with, instead of drawing it; sets N.
+            latents: float [N,C,L], noise to start from instead of drawn noise; sets N.
             return_trajectory: keep the latents after every step.
-            callback_on_step_end: called as `callback(pipe, step_index, timestep, {"latents": ...})` in every batch;
-                may return a dict with changed "latents".
+            callback_on_step_end: called after each step of each batch as
+                `callback(pipe, step_index, timestep, {"latents": ...})`; may return a dict with changed "latents".
             return_dict: False gives the tuple of the fields that are not None.
-            batch_size: networks at once; None chooses it so that memory stays bounded.
+            batch_size: networks made at once; None chooses a number that keeps memory bounded.
 
         Raises:
             ValueError: for any argument out of range, before work begins.
@@ -171,7 +171,7 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
     def _noise(
         self, num_models: int, shape: tuple[int, int], generator: Any, latents: Tensor | None
     ) -> tuple[Tensor, list[torch.Generator]]:
-        """The first latents [N,C,L] and a generator a network for the noise of stochastic steps.
+        """The first latents [N,C,L], and one generator per network for the noise of stochastic steps.
 
         Everything is drawn before the first batch, so that the batch size cannot change what a network gets.
         """
@@ -188,8 +188,8 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
     def _denoise(
         self, sample: Tensor, steps: int, generators: list[torch.Generator], callback: Any, keep: bool, bar: Any
     ) -> list[Tensor]:
-        # The scheduler's own numbers stay on the CPU, where it looks them up; the U-Net's are on the device: nothing
-        # has to come back from it within a step.
+        # The scheduler looks its numbers up on the CPU, so its timesteps stay there. The U-Net gets a copy on the
+        # device. So no step has to wait for a number to come back from the device.
         self.scheduler.set_timesteps(steps)
         timesteps = self.scheduler.timesteps
         on_device = timesteps.to(sample.device)
@@ -208,7 +208,7 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         return path
 
     def default_batch_size(self, output_type: str = "state_dict") -> int:
-        """Networks that a call makes at once, so that memory stays bounded."""
+        """How many networks a call makes at once by default; this bounds memory."""
         # The U-Net keeps about 16 activations of its widest level; a decoded network costs two copies of P numbers.
         config = self.autoencoder.config
         numbers = 16 * max(self.unet.config.block_out_channels) * config.latent_length
@@ -217,15 +217,15 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         return max(1, min(256, _MEMORY_BYTES // (4 * numbers)))
 
     def decode_latents(self, latents_BCL: Tensor) -> Tensor:
-        """Scaled latents [B,C,L], e.g. a step of a trajectory -> raw parameters float32 [B,P]."""
+        """Scaled latents [B,C,L] (e.g. one step of a trajectory) -> raw parameters float32 [B,P]."""
         with torch.no_grad():
             return self.autoencoder.decode(latents_BCL.to(self.autoencoder.device)).float().cpu()
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
-        """Write the pipeline as a folder that is shaped as its Hub repository, code included.
+        """Write the pipeline and its code into a folder with the same files as its Hub repository.
 
         The index names the two code files, so that `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)`
-        opens it without the package; no path of this machine is written.
+        opens the folder without the package. No path of this machine is written.
         """
         folder = Path(save_directory).resolve()
         super().save_pretrained(folder)
@@ -242,16 +242,16 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
                 shutil.copyfile(source, folder / target)
 
     def build_network(self, *_: Any, **__: Any) -> nn.Module:
-        """With the package: the target network."""
+        """Build the target network; needs the package."""
         raise ImportError("building a network needs the package: pip install pdiff-hub.")
 
     def push_to_hub(self, *_: Any, **__: Any) -> str:
-        """With the package: the pipeline, with a card, in one commit."""
+        """Push the pipeline and a card in one commit; needs the package."""
         raise ImportError("pushing a pipeline needs the package: pip install pdiff-hub.")
 
 
 def require_known_format(version: object, what: str) -> None:
-    """ValueError if `what` is of a format that this code does not read."""
+    """Raise ValueError if `what` has a format version that this code does not read."""
     if type(version) is not int or version < 1:
         raise SamplingError(f"{what} has format version {version!r}, expected a number from 1 to {_FORMAT_VERSION}.")
     if version > _FORMAT_VERSION:

@@ -1,11 +1,10 @@
-"""Which tensors of a network belong to the units of each hidden layer, for networks that are a chain of layers.
+"""Finds which tensors of a network belong to the units of each hidden layer, for networks that are a chain of layers.
 
-The chain is read off one run: layers with parameters in the order in which they ran. That says nothing about additions
-or transposes between them, so the outcome is proved on numbers: the units of each layer change places, and the outputs
-must stay the same, or the network is refused.
+The chain is read from one run: it is the layers with parameters, in the order in which they ran. This order does not
+show additions or transposes between the layers. So each layer is tested on numbers: its units are reordered, and if the
+outputs change, the network is refused.
 
-Shapes: K networks, C units of a hidden layer, S positions that a unit has in a flattened map, F numbers that belong to
-a unit, B batch.
+Shapes: K networks, C units of a hidden layer, S positions of a unit in a flattened map, F numbers of a unit, B batch.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ StackedState = Mapping[str, Tensor]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-_TOLERANCE = 1e-6  # of outputs in float64, relative
-_RUN_AT_ONCE = 16  # networks: activations may be much larger than weights
-_INPUT_SCALES = (1.0, 1e3, 1e-3)  # an activation that bends or stops anywhere on this range cannot be scaled through
+_TOLERANCE = 1e-6  # relative, for outputs in float64
+_RUN_AT_ONCE = 16  # networks; few, because activations may be much larger than weights
+_INPUT_SCALES = (1.0, 1e3, 1e-3)  # units are not scaled if their activation bends or saturates in this range
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Dimension `dim` of the stacked tensor [K, ...] of `name` runs over a layer's units, S entries to each."""
+    """Dimension `dim` of the stacked tensor `name` [K, ...] runs over a layer's units, with S entries per unit."""
 
     name: str
     dim: int
@@ -46,10 +45,11 @@ class HiddenLayer:
         module: the linear or convolution layer that computes them.
         size: C.
         weights: its weight and bias.
-        norms: weights and biases of the normalisation layers behind it.
-        carried: what moves with the units but says nothing about which is which: running statistics, slopes.
+        norms: weights and biases of the normalisation layers after it.
+        carried: tensors that move with the units but do not help to match them: running statistics, slopes.
         outgoing: the weight of the next linear or convolution layer.
-        scaled: what to multiply to scale the units by positive factors, undone in `outgoing`; empty if they cannot be.
+        scaled: tensors to multiply to scale the units by positive factors, while `outgoing` is multiplied by the
+            inverse factors; empty if the units cannot be scaled.
     """
 
     module: str
@@ -61,7 +61,7 @@ class HiddenLayer:
     scaled: tuple[Slot, ...] = ()
 
     def numbers(self, state: StackedState, slots: Sequence[Slot]) -> Tensor:
-        """[K, C, F]: all numbers of these slots, sorted by unit."""
+        """[K, C, F]: all numbers of these slots, grouped by unit."""
         return torch.cat([_by_unit(state[slot.name], slot, self.size).flatten(2) for slot in slots], dim=2)
 
     def reorder(self, state: dict[str, Tensor], order_KC: Tensor) -> None:
@@ -73,7 +73,7 @@ class HiddenLayer:
             state[slot.name] = moved.movedim(1, slot.dim).reshape(tensor.shape)
 
     def scale(self, state: dict[str, Tensor], factor_KC: Tensor) -> None:
-        """Multiplies the units by positive factors, and the weights behind them by the inverse."""
+        """Multiplies the units by positive factors, and their outgoing weights by the inverse factors."""
         for slots, factor in ((self.scaled, factor_KC), (self.outgoing, 1 / factor_KC)):
             for slot in slots:
                 tensor = state[slot.name]
@@ -85,11 +85,11 @@ class HiddenLayer:
 def find_hidden_layers(
     network: nn.Module, stacked_state: StackedState, sample_input: Tensor
 ) -> tuple[HiddenLayer, ...]:
-    """The hidden layers of a chain, from input to output, proved on the first network of `stacked_state`.
+    """The hidden layers of a chain, from input to output, tested on the first network of `stacked_state`.
 
     Raises:
-        ValueError: not a chain of linear, convolution and normalisation layers (the message names the module), or a
-            state that does not fit the network.
+        ValueError: the network is not a chain of linear, convolution and normalisation layers (the message names the
+            module), the state does not fit the network, or `sample_input` is not float.
     """
     if not sample_input.is_floating_point():
         raise PdiffError(f"sample_input must be float, found {sample_input.dtype}")
@@ -101,12 +101,12 @@ def find_hidden_layers(
 
 
 def exact_copy(network: nn.Module) -> nn.Module:
-    """A copy in float64 and eval mode: differences in its outputs are not float32 rounding."""
+    """A copy in float64 and eval mode, so that differences in its outputs are not float32 rounding."""
     return copy.deepcopy(network).double().eval()
 
 
 def outputs(exact: nn.Module, stacked_state: StackedState, inputs: Tensor) -> Tensor:
-    """Outputs [K, B, ...] of all networks in float64, for an `exact_copy`."""
+    """Outputs [K, B, ...] of all networks in float64; `exact` is an `exact_copy`."""
     state = {key: tensor.double() if tensor.is_floating_point() else tensor for key, tensor in stacked_state.items()}
     with torch.no_grad():
         run = vmap(lambda one: logits(functional_call(exact, one, (inputs.double(),))), chunk_size=_RUN_AT_ONCE)
@@ -114,13 +114,13 @@ def outputs(exact: nn.Module, stacked_state: StackedState, inputs: Tensor) -> Te
 
 
 def relative_change(before: Tensor, after: Tensor) -> float:
-    """Largest change of an output [K, B, ...], relative to its network's largest output or to 1."""
+    """Largest change of an output [K, B, ...], relative to its network's largest output, or to 1 if that is larger."""
     change_K = (after - before).abs().flatten(1).amax(dim=1) / before.abs().flatten(1).amax(dim=1).clamp_min(1.0)
     return float(change_K.max())
 
 
 def _by_unit(tensor: Tensor, slot: Slot, size: int) -> Tensor:
-    """A view [K, C, ...] with the units of dimension `slot.dim` (1 or 2) in front and their S entries behind them."""
+    """A view [K, C, ...] in which the units of dimension `slot.dim` (1 or 2) come first, and their S entries later."""
     split = tensor.unflatten(slot.dim, (size, -1))
     return split.movedim(slot.dim, 1)
 
@@ -143,7 +143,7 @@ def _check_fit(network: nn.Module, stacked_state: StackedState) -> None:
 
 
 def _order_of_execution(exact: nn.Module, first: StackedState, sample_input: Tensor) -> list[tuple[str, nn.Module]]:
-    """The modules that hold something of a unit's, in the order in which they run; each once, each of a known kind."""
+    """The modules that hold tensors of units, in the order in which they run. Each is of a known kind and runs once."""
     known = (nn.Linear, nn.PReLU, *_CONVOLUTIONS, *_NORMS)
     owners: list[tuple[str, nn.Module]] = []
     for name, module in exact.named_modules():
@@ -170,7 +170,7 @@ def _order_of_execution(exact: nn.Module, first: StackedState, sample_input: Ten
 
 def _chain(order: Sequence[tuple[str, nn.Module]]) -> list[HiddenLayer]:
     layers: list[HiddenLayer] = []
-    current: HiddenLayer | None = None  # the layer whose units come in
+    current: HiddenLayer | None = None  # the layer whose units the next module takes in
     for name, module in order:
         own = tuple(Slot(_key(name, key), 1) for key, _ in module.named_parameters())
         if isinstance(module, (nn.Linear, *_CONVOLUTIONS)):
@@ -181,7 +181,7 @@ def _chain(order: Sequence[tuple[str, nn.Module]]) -> list[HiddenLayer]:
                 layers.append(replace(current, outgoing=(Slot(_key(name, "weight"), 2),)))
             current = HiddenLayer(module=name, size=len(module.weight), weights=own, scaled=own)
         elif current is None or (isinstance(module, nn.PReLU) and module.num_parameters == 1):
-            continue  # a normalisation of the network's input, one slope for all units
+            continue  # it normalises the network's input, or has one slope for all units
         elif isinstance(module, nn.GroupNorm) and module.num_groups not in (1, module.num_channels):
             raise _not_a_chain(
                 name, f"normalises in {module.num_groups} groups, between which units cannot change places"
@@ -200,7 +200,7 @@ def _chain(order: Sequence[tuple[str, nn.Module]]) -> list[HiddenLayer]:
 
 
 def _proved(exact: nn.Module, first: StackedState, layer: HiddenLayer, sample_input: Tensor) -> HiddenLayer:
-    """The layer, after its units have changed places without changing the outputs; `scaled` emptied if that fails."""
+    """The layer, if reordering its units leaves the outputs unchanged; without `scaled` if scaling does change them."""
     generator = torch.Generator().manual_seed(0)
     state = {key: tensor.double() if tensor.is_floating_point() else tensor for key, tensor in first.items()}
     device = next(iter(state.values())).device

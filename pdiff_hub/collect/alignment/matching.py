@@ -1,15 +1,15 @@
-"""Putting the hidden units of many networks in one order: weight matching to their mean (git re-basin).
+"""Puts the hidden units of many networks into one order: weight matching to their mean (git re-basin).
 
-The hidden units of a network can change places, and behind a ReLU they can be scaled, without changing what it
-computes. Networks trained from different seeds differ by such moves, so that the point between two of them is a broken
-network. `align_to_mean` undoes the moves, network by network, and leaves a cloud whose mean works.
+Reordering the hidden units of a network does not change what it computes, nor does scaling units before a ReLU.
+Networks trained from different seeds differ by such changes, so a network halfway between two of them is broken.
+`align_to_mean` undoes these changes in each network, so that the mean of the networks works.
 
-Source: Git Re-Basin, arXiv 2209.04836, sec. 3.2 (weight matching) and sec. 5 (merging many models). Deviations:
-all networks are matched to the mean of the round before, at once, where the paper goes through them one by one; and
-units are scaled first, which the paper does not do. On digits scaling takes 4 to 16 % off the networks' distance to
-their mean, and the mean network gains up to a point.
+Source: Git Re-Basin, arXiv 2209.04836, sec. 3.2 (weight matching) and sec. 5 (merging many models). Two deviations:
+all networks are matched at once to the mean of the previous round, while the paper goes through them one by one; and
+units are scaled first, which the paper does not do. On digits, scaling reduces the networks' distance to their mean by
+4 to 16 %, and the mean network gains up to a point.
 
-Shapes: K networks, C units of one hidden layer, F weights that touch a unit, S positions a unit has in a flattened map.
+Shapes: K networks, C units of one hidden layer, F weights that touch a unit.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from pdiff_hub.collect.alignment.hidden_layers import (
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
-_FIRST_SWEEPS = 3  # over the layers, while matching to the first network: later rounds start close
+_FIRST_SWEEPS = 3  # over the layers in the first round; later rounds start close to the result, so one is enough
 _BALANCE_SWEEPS = 10
-_TOLERANCE = 1e-5  # of outputs; the weights are float32
-_BYTES_AT_ONCE = 64 << 20  # of networks that are unpacked
-_DEAD = 1e-12  # norm of a unit's weights below which scaling it means nothing
+_TOLERANCE = 1e-5  # relative, for outputs; not smaller, because the weights are float32
+_BYTES_AT_ONCE = 64 << 20  # of networks that are unpacked together
+_DEAD = 1e-12  # a unit whose weights have a smaller norm is dead and is not scaled
 _Result = TypeVar("_Result")
 
 
@@ -50,11 +50,11 @@ class AlignmentInfo:
 
     Attributes:
         layers: the modules whose units were put in order, from input to output.
-        rescaled: those of them whose units were scaled too.
-        moved: the fraction of units that changed places in each round; it nears 0 as the order settles.
-        distance_before, distance_after: mean L2 distance of a network to the mean network, raw weight units.
-        output_change: the largest change of any network's output on `sample_input`, relative to its largest output
-            (or to 1, where that is smaller).
+        rescaled: those of `layers` whose units were also scaled.
+        moved: the fraction of units that changed places, for each round; it approaches 0 as the order settles.
+        distance_before, distance_after: mean L2 distance of a network to the mean network, in raw weight units.
+        output_change: the largest change of any network's output on `sample_input`, relative to the largest output of
+            that network, or to 1 if that is larger.
     """
 
     layers: tuple[str, ...]
@@ -77,30 +77,31 @@ def align_to_mean(
     seed: int = 0,
     progress: bool = True,
 ) -> AlignmentInfo:
-    """Reorders (and scales) the hidden units of K networks in place, so that they lie close to their mean.
+    """Reorders (and scales) the hidden units of K networks in place, so that the networks lie close to their mean.
 
-    Outputs stay equal. Some networks at a time are unpacked, so that K x P numbers are held once.
+    Outputs stay equal. Only some networks are unpacked at a time, so memory holds the K x P numbers once.
 
     Args:
         network: any of the networks; only its architecture is used. It must be a chain of linear, convolution and
-            normalisation layers, with whatever activations and pooling between them.
+            normalisation layers; any activations and pooling may lie between them.
         params_KP: float [K,P], as `layout` packs them; changed in place.
-        layout: which tensors the P numbers are: all float ones of the network.
-        sample_input: a batch for the network, float, on which outputs are compared. A handful of real images is enough.
-        frozen: the tensors that are not in the layout, which all networks share (name -> tensor).
-        rounds: 1 or more; how often all networks are matched to the mean of the round before.
-        rescale: whether each unit behind a positively homogeneous activation (ReLU) is scaled so that its incoming and
-            outgoing weights have one norm. Layers for which that would change the outputs are left as they are.
-        seed: of the order in which layers are visited.
+        layout: which tensors the P numbers are; it must hold all float tensors of the network.
+        sample_input: a float batch on which outputs are compared. A handful of real images is enough.
+        frozen: the tensors outside the layout, which all networks share (name -> tensor).
+        rounds: 1 or more; how often all networks are matched to the mean of the previous round.
+        rescale: whether to scale each unit before a positively homogeneous activation (ReLU) so that its incoming and
+            outgoing weights have the same norm. A layer is not scaled if scaling it would change the outputs.
+        seed: decides the order in which layers are visited.
         progress: whether to show a progress bar.
 
     Returns:
         What was done.
 
     Raises:
-        ValueError: the network is not such a chain (residual connections, attention, grouped channels, tied or unknown
-            parameters), naming the module; the layout does not fit it; rounds below 1. `params_KP` is as it was, but
-            where the outputs turn out to have changed, which says that the network is none of these after all.
+        ValueError: the network is not such a chain (it has residual connections, attention, grouped channels, tied or
+            unknown parameters; the message names the module); the layout does not fit it; `rounds` is below 1.
+            `params_KP` is then unchanged. The one exception is an error at the end, if the outputs have changed: this
+            shows that the network is not such a chain after all.
     """
     if rounds < 1:
         raise PdiffError(f"rounds must be 1 or more, found {rounds}")
@@ -146,14 +147,14 @@ class _Networks:
             yield self._unpack(rows_RP)
 
     def first(self) -> dict[str, Tensor]:
-        """Of the first network, in memory of its own."""
+        """The state of the first network, in memory of its own."""
         return self._unpack(self.params_KP[:1].clone())
 
     def mean(self) -> dict[str, Tensor]:
         return self._unpack(_mean(self.params_KP)[None])
 
     def change(self, work: Callable[[dict[str, Tensor]], _Result]) -> list[_Result]:
-        """Lets `work` replace tensors of all networks, and keeps them; -> its answers."""
+        """Calls `work` on some networks at a time and keeps the tensors that it replaces; -> its results."""
         answers = []
         for rows_RP in _some(self.params_KP):
             state = self._unpack(rows_RP)
@@ -212,13 +213,13 @@ def _match_layers(state: dict[str, Tensor], reference: StackedState, layers: Seq
 
 
 def _match(state: dict[str, Tensor], reference: StackedState, layer: HiddenLayer) -> float:
-    """Reorders one layer's units to be most like the reference's in all weights that touch them.
+    """Reorders one layer's units to match the reference as well as possible in all weights that touch them.
 
     -> the fraction of units that moved, summed over the networks.
     """
     slots = (*layer.weights, *layer.norms, *layer.outgoing)
     numbers_KCF, reference_1CF = layer.numbers(state, slots).float(), layer.numbers(reference, slots).float()
-    # Row c: how well each unit would do at place c. arXiv 2209.04836, eq. 1 for one layer: a linear assignment problem.
+    # Row c: how well each unit fits place c. For one layer, arXiv 2209.04836, eq. 1 is a linear assignment problem.
     gain_KCC = torch.matmul(reference_1CF, numbers_KCF.transpose(1, 2)).cpu().numpy()
     order_KC = torch.from_numpy(np.stack([linear_sum_assignment(gain_CC, maximize=True)[1] for gain_CC in gain_KCC]))
     layer.reorder(state, order_KC.to(numbers_KCF.device))

@@ -1,8 +1,8 @@
-"""Checkpoints of one network on one path: train it (or load it), freeze all but the selection, train on and keep one
-checkpoint every few steps (p-diff, arXiv 2402.13144, sec. 3.1).
+"""Checkpoints of one network on one training path: train it (or load it), freeze all but the selection, train on and
+keep one checkpoint every few steps (p-diff, arXiv 2402.13144, sec. 3.1).
 
-What happens in a step follows from the seed, the phase and the step alone, and from the weights before it. So a run
-that was killed goes on from the newest `TrainingState` of its journal and ends, on a CPU, in the very same data set.
+A step depends only on the seed, the phase, the step number and the weights before it. So a killed run resumes from the
+newest `TrainingState` of its journal. On a CPU it then ends in exactly the same data set.
 
 Shapes: K checkpoints, P parameters.
 """
@@ -32,8 +32,8 @@ from pdiff_hub.safe_files import write_safetensors
 from pdiff_hub.tasks import Task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
-_PART_ROWS, _PART_BYTES = 20, 256 << 20  # a part is committed when it reaches either,
-_STATE_SECONDS = 30.0  # or when the last one is that old: no more work than this is ever done twice
+_PART_ROWS, _PART_BYTES = 20, 256 << 20  # a part is committed when it reaches either limit,
+_STATE_SECONDS = 30.0  # or when the last one is this old: no more work than this is ever done twice
 
 
 def collect_finetune(
@@ -50,31 +50,33 @@ def collect_finetune(
 ) -> CheckpointDataset:
     """Trains one network and collects `config.num_checkpoints` checkpoints of its selected tensors in `directory`.
 
-    First phase: the whole network. Second phase: the selected parameters only, and what else could move is held still:
-    a module with running statistics that are not selected runs in eval mode, normalising with them instead of changing
-    them. What is saved is then the whole difference between two checkpoints.
+    The first phase trains the whole network. The second phase trains only the selected parameters and keeps everything
+    else as it is: a module with running statistics that are not selected runs in eval mode, so it normalises with them
+    and does not change them. So two checkpoints differ only in what is saved.
 
     Args:
-        task: trained on `train`, each checkpoint judged on `validation`.
+        task: the network is trained on `train`, and each checkpoint is judged on `validation`.
         network_spec: as in `resolve_network`; `pretrained` weights are loaded when collecting starts. The data set
             keeps the complete spec: `build_network(dataset.network, pretrained=False)` downloads nothing.
         select: as in `ParamLayout.from_module`.
-        directory: where the data set will be. A run with the same arguments that was stopped there is gone on with,
-            without losing or repeating a checkpoint; one that had finished is only opened.
+        directory: where the data set will be. If a run with the same arguments was stopped there, it is resumed without
+            losing or repeating a checkpoint; if it had finished, its data set is only opened.
         seed: 0 or larger; decides all randomness. The caller's random number generators are left as they were.
-        trained: a folder where the network as the first phase leaves it is kept, and looked for: runs that differ only
-            in what they select or how they train on share it, with the same result as without.
-        progress: show bars where stderr is a terminal.
+        trained: a folder that keeps networks as the first phase leaves them. If it has the right one, the first phase
+            is skipped. Runs that differ only in what they select, or in how they train on, share one network; the
+            result is the same as without the folder.
+        progress: show bars if stderr is a terminal.
 
     Returns:
-        K rows in order of `metadata[k]`: run, seed, step (of the second phase, counted from 1), train_loss (mean
-        since the checkpoint before), validation_loss (without label smoothing), validation_accuracy (a fraction).
+        K rows in the order of training. `metadata[k]` has run, seed, step (of the second phase, counted from 1),
+        train_loss (mean since the previous checkpoint), validation_loss (without label smoothing),
+        validation_accuracy (a fraction).
 
     Raises:
         ValueError: bad options; nothing to train in the selection; a directory with checkpoints of other settings;
             training that diverges (committed checkpoints stay); a network that changes tensors outside the selection.
     """
-    place = torch.empty(0, device=device).device  # with its index, if it has one
+    place = torch.empty(0, device=device).device  # with its index: "cuda" becomes "cuda:0"
     shape = {"in_channels": task.in_channels, "image_size": task.image_size, "num_classes": task.num_classes}
     spec = resolve_network(network_spec, **shape)
     network = build_network(spec, seed=seed, pretrained=False)
@@ -99,12 +101,12 @@ def collect_finetune(
         network = build_network(spec, seed=seed)
     network = network.to(place)
     if spec["name"] in NETWORK_NAMES:
-        # Twice as fast on a CPU. Not for a network of the user's, which may use .view, where this would be an error.
+        # Twice as fast on a CPU. A user's own network is left alone: it may call .view, which would then fail.
         for parameter in (each for each in network.parameters() if each.ndim == 4):
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     run = FinetuneRun(network, layout, ImageBatches(task, config.batch_size, seed, place), config)
-    hide = None if progress else True  # None: where stderr is no terminal
-    # torch's generators are put back afterwards, and cuDNN chooses algorithms that give the same result each time.
+    hide = None if progress else True  # None: hidden only if stderr is no terminal
+    # torch's generators are restored afterwards, and cuDNN uses only algorithms that always give the same result.
     with (
         torch.random.fork_rng([place.index] if place.type == "cuda" else []),
         torch.backends.cudnn.flags(enabled=True, deterministic=True),
@@ -121,7 +123,7 @@ def collect_finetune(
 
 
 def _trained_network(run: FinetuneRun, writer: BackgroundJournal, hide: bool | None, file: Path | None) -> None:
-    """The first phase, or the network that another run's first phase has left in `file`."""
+    """Runs the first phase, or loads the network that another run's first phase has left in `file`."""
     if file is not None and file.exists():
         run.network.load_state_dict(load_file(file, device=str(run.images.device)))
         run.begin("finetune")
@@ -133,14 +135,14 @@ def _trained_network(run: FinetuneRun, writer: BackgroundJournal, hide: bool | N
 
 
 def _trained_name(settings: Mapping[str, Any]) -> str:
-    """A file name that is the same for settings with the same first phase."""
+    """A file name that depends only on the settings of the first phase."""
     second = ("num_checkpoints", "save_every", "finetune_learning_rate", "buffers", "select")
     first = {key: value for key, value in settings.items() if key not in second}
     return f"trained-{hashlib.sha256(json.dumps(first, sort_keys=True).encode()).hexdigest()[:12]}.safetensors"
 
 
 def _train(run: FinetuneRun, writer: BackgroundJournal, hide: bool | None) -> None:
-    """The first phase from where `run` is; leaves it at the start of the second, saved."""
+    """Completes the first phase; leaves `run` at the start of the second phase, and saves its state."""
     per_epoch, saved = run.images.steps_per_epoch, time.monotonic()
     loss, first = torch.zeros((), device=run.images.device), run.step
     with tqdm(total=run.num_train_steps, initial=run.step, desc="train", unit="step", disable=hide) as bar:
@@ -161,7 +163,7 @@ def _train(run: FinetuneRun, writer: BackgroundJournal, hide: bool | None) -> No
 def _finetune(
     run: FinetuneRun, writer: BackgroundJournal, start: int, row: Mapping[str, Any], hide: bool | None
 ) -> None:
-    """The second phase from where `run` is, after `start` checkpoints, with parts committed on the way."""
+    """Completes the second phase, of which `start` checkpoints are done, and commits parts on the way."""
     total, every = run.config.num_checkpoints, run.config.save_every
     most = max(1, min(_PART_ROWS, _PART_BYTES // (4 * run.layout.num_params)))
     params_RP, metadata = torch.empty(0, run.layout.num_params), list[dict[str, Any]]()
@@ -173,7 +175,7 @@ def _finetune(
                 loss += run.take_step()
             train_loss = run.checked_mean(loss, first)
             validation_loss, accuracy = run.validate()
-            if not metadata:  # a new part; the last one may still be on its way to the disk
+            if not metadata:  # new memory for a new part: the previous part may still be on its way to the disk
                 params_RP = torch.empty(most, run.layout.num_params)
             params_RP[len(metadata)] = run.params()
             metadata.append(

@@ -13,12 +13,12 @@ class FinetuneConfig:
     """How `collect_finetune` trains.
 
     Args:
-        num_checkpoints, save_every: K, 2 or more; and the steps from one to the next, 1 or more.
-        epochs: of the first phase; 0 collects from the initial, or pretrained, weights on.
-        batch_size: cut to the number of training images; the last incomplete batch of an epoch is left out.
-        learning_rate: of AdamW in the first phase, the peak of a linear warm-up and half a cosine.
-        finetune_learning_rate: of a fresh AdamW in the second phase, constant.
-        weight_decay, label_smoothing: of both phases; 0 or more, in [0, 1).
+        num_checkpoints, save_every: K, 2 or more; and the steps from one checkpoint to the next, 1 or more.
+        epochs: of the first phase; with 0, collecting starts from the initial or pretrained weights.
+        batch_size: at most the number of training images is used; the last incomplete batch of an epoch is left out.
+        learning_rate: of AdamW in the first phase: the peak of a linear warm-up followed by half a cosine.
+        finetune_learning_rate: of a fresh AdamW in the second phase; constant.
+        weight_decay, label_smoothing: of both phases; 0 or more, and in [0, 1).
         buffers: whether running statistics are collected, as in `ParamLayout.from_module`.
 
     Raises ValueError naming the option that is out of range.

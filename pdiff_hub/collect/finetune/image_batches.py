@@ -1,6 +1,6 @@
-"""The images of a fine-tune, in batches that follow from the seed, the phase and the step alone.
+"""The images of a fine-tune, in batches that depend only on the seed, the phase and the step.
 
-Shapes: N images, B batch, C, H and W channels and pixels.
+Shapes: N images, B batch, C channels, H x W pixels.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torch import Tensor
 from pdiff_hub.seeds import derived_seed, generator_of
 from pdiff_hub.tasks import Split, Task
 
-_MAX_RESIDENT_BYTES = 1 << 30  # a split's float images that are kept, instead of made anew for each batch
-_MAX_BATCH_VALUES = 2 << 20  # numbers in a batch of images that is only judged
+_MAX_RESIDENT_BYTES = 1 << 30  # smaller splits are kept as float images; larger ones are converted batch by batch
+_MAX_BATCH_VALUES = 2 << 20  # numbers per batch of images that are not trained on
 
 
 class ImageBatches:
-    """The task's images on one device, in batches that follow from (seed, phase, step)."""
+    """The task's images on one device, in batches that depend only on (seed, phase, step)."""
 
     def __init__(self, task: Task, batch_size: int, seed: int, device: torch.device):
         self.task, self.device, self._seed = task, device, seed
@@ -52,7 +52,7 @@ class ImageBatches:
         inputs_BCHW = self.task.augment(
             self._inputs(self._train, index_B), generator_of(self._seed, phase, "augment", step)
         )
-        # Not torch.manual_seed, which leaves a seed behind for a CUDA that is not in use yet.
+        # Not torch.manual_seed: it would also leave a seed behind for CUDA where CUDA is not in use yet.
         dropout = derived_seed(self._seed, phase, "dropout", step)
         torch.default_generator.manual_seed(dropout)
         if self.device.type == "cuda":
@@ -64,7 +64,7 @@ class ImageBatches:
         return self._in_order(self._validation)
 
     def train_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """All training images in order, as they are, and their labels."""
+        """All training images in order, without augmentation, and their labels."""
         return self._in_order(self._train)
 
     def _in_order(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:

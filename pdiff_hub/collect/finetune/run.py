@@ -1,7 +1,7 @@
-"""One training run of `collect_finetune`: its network, phase and step, and what a step, a judgement and a resume are.
+"""One training run of `collect_finetune`: its network, phase and step, and how it trains, validates and resumes.
 
-What happens in a step follows from the seed, the phase and the step alone, and from the weights before it.
-Shapes: P parameters, B batch, C, H and W channels and pixels.
+A step depends only on the seed, the phase, the step number and the weights before it.
+Shapes: P parameters, B batch, C channels, H x W pixels.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from pdiff_hub.networks.prefix_recording import Recording, record_all, same_outp
 from pdiff_hub.prediction.predictions import are_wrong, sums_of_loss
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
-_RATES = {"train": "learning_rate", "finetune": "finetune_learning_rate"}  # the two phases
-_MAX_SHARED_BYTES = 1 << 30  # of activations kept for training, and for judging, checkpoints
-_DIVERGED = 100.0  # times the loss of guessing
+_RATES = {"train": "learning_rate", "finetune": "finetune_learning_rate"}  # by phase
+_MAX_SHARED_BYTES = 1 << 30  # of activations kept for training, and as many again for validation
+_DIVERGED = 100.0  # a loss above this many times the loss of guessing means that training diverged
 
 
 class FinetuneRun:
-    """One network in training: its phase ("train" or "finetune"), the step it is at, its optimiser."""
+    """One network in training: its phase ("train" or "finetune"), its step and its optimiser."""
 
     def __init__(self, network: nn.Module, layout: ParamLayout, images: ImageBatches, config: FinetuneConfig):
         self.network, self.layout, self.images, self.config = network, layout, images, config
@@ -40,7 +40,7 @@ class FinetuneRun:
         self.begin("train")
 
     def begin(self, phase: str, step: int = 0) -> None:
-        """A phase with the weights as they are: a fresh AdamW, and in the second phase what stands still."""
+        """Starts a phase from the current weights, with a fresh AdamW; the second freezes what is not selected."""
         self.phase, self.step = phase, step
         self._still: list[nn.Module] = []
         if phase == "finetune":
@@ -49,13 +49,13 @@ class FinetuneRun:
             for parameter in selected:
                 parameter.requires_grad_(True)
             self._frozen = self._frozen_floats()
-            # The modules that hold a frozen float buffer themselves; BatchNorm, mostly.
+            # The modules that own a frozen float buffer themselves: mostly BatchNorm.
             owners = {name.rpartition(".")[0] for name, _ in self.network.named_buffers() if name in self._frozen}
             self._still = [self.network.get_submodule(owner) for owner in owners]
         self._set_modes()
         self._shared: list[Answers] | None = None
         self._recording: Recording | None = None
-        self._asked_to_record = phase == "train"  # where nothing can be shared
+        self._asked_to_record = phase == "train"  # nothing can be shared while the whole network is trained
         self._trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         rate, decay = getattr(self.config, _RATES[phase]), self.config.weight_decay
         self._optimizer = torch.optim.AdamW(self._trained, lr=rate, weight_decay=decay, fused=True)
@@ -63,8 +63,8 @@ class FinetuneRun:
             self._schedule = cosine_with_warm_up(self._optimizer, self.num_train_steps, done=step)
 
     def take_step(self) -> Tensor:
-        """One step; -> its loss, a scalar on the device."""
-        answers = self._answers_of_step()  # before the batch, which seeds what dropout draws from
+        """Takes one step; -> its loss, a scalar on the device."""
+        answers = self._answers_of_step()  # before `batch`, which seeds the generators that dropout uses
         inputs_BCHW, labels_B = self.images.batch(self.phase, self.step)
         with serve(self.network, answers):
             output_BN = logits(self.network(inputs_BCHW))
@@ -78,7 +78,7 @@ class FinetuneRun:
         return loss.detach()
 
     def checked_mean(self, loss: Tensor, first: int) -> float:
-        """The mean of a `loss` summed since step `first`; ValueError if it, or a weight, is that of a lost training."""
+        """The mean of a `loss` summed since step `first`; ValueError if it or a weight shows that training diverged."""
         mean = loss.item() / (self.step - first)
         finite = all(bool(torch.isfinite(parameter).all()) for parameter in self._trained)
         if finite and mean <= _DIVERGED * math.log(max(2, self.images.task.num_classes)):
@@ -91,7 +91,7 @@ class FinetuneRun:
         )
 
     def params(self) -> Tensor:
-        """The checkpoint: float32 [P] on the CPU."""
+        """The current checkpoint: float32 [P] on the CPU."""
         state = self.network.state_dict()
         return self.layout.unstack({e.name: state[e.name][None] for e in self.layout.entries})[0].cpu()
 
@@ -111,7 +111,7 @@ class FinetuneRun:
         return loss, 1 - wrong
 
     def _answers_of_step(self) -> Answers:
-        """What comes before the first trained tensor, for the images of the step; nothing where it is not shared."""
+        """Recorded outputs of the modules before the first trained tensor, for the step's images; empty if none are."""
         if not self._asked_to_record:
             self._asked_to_record = True
             with torch.no_grad():
@@ -121,7 +121,7 @@ class FinetuneRun:
         return self._recording.answers(self.images.index(self.phase, self.step))
 
     def _record_training(self) -> Recording | None:
-        """The same for every training image, once for all steps; None where images are not seen again as they were."""
+        """Records these outputs for all training images, once for all steps; None if later steps cannot use them."""
         config, num_images = self.config, len(self.images.task.train)
         seen = config.num_checkpoints * config.save_every * self.images.batch_size
         if seen < 2 * num_images or self.images.augments:
@@ -135,7 +135,7 @@ class FinetuneRun:
                 return None
             judged = record(self.network, plan, self._forward, state, probe_BCHW)
             self._set_modes()
-            # Dropout, or statistics of the batch, would make it another one at every step.
+            # With dropout or batch statistics, the outputs would be different at every step.
             if not same_outputs(judged, record(self.network, plan, self._forward, state, probe_BCHW)):
                 return None
             self.network.eval()
@@ -145,8 +145,8 @@ class FinetuneRun:
             self._set_modes()
 
     def _record_validation(self) -> list[Answers]:
-        """What comes before the first trained tensor, for each batch of validation images: it is the same at every
-        checkpoint. Nothing where it would take too much memory."""
+        """Outputs of the modules before the first trained tensor, for each batch of validation images: they are the
+        same at every checkpoint. Empty if they would take too much memory."""
         state = self._varying()
         shared: list[Answers] = []
         plan: PrefixPlan | None = None
@@ -165,7 +165,7 @@ class FinetuneRun:
         return logits(functional_call(self.network, dict(varying), (inputs,)))
 
     def _plan(self, state: Mapping[str, Tensor], probe_BCHW: Tensor, num_images: int) -> PrefixPlan | None:
-        """What can be shared, in eval mode; None where it would take too much memory for so many images."""
+        """What can be shared, in eval mode; None if it would take too much memory for so many images."""
         plan = plan_prefix(self.network, self._forward, state, probe_BCHW)
         return plan if plan.kept_bytes * num_images <= _MAX_SHARED_BYTES else None
 
@@ -179,15 +179,15 @@ class FinetuneRun:
                 )
 
     def state(self) -> TrainingState:
-        """All that is needed to go on exactly: weights, buffers, the optimiser's moments, phase and step."""
+        """All that is needed to resume exactly: weights, buffers, the optimiser's moments, phase and step."""
         tensors: dict[str, Tensor] = {f"buffer/{name}": tensor for name, tensor in self.network.named_buffers()}
         for name, parameter in self.network.named_parameters():
-            moments = self._optimizer.state.get(parameter, {})  # reading a missing one from it would add it
+            moments = self._optimizer.state.get(parameter, {})  # `get`, because indexing would add a missing entry
             tensors |= {f"{key}/{name}": tensor for key, tensor in {"parameter": parameter, **moments}.items()}
         return TrainingState(tensors, {"phase": self.phase, "step": self.step})
 
     def load(self, state: TrainingState) -> None:
-        """Goes on from `state`, which a run with the same arguments had."""
+        """Resumes from the `state` of a run with the same arguments."""
         parameters = dict(self.network.named_parameters())
         for name, parameter in parameters.items():
             parameter.data.copy_(state.tensors[f"parameter/{name}"])
@@ -203,7 +203,7 @@ class FinetuneRun:
     def _set_modes(self) -> None:
         self.network.train()
         for module in self._still:
-            module.training = False  # not eval(), which would reach the modules inside it
+            module.training = False  # not eval(), which would also change the modules inside it
 
     def _frozen_floats(self) -> dict[str, Tensor]:
         frozen = self.layout.frozen_state(self.network.state_dict())

@@ -1,4 +1,4 @@
-"""Checkpoints that are there already: files in a folder, or revisions on the Hub."""
+"""Checkpoints that exist already: files in a folder, or revisions on the Hub."""
 
 from pdiff_hub.collect.importing.importer import HubFile, ImportConfig, import_checkpoints
 

@@ -1,7 +1,7 @@
-"""Checkpoints that are there already: a folder of safetensors or `.pt`/`.pth` files, or revisions on the Hub.
+"""Checkpoints that exist already: a folder of safetensors or `.pt`/`.pth` files, or revisions on the Hub.
 
-One file is read at a time and reduced to its selected tensors, so that memory holds K times the selection and one
-network. Shapes: K checkpoints, P parameters.
+One file is read at a time and reduced to its selected tensors, so memory holds K times the selection and one network.
+Shapes: K checkpoints, P parameters.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class ImportConfig:
 
     @property
     def hub(self) -> HubFile | None:
-        """The file meant, if it is on the Hub."""
+        """The file on the Hub; None for a folder."""
         return HubFile(self.revisions, self.filename) if self.revisions else None
 
 
@@ -90,20 +90,21 @@ def import_checkpoints(
 
     Args:
         source: a folder; with `hub`, a repository id.
-        layout: what to keep of each checkpoint, `ParamLayout.from_module(build_network(network), select)`.
+        layout: what to keep of each checkpoint: `ParamLayout.from_module(build_network(network), select)`.
         network: the resolved spec that rebuilds the network.
         task: the resolved spec of its data, if known.
         pattern: which files, as a glob in the folder (e.g. "*/model.safetensors"); default: all .safetensors, .pt and
-            .pth directly in it, which must then be of one kind. Read in natural order: 2 before 10.
-        key: where a .pt/.pth file holds a dict around the state dict, e.g. "state_dict" or "model".
-        prefix: what to take off the front of every tensor's name, e.g. "module.".
-        hub: revisions (in the order given) of a Hub repository in place of a folder.
-        output_dir: collect into this folder: a killed import goes on where it was, and the rows are not kept in memory.
+            .pth directly in it, which must then be of one kind. Files are read in natural order: 2 before 10.
+        key: the entry of a .pt/.pth file that holds the state dict, if another dict is around it, e.g. "state_dict" or
+            "model".
+        prefix: what to remove from the front of every tensor's name, e.g. "module.".
+        hub: which revisions of a Hub repository to read (in the order given), instead of a folder.
+        output_dir: collect into this folder: a killed import can then resume, and the rows are not kept in memory.
 
     What is not selected must be equal in all files (integer buffers, which count batches, are taken from the first).
-    Raises FileNotFoundError for files that are not there; ValueError, naming the file and the tensor, for one that is
-    missing, unexpected, mis-shaped or not finite, and for a file that is truncated, needs code to run, or is another
-    network's; and where there is only one checkpoint.
+    Raises FileNotFoundError for files that do not exist. Raises ValueError, which names the file and the tensor, for a
+    tensor that is missing, unexpected, mis-shaped or not finite; also for a file that is truncated, needs to run code
+    or is of another network, and for one checkpoint only.
     """
     source = str(source)
     names = _hub_names(source, hub) if hub else _file_names(Path(source), pattern)
@@ -206,7 +207,7 @@ def _download(repo_id: str, hub: HubFile, index: int) -> Path:
 
 
 def _with_tied(layout: ParamLayout, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tied tensors under all their names: safetensors files usually keep only one of them."""
+    """The state with tied tensors under all their names: safetensors files usually keep only one name."""
     for entry in layout.entries:
         names = (entry.name, *entry.aliases)
         held = next((state[name] for name in names if name in state), None)
@@ -218,7 +219,7 @@ def _with_tied(layout: ParamLayout, state: dict[str, Tensor]) -> dict[str, Tenso
 def _flatten(layout: ParamLayout, state: Mapping[str, Tensor], where: str) -> Tensor:
     try:
         params_P = layout.flatten(state)
-        check_finite(layout, params_P[None])  # float64 beyond the range of float32
+        check_finite(layout, params_P[None])  # a float64 value may lie outside the range of float32
         return params_P
     except ValueError as error:
         raise PdiffError(f"{where}: {error}{_prefix_hint(layout, state)}") from error
@@ -236,7 +237,7 @@ def _prefix_hint(layout: ParamLayout, state: Mapping[str, Tensor]) -> str:
 
 
 def _frozen(layout: ParamLayout, state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """The frozen rest of one file in the layout's dtypes, checked."""
+    """The tensors of one file that are not selected, checked and in the layout's dtypes."""
     frozen: dict[str, Tensor] = {}
     for entry in layout.frozen:
         if entry.name not in state:

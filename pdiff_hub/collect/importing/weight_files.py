@@ -1,4 +1,4 @@
-"""Reading a state dict out of a file that somebody else wrote, without running any code that it may bring."""
+"""Reads a state dict from a file that somebody else wrote, without running code that the file may contain."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _DAMAGED = (
 def read_state_dict(path: Path, where: str, key: str | None = None, prefix: str = "") -> dict[str, Tensor]:
     """The tensors of a .safetensors (memory-mapped), .pt or .pth file, on the CPU.
 
-    `where` is what errors call the file. `key`: where a .pt/.pth file holds a dict around the state dict. `prefix`:
-    what to take off the front of every name. Nothing is guessed: ValueError names what the file has instead; or says
+    Errors call the file `where`. `key` is the entry that holds the state dict, if another dict is around it. `prefix`
+    is removed from the front of every name. Nothing is guessed: ValueError names what the file has instead, or says
     that it is truncated, a pickle under another name, or refused because reading it could run code.
     """
     state = _state_dict(_read(path, where), key, where)
@@ -62,7 +62,7 @@ def _read(path: Path, where: str) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGED as error:
-        if "GLOBAL" in str(error):  # the name of something that is not a tensor; a cut may leave such a name too
+        if "GLOBAL" in str(error):  # it names something that is not a tensor; a truncated file may do so too
             raise PdiffError(
                 f"{where} is damaged or holds more than tensors, and reading it could run code in it: "
                 "refused. If you trust it, load it yourself and save its state dict as safetensors."

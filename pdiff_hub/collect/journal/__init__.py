@@ -1,4 +1,4 @@
-"""Checkpoints kept safely while they are being collected, so that a killed run goes on exactly."""
+"""Keeps checkpoints safe while they are collected, so that a killed run resumes exactly."""
 
 from pdiff_hub.collect.journal.background import BackgroundJournal
 from pdiff_hub.collect.journal.journal import CheckpointJournal, TrainingState

@@ -1,4 +1,4 @@
-"""`BackgroundJournal`: a `CheckpointJournal` that writes on a thread of its own, while training goes on."""
+"""`BackgroundJournal`: a `CheckpointJournal` that writes on its own thread while training goes on."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from pdiff_hub.collect.journal.journal import CheckpointJournal, TrainingState
 
 
 class BackgroundJournal:
-    """Takes what `journal` takes and returns at once; one write at a time, in the order given. A context manager.
+    """Takes the same calls as `journal`, but writes in the background, in the order given. A context manager.
 
-    States are copied when they are given, so that training may go on in place. An error of a write is raised by the
-    next call, or at the end of the block; a kill leaves what was committed before, as with the journal itself.
+    There is one write at a time: a call waits for the write before it, not for its own. States are copied on the call,
+    so training may change them in place afterwards. The next call, or the end of the block, raises the error of a
+    failed write. A kill leaves what was committed before, as with the journal itself.
     """
 
     def __init__(self, journal: CheckpointJournal):
@@ -25,11 +26,11 @@ class BackgroundJournal:
         self._writing: Future[None] | None = None
 
     def append(self, params_RP: Tensor, metadata: Sequence[Mapping[str, Any]], state: TrainingState) -> None:
-        """`CheckpointJournal.append`; params_RP must not be changed afterwards."""
+        """As `CheckpointJournal.append`; params_RP must not be changed afterwards."""
         self._begin(self._journal.append, params_RP, metadata, _copy(state))
 
     def save_state(self, state: TrainingState) -> None:
-        """`CheckpointJournal.save_state`."""
+        """As `CheckpointJournal.save_state`."""
         self._begin(self._journal.save_state, _copy(state))
 
     def _begin(self, write: Callable[..., None], *given: Any) -> None:
@@ -48,7 +49,7 @@ class BackgroundJournal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is None:  # else the error of the block is the one to tell of
+            if kind is None:  # otherwise the error of the block itself is raised
                 self._finish()
         finally:
             self._thread.shutdown(wait=True)

@@ -1,9 +1,9 @@
-"""`CheckpointJournal`: checkpoints kept safely while they are being collected, so that a killed run goes on exactly.
+"""`CheckpointJournal`: keeps checkpoints safe while they are collected, so that a killed run resumes exactly.
 
-While collecting, a folder holds `parts/`: `settings.json`, `part-00000.safetensors`, ... (rows and their metadata) and
-one `state-00003.safetensors`, the training state after three parts. A part is committed by the rename that gives it
-its name, after its state is on the disk; whatever a kill leaves beside that is removed on the next start. When all
-is collected, the folder becomes a `CheckpointDataset` and `parts/` goes.
+While collecting, the folder holds `parts/`: `settings.json`, `part-00000.safetensors`, ... (rows and their metadata)
+and one `state-00003.safetensors`, the training state after three parts. A part is committed when it is renamed to its
+final name, after its state is on the disk. The next start removes whatever else a kill has left. When all is
+collected, the folder becomes a `CheckpointDataset` and `parts/` is removed.
 Shapes: R rows of one part, P parameters.
 """
 
@@ -35,7 +35,7 @@ _NAME = re.compile(r"(part|state)-(\d{5,})\.safetensors")
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What a collector needs to go on: named tensors, and whatever else as JSON. Its meaning is the collector's."""
+    """What a collector needs to resume: named tensors, and other data as JSON. Only the collector interprets it."""
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -44,17 +44,17 @@ class TrainingState:
 class CheckpointJournal:
     """The checkpoints collected so far in `directory` (made if needed), which will hold the finished data set.
 
-    Opening it finds what an earlier run committed: `num_checkpoints` rows, and `state` to go on from; or, with
-    `finished`, that there is nothing left to do but `finish()`. For one process at a time.
+    Opening it finds what an earlier run committed: `num_checkpoints` rows, and the `state` to resume from. If
+    `finished` is true, only `finish()` is left to do. Only one process at a time may use it.
 
     Args:
         directory: where the data set will be.
-        settings: everything that decides which checkpoints come out, JSON-able, without paths of this machine (it is
-            kept in the data set as `collect["settings"]`).
+        settings: everything that decides which checkpoints come out; JSON-able, and without paths of this machine,
+            because the data set keeps it as `collect["settings"]`.
         layout: which tensors are collected.
 
-    Raises ValueError if the directory holds checkpoints collected with other settings, naming those that differ, and
-    if its files are damaged.
+    Raises ValueError if the directory holds checkpoints collected with other settings (the message names those that
+    differ), or if its files are damaged.
     """
 
     def __init__(self, directory: str | Path, settings: Mapping[str, Any], layout: ParamLayout):
@@ -82,12 +82,12 @@ class CheckpointJournal:
 
     @property
     def num_checkpoints(self) -> int:
-        """How many checkpoints are committed (0 once finished; the data set has them)."""
+        """How many checkpoints are committed (0 once finished: then the data set has them)."""
         return len(self._metadata)
 
     @property
     def state(self) -> TrainingState | None:
-        """The newest training state, on the CPU; None before there is one. Belongs to exactly the committed rows."""
+        """The newest training state, on the CPU; None if there is none. It belongs to exactly the committed rows."""
         file = self._state_file(len(self._files))
         if self.finished or not file.exists():
             return None
@@ -95,9 +95,9 @@ class CheckpointJournal:
         return TrainingState(load_file(file), info)
 
     def append(self, params_RP: Tensor, metadata: Sequence[Mapping[str, Any]], state: TrainingState) -> None:
-        """Commits R >= 1 checkpoints (float [R,P], raw units), with the state from which collecting goes on after them.
+        """Commits R >= 1 checkpoints (float [R,P], raw units) and the state to resume from after them.
 
-        Once it returns they are on the disk; a kill before leaves what was committed before, and its state.
+        They are on the disk when this returns; a kill during the call leaves what was committed before, and its state.
         ValueError for a wrong shape or number of metadata rows; OSError (a full disk) leaves all as it was.
         """
         self._check_open()
@@ -109,7 +109,7 @@ class CheckpointJournal:
             raise PdiffError(f"there are {len(metadata)} metadata rows for {len(params_RP)} checkpoints.")
         params_RP = params_RP.detach().to("cpu", torch.float32)
         check_finite(self.layout, params_RP, self.num_checkpoints)
-        # Typed as the data set will have them, together with a row from before: better to fail now than at the end.
+        # The rows get their types in the data set, checked beside an earlier row: a misfit fails now, not at the end.
         rows = metadata_table([*self._metadata[-1:], *metadata]).drop_columns("index").to_pylist()[-len(params_RP) :]
         number = len(self._files)
         self._write_state(number + 1, state)
@@ -124,7 +124,7 @@ class CheckpointJournal:
         self._state_file(number).unlink(missing_ok=True)
 
     def save_state(self, state: TrainingState) -> None:
-        """Replaces the newest state without adding checkpoints (e.g. while there is none to keep yet), atomically."""
+        """Atomically replaces the newest state without adding checkpoints (e.g. while there is none to keep yet)."""
         self._check_open()
         self._write_state(len(self._files), state)
 
@@ -138,7 +138,7 @@ class CheckpointJournal:
     ) -> CheckpointDataset:
         """Turns what was collected into the data set in `directory` and removes the parts.
 
-        `collect` is kept with the data set, with the settings added. If it is finished already, only opens it.
+        The data set keeps `collect`, with the settings added. If the data set is finished already, it is only opened.
         """
         if not self.finished:
             if not self._files:
@@ -169,13 +169,13 @@ class CheckpointJournal:
             raise PdiffError(f"{self._part_file(missing)} is missing; restore it or remove {self._parts}.")
         if count and count not in numbers["state"]:
             raise PdiffError(f"{self._state_file(count)} is missing; remove {self._parts} to start anew.")
-        for number in numbers["state"] - {count}:  # of a part that was not committed, or of one before
+        for number in numbers["state"] - {count}:  # of a part that was not committed, or of an earlier one
             self._state_file(number).unlink()
         for number in range(count):
             metadata = json.loads(_header(self._part_file(number))["metadata"])
             self._files.append((self._part_file(number), len(metadata)))
             self._metadata += metadata
-        ShardRows(self._files, self.layout.num_params)  # each file is whole and has the right shape
+        ShardRows(self._files, self.layout.num_params)  # raises if a file is truncated or has another shape
 
     def _write_state(self, number: int, state: TrainingState) -> None:
         write_safetensors(self._state_file(number), state.tensors, {"info": json.dumps(dict(state.info))})

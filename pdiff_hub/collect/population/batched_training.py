@@ -1,11 +1,11 @@
-"""Training K networks of one architecture from K seeds as one batched program.
+"""Trains K networks of one architecture from K seeds as one batched program.
 
-Their weights are stacked, one forward pass serves all (`torch.func.functional_call` under `vmap`), and one backward
-pass of the summed loss gives each network its own gradient, because no network's loss depends on another's weights.
-AdamW works on each number by itself, so on the stacked weights it is K separate AdamWs.
+Their weights are stacked. One forward pass serves all networks (`NetworkStack.forward`). One backward pass of the
+summed loss gives each network its own gradient, because no network's loss depends on another's weights. AdamW treats
+each number separately, so on the stacked weights it acts as K separate AdamWs.
 
-On a CPU the stack is cut into shards whose working memory stays in the cache, and each thread works on a shard of its
-own: the operations are too small to be worth splitting over threads, and too many to wait for each other at every one.
+On a CPU the stack is cut into shards whose working memory fits the cache, and each thread works on its own shard. The
+operations are too small to be split over threads, and too many for the threads to wait for each other at every one.
 
 Shapes: K networks, N images of the training set, B batch, X the shape of one image.
 """
@@ -30,8 +30,8 @@ from pdiff_hub.seeds import derived_seed, generator_of
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, as torch names them
-_SHARD_BYTES = 40 * 2**20  # of working memory; digits networks ran fastest at 30 to 60 MiB a shard
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's moments, as torch names them
+_SHARD_BYTES = 40 * 2**20  # of working memory; digits networks ran fastest at 30 to 60 MiB per shard
 
 
 @dataclass(frozen=True)
@@ -59,29 +59,29 @@ class _Training:
 class BatchedTrainer:
     """K networks in training: AdamW with decoupled weight decay, warm-up and cosine, cross-entropy.
 
-    Network k starts from `network_factory(seeds[k])` and sees the images of epoch e in an order that follows from
-    (seeds[k], e) alone, so what becomes of it does not depend, beyond float rounding, on the networks beside it.
+    Network k starts from `network_factory(seeds[k])` and sees the images of epoch e in an order that depends only on
+    (seeds[k], e). So, beyond float rounding, the result does not depend on the networks trained with it.
 
     Attributes:
         seeds: the K seeds.
         epoch: epochs done.
-        last_loss_K: mean training loss of each network over the last epoch, float32 on the CPU; NaN before the first.
+        last_loss_K: mean training loss of each network over the last epoch, float32 on the CPU; NaN at first.
 
     Args:
-        network_factory: makes the network of a seed in train mode; all of one architecture, with float parameters.
+        network_factory: makes the network of a seed, in train mode; all have one architecture and float parameters.
         seeds: K integers, 0 or larger.
-        inputs_NX: float32, ready to go into the network; where it lies (CPU, CUDA) the training runs. On the CPU
+        inputs_NX: float32, ready to go into the network; training runs on its device (CPU, CUDA). On the CPU,
             `torch.get_num_threads()` threads share the networks.
         labels_N: int64, on the same device.
-        epochs: epochs in all, which sets the learning rate's schedule.
-        batch_size: B; cut to N. Of each epoch the last N mod B images (in that network's order) are left out.
+        epochs: epochs in all; they set the learning rate schedule.
+        batch_size: B; at most N is used. The last N mod B images of each epoch (in that network's order) are left out.
         learning_rate, weight_decay, label_smoothing: as in `torch.optim.AdamW` and `cross_entropy`. The decay applies
             to every parameter.
-        augment: called on one network's batch [B, X] with a generator that follows from (seed, epoch, step).
+        augment: called on one network's batch [B, X] with a generator that depends only on (seed, epoch, step).
 
     Raises:
-        ValueError: a network with active dropout (its noise would depend on the number of networks); in `run_epoch`,
-            a network that `vmap` cannot run, and a loss that is not finite, with the seeds that diverged.
+        ValueError: a network with active dropout (its noise would depend on the number of networks). In `run_epoch`: a
+            network that `vmap` cannot run; a loss that is not finite (the message names the seeds that diverged).
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class BatchedTrainer:
         num_shards = 1
         if on_cpu:
             needed = len(seeds) * working_bytes(network_factory(seeds[0]), inputs_NX[:batch_size])
-            # As many for each thread, lest one works while the others wait.
+            # A multiple of the number of threads, so that no thread is idle while others still work.
             num_shards = min(len(seeds), math.ceil(needed / _SHARD_BYTES / self._num_threads) * self._num_threads)
         self._shards = [
             _Shard(network_factory, shard.tolist(), self._training) for shard in np.array_split(self.seeds, num_shards)
@@ -119,7 +119,7 @@ class BatchedTrainer:
             first.stack.check_same_architecture(shard.stack)
 
     def run_epoch(self) -> Tensor:
-        """One epoch of all networks; -> each one's mean training loss over it, float32 [K] on the CPU."""
+        """Trains all networks for one epoch; -> their mean training losses over it, float32 [K] on the CPU."""
         losses = self._on_threads([partial(shard.run_epoch, self.epoch) for shard in self._shards])
         self.last_loss_K = torch.cat(losses)
         self.epoch += 1
@@ -133,16 +133,16 @@ class BatchedTrainer:
         return self.last_loss_K
 
     def stacked_state(self) -> dict[str, Tensor]:
-        """The networks' state dicts so far, stacked: every key, tied ones too, to a tensor [K, ...] on the CPU."""
+        """The networks' current state dicts, stacked: each key, tied ones too -> a tensor [K, ...] on the CPU."""
         return _joined([shard.stack.stacked_state() for shard in self._shards])
 
     def training_state(self) -> dict[str, Tensor]:
-        """All that changes in training, on the CPU: what `load_training_state` needs to go on after a kill."""
+        """All that changes in training, on the CPU; `load_training_state` resumes from it after a kill."""
         tensors = _joined([shard.tensors() for shard in self._shards])
         return {"epoch": torch.tensor(self.epoch), "last_loss": self.last_loss_K.clone(), **tensors}
 
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
-        """Goes on from `training_state()` of a trainer with the same arguments. ValueError if it is of another one."""
+        """Resumes from `training_state()` of a trainer with the same arguments. ValueError if it does not fit."""
         expected = _joined([shard.tensors() for shard in self._shards])
         for name, tensor in expected.items():
             if name not in state or state[name].shape != tensor.shape:
@@ -159,7 +159,7 @@ class BatchedTrainer:
             start = own.stop
 
     def _on_threads(self, tasks: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
-        """Runs the tasks, each on one thread; torch's own threads are put back as they were."""
+        """Runs the tasks, each on one thread; afterwards torch has as many threads as before."""
         if self._num_threads == 1 or len(tasks) == 1:
             return [task() for task in tasks]
         before = torch.get_num_threads()
@@ -188,7 +188,7 @@ class _Shard:
         self._schedule = cosine_with_warm_up(self._optimizer, training.num_steps)
 
     def run_epoch(self, epoch: int) -> Tensor:
-        """-> mean losses [K] on the CPU."""
+        """Trains for one epoch; -> mean losses [K] on the CPU."""
         training, device = self._training, self._training.inputs_NX.device
         generators = [np.random.default_rng(derived_seed(seed, "order", epoch)) for seed in self.seeds]
         orders = [generator.permutation(len(training.inputs_NX)) for generator in generators]
@@ -207,7 +207,7 @@ class _Shard:
         return {name: tensor.cpu().clone() for name, tensor in tensors.items()}
 
     def load(self, tensors: Mapping[str, Tensor], steps: int) -> None:
-        """Puts back what `tensors()` gave after this many steps."""
+        """Restores what `tensors()` returned after this many steps."""
         self._schedule = cosine_with_warm_up(self._optimizer, self._training.num_steps, done=steps)
         with torch.no_grad():
             for name, tensor in self.stack.tensors().items():
@@ -220,7 +220,7 @@ class _Shard:
                     state[moment].copy_(tensors[f"{moment}/{name}"])
 
     def _step(self, epoch: int, step: int, chosen_KB: Tensor) -> Tensor:
-        """One step of all networks, each on its own batch; -> their losses [K]."""
+        """Takes one step of all networks, each on its own batch; -> their losses [K]."""
         training = self._training
         inputs_KBX, labels_KB = training.inputs_NX[chosen_KB], training.labels_N[chosen_KB]
         if training.augment is not None:

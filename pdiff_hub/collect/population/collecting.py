@@ -1,6 +1,6 @@
-"""Checkpoints of many networks: K seeds from scratch, trained together, their hidden units put into one order.
+"""Checkpoints of many networks: K seeds are trained together from scratch, and hidden units are put into one order.
 
-Under Accelerate every process trains its share of the seeds; rows come together in the order of the seeds.
+Under Accelerate every process trains its share of the seeds; the rows are then joined in the order of the seeds.
 Shapes: K networks, R networks of one part, P parameters.
 """
 
@@ -31,9 +31,9 @@ from pdiff_hub.safe_files import require_same_settings
 from pdiff_hub.tasks import Task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
-_STATE_SECONDS = 20.0  # between saves of a training state: no more work than this is done twice
-_MEMORY_BYTES = 2**30  # of weights, gradients and moments, where networks_at_once is left to us
-_SAMPLE = 16  # inputs that alignment is checked on
+_STATE_SECONDS = 20.0  # between saves of the training state: no more work than this is done twice
+_MEMORY_BYTES = 2**30  # of weights, gradients and moments, if networks_at_once is None
+_SAMPLE = 16  # inputs on which alignment is checked
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,14 @@ class PopulationConfig:
     """How `collect_population` trains.
 
     Args:
-        num_checkpoints: K, 2 or more; seeds seed, seed + 1, ...
+        num_checkpoints: K, 2 or more; the seeds are seed, seed + 1, ...
         epochs, batch_size: 1 or more.
         learning_rate, weight_decay, label_smoothing: of batched AdamW with warm-up and cosine. A strong decay removes
-            what is left of the initial weights, and so makes aligned networks alike.
+            what is left of the initial weights, so that aligned networks are alike.
         align: put hidden units into one order (git re-basin).
-        align_rounds: times that the mean network is taken anew.
-        networks_at_once: trained as one program; None takes as many as 1 GiB of weights and moments hold.
+        align_rounds: 1 or more; how often all networks are matched to a new mean network.
+        networks_at_once: how many are trained as one program; None takes as many as fit into 1 GiB with their weights,
+            gradients and moments.
 
     Raises ValueError naming the option that is out of range.
     """
@@ -94,9 +95,9 @@ def collect_population(
     device: str = "cpu",
     progress: bool = True,
 ) -> CheckpointDataset:
-    """Train K seeds from scratch and keep the last weights of each, as a data set in `directory`.
+    """Trains K seeds from scratch and keeps the last weights of each, as a data set in `directory`.
 
-    A killed run started again goes on where it was. Raises ValueError for a selection that leaves trained tensors out
+    A killed run resumes when it is started again. Raises ValueError for a selection that leaves trained tensors out
     (networks from scratch differ in all of them), a network that cannot be aligned, and a loss that is not finite.
     """
     spec = dict(network_spec)
@@ -110,10 +111,11 @@ def collect_population(
     settings = {"collect": asdict(config), "network": spec, "task": task.spec, "seed": seed}
     if (directory / INDEX_NAME).exists():
         return _finished(directory, settings)
-    if config.align:  # refuse before the work, not after it
+    if config.align:  # finds out before training, not after it, whether the network can be aligned
         one = {name: tensor[None] for name, tensor in network.state_dict().items()}
         find_hidden_layers(network, one, task.inputs(task.validation, slice(0, _SAMPLE)))
-    # Told of CPUs, it joins a launcher's processes there too. First, since it gives each process a GPU of its own.
+    # With cpu=True, a launcher's processes find each other on CPUs too. This comes before the first use of the device,
+    # because it gives each process its own GPU.
     processes = PartialState(cpu=not torch.accelerator.is_available())
     inputs_NX = task.inputs(task.train).to(device)
     rank, world = processes.process_index, processes.num_processes
@@ -154,7 +156,7 @@ def _train_share(
         desc="train population",
         disable=None if progress else True,
     )
-    # Weights, gradients and two moments of each number, float32.
+    # 16 bytes per number: weight, gradient and two moments in float32.
     at_once = config.networks_at_once or max(1, _MEMORY_BYTES // (16 * layout.num_params))
     while journal.num_checkpoints < len(seeds):
         mine = seeds[journal.num_checkpoints : journal.num_checkpoints + at_once]
@@ -213,11 +215,11 @@ def _join(
     network: nn.Module,
     settings: dict[str, Any],
 ) -> None:
-    """All shares in the order of the seeds, aligned, as the data set in `directory`; then the shares go."""
+    """Joins the shares in the order of the seeds, aligns them, saves them in `directory`, and removes the shares."""
     params_KP = torch.empty(config.num_checkpoints, layout.num_params)
     metadata: list[dict[str, Any]] = [{}] * config.num_checkpoints
     frozen: dict[str, Tensor] = {}
-    for part in reversed(range(len(shares))):  # one open at a time; what is frozen is the first's
+    for part in reversed(range(len(shares))):  # one is open at a time; `frozen` is that of the first
         share = CheckpointDataset.from_pretrained(shares[part])
         metadata[part :: len(shares)], frozen = share.metadata, share.frozen
         own_RP = params_KP[part :: len(shares)]
@@ -243,7 +245,7 @@ def _join(
 def _finished(directory: Path, settings: dict[str, Any]) -> CheckpointDataset:
     dataset = CheckpointDataset.from_pretrained(directory)
     require_same_settings(directory, dataset.collect.get("settings", {}), settings)
-    _remove_shares(directory)  # a kill may have come between the data set and this
+    _remove_shares(directory)  # a kill may have come after the data set was saved, but before this
     return dataset
 
 

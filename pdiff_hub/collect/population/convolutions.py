@@ -1,9 +1,9 @@
-"""One convolution of K networks, each on its own maps, in the form that its sizes make fastest.
+"""One convolution of K networks, each on its own maps, in the form that is fastest for its sizes.
 
-A grouped convolution serves all sizes, but badly at both ends of a small network, where it is a matrix product in
-disguise. First, images: few channels, no gradient to them, so their patches are laid out once a batch (twice as fast
-on digits). Last, maps of few pixels, fewer than the kernel has: each hears of all others, so the layer is dense (1.6
-times).
+A grouped convolution works for all sizes, but is slow in the first and the last layers of a small network. There a
+matrix product is faster. The first layer takes images, which have few channels and need no gradient: their patches are
+laid out once per batch (twice as fast on digits). The last layers may take maps with fewer pixels than the kernel: each
+output pixel then depends on all input pixels, as in a dense layer (1.6 times as fast).
 Shapes: K networks, B batch, C channels in, O channels out, H, W pixels, T taps of a kernel (C x height x width).
 """
 
@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_FEW_TAPS = 16  # at 27, images of three channels, the patches cost what the product saves
-_FEW_PIXELS = 4  # at 9 the dense matrix costs what the product saves, and its size grows with the square
+_FEW_TAPS = 16  # at 27 (3 x 3 taps, three channels) the patches cost what the product saves
+_FEW_PIXELS = 4  # at 9 the dense matrix costs more than the product saves; its size grows with the square
 
 
 def convolve(layer: nn.Conv2d, weight_KOCHW: Tensor, bias_KO: Tensor | None, maps: Tensor) -> Tensor:
-    """Maps [B,KC,H,W] -> [B,KO,H,W], by weights [K,O,C,height,width]; `layer` is of one group, padded with zeros."""
+    """Maps [B,KC,H,W] -> [B,KO,H,W], by weights [K,O,C,height,width]; `layer` has one group and pads with zeros."""
     height, width = layer.kernel_size
     if _is_plain(layer):
         if not maps.requires_grad and weight_KOCHW[0, 0].numel() <= _FEW_TAPS:
@@ -38,7 +38,7 @@ def convolve(layer: nn.Conv2d, weight_KOCHW: Tensor, bias_KO: Tensor | None, map
 
 
 def _is_plain(layer: nn.Conv2d) -> bool:
-    """Whether its padding is a number of pixels (not "same") and its taps lie side by side."""
+    """Whether the padding is a number of pixels (not "same") and the kernel is not dilated."""
     return not isinstance(layer.padding, str) and layer.dilation == (1, 1)
 
 
@@ -48,7 +48,7 @@ def _padding(layer: nn.Conv2d) -> tuple[int, int]:
 
 
 def _by_patches(layer: nn.Conv2d, weight_KOCHW: Tensor, bias_KO: Tensor | None, maps: Tensor) -> Tensor:
-    """A product of [K,O,T] weights and [K,T,B x pixels] patches."""
+    """The convolution as a product of weights [K,O,T] and patches [K,T,B x pixels]."""
     num_networks, outputs = weight_KOCHW.shape[:2]
     (height, width), (down, right), (above, beside) = layer.kernel_size, layer.stride, _padding(layer)
     padded = F.pad(maps, (beside, beside, above, above))
@@ -65,13 +65,13 @@ def _by_patches(layer: nn.Conv2d, weight_KOCHW: Tensor, bias_KO: Tensor | None, 
 
 
 def _dense(layer: nn.Conv2d, weight_KOCHW: Tensor, bias_KO: Tensor | None, maps: Tensor) -> Tensor:
-    """A product of [K,B,C x pixels] maps and the matrix [K,C x pixels,O x pixels] that the convolution amounts to."""
+    """The convolution as a product of maps [K,B,C x pixels] and a matrix [K,C x pixels,O x pixels]."""
     num_networks, outputs, channels, height, width = weight_KOCHW.shape
     batch, _, rows_in, columns_in = maps.shape
     (down, right), (above, beside) = layer.stride, _padding(layer)
     rows, columns = (rows_in + 2 * above - height) // down + 1, (columns_in + 2 * beside - width) // right + 1
-    # Pixel (a, b) reaches pixel (i, j) by tap (a - down i + above, b - right j + beside), by none where there is none:
-    # for each (i, j) a window of the kernel, in a margin of zeros.
+    # Input pixel (a, b) reaches output pixel (i, j) by tap (a - down i + above, b - right j + beside). If there is no
+    # such tap, the weight is 0. So the weights of each (i, j) are a window of the kernel in a margin of zeros.
     top, left = max(0, (rows - 1) * down - above), max(0, (columns - 1) * right - beside)
     bottom, end = max(0, rows_in + above - height), max(0, columns_in + beside - width)
     padded = F.pad(weight_KOCHW, (left, end, top, bottom))

@@ -25,12 +25,12 @@ class NetworkStack:
 
     Attributes:
         weights: name -> [K, ...], each parameter once, with its `requires_grad`.
-        buffers: name -> [K, ...]; running statistics are each network's own and are updated by `forward`.
+        buffers: name -> [K, ...]; each network has its own running statistics, which `forward` updates.
 
     Args:
-        network_factory: makes the network of a seed in train mode; all of one architecture.
+        network_factory: makes the network of a seed, in train mode; all have one architecture.
         seeds: K integers.
-        device: where the stack lives.
+        device: where the stack is kept.
 
     Raises:
         ValueError: a network with active dropout (its noise would depend on the number of networks), or networks that
@@ -85,24 +85,24 @@ class NetworkStack:
         return logits_KBC
 
     def check_same_architecture(self, other: NetworkStack) -> None:
-        """ValueError, with a seed of each, if the other stack's networks have other shapes."""
+        """ValueError if the other stack's networks have other shapes; it names one seed of each stack."""
         own, others = self.tensors(), other.tensors()
         if [(name, t.shape[1:]) for name, t in own.items()] != [(name, t.shape[1:]) for name, t in others.items()]:
             raise PdiffError(f"the networks of seeds {self._seeds[0]} and {other._seeds[0]} differ in their shapes")
 
     def stacked_state(self) -> dict[str, Tensor]:
-        """The networks' state dicts, stacked: every key, tied ones too, to a tensor [K, ...] on the CPU."""
+        """The networks' state dicts, stacked: each key, tied ones too -> a tensor [K, ...] on the CPU."""
         own = self.tensors()
         return {key: own[source].detach().cpu().clone() for key, source in self._source_of_key.items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """All weights and buffers, by name: the tensors themselves."""
+        """All weights and buffers, by name: the tensors themselves, not copies."""
         return {**self.weights, **self.buffers}
 
 
 def working_bytes(network: nn.Module, inputs_BX: Tensor) -> int:
-    """About how much memory one training step of one network goes through on this batch: weights, gradients and
-    AdamW's moments, and every layer's output with its gradient."""
+    """Roughly how much memory one training step of one network uses on this batch: weights, gradients and AdamW's
+    moments, and every layer's output with its gradient."""
     outputs: list[int] = []
 
     def note(module: nn.Module, _: object, output: object) -> None:

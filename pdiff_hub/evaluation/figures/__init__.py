@@ -1,7 +1,7 @@
-"""The figures, as PNG and SVG: drawn on matplotlib's object interface, with one colour and marker a method everywhere.
+"""The figures, as PNG and SVG, drawn with matplotlib's object interface; each method has one colour and one marker.
 
-Each takes plain tensors and `stem`, a path without suffix; it writes `stem`.png (300 dpi) and `stem`.svg, whole or not
-at all and the same bytes for the same data, and returns both paths. They have no headings: the report gives those.
+Each function takes its data and `stem`, a path without suffix. It writes `stem`.png (300 dpi) and `stem`.svg, whole or
+not at all, and returns both paths. The same data gives the same bytes. Figures have no headings: the report has them.
 """
 
 from pdiff_hub.evaluation.figures.accuracy_similarity import accuracy_similarity_figure

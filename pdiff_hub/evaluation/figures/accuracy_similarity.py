@@ -15,12 +15,12 @@ from pdiff_hub.evaluation.points import MethodPoints
 
 
 def accuracy_similarity_figure(points: Mapping[str, MethodPoints], stem: str | Path, *, title: str = "") -> list[Path]:
-    """Accuracy against the highest similarity to an original (p-diff's figure 4b), one point a network.
+    """Accuracy against the highest similarity to an original (p-diff's figure 4b), one point per network.
 
-    points: by name of `METHOD_STYLE`, drawn in its order; for "original" the similarity leaves the network itself out.
-    Networks without a similarity (neither they nor any original have an error) cannot be drawn: the legend counts them.
+    points: by name in `METHOD_STYLE`, drawn in its order. For "original", the similarity is to the other originals.
+    Networks without a similarity (neither they nor any original make an error) are not drawn; the legend counts them.
     stem: path without suffix. Writes `stem`.png (300 dpi) and `stem`.svg, whole or not at all, and returns both paths.
-    Raises ValueError for an unknown method, shapes other than two equal [B], and numbers outside 0..1.
+    Raises ValueError for no method and for an unknown one.
     """
     check_points(points)
     legend_rows = (len(points) + 1) // 2

@@ -1,6 +1,6 @@
 """p-diff's figure 5b (arXiv 2402.13144): how much generated networks copy, by the number of checkpoints trained on.
 
-Shapes: B generated networks.
+Shapes: B generated networks, L levels (heights) of their points.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.figures.style import METHOD_STYLE, footnote, limits, marker_look, page, plain_axes, save
 from pdiff_hub.evaluation.points import check_fractions
 
-_LEVELS = 60  # heights at which points are counted as beside each other
-# Where 1 is from one column to the next: between points of a row, and half of the widest row, which closes up.
+_LEVELS = 60  # the axis is cut into this many heights; points of one height stand side by side
+# Columns are 1 apart: distance of points in a row, and half the width of a full row, whose points move closer.
 _SPACING, _HALF_WIDTH = 0.055, 0.4
 
 
 def checkpoints_figure(similarity: Mapping[int, Tensor], stem: str | Path) -> list[Path]:
-    """Highest similarity of each generated network to an original, one column a number of checkpoints K.
+    """Highest similarity of each generated network to an original, one column per number of checkpoints K.
 
-    similarity: by K, each [B], IoU 0..1 or NaN (no errors on either side), which is left out and counted below the
-    column. Points of about the same height stand side by side; a line marks the mean, a box the middle half.
-    Returns the paths of `stem`.png and `stem`.svg. Raises ValueError for no or a non-positive K, other shapes, numbers
-    outside 0..1, and NaN only.
+    similarity: by K, each [B], IoU 0..1. NaN (no errors on either side) is not drawn, but counted below the column; a
+    K with NaN only has no column. Points of about the same height stand side by side. A line marks the mean, a box the
+    middle half. Returns the paths of `stem`.png and `stem`.svg. Raises ValueError for no K, a K below 1, other shapes,
+    numbers outside 0..1, and if all values are NaN.
     """
     drawn = _defined(similarity)
     all_values = torch.cat(list(drawn.values()))
@@ -72,7 +72,7 @@ def checkpoints_figure(similarity: Mapping[int, Tensor], stem: str | Path) -> li
 
 
 def _side_by_side(values_B: Tensor, level: float) -> Tensor:
-    """Offsets to the sides, symmetric about 0, so that points of one level do not cover each other."""
+    """Sideways offsets, symmetric about 0, that keep points of one level from covering each other."""
     _, level_B = (values_B / level).round().unique(return_inverse=True)
     order_B = torch.argsort(level_B, stable=True)
     count_L = torch.bincount(level_B)
@@ -85,13 +85,13 @@ def _side_by_side(values_B: Tensor, level: float) -> Tensor:
 
 
 def _defined(similarity: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """The values that are not NaN, float64, by ascending K; columns without any are not drawn."""
+    """The values that are not NaN, float64, by ascending K; a K without any is left out."""
     if not similarity or min(similarity) < 1:
         raise PdiffError(f"the numbers of checkpoints are {sorted(similarity)}; expected at least one, all positive.")
     drawn = {}
     for K, values_B in sorted(similarity.items()):
         if values_B.ndim != 1:
-            raise PdiffError(f"K = {K}: similarities have shape {list(values_B.shape)}; expected one a network, [B].")
+            raise PdiffError(f"K = {K}: similarities have shape {list(values_B.shape)}; expected one per network, [B].")
         defined_B = values_B[~values_B.isnan()].double()
         check_fractions(f"K = {K}: similarities", defined_B)
         if len(defined_B):

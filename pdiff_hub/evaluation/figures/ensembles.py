@@ -1,6 +1,6 @@
-"""What averaging the predictions of several networks gives, for originals and generated ones.
+"""What averaging the predictions of several networks gives, for originals and generated networks.
 
-Shapes: none; a curve has one number for each size of ensemble.
+A curve has one number per size of ensemble.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pdiff_hub.evaluation.figures.style import METHOD_STYLE, marker_look, page, 
 if TYPE_CHECKING:
     from pdiff_hub.records import EnsembleCurve
 
-# What a panel shows: the field of EnsembleCurve, the factor it is shown with, the label of the axis.
+# Per panel: the field of EnsembleCurve, the factor that its values are multiplied by, the label of the axis.
 _PANELS = (
     ("accuracy", 100.0, "accuracy on test (%)"),
     ("nll", 1.0, "negative log-likelihood (nats)"),
@@ -28,10 +28,10 @@ _PANELS = (
 def ensembles_figure(curves: Mapping[str, EnsembleCurve], stem: str | Path) -> list[Path]:
     """Accuracy, negative log-likelihood and calibration error against the number of networks averaged; three panels.
 
-    curves: by name of `METHOD_STYLE`, usually "original" and "generated", drawn in its order; accuracy and calibration
-    error are fractions, drawn in per cent.
-    Returns the paths of `stem`.png and `stem`.svg. Raises ValueError for an unknown method, no sizes, another number of
-    values than of sizes, and NaN or Inf.
+    curves: by name in `METHOD_STYLE`, usually "original" and "generated", drawn in its order. Accuracy and calibration
+    error are fractions, drawn in percent.
+    Returns the paths of `stem`.png and `stem`.svg. Raises ValueError for no or an unknown method, no sizes, a size
+    below 1, a number of values that differs from that of sizes, and NaN or Inf.
     """
     _check(curves)
     sizes = sorted({int(size) for curve in curves.values() for size in curve.sizes})
@@ -44,7 +44,7 @@ def ensembles_figure(curves: Mapping[str, EnsembleCurve], stem: str | Path) -> l
                 axes.plot(curves[name].sizes, values, color=style.color, linewidth=1.3, linestyle=style.line)
                 look = marker_look(style)
                 if not style.filled:
-                    look["facecolors"] = "white"  # the line does not show through
+                    look["facecolors"] = "white"  # so that the line does not show through
                 axes.scatter(curves[name].sizes, values, s=1.6 * style.size**2, zorder=3, label=style.label, **look)
             plain_axes(axes)
             axes.set_xscale("log")

@@ -20,13 +20,13 @@ from pdiff_hub.evaluation.points import MethodPoints
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_SMALL = 0.55  # size of a network that is on no frontier, against one that is
-_ZOOM_FROM = 2.5  # a second panel is drawn where it shows accuracies at least so much larger
+_SMALL = 0.55  # size of a marker that is not on a frontier, relative to one on it
+_ZOOM_FROM = 2.5  # a second panel is drawn if it enlarges the axis of accuracies by more than this factor
 
 
 @dataclass(frozen=True)
 class _Panel:
-    """title, and the ends of the two axes."""
+    """The title of a panel and the ends of its two axes."""
 
     title: str
     novelty: tuple[float, float]
@@ -34,14 +34,14 @@ class _Panel:
 
 
 def frontier_figure(points: Mapping[str, MethodPoints], stem: str | Path) -> list[Path]:
-    """Accuracy on test against novelty = 1 - highest IoU to an original: a small faint point a network, and as a line
-    the highest accuracy at that novelty or more, with full markers at its corners.
+    """Accuracy on test against novelty = 1 - highest IoU to an original, one small faint point per network.
 
-    points: by name of `METHOD_STYLE`, as for `accuracy_similarity_figure`. Networks without a similarity are not drawn;
-    the legend counts them. Where methods of low accuracy press the others together, a second panel shows the accuracies
+    A line per method shows the highest accuracy at each novelty or more, with full markers at its corners.
+
+    points: by name in `METHOD_STYLE`, as for `accuracy_similarity_figure`. Networks without a similarity are not drawn;
+    the legend counts them. If methods of low accuracy press the others together, a second panel shows the accuracies
     from the lowest original or generated network on.
-    Returns the paths of `stem`.png and `stem`.svg. Raises ValueError for an unknown method, shapes other than two equal
-    [B], and numbers outside 0..1.
+    Returns the paths of `stem`.png and `stem`.svg. Raises ValueError for no method and for an unknown one.
     """
     check_points(points)
     drawn = {name: style for name, style in METHOD_STYLE.items() if name in points}
@@ -79,11 +79,11 @@ def _draw(axes: Axes, method: MethodPoints, style: MethodStyle, order: int) -> i
     novelty_B, accuracy_B = 1 - method.similarity_B[defined_B].double(), 100 * method.accuracy_B[defined_B].double()
     if not len(novelty_B):
         return 0
+    # zorder falls with `order`, so that originals and generated networks lie on top of the baselines.
     faint: dict[str, Any] = {"alpha": 0.3, "zorder": 20 - order}
     largest = scatter(axes, novelty_B, accuracy_B, replace(style, size=_SMALL * style.size), faint)
-    # Originals and generated ones lie on top of the baselines.
     novelty_F, accuracy_F = _frontier(novelty_B, accuracy_B)
-    # From novelty 0 level to the first corner, then down at each corner and level to the next.
+    # The line runs level from novelty 0 to the first corner; at each corner it steps down to the height of the next.
     axes.plot(
         [0.0, *novelty_F.tolist()],
         [float(accuracy_F[0]), *accuracy_F.tolist()],
@@ -98,7 +98,7 @@ def _draw(axes: Axes, method: MethodPoints, style: MethodStyle, order: int) -> i
 
 
 def _frontier(novelty_B: Tensor, accuracy_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Novelty and accuracy, [F] each, of the networks that none beats in both, by rising novelty, falling accuracy."""
+    """Novelty and accuracy, [F] each, of networks that no other beats in both, by rising novelty, falling accuracy."""
     order_B = torch.argsort(accuracy_B, descending=True)
     order_B = order_B[torch.argsort(novelty_B[order_B], descending=True, stable=True)]
     best_B = accuracy_B[order_B].cummax(dim=0).values
@@ -108,7 +108,7 @@ def _frontier(novelty_B: Tensor, accuracy_B: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _panels(points: Mapping[str, MethodPoints]) -> list[_Panel]:
-    """One panel of all that can be drawn, and perhaps one of high accuracies."""
+    """One panel with all networks that can be drawn, and perhaps one with the high accuracies."""
     defined = {name: ~method.similarity_B.isnan() for name, method in points.items()}
     accuracies = {name: 100 * method.accuracy_B[defined[name]].double() for name, method in points.items()}
     accuracy_M = torch.cat(list(accuracies.values()))

@@ -1,6 +1,6 @@
 """p-diff's figure 3 (arXiv 2402.13144): the parameters of a network trained from several seeds, side by side.
 
-Shapes: S seeds; R x C the rows and columns of a tensor laid flat.
+Shapes: S seeds; R x C rows and columns of a tensor that is laid flat.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch import Tensor
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.figures.style import page, save
 
-_WIDE, _FLAT = 0.85, 0.3  # inches: the height of a matrix, and of a vector, which is one strip
+_WIDE, _FLAT = 0.85, 0.3  # heights in inches: of a matrix, and of a vector, which is drawn as one strip
 
 
 def parameter_heat_maps(tensors: Mapping[str, Tensor], stem: str | Path) -> list[Path]:
-    """One column a seed, one row a tensor, each tensor scaled to 0..1 by its minimum and maximum over all seeds.
+    """One column per seed, one row per tensor; each tensor is scaled to 0..1 by its lowest and highest value.
 
-    tensors: by name, each [S, ...] with the same S, any real dtype, drawn in their order. Convolution kernels are laid
-    flat, [out, in * height * width]; vectors and scalars are strips. A tensor of one value only is drawn in the middle
-    colour, and its label says so.
+    tensors: by name, each [S, ...] with the same S, any real dtype, drawn in their order. The scale of a tensor is the
+    same for all seeds. Convolution kernels are laid flat, [out, in * height * width]; vectors and scalars are strips.
+    A tensor of equal numbers is drawn in the middle colour, and its label gives the number.
     Returns the paths of `stem`.png and `stem`.svg. Raises ValueError for no tensor, tensors without entries, different
     numbers of seeds, and NaN or Inf.
     """
@@ -50,7 +50,7 @@ def parameter_heat_maps(tensors: Mapping[str, Tensor], stem: str | Path) -> list
 
 
 def _scaled(tensor: Tensor) -> tuple[Tensor, str]:
-    """[S, ...] -> float64 [S,R,C] in 0..1, and what to note about it."""
+    """[S, ...] -> float64 [S,R,C] in 0..1, and an addition to its label."""
     flat_SRC = tensor.detach().cpu().double().reshape(len(tensor), tensor.shape[1] if tensor.ndim > 2 else 1, -1)
     low, high = flat_SRC.min(), flat_SRC.max()
     if low == high:

@@ -1,6 +1,6 @@
 """p-diff's figure 4c (arXiv 2402.13144): where the latents of originals, generated and other networks lie, by t-SNE.
 
-Shapes: B networks of a method, M of all methods, D numbers a latent.
+Shapes: B networks of a method, M networks of all methods, D numbers per latent.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from pdiff_hub.errors import PdiffError, require_known
 from pdiff_hub.evaluation.figures.points import scatter
 from pdiff_hub.evaluation.figures.style import METHOD_STYLE, marker_look, page, plain_axes, save
 
-_PERPLEXITY = 30.0  # of t-SNE; less where there are few networks, which must be more than three times as many
+_PERPLEXITY = 30.0  # of t-SNE; lower for few networks, of which there must be more than three times as many
 
 
 def latents_figure(latents: Mapping[str, Tensor], stem: str | Path) -> list[Path]:
-    """t-SNE of the latents, one point a network. Near points are alike; distances and the axes mean nothing further.
+    """t-SNE of the latents, one point per network. Near points are alike; larger distances and the axes mean nothing.
 
-    latents: by name of `METHOD_STYLE`, each [B, ...] of the same shape but for B; drawn in that order.
-    Starts from the first two principal components with a fixed random state and on one thread, as the number of threads
-    changes the picture. About 3 seconds for 600 networks.
-    Returns the paths of `stem`.png and `stem`.svg. Raises ValueError for an unknown method, different shapes, fewer
-    than 4 networks in all, fewer than 2 numbers a latent, NaN or Inf, and latents that are all the same.
+    latents: by name in `METHOD_STYLE`, each [B, ...] of the same shape but for B; drawn in the order of `METHOD_STYLE`.
+    t-SNE starts from the first two principal components, with a fixed random state. It runs on one thread, because the
+    number of threads changes the picture. It takes about 3 seconds for 600 networks.
+    Returns the paths of `stem`.png and `stem`.svg. Raises ValueError for no or an unknown method, different shapes,
+    fewer than 4 networks in all, fewer than 2 numbers per latent, NaN or Inf, and latents that are all the same.
     """
     _check(latents)
     drawn = {name: style for name, style in METHOD_STYLE.items() if name in latents}
@@ -40,13 +40,13 @@ def latents_figure(latents: Mapping[str, Tensor], stem: str | Path) -> list[Path
             count = len(latents[name])
             part_B2 = embedded_M2[start : start + count]
             start += count
-            # Clusters are dense: thin edges, and originals and generated ones on top.
+            # Clusters are dense, so edges are thin, and originals and generated networks lie on top.
             look: dict[str, Any] = {"alpha": 0.85, "linewidths": 0.25 if style.filled else 0.9, "zorder": 30 - order}
             scatter(axes, part_B2[:, 0], part_B2[:, 1], replace(style, size=0.8 * style.size), look)
             axes.scatter([], [], s=style.size**2, label=f"{style.label} ({count})", **{**marker_look(style), **look})
         plain_axes(axes)
         axes.set_aspect("equal", adjustable="datalim")
-        axes.set_xticklabels([])  # the numbers say nothing
+        axes.set_xticklabels([])  # the numbers mean nothing
         axes.set_yticklabels([])
         axes.tick_params(length=0)
         axes.set_xlabel("t-SNE of latents, first dimension (no unit)")

@@ -1,4 +1,4 @@
-"""Networks as points: what the figures of accuracy against similarity or novelty are given, checked and drawn from.
+"""Networks as points: checks and drawing for the figures of accuracy against similarity and against novelty.
 
 Shapes: B networks of a method.
 """
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 def legend_label(points: MethodPoints, style: MethodStyle) -> str:
-    """The method, how many networks it has, and below that how many have no similarity, so cannot be drawn."""
+    """The method, its number of networks, and below it the number that have no similarity and so are not drawn."""
     count, undefined = len(points.similarity_B), points.num_undefined
     label = style.label if count == 1 else f"{style.label} ({count})"
     return f"{label},\n{undefined} without errors not drawn" if undefined else label
 
 
 def scatter(axes: Axes, x_B: Tensor, y_B: Tensor, style: MethodStyle, look: Mapping[str, Any] | None = None) -> int:
-    """Draw a marker a point with `style` and what `look` adds to it; -> the most networks that share one point.
+    """Draw one marker per point; `look` adds to `style`. Return the highest number of networks that share a point.
 
-    Test sets are small and networks alike: many points coincide. One marker for all that do, larger for more, shows
-    them without moving them.
+    Test sets are small and networks alike, so many points coincide. Networks at one point share a marker, which grows
+    with their number; so they are seen, and no point is moved.
     """
     drawn, counts = torch.stack([x_B, y_B]).unique(dim=1, return_counts=True)
     sizes = style.size**2 * (1 + 0.5 * counts.double().log2())
@@ -39,12 +39,12 @@ def scatter(axes: Axes, x_B: Tensor, y_B: Tensor, style: MethodStyle, look: Mapp
 
 
 def largest_note(largest: int) -> str | None:
-    """What a figure says about the markers of `scatter`, if any stands for several networks."""
+    """What a figure says about the markers of `scatter`; None if each stands for one network."""
     return f"Larger markers: several networks at one point (up to {largest})" if largest > 1 else None
 
 
 def check_points(points: Mapping[str, MethodPoints]) -> None:
-    """ValueError for no method, and for an unknown one."""
+    """Raise ValueError for no method, and for an unknown one."""
     if not points:
         raise PdiffError("there are no points to draw; expected at least one method.")
     require_known("method", points, METHOD_STYLE)

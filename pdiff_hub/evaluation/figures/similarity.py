@@ -1,4 +1,4 @@
-"""p-diff's figure 4a (arXiv 2402.13144): how similar networks are within and between the originals and the generated.
+"""p-diff's figure 4a (arXiv 2402.13144): similarity among originals, among generated networks, and between both.
 
 Shapes: M comparisons.
 """
@@ -40,11 +40,11 @@ _BINS = 50
 
 
 def similarity_figure(similarity: Mapping[str, Tensor], stem: str | Path) -> list[Path]:
-    """Four distributions of IoU, each as a histogram (scaled to its own highest bar) over a box of its quartiles.
+    """Four distributions of IoU, each as a histogram (scaled to its own highest bar) above a box of its quartiles.
 
     similarity: [M] each, 0..1, under the names that `similarity_summary` gives their means: original_original (all
-    pairs), generated_generated, original_generated, and original_generated_max (the highest of each generated one).
-    Any of them may be missing. NaN (pairs without any error) is left out and counted in the label.
+    pairs), generated_generated, original_generated, and original_generated_max (the highest of each generated network).
+    Any of them may be missing. NaN (a pair without any error) is not drawn, but counted in the label.
     Returns the paths of `stem`.png and `stem`.svg. Raises ValueError for an unknown name, for nothing to draw, for
     other shapes, and for numbers outside 0..1.
     """
@@ -93,11 +93,13 @@ def _draw_row(axes: Axes, row: int, values_M: Tensor, edges: Tensor, style: Meth
 
 
 def _defined(similarity: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The values that are not NaN, float64, in the order of the figure; rows without any are not drawn."""
+    """The values that are not NaN, float64, in the order of the figure; a row without any is left out."""
     require_known("comparison", similarity, _ROWS)
     for name, values_M in similarity.items():
         if values_M.ndim != 1:
-            raise PdiffError(f"{name}: similarities have shape {list(values_M.shape)}; expected one a comparison, [M].")
+            raise PdiffError(
+                f"{name}: similarities have shape {list(values_M.shape)}; expected one per comparison, [M]."
+            )
         check_fractions(f"{name}: similarities", values_M[~values_M.isnan()])
     drawn = {name: similarity[name].double() for name in _ROWS if name in similarity}
     drawn = {name: values_M[~values_M.isnan()] for name, values_M in drawn.items()}

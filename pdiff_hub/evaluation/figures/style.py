@@ -1,7 +1,7 @@
-"""What all figures share: a colour and a marker for every method, the page they are drawn on, and how it is written.
+"""What all figures share: a colour and a marker for each method, the page, and how it is written to a file.
 
-Colours come from the Okabe-Ito palette (safe for colour-blind readers); markers, filled or open, tell methods apart in
-greyscale. The same data gives the same bytes: no dates, fixed ids in the SVG.
+Colours come from the Okabe-Ito palette, which is safe for colour-blind readers. Markers, filled or open, tell methods
+apart in greyscale. The same data gives the same bytes: files hold no dates, and the SVG has fixed ids.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _RC: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # travels with matplotlib: the same picture on every machine
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so the picture is the same on every machine
     "font.size": 9.0,
     "axes.linewidth": 0.8,
     "svg.hashsalt": "pdiff-hub",
@@ -29,7 +29,7 @@ _RC: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class MethodStyle:
-    """How a method looks in every figure. filled: whether its marker is; filled and open ones differ in greyscale."""
+    """How a method looks in every figure. filled: whether its marker is filled; filled and open differ in greyscale."""
 
     label: str
     color: str
@@ -39,7 +39,7 @@ class MethodStyle:
 
     @property
     def line(self) -> str:
-        """Solid for filled markers, dashed for open ones: some methods share a colour."""
+        """Solid for filled markers, dashed for open ones, because some methods share a colour."""
         return "-" if self.filled else "--"
 
 
@@ -60,7 +60,7 @@ METHOD_STYLE: Mapping[str, MethodStyle] = {
 
 @contextmanager
 def page(width: float, height: float) -> Iterator[Figure]:
-    """A figure of that many inches, laid out when it is saved; the house's fonts and lines hold inside the block."""
+    """A figure of width x height inches, laid out when it is saved. The settings of `_RC` apply inside the block."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -69,7 +69,7 @@ def page(width: float, height: float) -> Iterator[Figure]:
 
 
 def marker_look(style: MethodStyle) -> dict[str, Any]:
-    """Arguments of `scatter` for a method's markers. Filled ones get a white edge, so that neighbours stay apart."""
+    """Arguments of `scatter` for a method's markers. Filled markers get a white edge, which separates neighbours."""
     return {
         "marker": style.marker,
         "facecolors": style.color if style.filled else "none",
@@ -79,7 +79,7 @@ def marker_look(style: MethodStyle) -> dict[str, Any]:
 
 
 def plain_axes(axes: Axes) -> None:
-    """A light grid below the data, no box around it, and numbers in full instead of offsets."""
+    """Give the axes a light grid below the data, no lines at the top and right, and numbers in full without offsets."""
     axes.ticklabel_format(useOffset=False)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -87,21 +87,21 @@ def plain_axes(axes: Axes) -> None:
 
 
 def limits(low: float, high: float, least: float) -> tuple[float, float]:
-    """Ends of an axis for data from `low` to `high`, with a margin; data closer together than `least` stay at the top.
+    """Ends of an axis for data from `low` to `high`, with a margin. An axis shorter than `least` is extended downwards.
 
-    matplotlib would spread equal values by 5 % to either side, so to accuracies and similarities that cannot be.
+    matplotlib would extend the axis of equal values by 5 % to both sides, to impossible accuracies and similarities.
     """
     low = min(low, high - least)
     return low - 0.05 * (high - low), high + 0.05 * (high - low)
 
 
 def footnote(figure: Figure, text: str) -> None:
-    """How to read the figure, in small letters at its foot."""
+    """Write how to read the figure, in small letters at its foot."""
     figure.supxlabel(text, fontsize=7.5)
 
 
 def save(figure: Figure, stem: str | Path) -> list[Path]:
-    """Write stem.png and stem.svg without dates or program versions, each under a temporary name first."""
+    """Write stem.png and stem.svg without dates and program versions, each first under a temporary name."""
     from matplotlib import rc_context
 
     paths = []

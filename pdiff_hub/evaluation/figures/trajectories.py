@@ -1,7 +1,7 @@
-"""p-diff's figure 5a (arXiv 2402.13144): the way from noise to networks, in the plane where the most happens.
+"""p-diff's figure 5a (arXiv 2402.13144): the paths from noise to networks, in the plane that shows most of them.
 
-Shapes: T steps, S noises, K originals, D numbers a network (parameters or a flat latent), d a slice of D; E = K + 2 S
-points that the plane is laid through.
+Shapes: T steps, S noises, K originals, D numbers per network (parameters or a flat latent), d a slice of D; E = K + 2 S
+points that the plane is fitted to.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import LineCollection
 
-_SLICE_BYTES = 64 << 20  # float64 copies of one slice of D
-_SHADES = ("#FBDCC4", "#D55E00", "#4A1F00")  # from light to dark, so in greyscale too; the middle is that of generated
+_SLICE_BYTES = 64 << 20  # for the float64 copies of one slice of D
+_SHADES = ("#FBDCC4", "#D55E00", "#4A1F00")  # light to dark, for greyscale; middle: the colour of "generated"
 
 
 def trajectories_figure(trajectory_TSD: Tensor, originals_KD: Tensor, stem: str | Path, *, unit: str) -> list[Path]:
     """The reverse process from S noises, darker with every step, beside the originals with their mean and spread.
 
-    trajectory_TSD: [T+1, S, ...], from the noise to the end: `PDiffPipelineOutput.trajectory`, or that decoded.
-    originals_KD: [K, ...], the originals' latents or parameters, whatever the trajectory is of.
-    unit: what both are measured in, for the axes: "scaled latent units" or "weight units".
-    The plane: the first two principal components of originals, starts and ends (p-diff does not say which), where the
-    originals count as much as all starts and ends, taken about the originals' mean. Ellipses: 1 and 2 standard
-    deviations of the originals in that plane; the two axes have scales of their own. Works in slices of D.
+    trajectory_TSD: [T+1, S, ...], from the noise to the end: `PDiffPipelineOutput.trajectory`, as it is or decoded.
+    originals_KD: [K, ...], latents or parameters of the originals, the same as in the trajectory.
+    unit: the unit of both, for the axes: "scaled latent units" or "weight units".
+    The plane is that of the first two principal components of originals, starts and ends, about the mean of the
+    originals; the originals weigh as much as all starts and ends together (p-diff does not say what it uses). Ellipses
+    show 1 and 2 standard deviations of the originals in that plane. Each axis has its own scale. Works in slices of D.
     Returns the paths of `stem`.png and `stem`.svg. Raises ValueError for other shapes, fewer than 1 step, 1 noise or
     3 originals, different D or D < 2, NaN or Inf, and points that span less than a plane.
     """
@@ -106,7 +106,7 @@ def _draw_paths(axes: Axes, path_TS2: Tensor) -> LineCollection:
     from matplotlib.colors import LinearSegmentedColormap
 
     num_steps, num_noises = len(path_TS2) - 1, path_TS2.shape[1]
-    segments = torch.stack([path_TS2[:-1], path_TS2[1:]], dim=2).flatten(0, 1)  # by step: the last ones lie on top
+    segments = torch.stack([path_TS2[:-1], path_TS2[1:]], dim=2).flatten(0, 1)  # ordered by step: the last lie on top
     step = (torch.arange(num_steps) + 0.5).repeat_interleave(num_noises)
     shades = LinearSegmentedColormap.from_list("steps", _SHADES)
     lines = LineCollection(list(segments.numpy()), cmap=shades, linewidths=1.1, zorder=5, capstyle="round")
@@ -144,7 +144,7 @@ def _dots(axes: Axes, points_M2: Tensor, **look: Any) -> None:
 
 
 def _project(trajectory_TSD: Tensor, originals_KD: Tensor) -> tuple[Tensor, Tensor, list[float]]:
-    """Coordinates float64 in the plane, [T+1,S,2] and [K,2], and the share of the variance that each axis holds."""
+    """Coordinates in the plane, float64 [T+1,S,2] and [K,2], and the share of the variance along each axis."""
     num_originals, num_noises = len(originals_KD), trajectory_TSD.shape[1]
     weight_E = (
         torch.cat(
@@ -153,7 +153,7 @@ def _project(trajectory_TSD: Tensor, originals_KD: Tensor) -> tuple[Tensor, Tens
         .double()
         .sqrt()
     )
-    # Through the small Gram matrix, as D is large: points' directions u give the plane's axes, points^T u.
+    # D is large, so the small Gram matrix is diagonalised; its eigenvectors u give the axes of the plane, points^T u.
     gram_EE = torch.zeros(len(weight_E), len(weight_E), dtype=torch.float64)
     for path_TSd, original_Kd in _slices(trajectory_TSD, originals_KD):
         spanning_Ed = weight_E[:, None] * torch.cat([original_Kd, path_TSd[0], path_TSd[-1]])
@@ -162,7 +162,7 @@ def _project(trajectory_TSD: Tensor, originals_KD: Tensor) -> tuple[Tensor, Tens
     size_2, directions_E2 = values_E[-2:].flip(0), vectors_EE[:, -2:].flip(1)
     if float(size_2[1]) <= 1e-12 * float(size_2[0]):
         raise PdiffError("originals and trajectories lie on one line or point; there is no plane to draw them in.")
-    # An eigenvector's sign is free: make its largest entry positive, so that the picture is the same everywhere.
+    # The sign of an eigenvector is arbitrary: a positive largest entry makes the picture the same everywhere.
     largest_2 = directions_E2.gather(0, directions_E2.abs().argmax(dim=0, keepdim=True))
     directions_E2 = directions_E2 * largest_2.sign() / size_2.sqrt()
     path_TS2 = torch.zeros(*trajectory_TSD.shape[:2], 2, dtype=torch.float64)
@@ -176,7 +176,7 @@ def _project(trajectory_TSD: Tensor, originals_KD: Tensor) -> tuple[Tensor, Tens
 
 
 def _slices(trajectory_TSD: Tensor, originals_KD: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Slices of both over D in float64, the originals' mean taken off."""
+    """Slices of both over D in float64, less the mean of the originals."""
     num_steps, num_noises, size = trajectory_TSD.shape
     width = max(1, _SLICE_BYTES // (8 * (num_steps * num_noises + len(originals_KD))))
     for start in range(0, size, width):
@@ -189,7 +189,7 @@ def _check(trajectory_TSD: Tensor, originals_KD: Tensor) -> None:
     steps, noises, size = trajectory_TSD.shape
     if steps < 2 or noises < 1 or len(originals_KD) < 3 or size < 2 or originals_KD.shape[1] != size:
         raise PdiffError(
-            f"the trajectory is [{steps}, {noises}, {size}] (steps + 1, noises, numbers a network) and the originals "
+            f"the trajectory is [{steps}, {noises}, {size}] (steps + 1, noises, numbers per network) and the originals "
             f"are {list(originals_KD.shape)}; expected at least 2, 1, 2 and 3 originals of as many numbers."
         )
     for what, values in (("the trajectory", trajectory_TSD), ("the originals", originals_KD)):

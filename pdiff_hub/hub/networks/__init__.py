@@ -1,4 +1,4 @@
-"""One generated network as a Hub repository of its own: published, and opened again."""
+"""One generated network as its own Hub repository: how to publish it, and how to open it again."""
 
 from pdiff_hub.hub.networks.generated import GeneratedNetwork
 from pdiff_hub.hub.networks.pushing import push_network

@@ -22,8 +22,8 @@ from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")
 _TAGS = ["neural-network-diffusion", "generated-network", "pdiff-hub"]
-_MIXIN_TAGS = ["model_hub_mixin", "pytorch_model_hub_mixin"]  # what the mixin's own cards have; people filter by them
-_MOST_CLASSES = 100  # to list in a card
+_MIXIN_TAGS = ["model_hub_mixin", "pytorch_model_hub_mixin"]  # the tags of the mixin's own cards; people filter by them
+_MOST_CLASSES = 100  # that a card lists
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Origin:
     """Where a generated network comes from: enough to make it again. Stored as `generated.json`.
 
     Attributes:
-        pipeline, revision: the pipeline's Hub id and commit; None for one that is not on the Hub.
-        weights: then, sha256 (hex) by path of the weight files that the pipeline saves; else empty.
+        pipeline, revision: the pipeline's Hub id and commit; None if it is not on the Hub.
+        weights: if it is not on the Hub, the sha256 (hex) of each of its weight files, by path; else empty.
         seed, index, num_models, num_inference_steps: network `index` of the `num_models` that `seed` gives.
         scheduler, device: the sampler's class, and the kind of device ("cpu", "cuda") that it ran on.
         environment: versions and machine, as in `results.json`.
@@ -52,7 +52,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class _Resolved:
-    """What is read of a complete task spec."""
+    """The parts of a complete task spec that are read here."""
 
     classes: list[str]
     sizes: dict[str, int]
@@ -62,7 +62,7 @@ class _Resolved:
 
 @dataclass(frozen=True)
 class Images:
-    """What a network's images and answers are, without anything of the machine that it was made on.
+    """Describes a network's images and classes, and says nothing about the machine that it was made on.
 
     Attributes:
         dataset: the data set's short name, Hub id, or the last part of a local folder's path.
@@ -80,13 +80,13 @@ class Images:
 
     @classmethod
     def of_task(cls, task: Mapping[str, Any], num_classes: int) -> Images | None:
-        """Read from a complete task spec; None if it does not say all of this, or not for `num_classes` classes."""
+        """Reads a complete task spec; None if it lacks a part, or if its classes are not `num_classes`."""
         try:
             dataset, resolved = task.get("dataset"), checked(_Resolved, task.get("resolved") or {}, "the task", "")
         except PdiffError:
             return None
         classes = resolved.classes
-        # label2id of transformers needs a name a class.
+        # label2id of transformers needs one name per class, all different.
         if not isinstance(dataset, str) or len(set(classes)) != num_classes or len(classes) != num_classes:
             return None
         hub_id = hub_id_of(task)
@@ -95,7 +95,7 @@ class Images:
 
 
 def last_part(path: str) -> str:
-    """The last part of a path of any system: what may be said of a local folder in public."""
+    """The last part of a path of any system. Nothing else of a local folder may be published."""
     return PurePath(path.replace("\\", "/")).name
 
 
@@ -114,7 +114,7 @@ def render_network_card(
     """README.md of a generated network.
 
     Args:
-        spec: the network's, as published. transformers: whether its repository is one that transformers opens.
+        spec: the network's, as published. transformers: whether transformers opens its repository.
         layout: which of its numbers were generated.
         accuracy: a fraction on the task's test split. results: the pipeline's.
     """
@@ -157,7 +157,7 @@ def _metadata(
     accuracy: float | None,
 ) -> ModelCardData:
     more: dict[str, Any] = {}
-    if transformers and (base := base_model(spec)) is not None:  # a function of the user's may have such options too
+    if transformers and (base := base_model(spec)) is not None:  # a user's own factory may have such an option, too
         more |= {"base_model": base, "base_model_relation": "finetune"}
     if images is not None and images.hub_id is not None:
         more["datasets"] = [images.hub_id]

@@ -1,6 +1,6 @@
-"""`GeneratedNetwork`: opens a published network that is no transformers architecture; and how such a one is written.
+"""`GeneratedNetwork` opens a published network that is no transformers architecture. Its files are written here, too.
 
-    config.json          `network`, what `build_network` builds it from, and `format_version`
+    config.json          `network`, the spec that `build_network` takes, and `format_version`
     model.safetensors    the network's state dict, under its own names
 
 Safetensors only: weights in a pickle could run code when they are read.
@@ -38,7 +38,7 @@ class GeneratedNetwork(
     """A published network; a call gives logits [B, num_classes] for images [B, in_channels, image_size, image_size].
 
     Attributes:
-        spec: what `build_network` builds it from.
+        spec: the spec that `build_network` takes.
         network: the plain network. `model.safetensors` holds its state dict, so that
             `build_network(spec).load_state_dict(load_file("model.safetensors"), strict=True)` works as well.
     """
@@ -53,7 +53,7 @@ class GeneratedNetwork(
     def _save_pretrained(self, save_directory: Path) -> None:
         write_generated_network(save_directory, self.spec, self.network.state_dict())
 
-    # Not the mixin's: that one takes any constructor argument out of config.json, and falls back to a pickle.
+    # Replaces the mixin's method, which takes any constructor argument from config.json and falls back to a pickle.
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls,
@@ -103,7 +103,7 @@ class GeneratedNetwork(
 def write_generated_network(directory: Path, spec: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
     """Write `config.json` and `model.safetensors` of a network with that spec and state dict into `directory`."""
     write_json(directory / CONFIG, {"format_version": FORMAT_VERSION, "network": dict(spec)})
-    # One header entry: safetensors writes several in random order, and the same network should be the same file.
+    # One header entry: safetensors writes several in random order, but the same network should give the same file.
     write_safetensors(directory / WEIGHTS, state, {"format": "pt"})
 
 
@@ -146,13 +146,13 @@ def _read_weights(file: Path, name: str) -> dict[str, Tensor]:
 
 
 def _sketch(spec: dict[str, Any], name: str) -> nn.Module:
-    """The network without memory for its numbers, so that a spec that claims a huge one costs nothing."""
+    """The network without memory for its numbers, so that the spec of a huge network costs nothing."""
     try:
         with torch.device("meta"):
             return build_network(spec, pretrained=False, allow_factory=False)
     except ImportError:
         raise
-    except Exception as error:  # a config made up for transformers can fail anywhere in it
+    except Exception as error:  # with a made-up config, transformers can fail anywhere
         raise PdiffError(f"{name}: its {CONFIG} describes no network that can be built ({error}).") from error
 
 

@@ -1,10 +1,10 @@
-"""`push_network`: one generated network as a Hub repository of its own, that says how it can be made again.
+"""`push_network` publishes one generated network as its own Hub repository, which says how to make it again.
 
-What transformers has a class for becomes a repository that `AutoModelForImageClassification` opens; every other
-network one that `GeneratedNetwork` opens. Both hold safetensors only, and no code.
+If transformers has a class for the network, `AutoModelForImageClassification` opens the repository. If not,
+`GeneratedNetwork` opens it. Both hold safetensors only, and no code.
 
-    config.json, model.safetensors   transformers' own, or as `generated_network` writes them
-    preprocessor_config.json         for transformers, where the task is known: how a picture becomes an input
+    config.json, model.safetensors   as transformers or `write_generated_network` writes them
+    preprocessor_config.json         for transformers, if the task is known: how a picture becomes an input
     generated.json                   `Origin`: how to make the network again
     README.md                        the card, which says the same to people
 """
@@ -37,7 +37,7 @@ from pdiff_hub.safe_files import write_json
 from pdiff_hub.transfer import is_repo_id, list_files, push_files
 
 _PROCESSOR = "preprocessor_config.json"
-# What an earlier network of another kind or size may have left in the same repository.
+# Files that an earlier network of another kind or size may have left in the same repository.
 _REPLACES = (CONFIG, _PROCESSOR, "model*.safetensors", "model.safetensors.index.json")
 _BILINEAR = 2  # PIL's number
 
@@ -57,15 +57,15 @@ def push_network(
     token: str | bool | None = None,
     accuracy: float | None = None,
 ) -> str:
-    """Generate one network and publish it in one commit; -> its URL.
+    """Generate one network and publish it in one commit; -> the commit's URL.
 
     Args:
-        pipe: from the Hub (the card then names its id and commit), or not (the card gives its weights' sha256).
-        repo_id: "owner/name"; made if there is none, and not a pipeline's.
+        pipe: if it is from the Hub, the card names its id and commit; if not, the sha256 of its weights.
+        repo_id: "owner/name"; made if it does not exist. It must not hold a pipeline.
         seed, index, num_models, num_inference_steps: network `index`, counted from 0, of the `num_models` that `pdiff
-            generate` writes with these options. How many are made together is part of what a network is.
+            generate` writes with these options. Another `num_models` may give other networks.
         private, revision, commit_message, create_pr, token: as in `PDiffPipeline.push_to_hub`.
-        accuracy: fraction on the test split of the pipeline's task, as you measured it; None: the card says so.
+        accuracy: fraction on the test split of the pipeline's task, as you measured it; None if you did not.
 
     Raises:
         ValueError: an argument out of range, a pipeline that does not say which network it generates or that was
@@ -96,7 +96,7 @@ def push_network(
         environment(),
     )
     images = Images.of_task(pipe.autoencoder.config.task or {}, spec["num_classes"])
-    transformers = spec["name"] in vision.NAMES and not spec.get("small_images")  # its stem is not transformers' own
+    transformers = spec["name"] in vision.NAMES and not spec.get("small_images")  # such a stem is not transformers' own
     card = render_network_card(
         repo_id,
         origin,
@@ -146,7 +146,7 @@ def _check(repo_id: str, seed: int, index: int, num_models: int, accuracy: float
 
 
 def _require_no_pipeline(repo_id: str, revision: str | None, token: str | bool | None) -> None:
-    with suppress(FileNotFoundError):  # not there yet: the usual case
+    with suppress(FileNotFoundError):  # usually it does not exist yet
         _, files = list_files(repo_id, repo_type="model", revision=revision, token=token)
         if RunFolder(Path()).index.name in files:
             raise PdiffError(
@@ -165,7 +165,7 @@ class _Known:
 
 
 def _known(pipe: PDiffPipeline, token: str | bool | None) -> _Known:
-    """ValueError if `pipe` is from the Hub and is not what is there: what the card says would give other networks."""
+    """ValueError if `pipe` is from the Hub and differs from it: what the card says would then give other networks."""
     if pipe.hub_id is None:
         with tempfile.TemporaryDirectory(prefix="pdiff-pipeline-") as name:
             folder = RunFolder(Path(name))
@@ -186,9 +186,9 @@ def _known(pipe: PDiffPipeline, token: str | bool | None) -> _Known:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two components are of one class, one configuration and, where they have any, the same weights."""
-    # As JSON: what was loaded has lists where what was built has tuples.
-    # What was pushed has no paths of this machine.
+    """Whether two components have the same class, the same configuration and, if they have any, the same weights."""
+    # As JSON, because a loaded component has lists where a built one has tuples.
+    # Without paths of this machine, because a pushed component has none.
     settings = {
         json.dumps(
             {key: public(value) for key, value in each.config.items() if not key.startswith("_")},
@@ -209,7 +209,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _licence(folder: RunFolder) -> str | None:
-    """The licence in a pipeline's card; nothing is assumed where there is none."""
+    """The licence in a pipeline's card; None if it names none: no licence is assumed."""
     try:
         licence = ModelCard(folder.card.read_text(encoding="utf-8")).data.get("license")
     except (OSError, ValueError, TypeError, yaml.YAMLError):
@@ -218,7 +218,7 @@ def _licence(folder: RunFolder) -> str | None:
 
 
 def _results(folder: RunFolder) -> Results | None:
-    """A pipeline's results; None if it has none, or none that can be read: the card then says that nothing is known."""
+    """A pipeline's results; None if there are none or they cannot be read. The card then says that nothing is known."""
     try:
         return folder.read_results()
     except PdiffError:
@@ -230,8 +230,8 @@ def _write_for_transformers(directory: Path, network: Any, spec: Mapping[str, An
         network.config.id2label = dict(enumerate(images.classes))
         network.config.label2id = {name: number for number, name in enumerate(images.classes)}
         side = spec["image_size"]
-        # What `Task.inputs` does. Pictures of other sizes are resized and then cropped, and not cropped first as tasks
-        # do it: the same for squares, and to rounding for others.
+        # What `Task.inputs` does. Pictures of other sizes are resized and then cropped; tasks crop first. Both give the
+        # same for square pictures, and the same up to rounding for others.
         write_json(
             directory / _PROCESSOR,
             {
