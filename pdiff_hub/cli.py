@@ -344,7 +344,9 @@ def main() -> None:
     sys.path.append("")
     try:
         app()
-    except _for_people() as error:
+    except Exception as error:  # not `except _for_people()`: that is evaluated whenever the command exits, and is slow
+        if not isinstance(error, _for_people()):
+            raise
         typer.secho(f"pdiff: {error}", fg="red", err=True)
         raise SystemExit(1) from None
 

@@ -122,10 +122,23 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; PdiffError if the file holds none, FileNotFoundError if there is no file."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{file} does not exist: its folder is not whole.") from None
+    except (ValueError, RecursionError) as error:
+        raise PdiffError(f"{file} is not JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise PdiffError(f"{file} holds {type(content).__name__}, expected an object.")
+    return content
+
+
 def keep_settings(file: Path, settings: Mapping[str, Any]) -> None:
     """Keeps `settings` in `file`. ValueError names what differs if the file holds other settings already."""
     if file.exists():
-        require_same_settings(file.parent, json.loads(file.read_text(encoding="utf-8")), settings)
+        require_same_settings(file.parent, read_json(file), settings)
     else:
         write_json(file, settings)
 

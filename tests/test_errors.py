@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pdiff_hub import cli
 from pdiff_hub.errors import MissingPackageError, PdiffError, require, require_known
+from pdiff_hub.safe_files import keep_settings
 from pdiff_hub.travelling.param_autoencoder import ParamError
 from pdiff_hub.travelling.pipeline_pdiff import SamplingError
 
@@ -33,6 +36,13 @@ def test_what_a_library_raises_shows_its_trace(error: type[Exception], monkeypat
     monkeypatch.setattr(cli, "app", app)
     with pytest.raises(error, match="an accident"):
         cli.main()
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "\xff"])
+def test_damaged_settings_are_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "settings.json").write_text(text, encoding="latin-1")
+    with pytest.raises(PdiffError, match=r"settings\.json (is not JSON|holds list)"):
+        keep_settings(tmp_path / "settings.json", {})
 
 
 def test_a_name_and_an_option_are_named() -> None:

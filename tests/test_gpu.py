@@ -54,17 +54,17 @@ def test_sampling_on_a_gpu_is_sampling_on_the_cpu_and_waits_for_nothing() -> Non
 
 
 def test_a_training_step_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seed_of, average = loop.step_seed, loop._average
+    seed_of, average = loop.derived_seed, loop._average
 
-    def seeded(seed: int, step: int) -> int:  # called at the beginning of every step
+    def seeded(seed: int, stage: str, step: int) -> int:  # called at the beginning of every step
         torch.cuda.set_sync_debug_mode("error" if step > 1 else "default")
-        return seed_of(seed, step)
+        return seed_of(seed, stage, step)
 
     def averaged(window: list[torch.Tensor], accelerator: Accelerator) -> float:  # what is logged may wait
         torch.cuda.set_sync_debug_mode("default")
         return average(window, accelerator)
 
-    monkeypatch.setattr(loop, "step_seed", seeded)
+    monkeypatch.setattr(loop, "derived_seed", seeded)
     monkeypatch.setattr(loop, "_average", averaged)
     try:
         summary = train_pipeline(

@@ -13,7 +13,7 @@ from loopback_hub import LoopbackHub
 
 from pdiff_hub import PDiffPipeline
 from pdiff_hub.hub import render_card, write_card
-from pdiff_hub.recipes import load_recipe, recipe_from_dict
+from pdiff_hub.recipes import load_recipe
 from pdiff_hub.records import Results
 from pdiff_hub.tasks import load_task
 
@@ -162,7 +162,7 @@ def test_the_shipped_cards_are_rendered_from_their_results(name: str, hub: Loopb
     assert text == (folder / "README.md").read_text()
     ModelCard(text).validate(repo_type="model")
     assert any(request.path == "/api/validate-yaml" for request in hub.requests)
-    assert recipe_from_dict(results["recipe"]) == load_recipe(folder) and results["name"] == name
+    assert results["recipe"] == load_recipe(folder).to_dict() and results["name"] == name
     assert all((folder / f"{stem}.png").is_file() and f"({stem}.png)" in text for stem in results["figures"])
 
 

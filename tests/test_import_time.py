@@ -24,6 +24,14 @@ def test_import_loads_no_heavy_library() -> None:
     assert evaluate(f"[name for name in {HEAVY} if name in sys.modules]") == []
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["no-such-command"]])
+def test_help_and_usage_errors_load_no_heavy_library_either(arguments: list[str]) -> None:
+    code = f"import sys; sys.argv = {['pdiff', *arguments]}; from pdiff_hub.cli import main\ntry: main()\n"
+    code += f"except SystemExit: print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_listing_the_names_loads_nothing_either() -> None:
     assert evaluate("set(pdiff_hub.__all__) <= set(dir(pdiff_hub)) and 'torch' not in sys.modules") is True
 

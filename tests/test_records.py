@@ -74,7 +74,7 @@ def test_a_changed_key_is_read_as_it_is_or_named(path: tuple[str, ...], value: A
         results = Results.from_dict(changed, "the file")
     except PdiffError as error:
         refusal = str(error)
-    assert refusal == "" or (refusal.startswith("the file: ") and refusal.endswith("evaluate the pipeline again."))
+    assert refusal == "" or (refusal.startswith("the file: ") and refusal.endswith("then evaluate the pipeline again."))
     assert results is None or Results.from_dict(results.to_dict()) == results
 
 

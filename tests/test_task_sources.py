@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.tasks import Split, Task, load_task
 from pdiff_hub.tasks import opening as source_module
 
@@ -238,6 +239,12 @@ def test_columns_that_cannot_be_guessed(tmp_path: Path) -> None:
         load_task({**spec, "label_column": "image"})
     with pytest.raises(ValueError, match="not images"):
         load_task({**spec, "image_column": "fine"})
+
+
+def test_a_config_that_the_set_lacks(tmp_path: Path) -> None:
+    folder = write_parquet(tmp_path / "set", {"image": [png(0)] * 20, "label": [0, 1] * 10})
+    with pytest.raises(PdiffError, match=r"set' could not be read: .*odd"):
+        load_task({"dataset": str(folder), "config_name": "odd", "test_size": 4})
 
 
 def test_missing_labels_and_images(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.records import TrainingFolder
 from pdiff_hub.training import autoencoder as autoencoder_training
@@ -129,6 +130,12 @@ def test_the_number_of_processes_is_checked(monkeypatch: pytest.MonkeyPatch) -> 
     require_processes(accelerator)
     with pytest.raises(ValueError, match="2 processes were asked for and 1 runs"):
         require_processes(accelerator, 2)
+
+
+@pytest.mark.parametrize("options", [{"mixed_precision": "fp8.5"}, {"log_with": "tensorbord"}])
+def test_what_accelerate_refuses_is_a_sentence(options: dict[str, str]) -> None:
+    with pytest.raises(PdiffError, match=rf"accelerate refuses .*{next(iter(options.values()))}"):
+        build_accelerator(**options)
 
 
 def test_training_makes_a_pipeline_and_keeps_its_settings(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ def cosine_with_warm_up(optimizer: Optimizer, num_steps: int, done: int = 0) -> 
 
     Resuming after a kill needs no saved state of the schedule: pass a fresh optimiser, or one that already had it.
     """
-    warm_up = max(1, round(_WARM_UP * num_steps))
+    warm_up = round(_WARM_UP * num_steps)
+    if warm_up == 1:  # diffusers' warm-up begins at a rate of 0: that step would only be lost
+        warm_up = 0
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     return get_cosine_schedule_with_warmup(optimizer, warm_up, num_steps, last_epoch=done - 1)

@@ -105,7 +105,8 @@ def build_network(
     if dotted and not allow_factory:
         raise PdiffError(
             f"the network {name!r} is built by calling that function, which is not allowed here because the spec came "
-            "from somewhere else; look at it, then build the network yourself or allow factories"
+            "from somewhere else; look at it, then give --trust-remote-code, or trust_remote_code=True "
+            "(allow_factory=True of this function)"
         )
     if missing := [field for field in _TASK_FIELDS if field not in spec]:
         raise PdiffError(

@@ -175,7 +175,10 @@ def _read_config(pretrained: str, revision: str | None) -> tuple[dict[str, Any],
     from huggingface_hub import try_to_load_from_cache
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(pretrained, revision=revision or "main")
+    try:
+        config = AutoConfig.from_pretrained(pretrained, revision=revision or "main")
+    except ValueError as error:  # an OSError, if there is no such repository, has a good message of its own
+        raise PdiffError(f"{pretrained!r} has no config that transformers can read: {error}") from error
     values = {key: value for key, value in config.to_dict().items() if key not in _NOT_ARCHITECTURE}
     plain: dict[str, Any] = json.loads(json.dumps(values))
     # transformers does not say which commit it read. The name of the snapshot's folder in the cache does.

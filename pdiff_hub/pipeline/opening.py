@@ -19,8 +19,9 @@ from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME
 from torch import nn
 
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.records import fingerprint, read_json
+from pdiff_hub.records import fingerprint
 from pdiff_hub.records.run_folder import companion_patterns
+from pdiff_hub.safe_files import read_json
 from pdiff_hub.training.memory import give_back
 from pdiff_hub.transfer import is_repo_id, pull
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder

@@ -17,10 +17,10 @@ from pdiff_hub.pipeline.card import render_card
 from pdiff_hub.pipeline.facts import facts_of
 from pdiff_hub.pipeline.opening import weight_files
 from pdiff_hub.pipeline.public import public
-from pdiff_hub.records import Checkpoints, Results, RunFolder, read_json
+from pdiff_hub.records import Checkpoints, Results, RunFolder
 from pdiff_hub.records.fingerprint import config_files
 from pdiff_hub.records.json_files import read_yaml
-from pdiff_hub.safe_files import write_json
+from pdiff_hub.safe_files import read_json, write_json
 from pdiff_hub.transfer import Pushed, PushOptions, push_files
 from pdiff_hub.travelling import param_autoencoder, pipeline_pdiff
 from pdiff_hub.travelling.pipeline_pdiff import AUTOENCODER_CODE, COMPONENTS, PIPELINE_CODE, PDiffPipeline

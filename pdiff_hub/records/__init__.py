@@ -1,6 +1,5 @@
 """What a run leaves on disk: the names of its files, and the typed content of its JSON files."""
 
-from pdiff_hub.records.json_files import read_json
 from pdiff_hub.records.results import (
     AccuracySummary,
     Area,
@@ -36,5 +35,4 @@ __all__ = [
     "SimilaritySummary",
     "TrainingFolder",
     "TrainingSummary",
-    "read_json",
 ]

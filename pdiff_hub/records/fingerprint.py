@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from pdiff_hub.records.json_files import read_json
 from pdiff_hub.records.run_folder import RunFolder
+from pdiff_hub.safe_files import read_json
 from pdiff_hub.travelling.pipeline_pdiff import COMPONENTS, WEIGHTS
 
 

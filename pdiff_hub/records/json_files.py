@@ -1,4 +1,4 @@
-"""Reading a JSON or YAML file that somebody else may have written, and checking it against a dataclass."""
+"""Checking what somebody else may have written, in JSON or YAML, against a dataclass."""
 
 from __future__ import annotations
 
@@ -15,19 +15,6 @@ from pydantic import TypeAdapter, ValidationError
 from pdiff_hub.errors import PdiffError
 
 T = TypeVar("T")
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; PdiffError if the file holds none, FileNotFoundError if there is no file."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{file} does not exist: its folder is not whole.") from None
-    except (ValueError, RecursionError) as error:
-        raise PdiffError(f"{file} is not JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise PdiffError(f"{file} holds {type(content).__name__}, expected an object.")
-    return content
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

@@ -216,7 +216,7 @@ class Results:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], what: str = "these results") -> Results:
         """The results that `to_dict` wrote; PdiffError names `what` and the key that is missing or of another type."""
-        remedy = "evaluate the pipeline again."
+        remedy = "remove the file, then evaluate the pipeline again."
         facts = checked(Facts, data, what, remedy)
         measured = {each.name: data[each.name] for each in fields(Measurements) if each.name in data}
         if not measured:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pdiff_hub.records.json_files import checked, read_json, read_yaml
+from pdiff_hub.records.json_files import checked, read_yaml
 from pdiff_hub.records.results import Results
 from pdiff_hub.records.training_summary import TrainingSummary
+from pdiff_hub.safe_files import read_json
 from pdiff_hub.travelling.pipeline_pdiff import INDEX
 
 FIGURES = ("accuracy-similarity", "frontier", "similarity", "ensembles")
@@ -97,7 +98,9 @@ class RunFolder:
     def read_networks(self) -> dict[str, dict[str, list[float | None]]]:
         """For each variant and measure, one number per network; None where it is undefined."""
         kind = dict[str, dict[str, list[float | None]]]
-        return checked(kind, read_json(self.networks), str(self.networks), "evaluate the pipeline again.")
+        return checked(
+            kind, read_json(self.networks), str(self.networks), "remove the file, then evaluate the pipeline again."
+        )
 
 
 def companion_patterns() -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from pdiff_hub.recipes import Recipe
 from pdiff_hub.records import Results, RunFolder, TrainingSummary
 from pdiff_hub.runs.generating import write_params
 from pdiff_hub.runs.judging import evaluate
-from pdiff_hub.safe_files import keep_settings, replacing, write_json
+from pdiff_hub.safe_files import keep_settings, read_json, replacing, write_json
 from pdiff_hub.tasks import load_task
 from pdiff_hub.training.pipeline import train_pipeline
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
@@ -134,7 +133,7 @@ class _Clock:
 
     def __init__(self, file: Path):
         self.file = file
-        self.seconds: dict[str, float | None] = json.loads(file.read_text()) if file.exists() else {}
+        self.seconds: dict[str, float | None] = read_json(file) if file.exists() else {}
 
     def time(self, stage: str, work: Callable[[], _Result], *, begun: bool = False) -> _Result:
         """Does `work` and times it. `begun` says that `work` goes on with something that was stopped."""

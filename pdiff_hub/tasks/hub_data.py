@@ -62,6 +62,8 @@ def _load(location: str, options: dict[str, Any]) -> dict[str, Dataset]:
         raise FileNotFoundError(
             f"the data set {location!r} is neither a local folder with data nor one that the Hub gives: {error}"
         ) from error
+    except ValueError as error:  # datasets says so of a config that is missing, or not one of the set's
+        raise PdiffError(f"the data set {location!r} could not be read: {error}") from error
     return {str(name): table for name, table in loaded.items()}
 
 

@@ -46,8 +46,14 @@ class LoopConfig:
 
 
 def build_accelerator(**options: Any) -> Accelerator:
-    """An `Accelerator` that joins the processes of a launcher on CPUs too; by default it ignores them there."""
-    return Accelerator(cpu=not torch.accelerator.is_available(), **options)
+    """An `Accelerator` that joins the processes of a launcher on CPUs too; by default it ignores them there.
+
+    ValueError if it refuses its options: a precision that the device does not have, a tracker that it does not know.
+    """
+    try:
+        return Accelerator(cpu=not torch.accelerator.is_available(), **options)
+    except ValueError as error:
+        raise PdiffError(f"accelerate refuses {options}: {error}") from error
 
 
 class _Progress:

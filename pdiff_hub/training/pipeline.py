@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.records import RunFolder, TrainingFolder, TrainingSummary, read_json
+from pdiff_hub.records import RunFolder, TrainingFolder, TrainingSummary
 from pdiff_hub.records.fingerprint import fingerprint
-from pdiff_hub.safe_files import keep_settings, write_json, write_safetensors
+from pdiff_hub.safe_files import keep_settings, read_json, write_json, write_safetensors
 from pdiff_hub.training.autoencoder import fit_autoencoder, held_out_r2, split_rows
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 from pdiff_hub.training.diffusion import build_scheduler, length_multiple, train_unet

@@ -22,6 +22,9 @@ from torch import Tensor, nn
 
 _MEMORY_BYTES = 512 * 2**20  # memory limit for one batch of networks; it does not change the results
 _FORMAT_VERSION = 1
+_NEEDS_PACKAGE = (
+    "{} needs the package: pip install pdiff-hub, then open this pipeline with pdiff_hub.PDiffPipeline.from_pretrained."
+)
 INDEX = "model_index.json"
 COMPONENTS = ("autoencoder", "unet", "scheduler")
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*-of-*.safetensors")
@@ -243,11 +246,11 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     def build_network(self, *_: Any, **__: Any) -> nn.Module:
         """Build the target network; needs the package."""
-        raise ImportError("building a network needs the package: pip install pdiff-hub.")
+        raise ImportError(_NEEDS_PACKAGE.format("Building a network"))
 
     def push_to_hub(self, *_: Any, **__: Any) -> str:
         """Push the pipeline and a card in one commit; needs the package."""
-        raise ImportError("pushing a pipeline needs the package: pip install pdiff-hub.")
+        raise ImportError(_NEEDS_PACKAGE.format("Pushing a pipeline"))
 
 
 def require_known_format(version: object, what: str) -> None:

@@ -26,7 +26,7 @@ from pdiff_hub.checkpoints import CheckpointDataset, check_finite
 from pdiff_hub.checkpoints.files import INDEX_NAME, metadata_table, read_index
 from pdiff_hub.checkpoints.rows import SHARD_TENSOR, ShardRows
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.safe_files import remove_unfinished, require_same_settings, write_json, write_safetensors
+from pdiff_hub.safe_files import read_json, remove_unfinished, require_same_settings, write_json, write_safetensors
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _PARTS = "parts"
@@ -74,7 +74,7 @@ class CheckpointJournal:
         remove_unfinished(self._parts)
         file = self._parts / "settings.json"
         if file.exists():
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = read_json(file)
             self._check_same(found["settings"], found["layout"])
         else:
             write_json(file, {"settings": self.settings, "layout": layout.to_dict()})

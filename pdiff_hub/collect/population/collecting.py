@@ -182,27 +182,44 @@ def _train_share(
             if time.monotonic() - saved > _STATE_SECONDS and trainer.epoch < config.epochs:
                 journal.save_state(TrainingState(trainer.training_state()))
                 saved = time.monotonic()
-        stacked = trainer.stacked_state()
-        frozen = {name: stacked[name][0] for name in frozen}
-        params_RP, split = layout.unstack(stacked), task.validation
-        images = SplitImages(task, split)
-        judged = evaluate(network, layout, frozen, params_RP, images, split.labels_N, with_loss=True)
-        assert judged.loss_B is not None
-        step = config.epochs * (len(inputs_NX) // min(config.batch_size, len(inputs_NX)))
-        metadata = [
-            {
-                "run": f"seed-{each}",
-                "seed": each,
-                "step": step,
-                "train_loss": float(loss),
-                "validation_loss": float(judged.loss_B[row]),
-                "validation_accuracy": float(judged.accuracy_B[row]),
-            }
-            for row, (each, loss) in enumerate(zip(mine, trainer.last_loss_K, strict=True))
-        ]
-        journal.append(params_RP, metadata, TrainingState(info={"done": len(mine)}))
+        steps = config.epochs * (len(inputs_NX) // min(config.batch_size, len(inputs_NX)))
+        frozen = _append(journal, trainer, mine, steps, task, network, layout, frozen)
     bar.close()
     journal.finish(network=spec, task=task.spec, frozen=frozen, collect={"method": "population"})
+
+
+def _append(
+    journal: CheckpointJournal,
+    trainer: BatchedTrainer,
+    seeds: Sequence[int],
+    step: int,
+    task: Task,
+    network: nn.Module,
+    layout: ParamLayout,
+    frozen: dict[str, Tensor],
+) -> dict[str, Tensor]:
+    """Judges the trained networks and adds them to the journal. -> the frozen tensors of the first.
+
+    A function of its own, so that its copy of the parameters is freed before the next networks are trained.
+    """
+    stacked = trainer.stacked_state()
+    frozen = {name: stacked[name][0] for name in frozen}
+    params_RP, split = layout.unstack(stacked), task.validation
+    judged = evaluate(network, layout, frozen, params_RP, SplitImages(task, split), split.labels_N, with_loss=True)
+    assert judged.loss_B is not None
+    metadata = [
+        {
+            "run": f"seed-{seed}",
+            "seed": seed,
+            "step": step,
+            "train_loss": float(loss),
+            "validation_loss": float(judged.loss_B[row]),
+            "validation_accuracy": float(judged.accuracy_B[row]),
+        }
+        for row, (seed, loss) in enumerate(zip(seeds, trainer.last_loss_K, strict=True))
+    ]
+    journal.append(params_RP, metadata, TrainingState(info={"done": len(seeds)}))
+    return frozen
 
 
 def _join(
