@@ -23,7 +23,24 @@ _Overrides = Annotated[
     list[str] | None,
     typer.Option("--override", help="Change an option: --override collect.num_checkpoints=50 (repeatable)."),
 ]
-_Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
+
+
+def _usable(device: str) -> str:
+    """The device; PdiffError if torch cannot use it here. Checked before anything is written."""
+    if device != "cpu":
+        import torch
+
+        try:
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:  # the latter: torch was built without CUDA
+            reason = str(error).splitlines()[0]
+            raise PdiffError(
+                f"--device {device} cannot be used here: {reason}; give cpu, or cuda with a GPU."
+            ) from error
+    return device
+
+
+_Device = Annotated[str, typer.Option(help="cpu, cuda, ...", callback=_usable)]
 _ReportDir = Annotated[Path, typer.Option(help="Where report.html, results.json and the pictures will be.")]
 _NumJudged = Annotated[int, typer.Option(help="How many networks to generate and judge.")]
 _Trust = Annotated[bool, typer.Option(help="Call the network function that the data set or pipeline names.")]

@@ -295,3 +295,8 @@ def test_logits() -> None:
     assert logits(SimpleNamespace(logits=values)) is values
     with pytest.raises(ValueError, match="found tuple"):
         logits((values,))
+
+
+def test_a_name_alone_does_not_build_a_network() -> None:
+    with pytest.raises(ValueError, match="build_network needs the mapping that resolve_network gives, found 'mlp3'"):
+        build_network("mlp3")  # type: ignore[arg-type]

@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.cli import app, main
+from pdiff_hub.errors import PdiffError
+from pdiff_hub.recipes import recipe_from_dict
 from pdiff_hub.records import FIGURES
 from pdiff_hub.runs import stages
 
@@ -233,6 +235,37 @@ def test_another_recipe_in_the_same_folder_is_refused(
         main()
     error = capsys.readouterr().err
     assert ended.value.code == 1 and "seed was 0 and is 5" in error and "Traceback" not in error
+
+
+def test_a_recipe_that_failed_before_anything_was_made_may_be_corrected(tmp_path: Path) -> None:
+    command = ["run", "digits-mlp3", "--output-dir", str(tmp_path / "run"), *OVERRIDES, "--override"]
+    failed = CliRunner().invoke(app, [*command, "network.name=mlpp3"])
+    assert "unknown network: 'mlpp3'" in str(failed.exception)
+    assert CliRunner().invoke(app, [*command, "network.name=mlp3"]).exit_code == 0
+
+
+@pytest.mark.parametrize("device", ["cudaa", "cuda:99"])
+def test_a_device_that_is_not_there_is_named_before_anything_is_written(device: str, tmp_path: Path) -> None:
+    failed = CliRunner().invoke(app, ["run", "digits-mlp3", "--output-dir", str(tmp_path / "run"), "--device", device])
+    assert isinstance(failed.exception, PdiffError) and f"--device {device} cannot be used here" in str(
+        failed.exception
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": -1}, "a task is the name of a data set"),
+        ({"network": True}, "a network is a name"),
+        ({"select": [1]}, r"select is \[1\], expected a text"),
+        ({"select": True}, "select is True, expected a text"),
+        ({"collect": {"method": ["finetune"]}}, "method"),
+    ],
+)
+def test_values_of_another_type_are_named(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        stages.run(recipe_from_dict({"task": "digits", "network": "mlp3", **changes}), tmp_path)
 
 
 def test_help_has_an_example_each() -> None:

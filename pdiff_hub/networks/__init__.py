@@ -58,6 +58,8 @@ def resolve_network(
     for field, value in shape.items():
         if type(value) is not int or value < 1:
             raise PdiffError(f"{field} must be a positive integer, found {value!r}")
+    if not isinstance(spec, (str, Mapping)):
+        raise PdiffError(f"a network is a name or a mapping with a 'name', found {spec!r}")
     options: dict[str, Any] = {"name": spec} if isinstance(spec, str) else copy.deepcopy(dict(spec))
     name = options.pop("name", None)
     if not isinstance(name, str):
@@ -99,6 +101,8 @@ def build_network(
     """
     if type(seed) is not int or not 0 <= seed < 2**63:
         raise PdiffError(f"seed must be an integer from 0 to 2**63 - 1, found {seed!r}")
+    if not isinstance(spec, Mapping):
+        raise PdiffError(f"build_network needs the mapping that resolve_network gives, found {spec!r}")
     spec = dict(spec)
     name = spec.get("name")
     dotted = isinstance(name, str) and name not in NETWORK_NAMES and factory.is_dotted(name)

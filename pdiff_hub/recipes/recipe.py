@@ -119,7 +119,7 @@ def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
             )
     collect = dict(_mapping("collect", data.get("collect")))
     method = collect.pop("method", "finetune")
-    if method not in _METHODS:
+    if not isinstance(method, str) or method not in _METHODS:
         raise unknown_name("collect.method", method, _METHODS)
     seed = data.get("seed", 0)
     require(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0, "seed", seed, "an integer >= 0")

@@ -91,11 +91,13 @@ def run(
     collected already. ValueError if `directory` was begun with another recipe; it names what differs.
     """
     folder = RunFolder(directory)
-    resumed = folder.training.recipe.exists()
     folder.training.path.mkdir(parents=True, exist_ok=True)
-    keep_settings(folder.training.recipe, recipe.to_dict())
-    if resumed:
+    # A recipe that failed before anything was collected or trained, for a misspelt name say, may be corrected.
+    if folder.training.recipe.exists() and (folder.checkpoints.exists() or folder.training.settings.exists()):
+        keep_settings(folder.training.recipe, recipe.to_dict())
         say(f"Going on with the run in {directory}")
+    else:
+        write_json(folder.training.recipe, recipe.to_dict())
     with replacing(folder.recipe) as temporary:
         temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
     clock = _Clock(folder.training.seconds)

@@ -56,6 +56,8 @@ def complete_spec(spec: str | Mapping[str, Any], seed: int) -> tuple[dict[str, A
     `HUB_OPTIONS` that neither the spec nor `HUB_DATASETS` gives stay absent: whether they apply depends on where the
     data are found.
     """
+    if not isinstance(spec, (str, Mapping)):
+        raise PdiffError(f"a task is the name of a data set or a mapping with a 'dataset', found {spec!r}")
     given: dict[str, Any] = {"dataset": spec} if isinstance(spec, str) else copy.deepcopy(dict(spec))
     recorded = given.pop(RESOLVED, None)
     if recorded is not None and not isinstance(recorded, dict):

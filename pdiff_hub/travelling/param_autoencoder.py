@@ -102,6 +102,10 @@ class ParamLayout:
         `buffers`: whether to select float buffers (running statistics); None: only with "all". Ignored for a list.
         Raises ValueError for an unknown form, and for a selection that matches nothing.
         """
+        if not isinstance(select, str) and not (
+            isinstance(select, Sequence) and all(isinstance(name, str) for name in select)
+        ):
+            raise ParamError(f"select is {select!r}, expected a text such as 'all', or a list of tensor names.")
         by_tensor: dict[int, list[str]] = {}
         tensors: dict[str, Tensor] = {}
         for name, tensor in module.state_dict(keep_vars=True).items():
