@@ -347,8 +347,7 @@ def info(
 
 
 def _for_people() -> tuple[type[Exception], ...]:
-    """The errors whose message is a sentence for people. They are imported only after an error: torch is heavy."""
-    from pdiff_hub.errors import PdiffError
+    """The errors whose message is a sentence for people. Some are imported only after an error: torch is heavy."""
     from pdiff_hub.travelling.param_autoencoder import ParamError
     from pdiff_hub.travelling.pipeline_pdiff import SamplingError
 

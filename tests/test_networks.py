@@ -299,4 +299,4 @@ def test_logits() -> None:
 
 def test_a_name_alone_does_not_build_a_network() -> None:
     with pytest.raises(ValueError, match="build_network needs the mapping that resolve_network gives, found 'mlp3'"):
-        build_network("mlp3")  # type: ignore[arg-type]
+        build_network("mlp3")

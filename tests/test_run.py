@@ -19,7 +19,7 @@ from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.cli import app, main
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.recipes import recipe_from_dict
+from pdiff_hub.recipes import load_recipe, recipe_from_dict
 from pdiff_hub.records import FIGURES
 from pdiff_hub.runs import stages
 
@@ -222,6 +222,9 @@ def test_the_seconds_of_a_stage_that_was_stopped_are_not_known(tmp_path: Path) -
     again = stages._Clock(file)
     assert again.time("generate", lambda: 5, begun=True) == 5  # the seconds of an earlier run are kept
     assert again.seconds == clock.seconds == json.loads(file.read_text())
+    file.write_text('{"collect": []}')
+    with pytest.raises(PdiffError, match=r"seconds\.json: 'collect' is wrong .*remove it; only times are lost"):
+        stages._Clock(file)
 
 
 def test_another_recipe_in_the_same_folder_is_refused(
@@ -237,11 +240,15 @@ def test_another_recipe_in_the_same_folder_is_refused(
     assert ended.value.code == 1 and "seed was 0 and is 5" in error and "Traceback" not in error
 
 
-def test_a_recipe_that_failed_before_anything_was_made_may_be_corrected(tmp_path: Path) -> None:
+def test_a_recipe_that_failed_before_anything_was_made_may_be_corrected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     command = ["run", "digits-mlp3", "--output-dir", str(tmp_path / "run"), *OVERRIDES, "--override"]
     failed = CliRunner().invoke(app, [*command, "network.name=mlpp3"])
     assert "unknown network: 'mlpp3'" in str(failed.exception)
-    assert CliRunner().invoke(app, [*command, "network.name=mlp3"]).exit_code == 0
+    monkeypatch.setattr(stages, "collect", lambda *_, **__: pytest.fail("collecting began"))
+    with pytest.raises(pytest.fail.Exception, match="collecting began"):
+        stages.run(load_recipe("digits-mlp3", SMALL), tmp_path / "run")
 
 
 @pytest.mark.parametrize("device", ["cudaa", "cuda:99"])

@@ -69,7 +69,7 @@ def figure4a(bench: Workbench, settings: Settings) -> Reproduced:
     return Reproduced(
         "figure4a",
         "Figure 4a: similarity of networks by their errors",
-        f"IoU of wrong predictions on test; {settings.describe_main()}, 200 checkpoints.",
+        f"IoU of wrong predictions on test; {settings.describe_main()}, {settings.main_checkpoints} checkpoints.",
         blocks,
         measured=run.summary("similarity")["similarity"],
     )
@@ -91,7 +91,7 @@ def figure4b(bench: Workbench, settings: Settings) -> Reproduced:
     return Reproduced(
         "figure4b",
         "Figure 4b: accuracy against the highest similarity",
-        f"{settings.describe_main()}, 200 checkpoints.",
+        f"{settings.describe_main()}, {settings.main_checkpoints} checkpoints.",
         blocks,
         measured=run.summary("methods")["methods"],
     )
@@ -220,7 +220,7 @@ def frontier(bench: Workbench, settings: Settings) -> Reproduced:
     return Reproduced(
         "frontier",
         "The audit: accuracy against novelty",
-        f"{settings.describe_main()}, 200 checkpoints. {verdict(run.results)}",
+        f"{settings.describe_main()}, {settings.main_checkpoints} checkpoints. {verdict(run.results)}",
         [*tables, *blocks],
         measured=run.summary("audit", "frontier", "ensembles", "methods"),
     )

@@ -19,6 +19,7 @@ from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.recipes import Recipe
 from pdiff_hub.records import Results, RunFolder, TrainingSummary
+from pdiff_hub.records.json_files import checked
 from pdiff_hub.runs.generating import write_params
 from pdiff_hub.runs.judging import evaluate
 from pdiff_hub.safe_files import keep_settings, read_json, replacing, write_json
@@ -135,7 +136,11 @@ class _Clock:
 
     def __init__(self, file: Path):
         self.file = file
-        self.seconds: dict[str, float | None] = read_json(file) if file.exists() else {}
+        self.seconds: dict[str, float | None] = {}
+        if file.exists():
+            self.seconds = checked(
+                dict[str, float | None], read_json(file), str(file), "remove it; only times are lost."
+            )
 
     def time(self, stage: str, work: Callable[[], _Result], *, begun: bool = False) -> _Result:
         """Does `work` and times it. `begun` says that `work` goes on with something that was stopped."""

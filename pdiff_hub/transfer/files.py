@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-__all__ = ["Pushed", "RepoType", "commit_of", "is_repo_id", "list_files", "pull", "push_files"]
+__all__ = ["PushOptions", "Pushed", "RepoType", "commit_of", "is_repo_id", "list_files", "pull", "push_files"]
 
 _TRIES_WITH_COPY = 2  # where a copy in the cache can be used instead
 _COMMIT = re.compile(r"[0-9a-f]{40}")
