@@ -39,7 +39,7 @@ def ours(autoencoder: ParamAutoencoder, params_KP: Tensor, config: DiffusionConf
         began = time.perf_counter()
         with torch.no_grad():
             latent_KCL = autoencoder.encode(params_KP)
-        train_unet(latent_KCL, config, seed=0, accelerator=build_accelerator(), directory=Path(folder))
+        train_unet(latent_KCL, latent_KCL[:0], config, seed=0, accelerator=build_accelerator(), directory=Path(folder))
         return time.perf_counter() - began
 
 
@@ -129,7 +129,7 @@ def measure(options: argparse.Namespace) -> Iterator[Result]:
     )
     large = random_checkpoints(options.hidden, options.checkpoints)
     with TemporaryDirectory() as folder:
-        fitted, _ = fit_autoencoder(
+        fitted, *_ = fit_autoencoder(
             large,
             AutoencoderConfig(),
             length_multiple=1,

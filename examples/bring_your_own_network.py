@@ -27,7 +27,6 @@ def main(output_dir: str = "runs/my-network") -> None:
             "task": "digits",
             "network": {"name": "bring_your_own_network:make_network", "width": 48},
             "collect": {"num_checkpoints": 100},
-            "diffusion": {"steps": 1500},
             "generate": {"num_models": 50},
         }
     )

@@ -15,8 +15,9 @@ from torch import Tensor
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.evaluation.baselines import Variant, gaussian, noise_raw
 from pdiff_hub.evaluation.evaluate import evaluate_networks, similarity_pairs
+from pdiff_hub.evaluation.results_page import result_sections
 from pdiff_hub.networks import build_network, resolve_network
-from pdiff_hub.records import FIGURES, Measurements, RunFolder
+from pdiff_hub.records import FIGURES, Facts, Measurements, Results, RunFolder
 from pdiff_hub.tasks import Split, Task, load_task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
@@ -81,11 +82,43 @@ def test_results_agree_with_naive_measures(task: Task, tmp_path: Path) -> None:
         ("noise_raw_0.12", "noise_raw", 6),
     ]
     assert set(results.frontier.versus) == {"original", "ensemble", "gaussian", "noise_raw"}
+    assert set(results.distance_frontier.versus) == set(results.frontier.versus)
+    distance = torch.cdist(originals.params_KP.double(), originals.params_KP.double()).fill_diagonal_(torch.inf)
+    nearest_B = torch.cdist(generated_BP.double(), originals.params_KP.double()).amin(dim=1)
+    farthest = float(nearest_B.max() / distance.amin(dim=1).mean())
+    area = results.distance_frontier.area["generated"]
+    assert area.undefined == 0 and area.area <= (float(accuracies.max()) - 0.1) * farthest + 1e-9
+    assert results.distance_frontier.versus["gaussian"].shared_novelty <= farthest + 1e-9
     assert results.ensembles["generated"].sizes == (1, 2)
     single = json.loads((tmp_path / "networks.json").read_text())
     assert single["generated"]["max_similarity"] == pytest.approx(highest) and len(single["noise_raw_0.06"]) == 4
     assert single["generated"]["nearest_l2"][3] == 0.0
-    assert all((tmp_path / f"{stem}.{suffix}").exists() for stem in FIGURES for suffix in ("png", "svg"))
+    drawn = set(FIGURES) - {"copies", "training"}  # without an autoencoder and its training
+    assert {path.stem for path in tmp_path.glob("*.png")} == {path.stem for path in tmp_path.glob("*.svg")} == drawn
+    facts = Facts("it", None, None, None, None, "all", 1, 1, None, [], None)
+    (section,) = (
+        each for each in result_sections(Results(facts, results), RunFolder(tmp_path)) if len(each.blocks) > 2
+    )
+    assert [each.png.name for each in section.blocks[1:]] == ["frontier.png", "frontier-distance.png"]
+    both = f"{results.frontier.verdict}\n\n{results.distance_frontier.verdict}"
+    assert (
+        section.text == both and both.startswith("At the same novelty of errors, ") and "At the same distance, " in both
+    )
+
+
+def test_originals_that_are_copies_have_no_distance_of_their_own(task: Task, tmp_path: Path) -> None:
+    originals = checkpoints(4)
+    originals.params_KP[2:] = originals.params_KP[:2]
+    results = judge(
+        task,
+        originals,
+        checkpoints(3, seed=1).params_KP,
+        variants=VARIANTS[:1],
+        num_models=3,
+        folder=RunFolder(tmp_path),
+    )
+    assert results.frontier is not None and results.distance_frontier is None
+    assert "has an exact copy among them" in results.notes[-1] and not (tmp_path / "frontier-distance.png").exists()
 
 
 def test_what_a_baseline_makes_does_not_depend_on_the_others(task: Task) -> None:

@@ -17,7 +17,7 @@ from pdiff_hub.evaluation.points import MethodPoints
 def points(count: int = 20, seed: int = 0) -> MethodPoints:
     generator = torch.Generator().manual_seed(seed)
     accuracy_B = 0.97 + torch.randint(0, 7, (count,), generator=generator) / 719
-    return MethodPoints(accuracy_B, 0.9 + 0.1 * torch.rand(count, generator=generator))
+    return MethodPoints.from_similarities(accuracy_B, 0.9 + 0.1 * torch.rand(count, generator=generator))
 
 
 def test_png_and_svg_are_the_same_each_time(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_png_and_svg_are_the_same_each_time(tmp_path: Path) -> None:
 
 
 def test_points_that_coincide_and_points_without_similarity_are_stated(tmp_path: Path) -> None:
-    same = MethodPoints(torch.full((8,), 0.98), torch.tensor([1.0] * 5 + [torch.nan] * 3))
+    same = MethodPoints.from_similarities(torch.full((8,), 0.98), torch.tensor([1.0] * 5 + [torch.nan] * 3))
     _, svg = accuracy_similarity_figure({"generated": same}, tmp_path / "figure")
     text = svg.read_text(encoding="utf-8")
     assert "Larger markers: several networks at one point (up to 5)" in text
@@ -44,7 +44,7 @@ def test_points_that_coincide_and_points_without_similarity_are_stated(tmp_path:
 
 
 def test_all_points_without_similarity(tmp_path: Path) -> None:
-    clean = MethodPoints(torch.ones(2), torch.full((2,), torch.nan))
+    clean = MethodPoints.from_similarities(torch.ones(2), torch.full((2,), torch.nan))
     assert len(accuracy_similarity_figure({"original": clean}, tmp_path / "figure")) == 2
 
 
@@ -64,4 +64,7 @@ def test_bad_input(tmp_path: Path) -> None:
         accuracy_similarity_figure({"generate": points()}, tmp_path / "figure")
     with pytest.raises(ValueError, match="no points"):
         accuracy_similarity_figure({}, tmp_path / "figure")
+    far = MethodPoints.from_distances(torch.ones(2), torch.ones(2), 1.0)
+    with pytest.raises(ValueError, match="come from distances"):
+        accuracy_similarity_figure({"original": far}, tmp_path / "figure")
     assert not list(tmp_path.iterdir())

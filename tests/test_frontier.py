@@ -24,7 +24,7 @@ def rng(seed: int = 0) -> torch.Generator:
 
 
 def points_of(accuracy_B: Tensor, novelty_B: Tensor) -> MethodPoints:
-    return MethodPoints(accuracy_B, 1 - novelty_B.double())
+    return MethodPoints.from_similarities(accuracy_B, 1 - novelty_B.double())
 
 
 @st.composite
@@ -181,10 +181,47 @@ def test_report() -> None:
     }
     assert report["versus"]["gaussian"]["difference"] == pytest.approx(0.3, abs=0.02)
     assert report["verdict"] == (
-        "At the same novelty, p-diff beats noise raw 0.12 and gaussian; loses to fine tuned; is within the 95 % "
-        "interval of original; cannot be compared (no novelty is defined) with ensemble."
+        "At the same novelty of errors, p-diff beats noise raw 0.12 and gaussian; loses to fine tuned; is within the "
+        "95 % interval of original; cannot be compared (no novelty is defined) with ensemble."
     )
     assert measure_frontier(points, rng(), floor=0.1) == measured
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, GRID), st.floats(0, 1e6)), min_size=1, max_size=12),
+    st.floats(1e-3, 1e3),
+)
+def test_distances_are_in_units_of_the_originals_own(pairs: list[tuple[int, float]], own: float) -> None:
+    accuracy_B, nearest_B = torch.tensor(pairs, dtype=torch.float64).T
+    points = MethodPoints.from_distances(accuracy_B / GRID, nearest_B, own)
+    assert points.kind == "distance" and points.num_undefined == 0
+    torch.testing.assert_close(points.novelty_B * own, nearest_B, rtol=1e-12, atol=1e-12)
+    farthest = float(nearest_B.max()) / own
+    area = dominated_area(points, 0.1)
+    assert 0 <= area <= 0.9 * farthest * (1 + 1e-12)
+    # Other units of the weights change nothing: the area is the same.
+    assert dominated_area(MethodPoints.from_distances(accuracy_B / GRID, 4 * nearest_B, 4 * own), 0.1) == area
+    assert area == pytest.approx(
+        farthest * dominated_area(points_of(accuracy_B / GRID, points.novelty_B / farthest), 0.1) if farthest else 0.0
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 100), st.floats(2, 100), st.integers(5, 30))
+def test_noise_that_is_far_and_bad_does_not_win(seed: int, far: float, count: int) -> None:
+    """Only distances that both reach are compared, so noise gains nothing by lying farther out."""
+    accuracy_B, nearest_B = torch.rand(2, count, generator=rng(seed), dtype=torch.float64)
+    good = MethodPoints.from_distances(0.9 + 0.05 * accuracy_B, 0.1 + nearest_B, 1.0)
+    noise = MethodPoints.from_distances(0.3 + 0.5 * accuracy_B, far * (1.1 + nearest_B), 1.0)
+    found = compare(good, noise, rng())
+    assert found.verdict == "yes" and found.shared_novelty is not None and found.shared_novelty <= 1.1
+    assert found.difference is not None and 0.1 <= found.difference <= 0.65
+    measured = measure_frontier({"generated": good, "noise_raw": noise}, rng(), floor=0.1)
+    assert measured.verdict == "At the same distance, p-diff beats noise raw."
+    assert measure_frontier({"generated": noise, "good": good}, rng(), floor=0.1).verdict == (
+        "At the same distance, p-diff loses to good."
+    )
 
 
 def test_bad_input() -> None:
@@ -199,8 +236,23 @@ def test_bad_input() -> None:
         (half, half * math.inf, "similarities run outside"),
     ):
         with pytest.raises(ValueError, match=message):
-            MethodPoints(accuracy, similarity)
-    point = MethodPoints(half, half)
+            MethodPoints.from_similarities(accuracy, similarity)
+    for nearest, own, message in (
+        (torch.ones(2), 1.0, "one of each per network"),
+        (-half, 1.0, "distances hold"),
+        (half * math.nan, 1.0, "distances hold"),
+        (half / 0, 1.0, "distances hold"),
+        (half, 0.0, "own distance is 0.0; expected a finite number above 0"),
+        (half, math.nan, "own distance is nan"),
+        (half, math.inf, "own distance is inf"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            MethodPoints.from_distances(half, nearest, own)
+    point, far = MethodPoints.from_similarities(half, half), MethodPoints.from_distances(half, half, 1.0)
+    with pytest.raises(ValueError, match="different kinds: distance and errors"):
+        compare(point, far, rng())
+    with pytest.raises(ValueError, match="different kinds: distance and errors"):
+        measure_frontier({"generated": far, "original": point}, rng(), floor=0.1)
     for floor in (-0.1, 10.0, math.nan):
         with pytest.raises(ValueError, match="floor is"):
             dominated_area(point, floor)

@@ -41,7 +41,12 @@ def rand(*size: int, seed: int = 0) -> Tensor:
 
 
 def points(count: int, seed: int = 0, worst: float = 0.9) -> MethodPoints:
-    return MethodPoints(worst + 0.05 * rand(count, seed=seed), 0.7 + 0.3 * rand(count, seed=seed + 1))
+    return MethodPoints.from_similarities(worst + 0.05 * rand(count, seed=seed), 0.7 + 0.3 * rand(count, seed=seed + 1))
+
+
+def distances(count: int, seed: int = 0, times: float = 1.0) -> MethodPoints:
+    nearest_B = times * (0.5 + rand(count, seed=seed + 1))
+    return MethodPoints.from_distances(0.9 + 0.05 * rand(count, seed=seed), nearest_B, 1.0)
 
 
 def with_nan(values_B: Tensor) -> Tensor:
@@ -90,6 +95,17 @@ FIGURES: dict[str, tuple[Callable[[Path], list[Path]], tuple[str, ...]]] = {
             "Lines: highest accuracy at that novelty or more",
         ),
     ),
+    "frontier by distance": (
+        lambda stem: frontier_figure(
+            {"fresh": distances(9), "generated": distances(8, 2), "noise_raw": distances(7, 4, times=20)}, stem
+        ),
+        (
+            "distance to the nearest original /",
+            "fresh networks (9)",
+            "Lines: highest accuracy at that distance or more",
+            "Networks beyond 3, not drawn: 7 (up to ",
+        ),
+    ),
     "ensembles": (
         lambda stem: ensembles_figure({"generated": CURVE, "original": CURVE}, stem),
         ("accuracy on test (%)", "negative log-likelihood (nats)", "calibration error (ECE, %)", "networks averaged"),
@@ -113,9 +129,29 @@ def test_png_and_svg_are_the_same_each_time(name: str, tmp_path: Path) -> None:
 def test_a_second_panel_only_where_low_accuracies_press_the_others_together(tmp_path: Path) -> None:
     _, svg = frontier_figure({"original": points(9), "generated": points(8, 2)}, tmp_path / "figure")
     assert "accuracies from" not in svg.read_text(encoding="utf-8")
-    none = MethodPoints(torch.ones(2), torch.full((2,), torch.nan))
+    none = MethodPoints.from_similarities(torch.ones(2), torch.full((2,), torch.nan))
     _, svg = frontier_figure({"original": none}, tmp_path / "figure")
     assert "<!-- 2 without errors not drawn -->" in svg.read_text(encoding="utf-8")
+
+
+@given(st.lists(st.floats(0, 60), min_size=1, max_size=12), st.floats(0, 60))
+def test_far_networks_do_not_press_the_others_together(nearest: list[float], other: float) -> None:
+    points = {
+        "generated": MethodPoints.from_distances(rand(len(nearest)), torch.tensor(nearest, dtype=torch.float64), 1.0),
+        "noise_raw": MethodPoints.from_distances(rand(1), torch.tensor([other], dtype=torch.float64), 1.0),
+    }
+    farthest = max(*nearest, other)
+    for panel in frontier._panels(points, 3.0):
+        assert panel.novelty[0] <= 0 < panel.novelty[1] <= 3
+    assert frontier._panels(points, 3.0)[0].novelty[1] >= min(farthest, 3)
+    beyond = sum(each > 3 for each in (*nearest, other))
+    note = f"Networks beyond 3, not drawn: {beyond} (up to {farthest:.3g})" if beyond else None
+    assert frontier._beyond_note(points, 3.0) == note
+
+
+def test_novelties_of_errors_have_no_end_but_their_own(tmp_path: Path) -> None:
+    svgs = [frontier_figure({"original": each}, tmp_path / "figure")[1] for each in (points(9), distances(9))]
+    assert all("not drawn" not in svg.read_text(encoding="utf-8") for svg in svgs)
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12))
@@ -197,7 +233,14 @@ BAD: dict[str, tuple[Callable[[Path], list[Path]], str]] = {
     "K": (lambda stem: checkpoints_figure({0: rand(3)}, stem), "all positive"),
     "undefined": (lambda stem: checkpoints_figure({1: torch.full((3,), torch.nan)}, stem), "no similarity to draw"),
     "K's shape": (lambda stem: checkpoints_figure({1: rand(3, 1)}, stem), r"K = 1: .*\[B\]"),
-    "accuracies": (lambda stem: frontier_figure({"original": MethodPoints(rand(2), rand(3))}, stem), "one of each"),
+    "accuracies": (
+        lambda stem: frontier_figure({"original": MethodPoints.from_similarities(rand(2), rand(3))}, stem),
+        "one of each",
+    ),
+    "two kinds": (
+        lambda stem: frontier_figure({"original": points(3), "generated": distances(3)}, stem),
+        "different kinds: distance and errors",
+    ),
     "curves": (lambda stem: ensembles_figure({}, stem), "no curves"),
     "sizes": (lambda stem: ensembles_figure({"original": EnsembleCurve((), (), (), ())}, stem), "positive numbers"),
     "too few": (lambda stem: ensembles_figure({"original": EnsembleCurve((1,), (0.9,), (), (0.1,))}, stem), "nll is"),

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.records import TrainingFolder
 from pdiff_hub.training import autoencoder as autoencoder_training
-from pdiff_hub.training.autoencoder import _statistics, deviation_r2, fit_autoencoder, held_out_r2, split_rows
+from pdiff_hub.training.autoencoder import _statistics, deviation_r2, fit_autoencoder, held_out_r2
 from pdiff_hub.training.config import AutoencoderConfig
+from pdiff_hub.training.holdout import split_rows
 from pdiff_hub.training.loop import build_accelerator
 from pdiff_hub.training.memory import give_back
 from pdiff_hub.training.principal_components import _from_covariance, _from_gram
@@ -51,7 +52,7 @@ def checkpoints(
 
 
 def fit(dataset: CheckpointDataset, config: AutoencoderConfig, tmp_path: Path, multiple: int = 1) -> ParamAutoencoder:
-    autoencoder, latent_KCL = fit_autoencoder(
+    autoencoder, latent_KCL, held_out_HCL = fit_autoencoder(
         dataset,
         config,
         length_multiple=multiple,
@@ -59,8 +60,10 @@ def fit(dataset: CheckpointDataset, config: AutoencoderConfig, tmp_path: Path, m
         accelerator=build_accelerator(),
         state=TrainingFolder(tmp_path),
     )
-    train_K, _ = split_rows(len(dataset), config.holdout)
+    train_K, held_out_H = split_rows(dataset, config.holdout)
     assert torch.equal(latent_KCL, autoencoder.encode(dataset.params_KP[train_K]))
+    assert torch.equal(held_out_HCL, autoencoder.encode(dataset.params_KP[held_out_H]))
+    assert autoencoder.config.held_out == held_out_H
     return autoencoder
 
 
@@ -70,7 +73,7 @@ def test_principal_components_hold_low_rank_checkpoints(tmp_path: Path, normaliz
     autoencoder = fit(dataset, AutoencoderConfig(normalization=normalization), tmp_path, multiple=4)
     assert autoencoder.config.latent_length % 4 == 0
     assert held_out_r2(autoencoder, dataset, 0.1) > 0.95
-    train_K, _ = split_rows(len(dataset), 0.1)
+    train_K, _ = split_rows(dataset, 0.1)
     latent_KCL = autoencoder.encode(dataset.params_KP[train_K])
     std_CL = latent_KCL.std(dim=0, correction=0)
     used = std_CL > 0
@@ -86,7 +89,7 @@ def test_principal_components_hold_low_rank_checkpoints(tmp_path: Path, normaliz
 def test_components_through_either_matrix_are_the_same(normalization: str) -> None:
     dataset = checkpoints(noise=1e-4, module=nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6)))
     config = AutoencoderConfig(normalization=normalization)
-    train_K, held_out_H = split_rows(len(dataset), 0.1)
+    train_K, held_out_H = split_rows(dataset, 0.1)
     statistics = _statistics(dataset, train_K, config)
     ours, theirs = (spectrum(dataset, train_K, held_out_H, statistics) for spectrum in (_from_gram, _from_covariance))
     assert ours.rank == theirs.rank == len(train_K) - 1
@@ -99,9 +102,9 @@ def test_components_through_either_matrix_are_the_same(normalization: str) -> No
 
 def test_more_checkpoints_than_numbers(tmp_path: Path) -> None:
     dataset = checkpoints(num=100, rank=6, noise=1e-3, module=nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6)))
-    assert dataset.layout.num_params < len(split_rows(len(dataset), 0.1)[0])
+    assert dataset.layout.num_params < len(split_rows(dataset, 0.1)[0])
     autoencoder = fit(dataset, AutoencoderConfig(), tmp_path)
-    assert autoencoder.config.num_components == 16 and held_out_r2(autoencoder, dataset, 0.1) > 0.95
+    assert autoencoder.config.num_components == 24 and held_out_r2(autoencoder, dataset, 0.1) > 0.95
 
 
 def test_variances_come_out_positive(tmp_path: Path) -> None:
@@ -293,7 +296,7 @@ def test_a_decoder_of_the_mean_has_no_deviation_r2() -> None:
 def test_deviation_r2_equals_naive(tmp_path: Path, num_components: int) -> None:
     dataset = checkpoints(noise=0.01)
     autoencoder = fit(dataset, AutoencoderConfig(num_components=num_components), tmp_path)
-    train_K, held_out_H = split_rows(len(dataset), 0.1)
+    train_K, held_out_H = split_rows(dataset, 0.1)
     params_HP = dataset.params_KP[held_out_H]
     mean_P = dataset.params_KP[train_K].mean(dim=0)
     with torch.no_grad():
@@ -320,14 +323,6 @@ def test_bad_options() -> None:
         ParamAutoencoder(layout.to_dict()).encode(torch.zeros(1, 15))
     with pytest.raises(ValueError, match=r"autoencoder\.explained"):
         AutoencoderConfig(explained=0.0)
-
-
-def test_split_rows_holds_out_evenly_and_keeps_two() -> None:
-    train_K, held_out_H = split_rows(200, 0.1)
-    assert len(held_out_H) == 20 and not set(train_K) & set(held_out_H) and len(train_K) == 180
-    assert split_rows(2, 0.5) == ([0, 1], [])
-    with pytest.raises(ValueError, match="1 checkpoint, expected at least 2"):
-        split_rows(1, 0.1)
 
 
 def test_equal_checkpoints_are_refused(tmp_path: Path) -> None:

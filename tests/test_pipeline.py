@@ -37,8 +37,9 @@ def pipe() -> PDiffPipeline:
     return pipe
 
 
-def test_equals_a_hand_written_loop(pipe: PDiffPipeline) -> None:
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_equals_a_hand_written_loop(pipe: PDiffPipeline, prediction: str) -> None:
+    pipe.scheduler = DDIMScheduler.from_config(build_scheduler(prediction).config)
     out = pipe(3, generator=seeded(1), return_trajectory=True)
     sample = torch.randn(3, 4, 4, generator=seeded(1))
     alphas = pipe.scheduler.alphas_cumprod
@@ -48,6 +49,8 @@ def test_equals_a_hand_written_loop(pipe: PDiffPipeline) -> None:
             before = time - 1000 // 7
             alpha, earlier = alphas[time], alphas[before] if before >= 0 else torch.tensor(1.0)
             epsilon = pipe.unet(sample, torch.full((3,), time)).sample
+            if prediction == "v_prediction":
+                epsilon = alpha.sqrt() * epsilon + (1 - alpha).sqrt() * sample
             clean = (sample - (1 - alpha).sqrt() * epsilon) / alpha.sqrt()
             sample = earlier.sqrt() * clean + (1 - earlier).sqrt() * epsilon
         params = pipe.autoencoder.decode(sample)

@@ -435,7 +435,7 @@ def test_evaluate_a_pipeline_off_the_hub(hub: LoopbackHub, tmp_path: Path) -> No
     assert (
         results["audit"]["deviation_r2"] == json.loads((SHIPPED / "results.json").read_text())["audit"]["deviation_r2"]
     )
-    assert results["figures"] == []
+    assert results["figures"] == ["copies", "training"]
 
 
 def test_the_example_shares_the_shipped_pipeline(hub: LoopbackHub, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,8 @@ def test_no_other_file_spells_the_names(file: str) -> None:
 
 def test_the_shipped_results_come_back_as_they_are() -> None:
     results = SHIPPED.read_results()
-    assert results is not None and json.loads(json.dumps(results.to_dict())) == CONTENT
+    # A key that came later is null.
+    assert results is not None and json.loads(json.dumps(results.to_dict())) == {"distance_frontier": None, **CONTENT}
     assert Results.from_dict(results.to_dict()) == results
 
 

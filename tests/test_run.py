@@ -191,8 +191,9 @@ def test_the_report_opens_in_a_browser(run_dir: Path, browser: Browser) -> None:
     assert browser.requests() == [report.as_uri()] and browser.messages() == [] and browser.overflow() == 0
     loaded = browser.evaluate("Array.from(document.images, each => each.complete && each.naturalWidth > 0)")
     assert loaded == [True] * len(FIGURES)
-    assert browser.evaluate("document.querySelectorAll('table').length") == 6
-    assert "At the same novelty, p-diff" in browser.evaluate("document.body.innerText")
+    assert browser.evaluate("document.querySelectorAll('table').length") == 7
+    text = browser.evaluate("document.body.innerText")
+    assert "At the same novelty of errors, p-diff" in text and "At the same distance, p-diff" in text
     browser.open(report.as_uri(), width=400)
     assert browser.overflow() == 0
 

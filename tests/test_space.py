@@ -119,7 +119,9 @@ def test_the_page(browser: Browser, address: str, tmp_path: Path) -> None:
     PICTURES.mkdir(exist_ok=True)
     browser.open(address)
     wait("the first sample", lambda: count(browser, "#networks tbody tr") == 20)
-    assert "p-diff loses to" in text(browser, "#pipeline") and "8,970" in text(browser, "#pipeline")
+    assert "0 of 200 generated networks are copies (of 20 fresh" in text(browser, "#pipeline") and "8,970" in text(
+        browser, "#pipeline"
+    )
     wait("the page to settle", lambda: settled(browser))
     assert browser.overflow() == 0
     browser.screenshot(PICTURES / "space.png")

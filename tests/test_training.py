@@ -190,7 +190,7 @@ def test_windows_go_on_where_they_were_stopped(tmp_path: Path, monkeypatch: pyte
     config = AutoencoderConfig(form="conv", steps=6, latent_noise=0.1, input_noise=0.001, batch_size=4)
 
     def fit(name: str) -> dict[str, Tensor]:
-        fitted, _ = fit_autoencoder(
+        fitted, *_ = fit_autoencoder(
             dataset,
             config,
             length_multiple=1,

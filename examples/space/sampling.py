@@ -113,8 +113,10 @@ def method_points(drawn: Sample) -> dict[str, MethodPoints]:
         return {}
     wrong_KN = originals.test.wrong_BN
     points = {
-        "original": MethodPoints(originals.test.accuracy_B, max_to_any(wrong_KN, wrong_KN, exclude_self=True)),
-        "generated": MethodPoints(drawn.judged.test.accuracy_B, drawn.similarity_N),
+        "original": MethodPoints.from_similarities(
+            originals.test.accuracy_B, max_to_any(wrong_KN, wrong_KN, exclude_self=True)
+        ),
+        "generated": MethodPoints.from_similarities(drawn.judged.test.accuracy_B, drawn.similarity_N),
     }
     generator = torch.Generator().manual_seed(drawn.seed)
     made = {
@@ -124,7 +126,7 @@ def method_points(drawn: Sample) -> dict[str, MethodPoints]:
     }
     for name, params_BP in made.items():
         judged = opened.judge(params_BP)
-        points[name] = MethodPoints(
+        points[name] = MethodPoints.from_similarities(
             judged.test.accuracy_B, max_to_any(judged.test.wrong_BN, wrong_KN, exclude_self=False)
         )
     return points

@@ -5,7 +5,8 @@ Shapes: K originals, B networks of a method, P parameters, N test images.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,32 +15,39 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.rows import PickedRows, Rows, as_rows, evenly_spaced
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.baselines import Variant, ensemble
-from pdiff_hub.evaluation.distances import nearest_l2, spread_ratio
+from pdiff_hub.evaluation.copies import count_copies
+from pdiff_hub.evaluation.distances import spread_ratio
 from pdiff_hub.evaluation.ensembles import ensemble_curve
 from pdiff_hub.evaluation.figures import (
+    COPIES_SHOWN,
     METHOD_STYLE,
     accuracy_similarity_figure,
+    copies_figure,
     ensembles_figure,
     frontier_figure,
     similarity_figure,
+    training_figure,
 )
 from pdiff_hub.evaluation.frontier import measure_frontier
 from pdiff_hub.evaluation.judging import Judge, Judged
+from pdiff_hub.evaluation.measuring import Measure, Measured, mean_or_none
 from pdiff_hub.evaluation.points import MethodPoints
 from pdiff_hub.evaluation.similarity import iou_matrix, max_to_any, similarity_summary
 from pdiff_hub.records import (
     FIGURES,
     AuditSummary,
+    CopyCount,
     EnsembleCurve,
     Frontier,
+    LossCurve,
     Measurements,
-    MethodSummary,
     RunFolder,
 )
 from pdiff_hub.records.json_files import without_nan
 from pdiff_hub.safe_files import write_json
 from pdiff_hub.seeds import generator_of
 from pdiff_hub.tasks import Task
+from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 
 _LEAST_ORIGINALS = 3
 _MOST_PAIRED = 500  # most networks per set whose pairs are drawn in the figure of similarities
@@ -53,13 +61,16 @@ def evaluate_networks(
     generated_BP: Tensor | Rows,
     *,
     deviation_r2: float | None,
+    fresh: CheckpointDataset | None = None,
+    autoencoder: ParamAutoencoder | None = None,
+    curve: LossCurve | None = None,
     num_originals: int | None = None,
     variants: Sequence[Variant] = (),
     num_models: int = 100,
     seed: int = 0,
     folder: RunFolder | None = None,
 ) -> Measurements:
-    """Measure the part of `results.json` that compares generated networks with originals and baselines.
+    """Measure the part of `results.json` that compares generated networks with originals, fresh ones and baselines.
 
     The best network is chosen on the validation split; every reported number is measured on the test split.
     Accuracies are fractions. IoU is undefined for two networks that make no error at all: such pairs are left out, a
@@ -67,18 +78,25 @@ def evaluate_networks(
 
     Args:
         network: any instance of the architecture; its weights are not used.
+        originals: the checkpoints that the generator was trained on.
         generated_BP: float32 [B,P], raw weight units. `Rows` and the originals are read when needed, so that memory
             does not grow with their number.
         deviation_r2: as training measured it on held-out checkpoints.
+        fresh: checkpoints that it was not trained on: what a network that is really new would get. Without them,
+            copies cannot be counted.
+        autoencoder: the generator's; distances are measured in its scaled latents too.
+        curve: the losses that training measured; they are drawn.
         num_originals: judge only this many originals, evenly spaced; None means all.
-        variants: the baselines to compare with (`baselines.baseline_variants`). If there are any, the frontier of
-            accuracy and novelty and the ensembles are measured too.
+        variants: the baselines to compare with (`baselines.baseline_variants`). If there are any, the frontiers of
+            accuracy against both kinds of novelty and the ensembles are measured too.
         num_models: number of networks per baseline.
-        seed: of the baselines and of the bootstrap.
+        seed: of the baselines, of the bootstrap and of the two-sample test.
         folder: where to write pictures (PNG and SVG) and the numbers of every single network; None writes nothing.
 
     Returns:
-        What was measured; "frontier" and "ensembles" are None without variants.
+        What was measured; "frontier", "distance_frontier" and "ensembles" are None without variants.
+        "distance_frontier" is also None if the originals are copies of each other, since it is in units of their
+        distance; "notes" then says so.
 
     Raises:
         ValueError: generated networks of another layout, fewer than 3 originals, parameters that are not finite.
@@ -92,53 +110,55 @@ def evaluate_networks(
             f"{originals.layout.num_params}]: originals and generated networks have different layouts."
         )
     chosen = evenly_spaced(len(originals), num_originals or len(originals))
-    kept = originals.select_rows(chosen) if len(chosen) < len(originals) else originals
-    mean_1P = ensemble(originals, 1, torch.Generator())
-    judged = {"original": judge(kept.rows), "generated": judge(generated), "ensemble": judge(mean_1P)}
-    wrong_KN = judged["original"].test.wrong_BN
-    nearest = {
-        "original": nearest_l2(originals.rows, originals.rows, leave_one_out=True)[chosen],
-        "generated": nearest_l2(generated, originals.rows, leave_one_out=False),
-        "ensemble": nearest_l2(mean_1P, originals.rows, leave_one_out=False),
-    }
-    similar = {name: _max_iou(name, each, wrong_KN) for name, each in judged.items()}
-    methods = {name: name for name in judged}
+    measure = Measure(judge, originals, chosen, autoencoder)
+    measured = {"original": measure.own, "generated": measure(generated)}
+    if fresh is not None:
+        measured["fresh"] = measure(fresh.rows)
+    measured["ensemble"] = measure(ensemble(originals, 1, torch.Generator()))
+    methods = {name: name for name in measured}
     for variant in variants:
-        if variant.name in judged:
+        if variant.name in measured:
             continue
         generator = generator_of(seed, variant.name)
-        params_BP = variant.make(originals, num_models, generator)
-        judged[variant.name] = judge(params_BP)
-        nearest[variant.name] = nearest_l2(params_BP, originals.rows, leave_one_out=False)
-        similar[variant.name] = _max_iou(variant.name, judged[variant.name], wrong_KN)
+        measured[variant.name] = measure(variant.make(originals, num_models, generator))
         methods[variant.name] = variant.method
-    points = _by_method(methods, judged, similar)
-    curves = _ensembles(judge, kept.rows, generated) if variants else None
-    measured = Measurements(
-        num_checkpoints=len(originals),
+    accuracy = {name: each.judged.test.accuracy_B for name, each in measured.items()}
+    by_errors = _by_method(
+        methods, accuracy, {name: each.max_iou_B for name, each in measured.items()}, MethodPoints.from_similarities
+    )
+    own = float(measure.own.nearest_l2_B.mean())
+    by_distance = None
+    if variants and own > 0:
+        nearest = {name: each.nearest_l2_B for name, each in measured.items()}
+        by_distance = _by_method(methods, accuracy, nearest, partial(MethodPoints.from_distances, own=own))
+    curves = _ensembles(judge, PickedRows(originals.rows, chosen), generated) if variants else None
+    result = Measurements(
+        num_checkpoints=len(originals) + (0 if fresh is None else len(fresh)),
         num_generated=generated.num_rows,
-        accuracy={name: each.summary() for name, each in judged.items()},
-        similarity=similarity_summary(wrong_KN, judged["generated"].test.wrong_BN),
+        accuracy={name: each.judged.summary() for name, each in measured.items()},
+        similarity=similarity_summary(*(measured[name].judged.test.wrong_BN for name in ("original", "generated"))),
         audit=AuditSummary(
-            nearest_l2_generated=float(nearest["generated"].mean()),
-            nearest_l2_original=float(nearest["original"].mean()),
+            nearest_l2_generated=float(measured["generated"].nearest_l2_B.mean()),
+            nearest_l2_original=own,
             deviation_r2=deviation_r2,
             spread_ratio=spread_ratio(generated, originals.rows) if generated.num_rows > 1 else None,
-            max_iou_ensemble=_mean(similar["ensemble"]),
-            max_iou_original=_mean(similar["original"]),
+            max_iou_ensemble=mean_or_none(measured["ensemble"].max_iou_B),
+            max_iou_original=mean_or_none(measure.own.max_iou_B),
         ),
+        copies=_copies(measured),
+        training=curve,
         methods={
-            name: MethodSummary(methods[name], len(nearest[name]), _mean(similar[name]), float(nearest[name].mean()))
-            for name in judged
+            name: each.summary(methods[name], name, measured.get("fresh"), seed) for name, each in measured.items()
         },
-        frontier=_frontier(points, task, seed) if variants else None,
+        frontier=_frontier(by_errors, task, seed, "frontier") if variants else None,
+        distance_frontier=_frontier(by_distance, task, seed, "distance frontier") if by_distance else None,
         ensembles=curves,
-        notes=_notes(judged),
+        notes=_notes({name: each.judged for name, each in measured.items()}, own),
     )
     if folder is not None:
-        _write_networks(folder, judged, similar, nearest)
-        _draw(folder, points, judged, curves)
-    return measured
+        _write_networks(folder, measured)
+        _draw(folder, by_errors, by_distance, measured, curves, curve)
+    return result
 
 
 def require_originals(originals: CheckpointDataset) -> None:
@@ -150,26 +170,36 @@ def require_originals(originals: CheckpointDataset) -> None:
         )
 
 
-def _max_iou(name: str, judged: Judged, wrong_KN: Tensor) -> Tensor:
-    return max_to_any(judged.test.wrong_BN, wrong_KN, exclude_self=name == "original")
+def _copies(measured: Mapping[str, Measured]) -> CopyCount | None:
+    generated_B = measured["generated"].nearest_latent_B
+    if generated_B is None:
+        return None
+    return count_copies(generated_B, measured["fresh"].nearest_latent_B if "fresh" in measured else None)
 
 
 def _by_method(
-    methods: Mapping[str, str], judged: Mapping[str, Judged], similar: Mapping[str, Tensor]
+    methods: Mapping[str, str],
+    accuracy: Mapping[str, Tensor],
+    measured: Mapping[str, Tensor],
+    points_of: Callable[[Tensor, Tensor], MethodPoints],
 ) -> dict[str, MethodPoints]:
-    """The points of each method: all networks of all its variants."""
+    """The points of each method: all networks of all its variants.
+
+    points_of: makes them of accuracies and the `measured` numbers.
+    """
     points = {}
     for method in dict.fromkeys(methods.values()):
         names = [name for name, each in methods.items() if each == method]
-        points[method] = MethodPoints(
-            torch.cat([judged[name].test.accuracy_B for name in names]), torch.cat([similar[name] for name in names])
+        points[method] = points_of(
+            torch.cat([accuracy[name] for name in names]), torch.cat([measured[name] for name in names])
         )
     return points
 
 
-def _frontier(points: Mapping[str, MethodPoints], task: Task, seed: int) -> Frontier:
+def _frontier(points: Mapping[str, MethodPoints], task: Task, seed: int, name: str) -> Frontier:
+    """name: seeds the bootstrap, so that each frontier has its own resamples."""
     labels = {name: style.label for name, style in METHOD_STYLE.items()}
-    return measure_frontier(points, generator_of(seed, "frontier"), floor=1 / task.num_classes, labels=labels)
+    return measure_frontier(points, generator_of(seed, name), floor=1 / task.num_classes, labels=labels)
 
 
 def _ensembles(judge: Judge, originals: Rows, generated: Rows) -> dict[str, EnsembleCurve]:
@@ -184,33 +214,52 @@ def _ensembles(judge: Judge, originals: Rows, generated: Rows) -> dict[str, Ense
     }
 
 
-def _notes(judged: Mapping[str, Judged]) -> list[str]:
+def _notes(judged: Mapping[str, Judged], own: float) -> list[str]:
+    """own: mean distance of an original to the nearest other."""
     faultless = {name: int((~each.test.wrong_BN.any(dim=1)).sum()) for name, each in judged.items()}
-    return [
+    notes = [
         f"{count} of {len(judged[name].test.wrong_BN)} {name} networks make no error on the test split: similarity "
         "by errors is undefined between two such networks, and left out."
         for name, count in faultless.items()
         if count
     ]
+    if own == 0:
+        notes.append("Each original has an exact copy among them, so distances cannot be compared with their own.")
+    return notes
 
 
 def _draw(
     folder: RunFolder,
     points: Mapping[str, MethodPoints],
-    judged: Mapping[str, Judged],
+    by_distance: Mapping[str, MethodPoints] | None,
+    measured: Mapping[str, Measured],
     curves: Mapping[str, EnsembleCurve] | None,
+    curve: LossCurve | None,
 ) -> None:
-    accuracy, frontier, similarity, ensembles = (folder.picture(stem).with_suffix("") for stem in FIGURES)
+    copies, accuracy, frontier, distance, similarity, ensembles, training = (
+        folder.picture(stem).with_suffix("") for stem in FIGURES
+    )
+    if curve is not None:
+        training_figure(curve, training)
+    distances = {
+        name: each.nearest_latent_B
+        for name, each in measured.items()
+        if each.nearest_latent_B is not None and name in COPIES_SHOWN
+    }
+    if distances:
+        copies_figure(distances, copies)
     shown = {
         name: points[name]
-        for name in ("original", "generated", "ensemble", "fine_tuned", "noise_standardised")
+        for name in ("original", "generated", "fresh", "ensemble", "fine_tuned", "noise_standardised")
         if name in points
     }  # as in p-diff's figure 4b; the figure of the frontier shows all methods
     accuracy_similarity_figure(shown, accuracy)
     if curves is None:
         return
     frontier_figure(points, frontier)
-    pairs = similarity_pairs(judged["original"].test.wrong_BN, judged["generated"].test.wrong_BN)
+    if by_distance is not None:
+        frontier_figure(by_distance, distance)
+    pairs = similarity_pairs(*(measured[name].judged.test.wrong_BN for name in ("original", "generated")))
     if any(bool(values.isfinite().any()) for values in pairs.values()):
         similarity_figure(pairs, similarity)
     ensembles_figure(curves, ensembles)
@@ -237,20 +286,15 @@ def similarity_pairs(wrong_KN: Tensor, wrong_BN: Tensor) -> dict[str, Tensor]:
     return {name: values for name, values in pairs.items() if len(values)}
 
 
-def _write_networks(
-    folder: RunFolder, judged: Mapping[str, Judged], similar: Mapping[str, Tensor], nearest: Mapping[str, Tensor]
-) -> None:
-    numbers = {
-        name: {
-            "accuracy": each.test.accuracy_B.tolist(),
-            "validation_accuracy": each.validation_accuracy_B.tolist(),
-            "max_similarity": similar[name].tolist(),
-            "nearest_l2": nearest[name].tolist(),
+def _write_networks(folder: RunFolder, measured: Mapping[str, Measured]) -> None:
+    numbers = {}
+    for name, each in measured.items():
+        numbers[name] = {
+            "accuracy": each.judged.test.accuracy_B.tolist(),
+            "validation_accuracy": each.judged.validation_accuracy_B.tolist(),
+            "max_similarity": each.max_iou_B.tolist(),
+            "nearest_l2": each.nearest_l2_B.tolist(),
         }
-        for name, each in judged.items()
-    }
+        if each.nearest_latent_B is not None:
+            numbers[name]["nearest_latent"] = each.nearest_latent_B.tolist()
     write_json(folder.networks, without_nan(numbers))
-
-
-def _mean(values_B: Tensor) -> float | None:
-    return float(values_B.double().nanmean()) if torch.isfinite(values_B).any() else None

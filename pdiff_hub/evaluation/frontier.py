@@ -1,8 +1,8 @@
 """Accuracy against novelty: are generated networks both more different and better than those of simple baselines?
 
-The novelty of a network is 1 - its highest IoU of wrong predictions to any training checkpoint (arXiv 2506.07998). The
-step frontier of a method at novelty v is the highest accuracy among its networks of novelty v or more. A frontier is a
-maximum, so it rises with the number of networks; `compare` therefore compares two methods at equal numbers.
+Novelty is that of errors or that by distance (`points`). The step frontier (arXiv 2506.07998) of a method at novelty v
+is the highest accuracy among its networks of novelty v or more. A frontier is a maximum, so it rises with the number of
+networks; `compare` therefore compares two methods at equal numbers.
 
 Accuracies are those on test. This is sound because no network is chosen here.
 Shapes: B networks of a method, R bootstrap resamples of n networks each.
@@ -17,16 +17,17 @@ import torch
 from torch import Tensor
 
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.evaluation.points import MethodPoints
+from pdiff_hub.evaluation.points import MethodPoints, Novelty, shared_kind
 from pdiff_hub.records import Area, Comparison, Frontier
 from pdiff_hub.records.results import Verdict, defined
 
 _RESAMPLES = 1000
 _QUANTILES = (0.025, 0.5, 0.975)  # lower end of the 95 % interval, median, upper end
+_AT_THE_SAME: Mapping[Novelty, str] = {"errors": "novelty of errors", "distance": "distance"}
 
 
 def dominated_area(points: MethodPoints, floor: float) -> float:
-    """The area that the networks dominate, 0..1 - floor.
+    """The area that the networks dominate, 0..(1 - floor) * the highest novelty; novelty of errors is 1 at most.
 
     Each network spans a rectangle with the corner (accuracy `floor`, novelty 0); the area is that of their union.
 
@@ -57,8 +58,10 @@ def compare(generated: MethodPoints, baseline: MethodPoints, generator: torch.Ge
 
     Each of 1,000 bootstrap resamples draws n = min(B generated, B baseline) networks from each set, because the
     frontier of more networks is higher. If one of the two draws has no novelty above 0, the difference is that of the
-    best accuracies. The result holds the median and the 95 % interval over the resamples.
+    best accuracies. The result holds the median and the 95 % interval over the resamples. Raises ValueError for two
+    kinds of novelty.
     """
+    shared_kind((generated, baseline))
     left, right = generated.by_novelty(), baseline.by_novelty()
     if left is None or right is None:
         return Comparison(None, None, None, None, "undefined")
@@ -89,10 +92,12 @@ def measure_frontier(
         floor: the accuracy of guessing, 1 / number of classes.
         labels: names of the methods in the sentence; by default their keys.
 
-    Raises ValueError without "generated", without another method, and for a floor outside 0..1.
+    Raises ValueError without "generated", without another method, for different kinds of novelty, and for a floor
+    outside 0..1.
     """
     if "generated" not in points or len(points) < 2:
         raise PdiffError(f"there are points of {sorted(points)}; expected 'generated' and at least one method beside.")
+    kind = shared_kind(points.values())
     area = {}
     for name, each in points.items():
         low, high = area_interval(each, floor, generator)
@@ -100,7 +105,7 @@ def measure_frontier(
     versus = {
         name: compare(points["generated"], each, generator) for name, each in points.items() if name != "generated"
     }
-    sentence = _sentence({(labels or {}).get(name, name): each.verdict for name, each in versus.items()})
+    sentence = _sentence(kind, {(labels or {}).get(name, name): each.verdict for name, each in versus.items()})
     return Frontier(area, versus, sentence)
 
 
@@ -128,7 +133,7 @@ def _quantiles(values_R: Tensor) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def _sentence(verdicts: Mapping[str, str]) -> str:
+def _sentence(kind: Novelty, verdicts: Mapping[str, str]) -> str:
     groups = [
         ("yes", "beats"),
         ("no", "loses to"),
@@ -140,7 +145,7 @@ def _sentence(verdicts: Mapping[str, str]) -> str:
         *others, last = [name.replace("_", " ") for name, found in verdicts.items() if found == verdict] or [""]
         if last:
             clauses.append(f"{verb} {', '.join(others)} and {last}" if others else f"{verb} {last}")
-    return f"At the same novelty, p-diff {'; '.join(clauses)}."
+    return f"At the same {_AT_THE_SAME[kind]}, p-diff {'; '.join(clauses)}."
 
 
 def _check_floor(floor: float) -> None:

@@ -20,10 +20,15 @@ from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """validation_accuracy_B: fractions, used to choose a network. test: used for reporting only."""
+    """validation: with the loss, used to choose a network. test: used for reporting only."""
 
-    validation_accuracy_B: Tensor
+    validation: Predictions
     test: Predictions
+
+    @property
+    def validation_accuracy_B(self) -> Tensor:
+        """Fractions 0..1."""
+        return self.validation.accuracy_B
 
     def summary(self) -> AccuracySummary:
         """The accuracies on test; the best network is the one chosen on validation."""
@@ -50,14 +55,15 @@ class Judge:
                 f"parameters have shape {[rows.num_rows, rows.num_params]}, expected "
                 f"[*, {self.layout.num_params}]: originals and generated networks have different layouts."
             )
-        return Judged(self._on(self.task.validation, rows).accuracy_B, self._on(self.task.test, rows))
+        return Judged(self._on(self.task.validation, rows, with_loss=True), self._on(self.task.test, rows))
 
     def test_images(self) -> SplitImages:
         """The images of the test split, normalised slice by slice."""
         return SplitImages(self.task, self.task.test)
 
-    def _on(self, split: Split, rows: Rows) -> Predictions:
-        return evaluate(self.network, self.layout, self.frozen, rows, SplitImages(self.task, split), split.labels_N)
+    def _on(self, split: Split, rows: Rows, *, with_loss: bool = False) -> Predictions:
+        images = SplitImages(self.task, split)
+        return evaluate(self.network, self.layout, self.frozen, rows, images, split.labels_N, with_loss=with_loss)
 
 
 def summarise_accuracy(validation_accuracy_B: Tensor, test_accuracy_B: Tensor) -> AccuracySummary:

@@ -12,15 +12,24 @@ from pdiff_hub.records import FIGURES, Results, RunFolder
 from pdiff_hub.safe_files import flattened
 
 _TITLES = {
+    "copies": "How near networks lie to what the generator was trained on",
+    "training": "When training was ended",
     "accuracy-similarity": "Accuracy against the highest similarity to an original",
     "frontier": "The accuracy-novelty frontier",
+    "frontier-distance": "Accuracy against distance",
     "similarity": "Similarity of networks by their errors",
     "ensembles": "Ensembles of originals and of generated networks",
 }
 _ALTS = {
+    "copies": "One rising line per method: the share of its networks up to a distance from the nearest original, with "
+    "a dotted line at the distance of a copy.",
+    "training": "The denoising loss on held-out and on training checkpoints over the steps of training, with a line at "
+    "the step whose weights were kept.",
     "accuracy-similarity": "A scatter plot: one point per network, accuracy on test against its highest IoU of errors "
     "with an original, for originals, generated networks, their average and others.",
     "frontier": "Accuracy on test against novelty, one less the highest IoU, with one step line per method.",
+    "frontier-distance": "Accuracy on test against the distance to the nearest original, as a multiple of the "
+    "originals' own, with one step line per method.",
     "similarity": "Distributions of IoU of errors: among originals, among generated networks, between both, and the "
     "highest of each generated network.",
     "ensembles": "Accuracy, negative log-likelihood and calibration error against the number of networks averaged.",
@@ -54,7 +63,7 @@ def settings_table(settings: Mapping[str, Any]) -> Table:
 
 
 def result_sections(results: Results, folder: RunFolder) -> list[Section]:
-    """The sections of what was measured: accuracy, audit, baselines with the frontier, ensembles."""
+    """The sections of what was measured: accuracy, audit, baselines with the frontiers, ensembles."""
     measured = results.measured
     assert measured is not None
 
@@ -63,11 +72,18 @@ def result_sections(results: Results, folder: RunFolder) -> list[Section]:
         return [Figure(png, _TITLES[stem], _ALTS[stem])] if png.exists() else []
 
     tables = result_tables(measured)
-    accuracy, frontier, similarity, ensembles = FIGURES
+    copies, accuracy, frontier, distance, similarity, ensembles, training = FIGURES
+    verdicts = [each.verdict for each in (measured.frontier, measured.distance_frontier) if each is not None]
+    practical = "Probabilities of several networks averaged: the practical use."
     texts = {
-        "accuracy": ("How good they are", "\n\n".join(measured.notes), accuracy),
-        "audit": ("Do they only copy and average?", "", similarity),
-        "methods": ("Against simple baselines", verdict(results), frontier),
-        "ensembles": ("As ensembles", "Probabilities of several networks averaged: the practical use.", ensembles),
+        "copies": (
+            "Does it copy?",
+            "" if measured.copies is None else measured.copies.sentence,
+            [*figure(copies), *figure(training)],
+        ),
+        "accuracy": ("How good they are", "\n\n".join(measured.notes), figure(accuracy)),
+        "audit": ("Do they only copy and average?", "", figure(similarity)),
+        "methods": ("Against simple baselines", "\n\n".join(verdicts), figure(frontier) + figure(distance)),
+        "ensembles": ("As ensembles", practical, figure(ensembles)),
     }
-    return [Section(*texts[name][:2], [table, *figure(texts[name][2])]) for name, table in tables.items()]
+    return [Section(*texts[name][:2], [table, *texts[name][2]]) for name, table in tables.items()]

@@ -26,6 +26,24 @@ Rows = list[tuple[str, ...]]
 ACCURACY_NOTE = "* chosen on the validation split, reported on the test split"
 _ACCURACY_COLUMNS = ("networks", "best*", "mean", "median", "std")
 _AUDIT_COLUMNS = ("measure", "value", "how to read it")
+_COPIES_COLUMNS = (
+    "networks",
+    "count",
+    "copies",
+    "distance over fresh, means",
+    "medians",
+    "in raw weights",
+    "nearest over second",
+    "told from fresh, AUC",
+)
+_COPIES_NOTE = (
+    "Fresh networks are checkpoints that the generator was not trained on: what a perfect generator would get. "
+    "Distance: to the nearest checkpoint that it was trained on, in scaled latents, over the same of fresh networks. A "
+    "copy is no farther than the nearest 5 % of fresh networks. Nearest over second: distance to the nearest "
+    "checkpoint over that to the second-nearest, 0 for a copy. AUC: how well a classifier tells these networks from "
+    "fresh ones by accuracy, loss, confidence, agreement, norms, spectra and distances, with a 95 % interval; 0.5 is "
+    "not at all, 1 is always."
+)
 _METHOD_COLUMNS = (
     "networks",
     "count",
@@ -63,6 +81,13 @@ class _InTerminal:
 
 
 _IN_TERMINAL: Mapping[str, _InTerminal] = {
+    "copies": _InTerminal(
+        "Beside fresh networks, which the generator never saw",
+        ("networks", "n", "copies", "dist", "med", "raw", "1st/2nd", "AUC"),
+        "dist, med: distance to the nearest original in scaled latents over that of fresh networks, means and medians; "
+        "raw: in raw weights. 1st/2nd: nearest over second-nearest original. AUC: 0.5 if nobody can tell them from "
+        "fresh networks.",
+    ),
     "accuracy": _InTerminal("Accuracy on test [%]", None, ACCURACY_NOTE),
     "audit": _InTerminal("Does it generate, or copy and average?"),
     "methods": _InTerminal(
@@ -79,8 +104,10 @@ _IN_TERMINAL: Mapping[str, _InTerminal] = {
 
 
 def result_tables(measured: Measurements) -> dict[str, Table]:
-    """What was measured, as tables in this order: "accuracy", "audit", "methods", "ensembles"."""
+    """What was measured, as tables in this order: "copies", "accuracy", "audit", "methods", "ensembles"."""
     tables = {}
+    if measured.copies is not None:
+        tables["copies"] = Table("Copies", _COPIES_COLUMNS, _copies_rows(measured), _COPIES_NOTE)
     if measured.accuracy:
         tables["accuracy"] = Table("Accuracy on test [%]", _ACCURACY_COLUMNS, _accuracy_rows(measured), ACCURACY_NOTE)
     if measured.audit is not None and measured.similarity is not None:
@@ -94,18 +121,18 @@ def result_tables(measured: Measurements) -> dict[str, Table]:
 
 
 def print_results(results: Results, console: Console | None = None) -> None:
-    """Print accuracy on test in percent, the audit, the baselines with the verdict, ensembles, notes and seconds."""
+    """Print the verdict, copies, accuracy on test in percent, audit, baselines, ensembles, notes and seconds."""
     console, measured = console or Console(), results.measured
     if measured is None:
         return
+    if measured.accuracy:
+        console.print(verdict(results), style="bold")
     for name, table in result_tables(measured).items():
         shown = _IN_TERMINAL[name]
         title = shown.title + (f", {results.facts.num_params:,} parameters" if name == "accuracy" else "")
         _print(console, title, shown.columns or table.columns, table.rows)
         if shown.note:
             console.print(shown.note, style="dim")
-        if name == "methods":
-            console.print(verdict(results), style="bold")
     for note in measured.notes:
         console.print(f"Note: {note}")
     console.print(f"Seconds: {seconds_text(results)}")
@@ -117,6 +144,28 @@ def _accuracy_rows(measured: Measurements) -> Rows:
         (label(name), *(f"{100 * value:.2f}" for value in (row.best, row.mean, row.median, row.std)))
         for name, row in measured.accuracy.items()
     ]
+
+
+def _copies_rows(measured: Measurements) -> Rows:
+    """One row per variant, beside fresh networks."""
+    fresh, rows = measured.methods.get("fresh"), Rows()
+    for name, row in measured.methods.items():
+        if (near := row.nearness) is None:
+            continue
+        raw = ""
+        if fresh is not None and fresh.nearest_l2 and row.nearest_l2 is not None:
+            raw = f"{row.nearest_l2 / fresh.nearest_l2:.2f}"
+        told = row.told_apart
+        cells = (
+            "" if near.copies is None else str(near.copies),
+            "" if near.ratio is None else f"{near.ratio:.2f}",
+            "" if near.median_ratio is None else f"{near.median_ratio:.2f}",
+            raw,
+            f"{near.nearest_over_second:.2f}",
+            "" if told is None else f"{told.auc:.2f} ({told.low:.2f}-{told.high:.2f})",
+        )
+        rows.append((label(name), str(row.count), *cells))
+    return rows
 
 
 def _audit_rows(similarity: SimilaritySummary, audit: AuditSummary) -> Rows:
@@ -171,10 +220,36 @@ def _ensemble_rows(curves: Mapping[str, EnsembleCurve]) -> Rows:
 
 
 def verdict(results: Results) -> str:
-    """The sentence on how the generated networks compare with the baselines, or why there is none."""
-    if results.measured is None or results.measured.frontier is None:
-        return "No baselines were run, so there is no verdict on novelty."
-    return results.measured.frontier.verdict
+    """What is said first: copies, then how the networks compare with the baselines in both kinds of novelty."""
+    measured = results.measured
+    sentences = []
+    if measured is not None and measured.copies is not None:
+        sentences.append(measured.copies.sentence)
+    if measured is None or measured.frontier is None:
+        sentences.append("No baselines were run, so there is no verdict on novelty.")
+    else:
+        sentences.append(measured.frontier.verdict)
+        if measured.distance_frontier is not None:
+            sentences.append(measured.distance_frontier.verdict)
+    return " ".join(sentences)
+
+
+def training_text(results: Results) -> str:
+    """When the denoiser's training was ended, and what it gained over a Gaussian; empty if it is not known."""
+    curve = None if results.measured is None else results.measured.training
+    if curve is None:
+        return ""
+    lowest = min(curve.held_out)
+    at = curve.steps[curve.held_out.index(lowest)]
+    text = (
+        f"The denoising loss on held-out checkpoints was lowest at step {at:,} ({lowest:.3f}; before training "
+        f"{curve.held_out[0]:.3f}; after step {curve.steps[-1]:,} {curve.held_out[-1]:.3f})"
+    )
+    if curve.kept is None:
+        return f"{text}; the weights of the last step were kept, by wish of the recipe."
+    if curve.kept == 0:
+        return f"{text}: it never fell, so the denoiser is the one before training, a Gaussian in latent space."
+    return f"{text}; the weights of step {curve.kept:,} were kept."
 
 
 def seconds_text(results: Results) -> str:

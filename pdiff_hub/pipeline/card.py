@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import ModelCardData
 
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.evaluation.table import result_tables, seconds_text, verdict
+from pdiff_hub.evaluation.table import result_tables, seconds_text, training_text, verdict
 from pdiff_hub.records import Results, RunFolder
 from pdiff_hub.safe_files import replacing
 from pdiff_hub.transfer.cards import accuracy_result, markdown_table
@@ -38,6 +38,7 @@ def render_card(results: Results, *, repo_id: str | None = None) -> str:
         num_params=f"{facts.num_params:,}",
         recipe=facts.recipe and yaml.safe_dump(facts.recipe, sort_keys=False).rstrip(),
         verdict=verdict(results),
+        training=training_text(results),
         seconds=seconds_text(results),
         notes={part: table.note for part, table in tables.items()},
         **{part: markdown_table(table.columns, table.rows) for part, table in tables.items()},

@@ -65,11 +65,13 @@ class Predictions:
         accuracy_B: float64, fractions 0..1.
         wrong_BN: bool, True where a network's answer is not the label.
         loss_B: float64, mean cross-entropy in nats; None if it was not asked for.
+        confidence_B: float64, mean of the highest softmax probability, 0..1; None if the loss was not asked for.
     """
 
     accuracy_B: Tensor
     wrong_BN: Tensor
     loss_B: Tensor | None = None
+    confidence_B: Tensor | None = None
 
 
 def evaluate(
@@ -84,15 +86,16 @@ def evaluate(
 ) -> Predictions:
     """Accuracy of B networks, and which images each gets wrong. Arguments as in `predict_logits`, and the labels.
 
-    labels_N: int64, 0..classes-1. If a network's logits for an image hold a NaN, it is wrong on that image. Logits are
-    not kept: apart from one chunk, this takes B x N bytes of memory.
+    labels_N: int64, 0..classes-1. If a network's logits for an image hold a NaN, it is wrong on that image. with_loss:
+    also measure the loss and the confidence. Logits are not kept: apart from one chunk, this takes B x N bytes of
+    memory.
     """
     if labels_N.shape != (len(inputs_NCHW),):
         raise PdiffError(f"labels have shape {list(labels_N.shape)}, expected [{len(inputs_NCHW)}], one per image.")
     labels_N = labels_N.cpu()
     rows = as_rows(params_BP)
     wrong_BN = torch.empty(rows.num_rows, len(inputs_NCHW), dtype=torch.bool)
-    loss_B = torch.zeros(rows.num_rows, dtype=torch.float64) if with_loss else None
+    loss_B, confidence_B = torch.zeros(2, rows.num_rows, dtype=torch.float64)
     for networks, images, logits_bnc in _chunks(network, layout, frozen, rows, inputs_NCHW):
         labels_n, num_classes = labels_N[images], logits_bnc.shape[-1]
         if int(labels_n.min()) < 0 or int(labels_n.max()) >= num_classes:
@@ -101,10 +104,13 @@ def evaluate(
                 "classes; expected labels 0..classes-1 of the task that the network was made for."
             )
         wrong_BN[networks, images] = are_wrong(logits_bnc, labels_n)
-        if loss_B is not None:
+        if with_loss:
             loss_B[networks] += sums_of_loss(logits_bnc, labels_n) / len(inputs_NCHW)
+            confidence_B[networks] += logits_bnc.softmax(dim=-1).amax(dim=-1).double().sum(dim=1) / len(inputs_NCHW)
     accuracy_B = 1.0 - wrong_BN.sum(dim=1).double() / wrong_BN.shape[1]
-    return Predictions(accuracy_B, wrong_BN, loss_B)
+    if not with_loss:
+        return Predictions(accuracy_B, wrong_BN)
+    return Predictions(accuracy_B, wrong_BN, loss_B, confidence_B)
 
 
 def are_wrong(logits_bnc: Tensor, labels_n: Tensor) -> Tensor:

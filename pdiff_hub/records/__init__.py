@@ -6,16 +6,19 @@ from pdiff_hub.records.results import (
     AuditSummary,
     Checkpoints,
     Comparison,
+    CopyCount,
     EnsembleCurve,
     Facts,
     Frontier,
     Measurements,
     MethodSummary,
+    Nearness,
     Results,
     SimilaritySummary,
+    Telling,
 )
 from pdiff_hub.records.run_folder import FIGURES, NetworksFolder, RunFolder, TrainingFolder
-from pdiff_hub.records.training_summary import TrainingSummary
+from pdiff_hub.records.training_summary import LossCurve, TrainingSummary
 
 __all__ = [
     "FIGURES",
@@ -24,15 +27,19 @@ __all__ = [
     "AuditSummary",
     "Checkpoints",
     "Comparison",
+    "CopyCount",
     "EnsembleCurve",
     "Facts",
     "Frontier",
+    "LossCurve",
     "Measurements",
     "MethodSummary",
+    "Nearness",
     "NetworksFolder",
     "Results",
     "RunFolder",
     "SimilaritySummary",
+    "Telling",
     "TrainingFolder",
     "TrainingSummary",
 ]

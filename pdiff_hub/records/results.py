@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.records.json_files import checked
+from pdiff_hub.records.training_summary import LossCurve
 
 Verdict = Literal["yes", "no", "within the interval", "undefined"]
 
@@ -66,13 +67,60 @@ class AuditSummary:
 
 
 @dataclass(frozen=True)
+class Nearness:
+    """How near networks lie to checkpoints that the generator was trained on, in scaled latents.
+
+    Attributes:
+        copies: how many are copies, as in `CopyCount`; None without fresh networks.
+        distance: mean distance to the nearest checkpoint.
+        ratio, median_ratio: that distance over the same of fresh networks, of means and of medians; None without them.
+        nearest_over_second: mean distance to the nearest over that to the second-nearest checkpoint: 0 for copies, near
+            1 for networks that lie among many.
+    """
+
+    copies: int | None
+    distance: float
+    ratio: float | None
+    median_ratio: float | None
+    nearest_over_second: float
+
+
+@dataclass(frozen=True)
+class CopyCount:
+    """How many generated networks are copies, beside fresh networks.
+
+    Attributes:
+        copies, fresh_copies: how many of num_generated and of num_fresh networks are no farther than `distance` from a
+            checkpoint that the generator was trained on. All None without fresh networks.
+        distance: in scaled latents; 5 % of fresh networks are as near, and one of fewer than 19.
+        chance: that as many of as many fresh networks would be so near.
+        copier: whether that chance is 1 % or less.
+        sentence: the outcome in words.
+    """
+
+    copies: int | None
+    num_generated: int
+    fresh_copies: int | None
+    num_fresh: int
+    distance: float | None
+    chance: float | None
+    copier: bool | None
+    sentence: str
+
+
+@dataclass(frozen=True)
 class MethodSummary:
-    """One variant of a method. max_iou, nearest_l2: means over its `count` networks."""
+    """One variant of a method. max_iou, nearest_l2: means over its `count` networks.
+
+    nearness: None without the autoencoder. told_apart: None if these or fresh networks are fewer than 5.
+    """
 
     method: str
     count: int
     max_iou: float | None
     nearest_l2: float | None
+    nearness: Nearness | None = None
+    told_apart: Telling | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +170,21 @@ class EnsembleCurve:
 
 
 @dataclass(frozen=True)
+class Telling:
+    """How well a classifier tells generated networks from fresh ones, which a generator has not seen.
+
+    Attributes:
+        auc: share of pairs (generated, fresh) in which the generated network looks more generated. .5: nobody can
+            tell; 1: always.
+        low, high: ends of its 95 % bootstrap interval.
+    """
+
+    auc: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Checkpoints:
     """The data set on the Hub that a pipeline was trained on, and the commit."""
 
@@ -161,10 +224,14 @@ class Measurements:
     """What was measured on generated networks.
 
     Attributes:
-        num_checkpoints: number of originals; None without originals. num_generated: number of networks judged.
+        num_checkpoints: originals and fresh networks together; None without originals.
+        num_generated: number of networks judged.
         accuracy, methods: per variant of a method. audit: None without originals.
         similarity: without originals None, or `generated_generated` only.
-        frontier, ensembles: None if not asked for; ensembles per method. notes: sentences for the reader.
+        copies: None without originals, and in results of older versions. training: None if it is not known.
+        frontier, ensembles: None if not asked for; ensembles per method. frontier: by novelty of errors.
+        distance_frontier: by distance to the nearest original, in units of the originals' own; None if not asked for,
+            and if the originals are exact copies of each other. notes: sentences for the reader.
     """
 
     num_checkpoints: int | None
@@ -172,8 +239,11 @@ class Measurements:
     accuracy: dict[str, AccuracySummary] = field(default_factory=dict)
     similarity: SimilaritySummary | None = None
     audit: AuditSummary | None = None
+    copies: CopyCount | None = None
+    training: LossCurve | None = None
     methods: dict[str, MethodSummary] = field(default_factory=dict)
     frontier: Frontier | None = None
+    distance_frontier: Frontier | None = None
     ensembles: dict[str, EnsembleCurve] | None = None
     notes: list[str] = field(default_factory=list)
 

@@ -6,6 +6,23 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class LossCurve:
+    """The denoising loss (mean squared error of the noise) of the averaged weights, in the course of training.
+
+    Attributes:
+        steps: when it was measured, from 0.
+        held_out, train: on latents of held-out and of training checkpoints, one number per measurement.
+        kept: the step whose weights the pipeline has: that of the lowest held-out loss, and of several that are equal
+            within 1 % the middle one. None if the last were kept.
+    """
+
+    steps: tuple[int, ...]
+    held_out: tuple[float, ...]
+    train: tuple[float, ...]
+    kept: int | None
+
+
+@dataclass(frozen=True)
 class TrainingSummary:
     """What training found.
 
@@ -13,10 +30,11 @@ class TrainingSummary:
         deviation_r2: held-out deviation R2, None where nothing was held out.
         num_components: components of a linear autoencoder; numbers per latent of a convolutional one.
         latent_shape: channels and length.
-        loss: the last average of the denoising loss.
+        loss: the last average of what the denoiser was trained to lower.
         seconds_autoencoder, seconds_diffusion: on this machine; None for a stage that was stopped and resumed, since
             its time before the stop is not known.
         num_processes: the number of processes that trained.
+        curve: None where nothing was held out.
     """
 
     deviation_r2: float | None
@@ -26,3 +44,4 @@ class TrainingSummary:
     seconds_autoencoder: float | None
     seconds_diffusion: float | None
     num_processes: int
+    curve: LossCurve | None = None

@@ -60,7 +60,7 @@ def figure4a(bench: Workbench, settings: Settings) -> Reproduced:
     blocks = _copied(
         bench,
         run,
-        FIGURES[2],
+        FIGURES[3],
         "figure4a",
         "Similarity by errors",
         "Distributions of IoU of errors among "
@@ -206,7 +206,7 @@ def frontier(bench: Workbench, settings: Settings) -> Reproduced:
     blocks += _copied(
         bench,
         run,
-        FIGURES[3],
+        FIGURES[4],
         "ensembles",
         "Ensembles",
         "Accuracy, negative log-likelihood and calibration error against the number of networks averaged.",

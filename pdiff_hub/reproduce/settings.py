@@ -26,7 +26,6 @@ _SMALL: Mapping[str, tuple[Mapping[str, Any], int]] = {
 }
 _SMALL_COLLECT: Mapping[str, Any] = {"learning_rate": 1e-3, "finetune_learning_rate": 3e-3, "save_every": 1}
 _SMALL_JUDGED = 100  # networks per cell; each needs its own pass through all that follows the first generated norm
-_SMALL_DIFFUSION: Mapping[str, Any] = {"steps": 1500}
 # Norm layers of a ResNet-18 in the order of its modules (transformers): first the stem's, then per stage the shortcut's
 # (if there is one) and the two of each block. Layers 10-14, 14-16, 16-18 of table 2b have 4 x 256, 2 x 512, 2 x 512
 # channels.
@@ -93,7 +92,6 @@ class Settings:
                 "select": select,
                 "collect": {**_SMALL_COLLECT, "epochs": epochs},
                 "autoencoder": dict(autoencoder or {}),
-                "diffusion": dict(_SMALL_DIFFUSION),
                 "generate": {"num_models": _SMALL_JUDGED},
                 "evaluate": {"num_originals": _SMALL_JUDGED},
             }

@@ -22,7 +22,7 @@ from pdiff_hub.networks import build_network
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.pipeline.facts import facts_of
 from pdiff_hub.recipes import EvaluateConfig, recipe_of
-from pdiff_hub.records import FIGURES, Checkpoints, Results, RunFolder
+from pdiff_hub.records import FIGURES, Checkpoints, LossCurve, Results, RunFolder
 from pdiff_hub.runs.generating import generated_rows
 from pdiff_hub.safe_files import write_json
 from pdiff_hub.tasks import load_task
@@ -55,14 +55,15 @@ def evaluate(
     began = time.perf_counter()
     config, folder, source_folder = config or EvaluateConfig(), RunFolder(directory), RunFolder(source or directory)
     _require_same_layout(pipe, dataset)
-    require_originals(dataset)
+    originals, fresh = _split(pipe, dataset)
+    require_originals(originals)
     if dataset.task is None:
         raise PdiffError(
             "the data set does not say which task its networks are for, so they cannot be judged; import "
             "it again with a task."
         )
     task = load_task(dataset.task)
-    deviation_r2, seconds_of_training = _measured_in_training(source_folder)
+    deviation_r2, curve, seconds_of_training = _measured_in_training(source_folder)
     recipe = recipe or recipe_of(source_folder)
     directory.mkdir(parents=True, exist_ok=True)
     network = build_network(dataset.network, pretrained=False, allow_factory=trust_remote_code)
@@ -70,9 +71,12 @@ def evaluate(
     measured = evaluate_networks(
         network,
         task,
-        dataset,
+        originals,
         generated_BP,
         deviation_r2=deviation_r2,
+        fresh=fresh,
+        autoencoder=pipe.autoencoder,
+        curve=curve,
         num_originals=config.num_originals,
         variants=variants if config.baselines else (),
         num_models=config.baselines,
@@ -185,16 +189,27 @@ def _written(results: Results, folder: RunFolder) -> Results:
     return results
 
 
-def _measured_in_training(folder: RunFolder) -> tuple[float | None, dict[str, float | None]]:
-    """Held-out deviation R2, and the seconds of both training stages; from the results if there is no training/."""
+def _split(pipe: PDiffPipeline, dataset: CheckpointDataset) -> tuple[CheckpointDataset, CheckpointDataset | None]:
+    """The checkpoints that the pipeline was trained on, and those that it was not; None if there are none."""
+    held_out = [row for row in pipe.autoencoder.config.held_out if row < len(dataset)]
+    if not held_out:
+        return dataset, None
+    trained_on = sorted(set(range(len(dataset))) - set(held_out))
+    return dataset.select_rows(trained_on), dataset.select_rows(held_out)
+
+
+def _measured_in_training(folder: RunFolder) -> tuple[float | None, LossCurve | None, dict[str, float | None]]:
+    """Held-out deviation R2, the losses, and the seconds of both stages; from the results if there is no training/."""
     if (summary := folder.training.read_summary()) is not None:
         seconds = {"train_autoencoder": summary.seconds_autoencoder, "train_diffusion": summary.seconds_diffusion}
-        return summary.deviation_r2, seconds
+        return summary.deviation_r2, summary.curve, seconds
     results = folder.read_results()
     known = {} if results is None else results.seconds
-    audited = None if results is None or results.measured is None else results.measured.audit
+    measured = None if results is None else results.measured
+    audited = None if measured is None else measured.audit
     seconds = {stage: known.get(stage) for stage in ("train_autoencoder", "train_diffusion")}
-    return None if audited is None else audited.deviation_r2, seconds
+    deviation_r2 = None if audited is None else audited.deviation_r2
+    return deviation_r2, None if measured is None else measured.training, seconds
 
 
 def _require_same_layout(pipe: PDiffPipeline, dataset: CheckpointDataset) -> None:

@@ -18,35 +18,22 @@ from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.files import MAX_PARQUET_PARAMS
-from pdiff_hub.checkpoints.rows import PickedRows, evenly_spaced
+from pdiff_hub.checkpoints.rows import PickedRows
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.records import TrainingFolder
 from pdiff_hub.safe_files import write_safetensors
 from pdiff_hub.training.config import AutoencoderConfig
+from pdiff_hub.training.holdout import split_rows
 from pdiff_hub.training.loop import LoopConfig, run_loop, share
 from pdiff_hub.training.memory import give_back, return_large_tensors
 from pdiff_hub.training.principal_components import spectrum_of
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 
-_MIN_COMPONENTS = 16
+_MIN_COMPONENTS = 24
+_MOST_PER_CHECKPOINT = 2 / 3  # components per training checkpoint: the last ones are noise of these checkpoints
 _WINDOW_PARAMS = 2**16  # per gradient step; about 2.5 GiB of activations at batch 50 and the paper's widths
 _KEPT_BYTES = 2**30  # checkpoints of up to this size stay on the device; larger sets are read window by window
 _MANY_PARAMS = 1_000_000  # with more, memory matters more than the time that new pages take
-
-
-def split_rows(num_checkpoints: int, holdout: float) -> tuple[list[int], list[int]]:
-    """Rows to train on and evenly spaced rows to hold out; at least two stay for training.
-
-    One of every 1/holdout checkpoints is held out, from the middle of its stretch; none if there are fewer than 3.
-    """
-    if num_checkpoints < 2:
-        raise PdiffError(
-            f"the data set has {num_checkpoints} checkpoint, expected at least 2: one checkpoint has no "
-            "distribution to learn. Collect more."
-        )
-    count = min(max(round(num_checkpoints * holdout), 1 if holdout > 0 else 0), num_checkpoints - 2)
-    held_out = evenly_spaced(num_checkpoints, count)
-    return [row for row in range(num_checkpoints) if row not in held_out], held_out
 
 
 def fit_autoencoder(
@@ -57,13 +44,14 @@ def fit_autoencoder(
     seed: int,
     accelerator: Accelerator,
     state: TrainingFolder,
-) -> tuple[ParamAutoencoder, Tensor]:
-    """Fits an autoencoder and its latent scale; -> it, and the latents [K,C,L] of the training checkpoints.
+) -> tuple[ParamAutoencoder, Tensor, Tensor]:
+    """Fits an autoencoder and its latent scale on the training checkpoints; -> it, their latents [K,C,L], and those of
+    the held-out ones [H,C,L].
 
-    Both are on the accelerator's device. The latent length is padded to a multiple of `length_multiple`, because the
+    All are on the accelerator's device. The latent length is padded to a multiple of `length_multiple`, because the
     U-Net's levels need that.
     """
-    train_K, held_out_H = split_rows(len(dataset), config.holdout)
+    train_K, held_out_H = split_rows(dataset, config.holdout)
     if dataset.layout.num_params > _MANY_PARAMS:
         return_large_tensors()
     statistics = _statistics(dataset, train_K, config)
@@ -83,6 +71,7 @@ def fit_autoencoder(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             autoencoder = _build(dataset, config, length, statistics)
+    autoencoder.register_to_config(held_out=held_out_H)
     autoencoder.set_frozen_state(dataset.frozen)
     autoencoder.to(accelerator.device)
     if config.steps:
@@ -90,12 +79,15 @@ def fit_autoencoder(
     autoencoder.eval().requires_grad_(False)
     unscaled_KCL = autoencoder.encode_slices(_rows_of(dataset, train_K))  # no scale is fitted yet
     fit_latent_scale(autoencoder, unscaled_KCL)
-    return autoencoder, autoencoder.scale_latents(unscaled_KCL)
+    held_out_HCL = unscaled_KCL[:0]
+    if held_out_H:
+        held_out_HCL = autoencoder.encode_slices(_rows_of(dataset, held_out_H))
+    return autoencoder, autoencoder.scale_latents(unscaled_KCL), held_out_HCL
 
 
 def held_out_r2(autoencoder: ParamAutoencoder, dataset: CheckpointDataset, holdout: float) -> float:
     """`deviation_r2` of the held-out checkpoints, against the training mean; NaN if none is held out."""
-    train_K, held_out_H = split_rows(len(dataset), holdout)
+    train_K, held_out_H = split_rows(dataset, holdout)
     if not held_out_H:
         return math.nan
     train = _rows_of(dataset, train_K)
@@ -215,7 +207,8 @@ def _principal_components(
             )
     else:
         enough = int((spectrum.explained_N < config.explained).sum()) + 1
-        num_components = min(max(enough, _MIN_COMPONENTS), config.max_components, spectrum.rank)
+        most = max(1, int(_MOST_PER_CHECKPOINT * len(train_K)))
+        num_components = min(max(enough, _MIN_COMPONENTS), config.max_components, most, spectrum.rank)
     columns = math.ceil(num_components / config.latent_channels)
     length = math.ceil(columns / length_multiple) * length_multiple
     with torch.device("meta"):  # takes no memory for components, which are replaced below

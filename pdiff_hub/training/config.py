@@ -32,7 +32,8 @@ class AutoencoderConfig:
         form: "linear" (principal components in closed form) or "conv" (the paper's 1-D CNN).
         num_components: linear form; None takes the fewest that hold `explained` of the held-out deviations.
         explained: in (0, 1]; used where num_components is None.
-        max_components: upper bound on the automatic choice; its lower bound is 16.
+        max_components: upper bound on the automatic choice; its lower bound is 24. It never takes more than two for
+            three training checkpoints.
         latent_channels: C.
         normalization: "none", "per_tensor" or "per_parameter".
         steps: gradient steps; 0 keeps the closed form (linear form only). Conv: a step sees about 65,000 numbers of a
@@ -40,12 +41,14 @@ class AutoencoderConfig:
         batch_size, learning_rate, weight_decay: AdamW of these steps.
         input_noise, latent_noise: standard deviations of the noise augmentation, in raw weight units and in
             unscaled latents (p-diff sec. 3.2: 0.001 and 0.1).
-        holdout: share of the checkpoints that are not trained on, but judged on.
+        holdout: share of the checkpoints that neither stage is trained on (`holdout.split_rows` says which). They
+            decide the number of components and when the denoiser's training ends, and are the fresh networks of an
+            audit. With 0, neither is possible.
     """
 
     form: str = "linear"
     num_components: int | None = None
-    explained: float = 0.99
+    explained: float = 0.9
     max_components: int = 64
     latent_channels: int = 4
     normalization: str = "per_tensor"
@@ -87,15 +90,23 @@ class AutoencoderConfig:
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """Stage two: `UNet1DModel` on latents, epsilon prediction, T=1000, linear betas (p-diff sec. 3.3).
+    """Stage two: `UNet1DModel` on latents, T=1000, linear betas (p-diff sec. 3.3).
+
+    Training ends where it generalises: the averaged weights with the lowest denoising loss on the latents of held-out
+    checkpoints are kept. After that the U-Net only learns to draw its checkpoints again.
 
     Attributes:
+        prediction: "v_prediction" or "epsilon" (as p-diff does). With the first, the U-Net starts as the Gaussian that
+            has the latents' mean and standard deviations, and learns what is different from it.
         widths: U-Net channels per level, multiples of 8. One level sees 21 latent positions, which is all of a short
             latent; each further level halves the length.
         layers_per_block: residual blocks per level, minus one.
         steps, batch_size, learning_rate, warmup_steps, weight_decay, max_grad_norm: AdamW, warm-up and cosine;
-            batch_size is that of all processes together. With few checkpoints, more steps turn more of the
-            generated networks into copies of checkpoints; fewer steps make the generated cloud narrower.
+            batch_size is that of all processes together, and steps an upper bound.
+        eval_every: steps between measurements of the held-out loss.
+        patience: training ends after so many measurements without a new lowest loss. None takes all steps and keeps
+            the last weights, as is done if no checkpoint is held out; then most generated networks are copies.
+        latent_noise: standard deviation of noise on the (scaled) latents that are trained on.
         ema_decay: in [0, 1); the averaged weights are kept.
         compile: `torch.compile` of the U-Net. On two CPU cores it takes half a minute; it saves a fifth of each step on
             latents of length 16 and nothing on shorter ones. It pays for long trainings.
@@ -104,15 +115,19 @@ class DiffusionConfig:
         log_every: steps between checks of the loss (for the tracker, and for divergence).
     """
 
-    widths: Sequence[int] = (64,)
+    prediction: str = "v_prediction"
+    widths: Sequence[int] = (96,)
     layers_per_block: int = 1
-    steps: int = 3000
+    steps: int = 1500
     batch_size: int = 64
     learning_rate: float = 3e-3
     warmup_steps: int = 100
     weight_decay: float = 2e-6
     max_grad_norm: float = 1.0
     ema_decay: float = 0.998
+    eval_every: int = 50
+    patience: int | None = 8
+    latent_noise: float = 0.1
     compile: bool = False
     mixed_precision: str = "auto"
     save_every: int = 500
@@ -120,8 +135,21 @@ class DiffusionConfig:
     log_every: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "save_every", "save_limit", "log_every", "layers_per_block"):
+        for name in ("steps", "batch_size", "save_every", "save_limit", "log_every", "layers_per_block", "eval_every"):
             require(getattr(self, name) >= 1, f"diffusion.{name}", getattr(self, name), "at least 1")
+        require(
+            self.prediction in ("v_prediction", "epsilon"),
+            "diffusion.prediction",
+            self.prediction,
+            "'v_prediction' or 'epsilon'",
+        )
+        require(
+            self.patience is None or self.patience >= 1,
+            "diffusion.patience",
+            self.patience,
+            "at least 1, or nothing to take all steps",
+        )
+        require(self.latent_noise >= 0, "diffusion.latent_noise", self.latent_noise, "at least 0")
         require(isinstance(self.compile, bool), "diffusion.compile", self.compile, "true or false")
         require(self.learning_rate > 0, "diffusion.learning_rate", self.learning_rate, "a positive number")
         require(self.max_grad_norm > 0, "diffusion.max_grad_norm", self.max_grad_norm, "a positive number")

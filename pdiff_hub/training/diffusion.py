@@ -1,6 +1,6 @@
 """Stage two: a `UNet1DModel` learns to denoise latents (p-diff, arXiv 2402.13144, sec. 3.3).
 
-Shapes: K latents to train on, B batch, C channels, L length.
+Shapes: K latents to train on, H held-out ones, B batch, C channels, L length.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from accelerate import Accelerator
 from diffusers import DDPMScheduler, UNet1DModel
 from torch import Tensor, nn
 
+from pdiff_hub.seeds import generator_of
 from pdiff_hub.training.config import DiffusionConfig
-from pdiff_hub.training.loop import LoopConfig, run_loop, share
+from pdiff_hub.training.loop import LoopConfig, Stopping, Trained, run_loop, share
+
+_HELD_OUT_BATCHES, _TRAIN_BATCHES = 16, 4  # per measurement; together a tenth of the time between two of them
 
 
 def build_unet(channels: int, length: int, widths: Sequence[int], layers_per_block: int) -> UNet1DModel:
@@ -39,56 +42,99 @@ def build_unet(channels: int, length: int, widths: Sequence[int], layers_per_blo
     )
 
 
-def build_scheduler() -> DDPMScheduler:
-    """T=1000, linear betas 1e-4..2e-2, epsilon (p-diff sec. 3.3). Nothing is clipped, because latents are unbounded.
+def build_scheduler(prediction: str = DiffusionConfig.prediction) -> DDPMScheduler:
+    """T=1000, linear betas 1e-4..2e-2 (p-diff sec. 3.3). Nothing is clipped, because latents are unbounded.
 
-    With "trailing", sampling in few steps also begins at pure noise, which is the last time step of training.
+    With "trailing", sampling in few steps also begins at pure noise, which is the last time step of training. The
+    variance is that which is right for normally distributed data of variance 1, as scaled latents are (DDPM, arXiv
+    2006.11239, sec. 3.2): the other one, which is right for a single point, makes what 50 steps generate narrower.
     """
     return DDPMScheduler(
         num_train_timesteps=1000,
         beta_start=1e-4,
         beta_end=2e-2,
         beta_schedule="linear",
-        prediction_type="epsilon",
+        prediction_type=prediction,
         clip_sample=False,
         timestep_spacing="trailing",
+        variance_type="fixed_large",
     )
 
 
 def train_unet(
     latent_KCL: Tensor,
+    held_out_HCL: Tensor,
     config: DiffusionConfig,
     *,
     seed: int,
     accelerator: Accelerator,
     directory: Path,
-    on_log: Callable[[int, float], None] | None = None,
-) -> tuple[UNet1DModel, float]:
-    """The trained denoiser (averaged weights, eval mode) and its last average loss.
+    on_log: Callable[[int, dict[str, float]], None] | None = None,
+) -> tuple[UNet1DModel, Trained]:
+    """The trained denoiser (averaged weights, eval mode), its last average loss and the losses that were measured.
 
-    `latent_KCL`: scaled latents, encoded once and kept on the device for all steps.
+    latent_KCL, held_out_HCL: scaled latents, encoded once and kept on the device for all steps. If none is held out
+    (H = 0), all steps are taken.
     """
     # Forked, so that the caller's random state stays as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = build_unet(latent_KCL.shape[1], latent_KCL.shape[2], config.widths, config.layers_per_block)
+    scheduler = build_scheduler(config.prediction)
+    if config.prediction == "v_prediction":
+        # v = 0 is the denoiser of N(0, I), which the scaled latents' mean and standard deviations are.
+        for parameter in unet.out_block.final_conv1d_2.parameters():
+            nn.init.zeros_(parameter)
     if config.compile:
         unet.compile()
-    scheduler = build_scheduler()
     num_steps = scheduler.config.num_train_timesteps
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(accelerator.device)
-    latent_KCL = latent_KCL.to(accelerator.device)
+    latent_KCL, held_out_HCL = latent_KCL.to(accelerator.device), held_out_HCL.to(accelerator.device)
     batch, device = (config.batch_size, *latent_KCL.shape[1:]), accelerator.device
+
+    def squared_error(
+        model: nn.Module, clean_BCL: Tensor, noise_BCL: Tensor, time_B: Tensor, *, of_noise: bool
+    ) -> Tensor:
+        """Mean squared error of what the model predicts, or of the noise that follows from it."""
+        noisy_BCL = scheduler.add_noise(clean_BCL, noise_BCL, time_B)
+        with accelerator.autocast():
+            predicted_BCL = model(noisy_BCL, time_B, return_dict=False)[0].float()
+        if config.prediction == "epsilon":
+            return nn.functional.mse_loss(predicted_BCL, noise_BCL)
+        error_BCL = predicted_BCL - scheduler.get_velocity(clean_BCL, noise_BCL, time_B)
+        if of_noise:  # epsilon = sqrt(alpha) v + sqrt(1 - alpha) x
+            error_BCL = error_BCL * scheduler.alphas_cumprod[time_B, None, None].sqrt()
+        return error_BCL.square().mean()
 
     def loss_of(model: nn.Module, generator: torch.Generator) -> Tensor:
         rows_B = share(torch.randint(len(latent_KCL), batch[:1], generator=generator, device=device), accelerator)
         noise_BCL = share(torch.randn(batch, generator=generator, device=device), accelerator)
         # One time step per network, not one per batch.
         time_B = share(torch.randint(num_steps, batch[:1], generator=generator, device=device), accelerator)
-        noisy_BCL = scheduler.add_noise(latent_KCL[rows_B], noise_BCL, time_B)
-        with accelerator.autocast():
-            predicted_BCL = model(noisy_BCL, time_B, return_dict=False)[0]
-        return nn.functional.mse_loss(predicted_BCL.float(), noise_BCL)
+        clean_BCL = latent_KCL[rows_B]
+        if config.latent_noise > 0:
+            blur_BCL = share(torch.randn(batch, generator=generator, device=device), accelerator)
+            # Divided, so that the standard deviation stays 1.
+            clean_BCL = (clean_BCL + config.latent_noise * blur_BCL) / math.hypot(1, config.latent_noise)
+        return squared_error(model, clean_BCL, noise_BCL, time_B, of_noise=False)
+
+    def denoising_loss(model: nn.Module, clean_NCL: Tensor, num_batches: int, name: str) -> float:
+        """Mean squared error of the noise, over the same noise and evenly spread times at every call."""
+        generator, total = generator_of(seed, "measure", name, device=device), torch.zeros((), device=device)
+        for index in range(num_batches):
+            number_B = torch.arange(index * batch[0], (index + 1) * batch[0], device=device)
+            # The golden ratio spreads the times evenly, for each network and all together.
+            time_B = share((number_B * 0.6180339887498949 % 1 * num_steps).long(), accelerator)
+            noise_BCL = share(torch.randn(batch, generator=generator, device=device), accelerator)
+            clean_BCL = clean_NCL[share(number_B % len(clean_NCL), accelerator)]
+            total += squared_error(model, clean_BCL, noise_BCL, time_B, of_noise=True) / num_batches
+        return float(accelerator.reduce(total, reduction="mean"))
+
+    def measure(model: nn.Module) -> dict[str, float]:
+        return {
+            "held_out": denoising_loss(model, held_out_HCL, _HELD_OUT_BATCHES, "held_out"),
+            "train": denoising_loss(model, latent_KCL, _TRAIN_BATCHES, "train"),
+        }
 
     loop = LoopConfig(
         name="diffusion",
@@ -103,8 +149,9 @@ def train_unet(
         save_limit=config.save_limit,
         log_every=config.log_every,
     )
-    loss = run_loop(unet, loss_of, loop, directory, accelerator, seed=seed, on_log=on_log)
-    return unet.to("cpu").eval(), loss
+    stopping = Stopping(measure, config.eval_every, config.patience) if len(held_out_HCL) else None
+    trained = run_loop(unet, loss_of, loop, directory, accelerator, seed=seed, stopping=stopping, on_log=on_log)
+    return unet.to("cpu").eval(), trained
 
 
 def length_multiple(config: DiffusionConfig) -> int:

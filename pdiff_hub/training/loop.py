@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.seeds import derived_seed
 
+_PLATEAU = 0.01  # held-out losses that differ by less cannot be told apart
 _DIVERGED = 10.0  # training has diverged if the loss is more than this many times its first average
 
 
@@ -56,18 +57,77 @@ def build_accelerator(**options: Any) -> Accelerator:
         raise PdiffError(f"accelerate refuses {options}: {error}") from error
 
 
+@dataclass(frozen=True)
+class Stopping:
+    """When training ends before its last step, and which averaged weights are kept: those of the lowest loss.
+
+    Losses within 1 % of the lowest cannot be told apart; of these measurements the middle one is taken. On the plateau
+    copying grows with every step, so the first or the last would be a matter of chance (docs/measurements.md).
+
+    Attributes:
+        measure: `(model) -> losses` by name, of the model as it is then, the same in every process; "held_out" decides.
+        every: steps between measurements. The first is made before training.
+        patience: measurements without a new lowest loss after which training ends; None never ends it, and keeps the
+            last weights.
+    """
+
+    measure: Callable[[nn.Module], dict[str, float]]
+    every: int
+    patience: int | None
+
+
 class _Progress:
-    """The step reached, and the first and the last average loss; saved with the rest of the state."""
+    """The step reached, the first and the last average loss, and what was measured; saved with the rest of the state.
+
+    candidates: by number of the measurement, the averaged weights whose held-out loss is among the lowest.
+    """
 
     def __init__(self) -> None:
         self.step = 0
         self.first_loss = self.loss = math.nan
+        self.measured: list[dict[str, float]] = []
+        self.candidates: dict[int, list[Tensor]] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "first_loss": self.first_loss, "loss": self.loss}
+        return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.step, self.first_loss, self.loss = int(state["step"]), float(state["first_loss"]), float(state["loss"])
+        vars(self).update(state)
+
+    def index_of_lowest(self) -> int:
+        """The measurement with the lowest held-out loss, the first if there are several."""
+        losses = [each["held_out"] for each in self.measured]
+        return losses.index(min(losses))
+
+    def add(self, losses: dict[str, float], weights: Sequence[Tensor]) -> None:
+        """Adds a measurement of averaged weights, and keeps a copy of those that are among the lowest."""
+        self.measured.append({"step": float(self.step), **losses})
+        most = (1 + _PLATEAU) * self.measured[self.index_of_lowest()]["held_out"]
+        self.candidates = {n: kept for n, kept in self.candidates.items() if self.measured[n]["held_out"] <= most}
+        if losses["held_out"] <= most:
+            self.candidates[len(self.measured) - 1] = [each.detach().cpu().clone() for each in weights]
+
+    def kept(self) -> int:
+        """The measurement whose weights are kept: the middle one of the lowest."""
+        return sorted(self.candidates)[len(self.candidates) // 2]
+
+    def stops(self, stopping: Stopping | None) -> bool:
+        """Whether the lowest held-out loss is too long ago."""
+        if stopping is None or stopping.patience is None or not self.measured:
+            return False
+        return len(self.measured) - 1 - self.index_of_lowest() >= stopping.patience
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a loop found: the last average loss, and the steps and losses of all measurements of `Stopping`.
+
+    kept: the step whose weights the model has; None if these are the last.
+    """
+
+    loss: float
+    measured: list[dict[str, float]]
+    kept: int | None
 
 
 def share(batch: Tensor, accelerator: Accelerator) -> Tensor:
@@ -85,9 +145,10 @@ def run_loop(
     accelerator: Accelerator,
     *,
     seed: int,
-    on_log: Callable[[int, float], None] | None = None,
-) -> float:
-    """Trains `model` in place; at the end it holds the averaged (EMA) weights. Returns the last average loss.
+    stopping: Stopping | None = None,
+    on_log: Callable[[int, dict[str, float]], None] | None = None,
+) -> Trained:
+    """Trains `model` in place; at the end it holds averaged (EMA) weights: the last, or those that `stopping` keeps.
 
     `loss_of(model, generator)` is the mean loss over this process's share of one batch. The generator is on the
     accelerator's device; what is drawn from it must be drawn for all processes, and then cut by `share`. Training
@@ -127,7 +188,9 @@ def run_loop(
         unit="step",
         disable=None if accelerator.is_main_process else True,
     )
-    while progress.step < config.steps:
+    if stopping is not None and not progress.measured:
+        _measure(plain, ema, stopping, progress, on_log)
+    while progress.step < config.steps and not progress.stops(stopping):
         loss = loss_of(model, generator.manual_seed(derived_seed(seed, config.name, progress.step)))
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
@@ -138,7 +201,9 @@ def run_loop(
         progress.step += 1
         bar.update()
         window.append(loss.detach())
-        last = progress.step == config.steps
+        if stopping is not None and progress.step % stopping.every == 0:
+            _measure(plain, ema, stopping, progress, on_log)
+        last = progress.step == config.steps or progress.stops(stopping)
         saving = last or progress.step % config.save_every == 0
         if saving or progress.step % config.log_every == 0:
             progress.loss = _average(window, accelerator)
@@ -146,12 +211,35 @@ def run_loop(
             _require_healthy(progress, config, directory)
             bar.set_postfix(loss=f"{progress.loss:.4f}")
             if on_log is not None:
-                on_log(progress.step, progress.loss)
+                on_log(progress.step, {"loss": progress.loss})
         if saving:
             _save(accelerator, directory, progress.step, config.save_limit)
     bar.close()
     ema.copy_to(plain.parameters())
-    return progress.loss
+    if stopping is None or stopping.patience is None:
+        return Trained(progress.loss, progress.measured, None)
+    kept = progress.kept()
+    for parameter, best in zip(plain.parameters(), progress.candidates[kept], strict=True):
+        parameter.data.copy_(best)
+    return Trained(progress.loss, progress.measured, int(progress.measured[kept]["step"]))
+
+
+def _measure(
+    model: nn.Module,
+    ema: EMAModel,
+    stopping: Stopping,
+    progress: _Progress,
+    on_log: Callable[[int, dict[str, float]], None] | None,
+) -> None:
+    """Measures the averaged weights."""
+    ema.store(model.parameters())
+    ema.copy_to(model.parameters())
+    with torch.no_grad():
+        losses = stopping.measure(model)
+        progress.add(losses, list(model.parameters()))
+    ema.restore(model.parameters())
+    if on_log is not None:
+        on_log(progress.step, losses)
 
 
 def _average(window: list[Tensor], accelerator: Accelerator) -> float:

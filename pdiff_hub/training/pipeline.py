@@ -20,13 +20,14 @@ from safetensors.torch import load_file
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.records import RunFolder, TrainingFolder, TrainingSummary
+from pdiff_hub.records import LossCurve, RunFolder, TrainingFolder, TrainingSummary
 from pdiff_hub.records.fingerprint import fingerprint
 from pdiff_hub.safe_files import keep_settings, read_json, write_json, write_safetensors
-from pdiff_hub.training.autoencoder import fit_autoencoder, held_out_r2, split_rows
+from pdiff_hub.training.autoencoder import fit_autoencoder, held_out_r2
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 from pdiff_hub.training.diffusion import build_scheduler, length_multiple, train_unet
-from pdiff_hub.training.loop import any_saved, build_accelerator
+from pdiff_hub.training.holdout import split_rows
+from pdiff_hub.training.loop import Trained, any_saved, build_accelerator
 from pdiff_hub.training.memory import give_back
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
@@ -84,7 +85,7 @@ def train_pipeline(
         "num_params": dataset.layout.num_params,
         "checkpoints_sha256": _digest(dataset),
     }
-    split_rows(len(dataset), autoencoder.holdout)
+    split_rows(dataset, autoencoder.holdout)
     if accelerator.is_main_process:
         state.path.mkdir(parents=True, exist_ok=True)
         keep_settings(state.settings, settings)
@@ -98,40 +99,51 @@ def train_pipeline(
         # Stage one has its own Accelerator, because each saves all that it has prepared.
         _stage_one(dataset, autoencoder, diffusion, seed, build_accelerator(mixed_precision=precision), state)
     accelerator.wait_for_everyone()
-    latent_KCL = load_file(state.latents)["latent_KCL"]
+    latents = load_file(state.latents)
+    latent_KCL = latents["latent_KCL"]
     first = read_json(state.autoencoder_facts)
     if log_with:
         accelerator.init_trackers("pdiff", config={k: str(v) for k, v in settings.items()})
     finished = state.read_summary()
     resumed, began = any_saved(state.diffusion_steps), time.perf_counter()
-    unet, loss = train_unet(
+    unet, trained = train_unet(
         latent_KCL,
+        latents["held_out_HCL"],
         diffusion,
         seed=seed,
         accelerator=accelerator,
         directory=state.diffusion_steps,
-        on_log=lambda step, value: accelerator.log({"diffusion/loss": value}, step=step),
+        on_log=lambda step, losses: accelerator.log({f"diffusion/{k}": v for k, v in losses.items()}, step=step),
     )
     seconds = None if resumed else time.perf_counter() - began
     summary = TrainingSummary(
         deviation_r2=first["deviation_r2"],
         num_components=first["num_components"],
         latent_shape=(latent_KCL.shape[1], latent_KCL.shape[2]),
-        loss=loss,
+        loss=trained.loss,
         seconds_autoencoder=first["seconds"],
         seconds_diffusion=finished.seconds_diffusion if finished else seconds,
         num_processes=accelerator.num_processes,
+        curve=_curve(trained),
     )
     if accelerator.is_main_process:
         fitted = ParamAutoencoder.from_pretrained(state.autoencoder)
         fitted.release = give_back
-        pipe = PDiffPipeline(fitted, unet, build_scheduler(), default_num_inference_steps=num_inference_steps)
+        scheduler = build_scheduler(diffusion.prediction)
+        pipe = PDiffPipeline(fitted, unet, scheduler, default_num_inference_steps=num_inference_steps)
         publish(pipe, folder)
         write_json(state.summary, asdict(summary))
     accelerator.wait_for_everyone()
     if log_with:
         accelerator.end_training()
     return summary
+
+
+def _curve(trained: Trained) -> LossCurve | None:
+    if not trained.measured:
+        return None
+    steps, held_out, train = (tuple(each[key] for each in trained.measured) for key in ("step", "held_out", "train"))
+    return LossCurve(tuple(map(int, steps)), held_out, train, trained.kept)
 
 
 def _digest(dataset: CheckpointDataset) -> str:
@@ -151,7 +163,7 @@ def _stage_one(
     state: TrainingFolder,
 ) -> None:
     resumed, began = any_saved(state.autoencoder_steps), time.perf_counter()
-    fitted, latent_KCL = fit_autoencoder(
+    fitted, latent_KCL, held_out_HCL = fit_autoencoder(
         dataset, config, length_multiple=length_multiple(diffusion), seed=seed, accelerator=accelerator, state=state
     )
     if accelerator.is_main_process:
@@ -166,7 +178,7 @@ def _stage_one(
             },
         )
         # Written last: its presence says that stage one is done.
-        write_safetensors(state.latents, {"latent_KCL": latent_KCL})
+        write_safetensors(state.latents, {"latent_KCL": latent_KCL, "held_out_HCL": held_out_HCL})
     shutil.rmtree(state.components(accelerator.process_index), ignore_errors=True)  # needed only while fitting
 
 

@@ -349,6 +349,7 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         encoder_widths, decoder_widths, kernel_size: conv form; the width of each layer, and the kernel.
         slice_size: parameters processed at once.
         network, task: specs that rebuild the target network and its data; None if unknown.
+        held_out: rows of the set of checkpoints that neither the autoencoder nor the denoiser was trained on.
     """
 
     config_name = "config.json"
@@ -370,6 +371,7 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         slice_size: int = 1_000_000,
         network: dict[str, Any] | None = None,
         task: dict[str, Any] | None = None,
+        held_out: Sequence[int] = (),
     ):
         super().__init__()
         if (found := len(decoder_widths)) != (wanted := len(encoder_widths)):

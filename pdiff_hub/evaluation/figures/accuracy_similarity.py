@@ -9,20 +9,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.figures.points import check_points, largest_note, legend_label, scatter
 from pdiff_hub.evaluation.figures.style import METHOD_STYLE, marker_look, page, plain_axes, save
-from pdiff_hub.evaluation.points import MethodPoints
+from pdiff_hub.evaluation.points import MethodPoints, shared_kind
 
 
 def accuracy_similarity_figure(points: Mapping[str, MethodPoints], stem: str | Path, *, title: str = "") -> list[Path]:
     """Accuracy against the highest similarity to an original (p-diff's figure 4b), one point per network.
 
-    points: by name in `METHOD_STYLE`, drawn in its order. For "original", the similarity is to the other originals.
+    points: from similarities, by name in `METHOD_STYLE`, drawn in its order. For "original", the similarity is to the
+    other originals.
     Networks without a similarity (neither they nor any original make an error) are not drawn; the legend counts them.
     stem: path without suffix. Writes `stem`.png (300 dpi) and `stem`.svg, whole or not at all, and returns both paths.
-    Raises ValueError for no method and for an unknown one.
+    Raises ValueError for no method, for an unknown one, and for points from distances.
     """
     check_points(points)
+    if shared_kind(points.values()) != "errors":
+        raise PdiffError("the points come from distances; expected points from similarities (`from_similarities`).")
     legend_rows = (len(points) + 1) // 2
     with page(5.2, 3.4 + 0.18 * legend_rows) as figure:
         axes = figure.add_subplot()
@@ -31,7 +35,7 @@ def accuracy_similarity_figure(points: Mapping[str, MethodPoints], stem: str | P
             if name not in points:
                 continue
             method = points[name]
-            accuracy_B, similarity_B = method.accuracy_B.double(), method.similarity_B.double()
+            accuracy_B, similarity_B = method.accuracy_B, 1 - method.novelty_B
             defined_B = ~similarity_B.isnan()
             look: dict[str, Any] = {"alpha": 0.8 if len(defined_B) > 1 else 1.0, "zorder": 30 - order}
             count = scatter(axes, similarity_B[defined_B], 100 * accuracy_B[defined_B], style, look)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def legend_label(points: MethodPoints, style: MethodStyle) -> str:
-    """The method, its number of networks, and below it the number that have no similarity and so are not drawn."""
-    count, undefined = len(points.similarity_B), points.num_undefined
+    """The method, its number of networks, and below it the number that have no novelty and so are not drawn."""
+    count, undefined = len(points.novelty_B), points.num_undefined
     label = style.label if count == 1 else f"{style.label} ({count})"
     return f"{label},\n{undefined} without errors not drawn" if undefined else label
 

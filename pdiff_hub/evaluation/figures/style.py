@@ -1,7 +1,8 @@
 """What all figures share: a colour and a marker for each method, the page, and how it is written to a file.
 
-Colours come from the Okabe-Ito palette, which is safe for colour-blind readers. Markers, filled or open, tell methods
-apart in greyscale. The same data gives the same bytes: files hold no dates, and the SVG has fixed ids.
+Colours come from the Okabe-Ito palette, and one from Paul Tol's; both are safe for colour-blind readers. Markers,
+filled or open, tell methods apart in greyscale. The same data gives the same bytes: files hold no dates, and the SVG
+has fixed ids.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class MethodStyle:
 METHOD_STYLE: Mapping[str, MethodStyle] = {
     "original": MethodStyle("originals", "#0072B2", "o", filled=False),
     "generated": MethodStyle("generated", "#D55E00", "^", size=5.5),
+    "fresh": MethodStyle("fresh networks", "#882255", "h", size=6.0),
     "ensemble": MethodStyle("average of all originals", "#000000", "*", size=11.0),
     "average_16": MethodStyle("averages of 16", "#555555", "P", filled=False, size=6.0),
     "gaussian": MethodStyle("Gaussian per coordinate", "#009E73", "s", filled=False),

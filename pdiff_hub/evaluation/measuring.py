@@ -1,0 +1,134 @@
+"""What is measured of the networks of one method, and what it says beside those of fresh networks.
+
+Shapes: B networks, K originals, P parameters, F traits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.checkpoints.rows import PickedRows, Rows, as_rows
+from pdiff_hub.evaluation.copies import nearest_two, nearness
+from pdiff_hub.evaluation.distances import nearest_l2
+from pdiff_hub.evaluation.judging import Judge, Judged
+from pdiff_hub.evaluation.similarity import max_to_any
+from pdiff_hub.evaluation.traits import network_traits
+from pdiff_hub.evaluation.two_sample import tell_apart
+from pdiff_hub.records import MethodSummary
+from pdiff_hub.records.results import defined
+from pdiff_hub.seeds import derived_seed
+from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Numbers of each network of a method, compared with the originals; an original with the others.
+
+    Attributes:
+        max_iou_B: highest IoU of errors; NaN where undefined.
+        nearest_l2_B: in raw weight units.
+        nearest_latent_B, second_latent_B: distances to the nearest and the second-nearest original in scaled latents;
+            None without an autoencoder.
+        traits_BF: what can be seen of the networks (`traits.network_traits`), and these distances.
+    """
+
+    judged: Judged
+    max_iou_B: Tensor
+    nearest_l2_B: Tensor
+    nearest_latent_B: Tensor | None
+    second_latent_B: Tensor | None
+    traits_BF: Tensor
+
+    def __len__(self) -> int:
+        return len(self.nearest_l2_B)
+
+    def summary(self, method: str, name: str, fresh: Measured | None, seed: int) -> MethodSummary:
+        """The means, and how the networks compare with fresh ones, if these are known. seed: of the two-sample test."""
+        told_apart = close = None
+        if self.nearest_latent_B is not None and self.second_latent_B is not None:
+            fresh_H = None if fresh is None else fresh.nearest_latent_B
+            close = nearness(self.nearest_latent_B, self.second_latent_B, fresh_H)
+        if fresh is not None and fresh is not self:
+            told_apart = tell_apart(
+                _finite(self.traits_BF), _finite(fresh.traits_BF), derived_seed(seed, "two-sample", name)
+            )
+        return MethodSummary(
+            method, len(self), mean_or_none(self.max_iou_B), float(self.nearest_l2_B.mean()), close, told_apart
+        )
+
+
+@dataclass(eq=False)
+class Measure:
+    """Measures networks beside `originals`, of which only the rows `chosen` are judged.
+
+    autoencoder: the one that the generator works with; None leaves out distances in latents.
+    """
+
+    judge: Judge
+    originals: CheckpointDataset
+    chosen: list[int]
+    autoencoder: ParamAutoencoder | None
+    own: Measured = field(init=False)
+    """The originals themselves."""
+
+    def __post_init__(self) -> None:
+        rows = self.originals.rows
+        judged = self.judge(rows if len(self.chosen) == len(self.originals) else PickedRows(rows, self.chosen))
+        self._wrong_KN = judged.test.wrong_BN
+        self._majority_wrong_N = judged.validation.wrong_BN.double().mean(dim=0) > 0.5
+        self._latent_KN = self._latents(rows)
+        near = None
+        if self._latent_KN is not None:
+            both = nearest_two(self._latent_KN, self._latent_KN, leave_one_out=True)
+            near = tuple(each[self.chosen] for each in both)
+        self.own = self._measured(
+            PickedRows(rows, self.chosen),
+            judged,
+            max_to_any(self._wrong_KN, self._wrong_KN, exclude_self=True),
+            nearest_l2(rows, rows, leave_one_out=True)[self.chosen],
+            near,
+        )
+
+    def __call__(self, params_BP: Tensor | Rows) -> Measured:
+        """Measure networks that are not originals: float32 [B,P], raw weight units."""
+        rows = as_rows(params_BP)
+        judged, latent_BN = self.judge(rows), self._latents(rows)
+        near = None
+        if latent_BN is not None and self._latent_KN is not None:
+            near = nearest_two(latent_BN, self._latent_KN)
+        return self._measured(
+            rows,
+            judged,
+            max_to_any(judged.test.wrong_BN, self._wrong_KN, exclude_self=False),
+            nearest_l2(rows, self.originals.rows, leave_one_out=False),
+            near,
+        )
+
+    def _latents(self, rows: Rows) -> Tensor | None:
+        if self.autoencoder is None:
+            return None
+        with torch.no_grad():
+            latent_BCL = self.autoencoder.encode_slices(lambda start, stop: rows.read(0, rows.num_rows, start, stop))
+        return latent_BCL.flatten(1).cpu()
+
+    def _measured(
+        self, rows: Rows, judged: Judged, max_iou_B: Tensor, nearest_l2_B: Tensor, near: tuple[Tensor, ...] | None
+    ) -> Measured:
+        distances = torch.stack([nearest_l2_B, *(near or ())], dim=1)
+        traits_BF = network_traits(self.judge.layout, rows, judged.validation, self._majority_wrong_N, distances)
+        nearest_B, second_B = near or (None, None)
+        return Measured(judged, max_iou_B, nearest_l2_B, nearest_B, second_B, traits_BF)
+
+
+def mean_or_none(values_B: Tensor) -> float | None:
+    """The mean of the numbers that are not NaN; None if there is none."""
+    return defined(float(values_B.double().nanmean()))
+
+
+def _finite(traits_BF: Tensor) -> Tensor:
+    # A network that answers with NaN has no loss. A test that anybody could pass by it would say nothing of the rest.
+    return traits_BF[traits_BF.isfinite().all(dim=1)]

@@ -1,0 +1,134 @@
+"""Copies are counted beside fresh networks: a memoriser is called a copier, and fresh networks are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.evaluation.copies import copy_distance, count_copies, nearest_two, nearness
+from pdiff_hub.networks import build_network, resolve_network
+from pdiff_hub.recipes import EvaluateConfig
+from pdiff_hub.records import Results, RunFolder
+from pdiff_hub.runs import evaluate
+from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
+from pdiff_hub.training.pipeline import train_pipeline
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@settings(deadline=None)  # the first example warms up torch
+@given(rows=st.integers(1, 9), references=st.integers(2, 9), seed=st.integers(0, 99))
+def test_nearest_two_are_those_of_all_distances(rows: int, references: int, seed: int) -> None:
+    query_BN, reference_KN = torch.randn(rows + references, 3, generator=seeded(seed)).split([rows, references])
+    distance_BK = (query_BN[:, None].double() - reference_KN.double()).square().sum(dim=2).sqrt().sort(dim=1).values
+    nearest_B, second_B = nearest_two(query_BN, reference_KN)
+    assert torch.allclose(nearest_B, distance_BK[:, 0]) and torch.allclose(second_B, distance_BK[:, 1])
+
+
+def test_a_copy_has_distance_zero_and_none_is_compared_with_itself() -> None:
+    latent_KN = 1e3 + torch.randn(5, 64, generator=seeded())
+    assert nearest_two(latent_KN[[3]], latent_KN)[0].item() == 0.0
+    assert nearest_two(latent_KN, latent_KN, leave_one_out=True)[0].min() > 1.0
+    assert nearness(*nearest_two(latent_KN[[3, 4]], latent_KN), None).nearest_over_second == 0.0
+    twins_KN = latent_KN[[0, 0, 1]]
+    assert nearness(*nearest_two(latent_KN[[0]], twins_KN), None).nearest_over_second == 1.0
+    with pytest.raises(ValueError, match="at least 2 references"):
+        nearest_two(latent_KN, latent_KN[:1])
+    with pytest.raises(ValueError, match="the same length"):
+        nearest_two(latent_KN, latent_KN[:, :3])
+
+
+@pytest.mark.parametrize(("num_fresh", "expected"), [(1, 1), (8, 1), (19, 1), (20, 1), (39, 2), (200, 10)])
+def test_a_twentieth_of_fresh_networks_are_called_copies(num_fresh: int, expected: int) -> None:
+    fresh_H = torch.rand(num_fresh, generator=seeded()).double()
+    count = count_copies(torch.rand(100, generator=seeded(1)).double(), fresh_H)
+    assert count.fresh_copies == expected == int((fresh_H <= copy_distance(fresh_H)).sum())
+
+
+@pytest.mark.parametrize("num_fresh", [4, 8, 20, 60])
+def test_fresh_networks_are_rarely_called_a_copiers(num_fresh: int) -> None:
+    """Whatever the distribution: of 1,000 sets of networks that are as new as the fresh ones, 1 % are."""
+    called = sum(
+        bool(count_copies(distances[:200], distances[200:]).copier)
+        for distances in torch.randn(1000, 200 + num_fresh, generator=seeded()).exp().double()
+    )
+    assert called <= 20
+    shares = [
+        count_copies(distances[:200], distances[200:]).copies
+        for distances in torch.rand(1000, 200 + num_fresh, generator=seeded(1)).double()
+    ]
+    mean = sum(share or 0 for share in shares) / 200_000
+    assert mean == pytest.approx(max(1, (num_fresh + 1) // 20) / (num_fresh + 1), abs=0.02)
+
+
+def test_a_copier_is_called_one() -> None:
+    fresh_H = 1 + torch.rand(20, generator=seeded()).double()
+    count = count_copies(torch.full((200,), 0.3).double(), fresh_H)
+    assert count.copier and count.sentence.startswith("200 of 200 generated networks are copies (of 20 fresh")
+    assert "It copies." in count.sentence
+    new = count_copies(torch.full((200,), 3.0).double(), fresh_H)
+    assert not new.copier and new.sentence.startswith("0 of 200 generated networks are copies (of 20 fresh networks: 1")
+    assert "does not copy" in new.sentence
+
+
+def test_without_fresh_networks_it_is_said_what_is_lost() -> None:
+    count = count_copies(torch.rand(7).double(), None)
+    assert count.copies is None and count.copier is None and count.num_fresh == 0
+    assert "no checkpoint was held out" in count.sentence
+
+
+def test_fresh_networks_that_are_all_equal_say_little() -> None:
+    assert "so they say little" in count_copies(torch.rand(7).double(), torch.ones(5).double()).sentence
+
+
+SPEC = resolve_network({"name": "mlp3", "hidden": [8, 8]}, in_channels=1, image_size=8, num_classes=10)
+
+
+def runs_of_networks(num: int) -> CheckpointDataset:
+    """Independent points on a low-dimensional subspace, one per run."""
+    layout = ParamLayout.from_module(build_network(SPEC))
+    basis = torch.randn(12, layout.num_params, generator=seeded(5))
+    params_KP = 0.1 * torch.randn(num, 12, generator=seeded(6)) @ basis
+    return CheckpointDataset(
+        params_KP,
+        layout,
+        network=SPEC,
+        task={"dataset": "digits"},
+        metadata=[{"run": f"seed-{index}"} for index in range(num)],
+    )
+
+
+def judged(dataset: CheckpointDataset, generated_BP: Tensor, folder: Path, pipe: object) -> Results:
+    return evaluate(pipe, dataset, generated_BP, folder, config=EvaluateConfig(baselines=0))  # type: ignore[arg-type]
+
+
+def test_the_report_tells_a_memoriser_from_fresh_networks(tmp_path: Path) -> None:
+    from pdiff_hub import PDiffPipeline
+    from pdiff_hub.pipeline import sample
+
+    both = runs_of_networks(60)
+    dataset, others = both.select_rows(range(40)), both.select_rows(range(40, 60))
+    memorise = DiffusionConfig(steps=1000, patience=None, latent_noise=0.0, widths=(64,), batch_size=32)
+    summary = train_pipeline(dataset, tmp_path, AutoencoderConfig(holdout=0.5), memorise)
+    assert summary.curve is not None and summary.curve.kept is None
+    pipe = PDiffPipeline.from_pretrained(tmp_path)
+    copier = judged(dataset, sample(pipe, 60, seed=0), tmp_path / "copier", pipe)
+    assert copier.measured is not None and copier.measured.copies is not None and copier.measured.copies.copier
+    assert copier.measured.methods["generated"].nearness.ratio < 0.5
+    page = RunFolder(tmp_path / "copier").report.read_text()
+    assert copier.measured.copies.sentence in page and "It copies." in page
+    fresh = judged(dataset, others.params_KP, tmp_path / "fresh", pipe)
+    assert fresh.measured is not None and fresh.measured.copies is not None and not fresh.measured.copies.copier
+    assert 0.7 < fresh.measured.methods["generated"].nearness.ratio < 1.4
+    told = fresh.measured.methods["generated"].told_apart
+    assert told is not None and told.low <= 0.6
+    assert "It copies." not in RunFolder(tmp_path / "fresh").report.read_text()

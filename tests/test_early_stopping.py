@@ -1,0 +1,138 @@
+"""Training ends where the held-out loss is lowest, the same whether it was stopped and resumed or not."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from test_training import checkpoints
+from torch import Tensor
+
+from pdiff_hub import PDiffPipeline
+from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.records import RunFolder, TrainingSummary
+from pdiff_hub.training import diffusion as diffusion_training
+from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
+from pdiff_hub.training.pipeline import train_pipeline
+
+CONFIG = DiffusionConfig(steps=40, widths=(16,), batch_size=8, eval_every=5, patience=2, save_every=7)
+
+
+def unet_weights(folder: Path) -> Tensor:
+    pipe = PDiffPipeline.from_pretrained(folder)
+    return torch.cat([parameter.detach().flatten() for parameter in pipe.unet.parameters()])
+
+
+def with_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> list[Tensor]:
+    """Makes the held-out loss run through `losses`; -> the weights at each measurement."""
+    seen: list[Tensor] = []
+    real = diffusion_training.Stopping
+
+    def stopping(measure: object, every: int, patience: int | None) -> object:
+        numbers = itertools.count()
+
+        def scripted(model: torch.nn.Module) -> dict[str, float]:
+            seen.append(torch.cat([parameter.detach().flatten().clone() for parameter in model.parameters()]))
+            return {"held_out": losses[next(numbers)], "train": 1.0}
+
+        return real(scripted, every, patience)
+
+    monkeypatch.setattr(diffusion_training, "Stopping", stopping)
+    return seen
+
+
+def test_the_weights_of_the_lowest_loss_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = with_losses(monkeypatch, [0.9, 0.5, 0.3, 0.4, 0.5, 0.1])
+    summary = train_pipeline(checkpoints(), tmp_path, diffusion=CONFIG)
+    assert summary.curve is not None
+    assert summary.curve.steps == (0, 5, 10, 15, 20) and summary.curve.kept == 10
+    assert summary.curve.held_out == (0.9, 0.5, 0.3, 0.4, 0.5)
+    assert torch.equal(unet_weights(tmp_path), seen[2])
+    assert RunFolder(tmp_path).training.read_summary() == summary
+
+
+def test_of_losses_that_cannot_be_told_apart_the_middle_one_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = with_losses(monkeypatch, [0.9, 0.302, 0.303, 0.301, 0.3, 0.31, 0.302, 0.2])
+    summary = train_pipeline(checkpoints(), tmp_path, diffusion=CONFIG)
+    assert summary.curve is not None and summary.curve.steps[-1] == 30 and summary.curve.kept == 15
+    assert torch.equal(unet_weights(tmp_path), seen[3])
+
+
+def test_a_loss_that_never_falls_keeps_the_gaussian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_losses(monkeypatch, [0.2, 0.5, 0.6])
+    summary = train_pipeline(checkpoints(), tmp_path, diffusion=CONFIG)
+    assert summary.curve is not None and summary.curve.kept == 0 and summary.curve.steps == (0, 5, 10)
+    pipe = PDiffPipeline.from_pretrained(tmp_path)
+    assert not pipe.unet(torch.randn(3, *summary.latent_shape), torch.tensor([3, 500, 999])).sample.any()
+    pipe.set_progress_bar_config(disable=True)
+    latents = pipe(500, generator=torch.Generator().manual_seed(0), output_type="latent").latents
+    assert latents.std() == pytest.approx(1.0, abs=0.1) and latents.mean().abs() < 0.1
+
+
+def test_without_patience_the_last_weights_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = with_losses(monkeypatch, [0.1 * index for index in range(9)])
+    endless = DiffusionConfig(steps=40, widths=(16,), batch_size=8, eval_every=5, patience=None)
+    summary = train_pipeline(checkpoints(), tmp_path, diffusion=endless)
+    assert summary.curve is not None and summary.curve.kept is None and summary.curve.steps[-1] == 40
+    assert torch.equal(unet_weights(tmp_path), seen[-1])
+
+
+@pytest.mark.parametrize(
+    ("dataset", "holdout"), [(checkpoints(24), 0.0), (checkpoints(2), 0.1)], ids=["holdout=0", "two checkpoints"]
+)
+def test_nothing_held_out_takes_all_steps(tmp_path: Path, dataset: CheckpointDataset, holdout: float) -> None:
+    summary = train_pipeline(dataset, tmp_path, AutoencoderConfig(holdout=holdout), CONFIG)
+    assert summary.curve is None and summary.deviation_r2 is None
+    assert list(PDiffPipeline.from_pretrained(tmp_path).autoencoder.config.held_out) == []
+
+
+@pytest.mark.parametrize("stop_at", [3, 8, 12])
+def test_stopped_and_resumed_measures_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
+    whole = train_pipeline(checkpoints(), tmp_path / "whole", diffusion=CONFIG)
+    real, calls = diffusion_training.share, itertools.count()
+
+    def stopped(batch: Tensor, accelerator: object) -> Tensor:
+        if next(calls) == 4 * stop_at:
+            raise KeyboardInterrupt
+        return real(batch, accelerator)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(diffusion_training, "share", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train_pipeline(checkpoints(), tmp_path / "resumed", diffusion=CONFIG)
+    resumed = train_pipeline(checkpoints(), tmp_path / "resumed", diffusion=CONFIG)
+    assert facts(resumed) == facts(whole)
+    assert torch.equal(unet_weights(tmp_path / "resumed"), unet_weights(tmp_path / "whole"))
+
+
+def facts(summary: TrainingSummary) -> tuple[object, ...]:
+    return summary.loss, summary.curve, summary.deviation_r2
+
+
+def test_both_predictions_measure_the_error_of_the_noise(tmp_path: Path) -> None:
+    """At step 0, v = 0 is the denoiser of N(0, I): its error is known in closed form."""
+    config = DiffusionConfig(steps=5, widths=(16,), batch_size=8, eval_every=5, patience=None)
+    summary = train_pipeline(checkpoints(60), tmp_path, diffusion=config)
+    alphas = diffusion_training.build_scheduler().alphas_cumprod
+    # Latents have unit variance on the 5 components of rank 5, and are zero in the padding of 3.
+    share = 5 / 8
+    expected = float((share * alphas + (1 - share) * alphas * (1 - alphas)).mean())
+    assert summary.curve is not None and summary.curve.train[0] == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patience": 0}, r"diffusion\.patience is 0"),
+        ({"eval_every": 0}, r"diffusion\.eval_every is 0"),
+        ({"latent_noise": -0.1}, r"diffusion\.latent_noise is -0\.1"),
+        ({"prediction": "sample"}, r"diffusion\.prediction is 'sample'"),
+    ],
+)
+def test_bad_options(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DiffusionConfig(**options)  # type: ignore[arg-type]
