@@ -117,7 +117,7 @@ def test_the_report_tells_a_memoriser_from_fresh_networks(tmp_path: Path) -> Non
 
     both = runs_of_networks(60)
     dataset, others = both.select_rows(range(40)), both.select_rows(range(40, 60))
-    memorise = DiffusionConfig(steps=1000, patience=None, latent_noise=0.0, widths=(64,), batch_size=32)
+    memorise = DiffusionConfig(steps=1000, patience=None, eval_every=500, latent_noise=0.0, widths=(64,), batch_size=32)
     summary = train_pipeline(dataset, tmp_path, AutoencoderConfig(holdout=0.5), memorise)
     assert summary.curve is not None and summary.curve.kept is None
     pipe = PDiffPipeline.from_pretrained(tmp_path)

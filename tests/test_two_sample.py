@@ -32,8 +32,8 @@ def told(traits_BF: Tensor, traits_HF: Tensor, seed: int = 0) -> Telling:
 
 
 def test_nobody_can_tell_two_samples_of_one_distribution() -> None:
-    found = [told(each[:20], each[20:], seed) for seed, each in enumerate(normal(20, 220, 30))]
-    assert sum(each.low <= 0.5 <= each.high for each in found) >= 18
+    found = [told(each[:20], each[20:], seed) for seed, each in enumerate(normal(10, 220, 30))]
+    assert sum(each.low <= 0.5 <= each.high for each in found) >= 9
     assert 0.45 < sum(each.auc for each in found) / len(found) < 0.55
     assert all(each.high - each.low < 0.6 for each in found)
 
