@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.evaluation.copies import copy_distance, count_copies, nearest_two, nearness
 from pdiff_hub.networks import build_network, resolve_network
+from pdiff_hub.pipeline import sample
 from pdiff_hub.recipes import EvaluateConfig
 from pdiff_hub.records import Results, RunFolder
 from pdiff_hub.runs import evaluate
@@ -80,6 +82,13 @@ def test_a_copier_is_called_one() -> None:
     assert "does not copy" in new.sentence
 
 
+def test_some_copies_are_not_called_none() -> None:
+    """Three of ten as near as the nearest of 8: more than fresh networks would have, and not enough to be sure."""
+    count = count_copies(torch.tensor([0.5] * 3 + [2.0] * 7).double(), torch.arange(1, 9).double())
+    assert count.copies == 3 and not count.copier and count.chance is not None
+    assert count.sentence.endswith(f"as many or more with a chance of {100 * count.chance:.0f} %.")
+
+
 def test_without_fresh_networks_it_is_said_what_is_lost() -> None:
     count = count_copies(torch.rand(7).double(), None)
     assert count.copies is None and count.copier is None and count.num_fresh == 0
@@ -107,14 +116,11 @@ def runs_of_networks(num: int) -> CheckpointDataset:
     )
 
 
-def judged(dataset: CheckpointDataset, generated_BP: Tensor, folder: Path, pipe: object) -> Results:
-    return evaluate(pipe, dataset, generated_BP, folder, config=EvaluateConfig(baselines=0))  # type: ignore[arg-type]
+def judged(dataset: CheckpointDataset, generated_BP: Tensor, folder: Path, pipe: PDiffPipeline) -> Results:
+    return evaluate(pipe, dataset, generated_BP, folder, config=EvaluateConfig(baselines=0))
 
 
 def test_the_report_tells_a_memoriser_from_fresh_networks(tmp_path: Path) -> None:
-    from pdiff_hub import PDiffPipeline
-    from pdiff_hub.pipeline import sample
-
     both = runs_of_networks(60)
     dataset, others = both.select_rows(range(40)), both.select_rows(range(40, 60))
     memorise = DiffusionConfig(steps=1000, patience=None, eval_every=500, latent_noise=0.0, widths=(64,), batch_size=32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -133,6 +134,6 @@ def test_both_predictions_measure_the_error_of_the_noise(tmp_path: Path) -> None
         ({"prediction": "sample"}, r"diffusion\.prediction is 'sample'"),
     ],
 )
-def test_bad_options(options: dict[str, object], message: str) -> None:
+def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        DiffusionConfig(**options)  # type: ignore[arg-type]
+        DiffusionConfig(**options)

@@ -73,8 +73,7 @@ def count_copies(generated_B: Tensor, fresh_H: Tensor | None) -> CopyCount:
     if fresh_H is None or not len(fresh_H):
         sentence = (
             f"How many of the {num_generated} generated networks are copies is not known: no checkpoint was held out "
-            "from training, so there are no fresh networks to compare with, and training could not end where it "
-            "generalises."
+            "from training, or the pipeline does not say which. So there are no fresh networks to compare with."
         )
         return CopyCount(None, num_generated, None, 0, None, None, None, sentence)
     from scipy.stats import betabinom
@@ -84,13 +83,12 @@ def count_copies(generated_B: Tensor, fresh_H: Tensor | None) -> CopyCount:
     rank = _rank(num_fresh)
     chance = float(betabinom.sf(copies - 1, num_generated, rank, num_fresh + 1 - rank))
     copier = chance <= _SURE
-    meaning = (
-        "It copies."
-        if copier
-        else "That is no more than networks would have that nobody trained it on."
-        if copies
-        else "It does not copy."
-    )
+    if copier:
+        meaning = "It copies."
+    elif copies:
+        meaning = f"Fresh networks in their place would have as many or more with a chance of {100 * chance:.0f} %."
+    else:
+        meaning = "It does not copy."
     sentence = (
         f"{copies} of {num_generated} generated networks are copies (of {num_fresh} fresh networks: {fresh_copies}). "
         f"{meaning}"

@@ -42,7 +42,7 @@ _COPIES_NOTE = (
     "copy is no farther than the nearest 5 % of fresh networks. Nearest over second: distance to the nearest "
     "checkpoint over that to the second-nearest, 0 for a copy. AUC: how well a classifier tells these networks from "
     "fresh ones by accuracy, loss, confidence, agreement, norms, spectra and distances, with a 95 % interval; 0.5 is "
-    "not at all, 1 is always."
+    "not at all, 1 is always. Read it beside that of the originals: held-out stretches of one run differ from the rest."
 )
 _METHOD_COLUMNS = (
     "networks",
