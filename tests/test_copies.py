@@ -138,3 +138,5 @@ def test_the_report_tells_a_memoriser_from_fresh_networks(tmp_path: Path) -> Non
     told = fresh.measured.methods["generated"].told_apart
     assert told is not None and told.low <= 0.6
     assert "It copies." not in RunFolder(tmp_path / "fresh").report.read_text()
+    with pytest.raises(ValueError, match="the data set has 20 checkpoints, and the pipeline was not trained on rows"):
+        judged(dataset.select_rows(range(20)), others.params_KP, tmp_path / "part", pipe)

@@ -190,10 +190,19 @@ def _written(results: Results, folder: RunFolder) -> Results:
 
 
 def _split(pipe: PDiffPipeline, dataset: CheckpointDataset) -> tuple[CheckpointDataset, CheckpointDataset | None]:
-    """The checkpoints that the pipeline was trained on, and those that it was not; None if there are none."""
-    held_out = [row for row in pipe.autoencoder.config.held_out if row < len(dataset)]
+    """The checkpoints that the pipeline was trained on, and those that it was not; None if there are none.
+
+    ValueError for a data set that is too small to be the one that the pipeline was trained on.
+    """
+    held_out = list(pipe.autoencoder.config.held_out)
     if not held_out:
         return dataset, None
+    if max(held_out) >= len(dataset):
+        raise PdiffError(
+            f"the data set has {len(dataset)} checkpoints, and the pipeline was not trained on rows up to "
+            f"{max(held_out)} of its own: which of these it knows cannot be told; give the data set that it was "
+            "trained on, whole."
+        )
     trained_on = sorted(set(range(len(dataset))) - set(held_out))
     return dataset.select_rows(trained_on), dataset.select_rows(held_out)
 
