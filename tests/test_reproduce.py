@@ -18,6 +18,7 @@ from pdiff_hub.recipes import Recipe
 from pdiff_hub.reproduce import figures, published, settings
 from pdiff_hub.reproduce.reproduce import PARTS, reproduce
 from pdiff_hub.reproduce.settings import Settings
+from pdiff_hub.reproduce.tables import checkpoint_runs
 from pdiff_hub.reproduce.workbench import Workbench, noisy_copies, with_checkpoints
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
@@ -81,6 +82,10 @@ def test_all_of_it_leaves_one_report_and_is_not_done_twice(short: list[str], tmp
         for name in ("figure3", "figure4a", "figure4b", "figure4c", "figure5a", "figure5b", "frontier")
         for suffix in ("png", "svg")
     )
+    main = checkpoint_runs(Workbench(tmp_path), Settings(), (12,))[12].folder
+    same = {stem: stem for stem in ("copies", "training", "frontier", "frontier-distance", "ensembles")}
+    for name, stem in {"figure4a": "similarity", "figure4b": "accuracy-similarity", **same}.items():
+        assert (tmp_path / "figures" / f"{name}.png").read_bytes() == main.picture(stem).read_bytes()
     assert len(short) == len(set(short)) == 6 + 3 + 3 + 4 + 2  # runs of tables 1, 2a, 2b, 2c and 3
     assert len(list((tmp_path / "checkpoints").glob("depth-*"))) == 3
     again = reproduce("table2a", tmp_path)

@@ -11,6 +11,7 @@ from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.judging import Judge, Judged
+from pdiff_hub.evaluation.known_rows import split_known
 from pdiff_hub.networks import build_network
 from pdiff_hub.records import Results, RunFolder
 from pdiff_hub.tasks import load_task
@@ -112,7 +113,11 @@ def _originals(folder: Path, pipe: PDiffPipeline) -> tuple[CheckpointDataset | N
             f"{place.name}/ in the pipeline's folder holds {len(originals)} checkpoints, too few or of "
             "another network than this pipeline makes. So there is no similarity to originals."
         )
-    return originals, ""
+    try:
+        trained_on, _ = split_known(originals, pipe.autoencoder)
+    except PdiffError as error:
+        return None, f"There is no similarity to originals: {error}"
+    return trained_on, ""
 
 
 def _results(folder: Path) -> tuple[Results | None, str]:

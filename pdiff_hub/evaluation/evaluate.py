@@ -236,33 +236,31 @@ def _draw(
     curves: Mapping[str, EnsembleCurve] | None,
     curve: LossCurve | None,
 ) -> None:
-    copies, accuracy, frontier, distance, similarity, ensembles, training = (
-        folder.picture(stem).with_suffix("") for stem in FIGURES
-    )
+    stems = {stem: folder.picture(stem).with_suffix("") for stem in FIGURES}
     if curve is not None:
-        training_figure(curve, training)
+        training_figure(curve, stems["training"])
     distances = {
         name: each.nearest_latent_B
         for name, each in measured.items()
         if each.nearest_latent_B is not None and name in COPIES_SHOWN
     }
     if distances:
-        copies_figure(distances, copies)
+        copies_figure(distances, stems["copies"])
     shown = {
         name: points[name]
         for name in ("original", "generated", "fresh", "ensemble", "fine_tuned", "noise_standardised")
         if name in points
     }  # as in p-diff's figure 4b; the figure of the frontier shows all methods
-    accuracy_similarity_figure(shown, accuracy)
+    accuracy_similarity_figure(shown, stems["accuracy-similarity"])
     if curves is None:
         return
-    frontier_figure(points, frontier)
+    frontier_figure(points, stems["frontier"])
     if by_distance is not None:
-        frontier_figure(by_distance, distance)
+        frontier_figure(by_distance, stems["frontier-distance"])
     pairs = similarity_pairs(*(measured[name].judged.test.wrong_BN for name in ("original", "generated")))
     if any(bool(values.isfinite().any()) for values in pairs.values()):
-        similarity_figure(pairs, similarity)
-    ensembles_figure(curves, ensembles)
+        similarity_figure(pairs, stems["similarity"])
+    ensembles_figure(curves, stems["ensembles"])
 
 
 def similarity_pairs(wrong_KN: Tensor, wrong_BN: Tensor) -> dict[str, Tensor]:

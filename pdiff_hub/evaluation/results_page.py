@@ -8,7 +8,7 @@ from typing import Any
 
 from pdiff_hub.evaluation.report import Figure, Section, Table, write_report
 from pdiff_hub.evaluation.table import result_tables, verdict
-from pdiff_hub.records import FIGURES, Results, RunFolder
+from pdiff_hub.records import Results, RunFolder
 from pdiff_hub.safe_files import flattened
 
 _TITLES = {
@@ -52,9 +52,17 @@ def write_results_page(results: Results, folder: RunFolder) -> Path:
         f"{facts.num_params:,} numbers each (select: {facts.select})"
     )
     if measured.num_checkpoints:
-        lead += f", beside the {measured.num_checkpoints} checkpoints that their generator was trained on"
+        held_out = 0 if measured.copies is None else measured.copies.num_fresh
+        lead += f", beside {measured.num_checkpoints} checkpoints"
+        lead += f", {held_out} of which the generator was not trained on" if held_out else ""
     write_report(folder.report, facts.name, f"{lead}.\n\n{verdict(results)}", sections)
     return folder.report
+
+
+def result_figure(folder: RunFolder, stem: str) -> Figure | None:
+    """The picture `stem`, one of `FIGURES`, with its title and its description; None if it was not drawn."""
+    png = folder.picture(stem)
+    return Figure(png, _TITLES[stem], _ALTS[stem]) if png.exists() else None
 
 
 def settings_table(settings: Mapping[str, Any]) -> Table:
@@ -67,23 +75,21 @@ def result_sections(results: Results, folder: RunFolder) -> list[Section]:
     measured = results.measured
     assert measured is not None
 
-    def figure(stem: str) -> list[Figure]:
-        png = folder.picture(stem)
-        return [Figure(png, _TITLES[stem], _ALTS[stem])] if png.exists() else []
+    def figures(*stems: str) -> list[Figure]:
+        return [drawn for stem in stems if (drawn := result_figure(folder, stem)) is not None]
 
     tables = result_tables(measured)
-    copies, accuracy, frontier, distance, similarity, ensembles, training = FIGURES
     verdicts = [each.verdict for each in (measured.frontier, measured.distance_frontier) if each is not None]
     practical = "Probabilities of several networks averaged: the practical use."
     texts = {
         "copies": (
             "Does it copy?",
             "" if measured.copies is None else measured.copies.sentence,
-            [*figure(copies), *figure(training)],
+            figures("copies", "training"),
         ),
-        "accuracy": ("How good they are", "\n\n".join(measured.notes), figure(accuracy)),
-        "audit": ("Do they only copy and average?", "", figure(similarity)),
-        "methods": ("Against simple baselines", "\n\n".join(verdicts), figure(frontier) + figure(distance)),
-        "ensembles": ("As ensembles", practical, figure(ensembles)),
+        "accuracy": ("How good they are", "\n\n".join(measured.notes), figures("accuracy-similarity")),
+        "audit": ("Do they only copy and average?", "", figures("similarity")),
+        "methods": ("Against simple baselines", "\n\n".join(verdicts), figures("frontier", "frontier-distance")),
+        "ensembles": ("As ensembles", practical, figures("ensembles")),
     }
     return [Section(*texts[name][:2], [table, *texts[name][2]]) for name, table in tables.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,9 +18,8 @@ from pdiff_hub.evaluation.figures import (
     trajectories_figure,
 )
 from pdiff_hub.evaluation.report import Figure, Table
-from pdiff_hub.evaluation.results_page import result_sections
+from pdiff_hub.evaluation.results_page import result_figure, result_sections
 from pdiff_hub.evaluation.table import verdict
-from pdiff_hub.records import FIGURES
 from pdiff_hub.reproduce.results import Reproduced
 from pdiff_hub.reproduce.settings import Settings
 from pdiff_hub.reproduce.tables import checkpoint_runs
@@ -57,20 +57,11 @@ def figure3(bench: Workbench, settings: Settings) -> Reproduced:
 def figure4a(bench: Workbench, settings: Settings) -> Reproduced:
     """Similarity of networks by their errors, in four comparisons."""
     run = _main(bench, settings)
-    blocks = _copied(
-        bench,
-        run,
-        FIGURES[3],
-        "figure4a",
-        "Similarity by errors",
-        "Distributions of IoU of errors among "
-        "originals, among generated networks, between both, and the highest of each generated network.",
-    )
     return Reproduced(
         "figure4a",
         "Figure 4a: similarity of networks by their errors",
         f"IoU of wrong predictions on test; {settings.describe_main()}, {settings.main_checkpoints} checkpoints.",
-        blocks,
+        _copied(bench, run, "similarity", "figure4a"),
         measured=run.summary("similarity")["similarity"],
     )
 
@@ -78,21 +69,11 @@ def figure4a(bench: Workbench, settings: Settings) -> Reproduced:
 def figure4b(bench: Workbench, settings: Settings) -> Reproduced:
     """Accuracy against the highest similarity to an original."""
     run = _main(bench, settings)
-    blocks = _copied(
-        bench,
-        run,
-        FIGURES[0],
-        "figure4b",
-        "Accuracy and similarity",
-        "One point per network: accuracy "
-        "against the highest IoU of errors with an original, for originals, generated, fine-tuned and "
-        "noise-added networks and the average.",
-    )
     return Reproduced(
         "figure4b",
         "Figure 4b: accuracy against the highest similarity",
         f"{settings.describe_main()}, {settings.main_checkpoints} checkpoints.",
-        blocks,
+        _copied(bench, run, "accuracy-similarity", "figure4b"),
         measured=run.summary("methods")["methods"],
     )
 
@@ -193,24 +174,13 @@ def figure5b(bench: Workbench, settings: Settings) -> Reproduced:
 
 
 def frontier(bench: Workbench, settings: Settings) -> Reproduced:
-    """Accuracy against novelty beside every baseline, and the audit and the ensembles of the main run."""
+    """Copies, accuracy against both kinds of novelty beside every baseline, and the ensembles of the main run."""
     run = _main(bench, settings)
-    blocks = _copied(
-        bench,
-        run,
-        FIGURES[1],
-        "frontier",
-        "The accuracy-novelty frontier",
-        "Accuracy on test against novelty, one less the highest IoU, with one step line per method.",
-    )
-    blocks += _copied(
-        bench,
-        run,
-        FIGURES[4],
-        "ensembles",
-        "Ensembles",
-        "Accuracy, negative log-likelihood and calibration error against the number of networks averaged.",
-    )
+    pictures = [
+        block
+        for stem in ("copies", "training", "frontier", "frontier-distance", "ensembles")
+        for block in _copied(bench, run, stem, stem)
+    ]
     tables = [
         block
         for section in result_sections(run.results, run.folder)
@@ -219,10 +189,10 @@ def frontier(bench: Workbench, settings: Settings) -> Reproduced:
     ]
     return Reproduced(
         "frontier",
-        "The audit: accuracy against novelty",
+        "The audit: copies, and accuracy against novelty",
         f"{settings.describe_main()}, {settings.main_checkpoints} checkpoints. {verdict(run.results)}",
-        [*tables, *blocks],
-        measured=run.summary("audit", "frontier", "ensembles", "methods"),
+        [*tables, *pictures],
+        measured=run.summary("copies", "audit", "frontier", "distance_frontier", "ensembles", "methods"),
     )
 
 
@@ -247,12 +217,13 @@ def _png(bench: Workbench, name: str) -> Path:
     return bench.directory / "figures" / f"{name}.png"
 
 
-def _copied(bench: Workbench, run: Run, stem: str, name: str, title: str, alt: str) -> list[Table | Figure]:
-    """Copy a picture that the run has drawn to `name`, the paper's name for it; empty if the run has none."""
-    png = _png(bench, name)
-    if not run.folder.picture(stem).exists():
+def _copied(bench: Workbench, run: Run, stem: str, name: str) -> list[Table | Figure]:
+    """Copies the picture `stem`, which the run has drawn, to `name`, the paper's name for it; empty if it has none."""
+    drawn = result_figure(run.folder, stem)
+    if drawn is None:
         return []
+    png = _png(bench, name)
     png.parent.mkdir(parents=True, exist_ok=True)
     for suffix in (".png", ".svg"):
-        shutil.copyfile(run.folder.picture(stem).with_suffix(suffix), png.with_suffix(suffix))
-    return [Figure(png, title, alt)]
+        shutil.copyfile(drawn.png.with_suffix(suffix), png.with_suffix(suffix))
+    return [replace(drawn, png=png)]

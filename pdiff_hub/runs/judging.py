@@ -16,6 +16,7 @@ from pdiff_hub.evaluation.baselines import baseline_variants
 from pdiff_hub.evaluation.environment import environment
 from pdiff_hub.evaluation.evaluate import evaluate_networks, require_originals
 from pdiff_hub.evaluation.judging import Judge
+from pdiff_hub.evaluation.known_rows import split_known
 from pdiff_hub.evaluation.results_page import write_results_page
 from pdiff_hub.evaluation.without_originals import METRICS, evaluate_without_originals, require_no_originals
 from pdiff_hub.networks import build_network
@@ -55,7 +56,7 @@ def evaluate(
     began = time.perf_counter()
     config, folder, source_folder = config or EvaluateConfig(), RunFolder(directory), RunFolder(source or directory)
     _require_same_layout(pipe, dataset)
-    originals, fresh = _split(pipe, dataset)
+    originals, fresh = split_known(dataset, pipe.autoencoder)
     require_originals(originals)
     if dataset.task is None:
         raise PdiffError(
@@ -187,24 +188,6 @@ def _written(results: Results, folder: RunFolder) -> Results:
     write_json(folder.results, results.to_dict())
     write_results_page(results, folder)
     return results
-
-
-def _split(pipe: PDiffPipeline, dataset: CheckpointDataset) -> tuple[CheckpointDataset, CheckpointDataset | None]:
-    """The checkpoints that the pipeline was trained on, and those that it was not; None if there are none.
-
-    ValueError for a data set that is too small to be the one that the pipeline was trained on.
-    """
-    held_out = list(pipe.autoencoder.config.held_out)
-    if not held_out:
-        return dataset, None
-    if max(held_out) >= len(dataset):
-        raise PdiffError(
-            f"the data set has {len(dataset)} checkpoints, and the pipeline was not trained on rows up to "
-            f"{max(held_out)} of its own: which of these it knows cannot be told; give the data set that it was "
-            "trained on, whole."
-        )
-    trained_on = sorted(set(range(len(dataset))) - set(held_out))
-    return dataset.select_rows(trained_on), dataset.select_rows(held_out)
 
 
 def _measured_in_training(folder: RunFolder) -> tuple[float | None, LossCurve | None, dict[str, float | None]]:
