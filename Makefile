@@ -10,9 +10,10 @@ READY := .venv/.installed
 # The first of these that runs and is new enough.
 PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,$(shell $(python) -c \
 	'import sys; print("$(python)") if sys.version_info >= (3, 11) else None' 2>/dev/null)))
-# Two threads: on many cores the small networks here lose more to hand-over than they win, and on shared machines two
-# torch processes that each take every core slow each other tenfold.
-TEST_THREADS ?= 2
+# Two processes of one thread: the small networks here lose more to hand-over than they win by threads, and two torch
+# processes that each take every core slow each other tenfold.
+TEST_PROCESSES ?= 2
+TEST_THREADS ?= 1
 
 .PHONY: help demo test test-slow lint bench bench-scale clean install browser
 
@@ -28,10 +29,12 @@ demo: $(READY)
 	$(BIN)/pdiff run digits-mlp3 --output-dir demo-output
 
 test: $(READY) browser
-	OMP_NUM_THREADS=$(TEST_THREADS) MKL_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest
+	OMP_NUM_THREADS=$(TEST_THREADS) MKL_NUM_THREADS=$(TEST_THREADS) \
+		$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
+# One process with all threads, since some of these measure time.
 test-slow: $(READY)
-	OMP_NUM_THREADS=$(TEST_THREADS) MKL_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -m 'slow and not gpu'
+	OMP_NUM_THREADS=$(TEST_PROCESSES) MKL_NUM_THREADS=$(TEST_PROCESSES) $(BIN)/python -m pytest -m 'slow and not gpu'
 
 lint: $(READY)
 	$(BIN)/ruff check .
