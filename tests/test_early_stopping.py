@@ -63,10 +63,13 @@ def test_of_losses_that_cannot_be_told_apart_the_middle_one_is_kept(
     assert torch.equal(unet_weights(tmp_path), seen[3])
 
 
-def test_a_loss_that_never_falls_keeps_the_gaussian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_losses(monkeypatch, [0.2, 0.5, 0.6])
+@pytest.mark.parametrize("losses", [[0.2, 0.5, 0.6], [0.2, 0.199, 0.3, 0.4]], ids=["never falls", "falls by 0.5 %"])
+def test_a_loss_that_training_does_not_lower_keeps_the_gaussian(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: list[float]
+) -> None:
+    with_losses(monkeypatch, losses)
     summary = train_pipeline(checkpoints(), tmp_path, diffusion=CONFIG)
-    assert summary.curve is not None and summary.curve.kept == 0 and summary.curve.steps == (0, 5, 10)
+    assert summary.curve is not None and summary.curve.kept == 0 and summary.curve.held_out == tuple(losses)
     pipe = PDiffPipeline.from_pretrained(tmp_path)
     assert not pipe.unet(torch.randn(3, *summary.latent_shape), torch.tensor([3, 500, 999])).sample.any()
     pipe.set_progress_bar_config(disable=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pdiff_hub.evaluation.report import Figure, Section, Table, write_report
-from pdiff_hub.evaluation.table import result_tables, verdict
+from pdiff_hub.evaluation.table import result_tables, training_text, verdict
 from pdiff_hub.records import Results, RunFolder
 from pdiff_hub.safe_files import flattened
 
@@ -84,7 +84,7 @@ def result_sections(results: Results, folder: RunFolder) -> list[Section]:
     texts = {
         "copies": (
             "Does it copy?",
-            "" if measured.copies is None else measured.copies.sentence,
+            "\n\n".join(filter(None, [measured.copies and measured.copies.sentence, training_text(results)])),
             figures("copies", "training"),
         ),
         "accuracy": ("How good they are", "\n\n".join(measured.notes), figures("accuracy-similarity")),

@@ -248,7 +248,7 @@ def training_text(results: Results) -> str:
     if curve.kept is None:
         return f"{text}; the weights of the last step were kept, by wish of the recipe."
     if curve.kept == 0:
-        return f"{text}: it never fell, so the denoiser is the one before training, a Gaussian in latent space."
+        return f"{text}. Training gained nothing, so the denoiser is that of before it: a Gaussian in latent space."
     return f"{text}; the weights of step {curve.kept:,} were kept."
 
 

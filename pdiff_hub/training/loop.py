@@ -62,7 +62,8 @@ class Stopping:
     """When training ends before its last step, and which averaged weights are kept: those of the lowest loss.
 
     Losses within 1 % of the lowest cannot be told apart; of these measurements the middle one is taken. On the plateau
-    copying grows with every step, so the first or the last would be a matter of chance (docs/measurements.md).
+    copying grows with every step, so the first or the last would be a matter of chance (docs/measurements.md). If the
+    loss before training is one of them, training gained nothing, and the weights from before it are kept.
 
     Attributes:
         measure: `(model) -> losses` by name, of the model as it is then, the same in every process; "held_out" decides.
@@ -108,8 +109,8 @@ class _Progress:
             self.candidates[len(self.measured) - 1] = [each.detach().cpu().clone() for each in weights]
 
     def kept(self) -> int:
-        """The measurement whose weights are kept: the middle one of the lowest."""
-        return sorted(self.candidates)[len(self.candidates) // 2]
+        """The measurement whose weights are kept: the middle one of the lowest, or that before training."""
+        return 0 if 0 in self.candidates else sorted(self.candidates)[len(self.candidates) // 2]
 
     def stops(self, stopping: Stopping | None) -> bool:
         """Whether the lowest held-out loss is too long ago."""
