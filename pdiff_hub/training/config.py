@@ -49,7 +49,7 @@ class AutoencoderConfig:
     form: str = "linear"
     num_components: int | None = None
     explained: float = 0.9
-    max_components: int = 64
+    max_components: int = 128
     latent_channels: int = 4
     normalization: str = "per_tensor"
     steps: int = 0
