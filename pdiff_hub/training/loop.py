@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.seeds import derived_seed
 
-_PLATEAU = 0.01  # held-out losses that differ by less cannot be told apart
+_PLATEAU = 0.02  # held-out losses that differ by less cannot be told apart
 _DIVERGED = 10.0  # training has diverged if the loss is more than this many times its first average
 
 
@@ -61,7 +61,7 @@ def build_accelerator(**options: Any) -> Accelerator:
 class Stopping:
     """When training ends before its last step, and which averaged weights are kept: those of the lowest loss.
 
-    Losses within 1 % of the lowest cannot be told apart; of these measurements the middle one is taken. On the plateau
+    Losses within 2 % of the lowest cannot be told apart; of these measurements the middle one is taken. On the plateau
     copying grows with every step, so the first or the last would be a matter of chance (docs/measurements.md). If the
     loss before training is one of them, training gained nothing, and the weights from before it are kept.
 
