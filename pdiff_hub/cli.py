@@ -130,6 +130,11 @@ def generate(
             help="Publish the network as a Hub repository of this name, with a card that says how it was made."
         ),
     ] = None,
+    condition: Annotated[
+        str | None,
+        typer.Option(help="What to ask for, as NAME=VALUE: classes=0,3,7. `pdiff info` says what can be asked."),
+    ] = None,
+    guidance_scale: Annotated[float, typer.Option(help="How strictly to follow the condition; 1 asks once.")] = 1.0,
     revision: _Revision = None,
     device: _Device = "cpu",
 ) -> None:
@@ -150,9 +155,25 @@ def generate(
             f"a repository holds one network, and --num-models is {num_models}: publish one at a time, "
             "each with a seed of its own, or call pdiff_hub.hub.push_network with its index."
         )
+    if push_to_hub is not None and condition is not None:
+        raise PdiffError("--push-to-hub publishes networks without a condition only: write it with --output-dir.")
+    asked = None
+    if condition is not None:
+        name, equals, value = condition.partition("=")
+        if not equals:
+            raise PdiffError(f"--condition is {condition!r}, expected NAME=VALUE such as classes=0,3,7.")
+        asked = {name.strip(): value.strip()}
     pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
     if output_dir is not None:
-        files = runs.write_networks(pipe, num_models, output_dir, seed=seed, num_inference_steps=num_inference_steps)
+        files = runs.write_networks(
+            pipe,
+            num_models,
+            output_dir,
+            seed=seed,
+            num_inference_steps=num_inference_steps,
+            condition=asked,
+            guidance_scale=guidance_scale,
+        )
         typer.echo(f"{len(files)} networks are in {output_dir}")
     if push_to_hub is not None:
         typer.echo(push_network(pipe, push_to_hub, seed=seed, num_inference_steps=num_inference_steps))

@@ -105,7 +105,8 @@ def test_travelling_files_need_only_torch_and_diffusers(file: str) -> None:
 
 def test_files_stay_short() -> None:
     lines = {file: len((PACKAGE / file).read_text(encoding="utf-8").splitlines()) for file in FILES}
-    assert lines.pop("travelling/param_autoencoder.py") < 665  # one file, since a component fetches no others
+    # One file each, since what travels to the Hub fetches no others.
+    assert lines.pop("travelling/param_autoencoder.py") < 665 and lines.pop("travelling/pipeline_pdiff.py") < 500
     assert [file for file, count in lines.items() if count > 400] == []
 
 

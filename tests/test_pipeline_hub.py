@@ -262,7 +262,7 @@ def hostile() -> dict[str, tuple[dict[str, bytes | None], str]]:
         "another pipeline": ({"model_index.json": b'{"_class_name": "X"}'}, "model_index.json describes no PDiffPipel"),
         "not JSON": ({"model_index.json": b"{"}, "model_index.json is not JSON"),
         "deep JSON": ({"model_index.json": b"[" * 100_000}, "model_index.json is not JSON"),
-        "newer": ({"model_index.json": edited("model_index.json", format_version=2)}, "reads up to 1; upgrade with"),
+        "newer": ({"model_index.json": edited("model_index.json", format_version=3)}, "reads up to 2; upgrade with"),
         "odd version": ({"model_index.json": edited("model_index.json", format_version="2")}, "format version '2'"),
         "scheduler": ({"model_index.json": edited("model_index.json", scheduler=["os", "system"])}, "'system', which"),
         "not a class": ({"model_index.json": edited("model_index.json", scheduler=["x", "utils"])}, "'utils', which"),

@@ -1,19 +1,22 @@
 """`CheckpointDataset`: a set of checkpoints of one network, in memory, in a folder or on the Hub.
 
-Shapes: K checkpoints, P parameters, R some of the rows, S a slice of the parameters.
+Shapes: K checkpoints, P parameters, R some of the rows, S a slice of the parameters, D numbers of a condition.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from pdiff_hub.checkpoints.checks import CheckedRows, check_finite, check_frozen, json_able
+from pdiff_hub.checkpoints.conditions import checked_conditions, from_column, from_table, with_column
 from pdiff_hub.checkpoints.files import INDEX_NAME, metadata_table, read_index, write_folder
 from pdiff_hub.checkpoints.hub import append, find_folder, push_folder, require_rows
 from pdiff_hub.checkpoints.reading import read_folder
@@ -21,6 +24,7 @@ from pdiff_hub.checkpoints.rows import PickedRows, Rows, TensorRows
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.transfer import Pushed, PushOptions, commit_of
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
+from pdiff_hub.travelling.pipeline_pdiff import ConditionSpec
 
 _KEPT_BYTES = 256 << 20
 
@@ -37,6 +41,8 @@ class CheckpointDataset:
         metadata: one dict per checkpoint: run, seed, step, train_loss, validation_loss, validation_accuracy (a
             fraction) and others. Values are str, int, float, bool or None (unknown).
         collect: how the checkpoints were collected, JSON-able.
+        conditions: what the networks can be asked for; None if they cannot. `with_conditions` makes it of metadata.
+        conditions_KD: float [K,D], kept as float32, a row per checkpoint; a row of NaN has no condition.
 
     `hub_id` and `hub_revision` (the commit) are None unless the set came from the Hub or was pushed to it.
 
@@ -53,6 +59,8 @@ class CheckpointDataset:
         frozen: Mapping[str, Tensor] | None = None,
         metadata: Sequence[Mapping[str, Any]] | None = None,
         collect: Mapping[str, Any] | None = None,
+        conditions: ConditionSpec | None = None,
+        conditions_KD: Tensor | None = None,
     ):
         if isinstance(params_KP, Tensor):
             if params_KP.ndim != 2 or not params_KP.is_floating_point():
@@ -78,6 +86,8 @@ class CheckpointDataset:
         self.task = None if task is None else json_able("task", task)
         self.collect = json_able("collect", collect or {})
         self.frozen = dict(frozen or {})
+        self.conditions = conditions
+        self.conditions_KD = checked_conditions(conditions, conditions_KD, len(self))
         check_frozen(layout, self.frozen)
         if isinstance(params_KP, TensorRows):
             check_finite(layout, params_KP.params_KP)
@@ -132,9 +142,22 @@ class CheckpointDataset:
             frozen=self.frozen,
             metadata=[self.metadata[index] for index in indices],
             collect=self.collect,
+            conditions=self.conditions,
+            conditions_KD=None if self.conditions_KD is None else self.conditions_KD[indices],
         )
         picked._folder = self._folder
         return picked
+
+    def with_conditions(self, column: str) -> CheckpointDataset:
+        """The same checkpoints, which can be asked for by a column of the metadata, e.g. "validation_accuracy".
+
+        A column of numbers gives a scalar, one of texts a class. ValueError for one that is unknown, or tells no
+        checkpoints apart.
+        """
+        spec, conditions_KD = from_column(self.metadata, column)
+        changed = copy(self)
+        changed.conditions, changed.conditions_KD = spec, conditions_KD
+        return changed
 
     def save_pretrained(self, path: str | Path) -> None:
         """Writes the set into folder `path` in the format of `checkpoints/files.py`, replacing a set in it.
@@ -145,7 +168,7 @@ class CheckpointDataset:
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise PdiffError(f"{path} is a file; give a folder to save the data set in.")
-        write_folder(path, self._rows, metadata_table(self.metadata), self._description(), self.frozen)
+        write_folder(path, self._rows, self._columns(), self._description(), self.frozen)
         if self._folder == path.resolve() and not isinstance(self._rows, TensorRows):
             # The save may have replaced the files that the rows were read from.
             self._rows = self._whole_folder = CheckedRows(read_folder(path, read_index(path))[0], self.layout)
@@ -175,6 +198,8 @@ class CheckpointDataset:
         which = None if rows is None else require_rows(rows, index["num_checkpoints"])
         read, table, frozen = read_folder(folder, index, which)
         try:
+            conditions = None if index.get("conditions") is None else ConditionSpec.from_dict(index["conditions"])
+            table, conditions_KD = from_table(table, conditions)
             dataset = cls(
                 read,
                 ParamLayout.from_dict(index["layout"]),
@@ -183,6 +208,8 @@ class CheckpointDataset:
                 frozen=frozen,
                 metadata=table.drop_columns("index").to_pylist(),
                 collect=index["collect"],
+                conditions=conditions,
+                conditions_KD=conditions_KD,
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise PdiffError(f"{folder / INDEX_NAME} does not fit its files or is damaged: {error}") from error
@@ -232,10 +259,15 @@ class CheckpointDataset:
         return pushed.url
 
     def _append(self, repo_id: str, options: PushOptions) -> Pushed | None:
-        return append(self._rows, metadata_table(self.metadata), self._description(), self.frozen, repo_id, options)
+        return append(self._rows, self._columns(), self._description(), self.frozen, repo_id, options)
+
+    def _columns(self) -> pa.Table:
+        return with_column(metadata_table(self.metadata), self.conditions_KD)
 
     def _description(self) -> dict[str, Any]:
-        return {"layout": self.layout.to_dict(), "network": self.network, "task": self.task, "collect": self.collect}
+        """What dataset.json says; a set without conditions says nothing of them, as before there were any."""
+        known = {"layout": self.layout.to_dict(), "network": self.network, "task": self.task, "collect": self.collect}
+        return known if self.conditions is None else {**known, "conditions": self.conditions.to_dict()}
 
     def _unchanged_folder(self) -> Path | None:
         """The folder that this set was opened from, if saving the set would give the same content; else None."""
@@ -244,8 +276,8 @@ class CheckpointDataset:
         index = read_index(self._folder)
         _, table, frozen = read_folder(self._folder, index)
         same = (
-            all(index[key] == value for key, value in self._description().items())
-            and table.equals(metadata_table(self.metadata))
+            all(index.get(key) == value for key, value in self._description().items())
+            and table.equals(self._columns())
             and frozen.keys() == self.frozen.keys()
             and all(torch.equal(tensor, self.frozen[name]) for name, tensor in frozen.items())
         )

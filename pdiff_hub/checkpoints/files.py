@@ -1,8 +1,9 @@
 """The files of a set of checkpoints, on disk and on the Hub; format version 1.
 
     dataset.json                               layout, network, task, collect and the list of the files below
-    data/train-00000-XXXXXXXX.parquet          one row per checkpoint: `index`, the metadata, and `params` (a fixed-size
-                                               list of P float32) where P <= 250,000
+    data/train-00000-XXXXXXXX.parquet          one row per checkpoint: `index`, the metadata, `condition` (a list of
+                                               float32) if the set has conditions, and `params` (a fixed-size list of
+                                               P float32) where P <= 250,000
     shards/params-00000-XXXXXXXX.safetensors   for larger P: float32 `params` [rows, P]; data/ then has
                                                each row's `shard` and `shard_row`
     frozen-XXXXXXXX.safetensors                the tensors that all checkpoints share, if any
@@ -28,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
+from pdiff_hub.checkpoints.conditions import CONDITION_COLUMN, CONDITION_TYPE
 from pdiff_hub.checkpoints.rows import PARQUET_COLUMN, PickedRows, Rows, pieces_of, write_shard
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.safe_files import remove_unfinished, save_tensors, write_json, write_named_by_content
@@ -53,7 +55,7 @@ _STANDARD_COLUMNS = {
     "validation_accuracy": pa.float64(),
 }
 PLACE_COLUMNS = ("shard", "shard_row")  # where a row's parameters are, for readers without this package
-_RESERVED_COLUMNS = ("index", PARQUET_COLUMN, *PLACE_COLUMNS)
+_RESERVED_COLUMNS = ("index", CONDITION_COLUMN, PARQUET_COLUMN, *PLACE_COLUMNS)
 
 
 def metadata_table(metadata: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -218,12 +220,12 @@ def _like(table: pa.Table, columns: Mapping[str, str], first_index: int) -> pa.T
     arrays = {}
     for name, kind in columns.items():
         try:
-            wanted = pa.type_for_alias(kind)
+            wanted = CONDITION_TYPE if name == CONDITION_COLUMN else pa.type_for_alias(kind)
             if name == "index":
                 arrays[name] = pa.array(range(first_index, first_index + len(table)), wanted)
             elif name not in table.column_names:
                 arrays[name] = pa.nulls(len(table), wanted)
-            elif table.column(name).null_count == len(table) or str(table.column(name).type) == kind:
+            elif table.column(name).null_count == len(table) or table.column(name).type == wanted:
                 arrays[name] = table.column(name).cast(wanted)
             else:
                 raise PdiffError(f"it holds {table.column(name).type} here")

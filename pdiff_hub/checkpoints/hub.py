@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pdiff_hub.checkpoints.card import render_dataset_card
+from pdiff_hub.checkpoints.conditions import joined
 from pdiff_hub.checkpoints.files import (
     FILE_PATTERNS,
     INDEX_NAME,
@@ -78,7 +79,11 @@ def append(
         return None
     there = pull(repo_id, what=_WHAT, required=INDEX_NAME, allow_patterns=[INDEX_NAME], **where)
     index = read_index(there)
-    different = _differences(index, description)
+    different, conditions = _differences(index, description), None
+    try:
+        conditions = joined(index.get("conditions"), description.get("conditions"))
+    except ValueError as error:
+        different.append(str(error))
     if different:
         raise PdiffError(
             f"these checkpoints do not go with those of {repo_id!r} ({'; '.join(different)}): push them "
@@ -92,6 +97,8 @@ def append(
             if grown != index and description["collect"] != index["collect"]:
                 more = {"num_checkpoints": rows.num_rows, **description["collect"]}
                 grown["collect"] = {**index["collect"], "appended": [*index["collect"].get("appended", []), more]}
+            if grown != index and conditions is not None:
+                grown["conditions"] = conditions
             files = {} if grown == index else _described(grown, repo_id, folder)
         except (KeyError, TypeError) as error:
             raise PdiffError(

@@ -80,11 +80,12 @@ def result_sections(results: Results, folder: RunFolder) -> list[Section]:
 
     tables = result_tables(measured)
     verdicts = [each.verdict for each in (measured.frontier, measured.distance_frontier) if each is not None]
+    copied = "" if measured.copies is None else measured.copies.sentence
     practical = "Probabilities of several networks averaged: the practical use."
     texts = {
         "copies": (
             "Does it copy?",
-            "\n\n".join(filter(None, [measured.copies and measured.copies.sentence, training_text(results)])),
+            "\n\n".join(each for each in (copied, training_text(results)) if each),
             figures("copies", "training"),
         ),
         "accuracy": ("How good they are", "\n\n".join(measured.notes), figures("accuracy-similarity")),

@@ -21,7 +21,7 @@ from pdiff_hub.recipes import recipe_of
 from pdiff_hub.records import Checkpoints, Results, RunFolder
 from pdiff_hub.transfer import PushOptions
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
-from pdiff_hub.travelling.pipeline_pdiff import INDEX
+from pdiff_hub.travelling.pipeline_pdiff import INDEX, ConditionSpec
 
 Kind = Literal["pipeline", "data set"]
 
@@ -126,14 +126,35 @@ def describe(
         pipe = PDiffPipeline.from_pretrained(path_or_id, revision=revision, token=token)
         config: Any = pipe.autoencoder.config
         assert pipe.folder is not None
-        return (
+        text = (
             f"pipeline: {pipe.autoencoder.layout}; {config.form} autoencoder, latents {config.latent_channels} x "
             f"{config.latent_length}; {type(pipe.scheduler).__name__}, {pipe.config.default_num_inference_steps} "
-            "steps"
-        ), RunFolder(pipe.folder).read_results()
+            f"steps{_asked(pipe.conditions)}"
+        )
+        return text, RunFolder(pipe.folder).read_results()
     index = read_index(folder if local else _dataset_index(str(path_or_id), revision, token))
     layout = ParamLayout.from_dict(index["layout"])
-    return f"data set: {index['num_checkpoints']} checkpoints, {layout}, network {index['network']['name']}", None
+    spec = None if index.get("conditions") is None else ConditionSpec.from_dict(index["conditions"])
+    return (
+        f"data set: {index['num_checkpoints']} checkpoints, {layout}, network {index['network']['name']}{_asked(spec)}"
+    ), None
+
+
+def _asked(spec: ConditionSpec | None) -> str:
+    """What can be asked for, with an example as the command takes it; empty if nothing can."""
+    if spec is None:
+        return ""
+    if spec.kind in ("bits", "class"):
+        example = ",".join(spec.names[:2]) if spec.kind == "bits" else spec.names[0]
+        what = f"{'some' if spec.kind == 'bits' else 'one'} of {', '.join(spec.names)}"
+    elif spec.kind == "text":
+        return f"\nask for {spec.name}: the {spec.size} numbers that {spec.names[0]} gives for a text"
+    else:
+        spans = [f"{low:g} to {high:g}" for low, high in zip(spec.low, spec.high, strict=True)]
+        names = spec.names or ("",) * len(spans)
+        what = ", ".join(f"{name} {span}".strip() for name, span in zip(names, spans, strict=True))
+        example = ",".join(f"{low:g}" for low in spec.low)
+    return f"\nask for {spec.name}: {what} (--condition {spec.name}={example})"
 
 
 def pull(

@@ -27,7 +27,7 @@ from pdiff_hub.transfer import is_repo_id, pull
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 from pdiff_hub.travelling.pipeline_pdiff import COMPONENTS, INDEX, WEIGHTS, require_known_format
 
-_SETTINGS = ("default_num_inference_steps", "format_version")
+_SETTINGS = ("default_num_inference_steps", "format_version", "conditions")
 # Only these files are downloaded: no code, no pickles, nothing that is not ours.
 _DOWNLOADED = (
     INDEX,

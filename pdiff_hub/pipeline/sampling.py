@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,11 +18,22 @@ def sample(
     seed: int,
     output_type: Literal["params", "latent"] = "params",
     num_inference_steps: int | None = None,
+    condition: Mapping[str, Any] | None = None,
+    guidance_scale: float = 1.0,
 ) -> Tensor:
-    """The networks that `seed` gives, float32: parameters [num_models, P] in raw weight units, or scaled latents."""
+    """The networks that `seed` gives, float32: parameters [num_models, P] in raw weight units, or scaled latents.
+
+    condition, guidance_scale: as in a call of the pipeline.
+    """
     pipe.set_progress_bar_config(desc="generate", unit="step", disable=None)
     generator = torch.Generator().manual_seed(seed)
     output: tuple[Tensor, ...] = pipe(
-        num_models, num_inference_steps, generator, output_type=output_type, return_dict=False
+        num_models,
+        num_inference_steps,
+        generator,
+        output_type=output_type,
+        return_dict=False,
+        condition=condition,
+        guidance_scale=guidance_scale,
     )
     return output[0]

@@ -77,6 +77,7 @@ class Recipe:
         task, network: as `load_task` and `resolve_network` take them: a name, or a mapping.
         select: as `ParamLayout.from_module` takes it.
         method: "finetune", "population" or "import", with its options in `collect`.
+        condition: a column of the checkpoints' metadata by which networks can be asked for; None: by none.
         seed: decides every random choice.
     """
 
@@ -85,6 +86,7 @@ class Recipe:
     select: str | list[str] = "all"
     method: str = "finetune"
     collect: CollectConfig = field(default_factory=FinetuneConfig)
+    condition: str | None = None
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
@@ -100,6 +102,8 @@ class Recipe:
                 value = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(value).items()}
             data[each.name] = value
         data["collect"] = {"method": data.pop("method"), **data["collect"]}
+        if self.condition is None:  # so that a run begun before there were conditions goes on
+            del data["condition"]
         return data
 
 
@@ -111,7 +115,7 @@ def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
         "generate": GenerateConfig,
         "evaluate": EvaluateConfig,
     }
-    require_known("recipe key", data, ["task", "network", "select", "collect", "seed", *sections])
+    require_known("recipe key", data, ["task", "network", "select", "collect", "condition", "seed", *sections])
     for name in ("task", "network"):
         if not data.get(name):
             raise PdiffError(
@@ -123,6 +127,8 @@ def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
         raise unknown_name("collect.method", method, _METHODS)
     seed = data.get("seed", 0)
     require(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0, "seed", seed, "an integer >= 0")
+    condition = data.get("condition")
+    require(condition is None or isinstance(condition, str), "condition", condition, "the name of a metadata column")
     options = {name: _mapping(name, data.get(name)) for name in sections}
     options["autoencoder"] = with_preset(options["autoencoder"])
     made: dict[str, Any] = {name: _section(name, kind, options[name]) for name, kind in sections.items()}
@@ -132,6 +138,7 @@ def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
         select=data.get("select", "all"),
         method=method,
         collect=_section("collect", _METHODS[method], collect),
+        condition=condition,
         seed=seed,
         **made,
     )

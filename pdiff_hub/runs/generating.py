@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
@@ -51,9 +52,18 @@ def generated_rows(
 
 
 def write_networks(
-    pipe: PDiffPipeline, num_models: int, directory: Path, *, seed: int, num_inference_steps: int | None = None
+    pipe: PDiffPipeline,
+    num_models: int,
+    directory: Path,
+    *,
+    seed: int,
+    num_inference_steps: int | None = None,
+    condition: Mapping[str, Any] | None = None,
+    guidance_scale: float = 1.0,
 ) -> list[Path]:
     """Generate networks as `model-00000.safetensors` ... Each holds the frozen tensors and loads with `strict=True`.
+
+    condition, guidance_scale: what the networks are asked to be, as in a call of the pipeline.
 
     `generated.json` beside them says how to make them again. ValueError if an earlier call wrote networks into
     `directory` that this call does not replace: old and new ones would be mixed.
@@ -65,7 +75,15 @@ def write_networks(
             f"{more[0]} is there already and not one of the {num_models} networks to be written; give an "
             "empty folder, or remove what an earlier call left in this one."
         )
-    latents_NCL = sample(pipe, num_models, seed=seed, output_type="latent", num_inference_steps=num_inference_steps)
+    latents_NCL = sample(
+        pipe,
+        num_models,
+        seed=seed,
+        output_type="latent",
+        num_inference_steps=num_inference_steps,
+        condition=condition,
+        guidance_scale=guidance_scale,
+    )
     directory.mkdir(parents=True, exist_ok=True)
     folder.origin.unlink(missing_ok=True)  # it tells of networks that are now replaced one by one
     remove_unfinished(directory)
@@ -76,5 +94,8 @@ def write_networks(
             own = {name: tensor_B[index - start] for name, tensor_B in stacked.items()}
             write_safetensors(files[index], {**frozen, **own}, {"format": "pt"})
     steps = num_inference_steps or pipe.config.default_num_inference_steps
-    write_json(folder.origin, {"seed": seed, "num_models": num_models, "num_inference_steps": steps})
+    origin: dict[str, Any] = {"seed": seed, "num_models": num_models, "num_inference_steps": steps}
+    if condition is not None:
+        origin |= {"condition": dict(condition), "guidance_scale": guidance_scale}
+    write_json(folder.origin, origin)
     return files

@@ -66,7 +66,7 @@ def train(
 ) -> TrainingSummary:
     """Train `recipe`'s pipeline on `dataset` and write it into `directory`."""
     return train_pipeline(
-        dataset,
+        dataset if recipe.condition is None else dataset.with_conditions(recipe.condition),
         directory,
         recipe.autoencoder,
         recipe.diffusion,

@@ -1,6 +1,6 @@
 """Stage two: a `UNet1DModel` learns to denoise latents (p-diff, arXiv 2402.13144, sec. 3.3).
 
-Shapes: K latents to train on, H held-out ones, B batch, C channels, L length.
+Shapes: K latents to train on, H held-out ones, B batch, C channels, L length, E channels of a condition.
 """
 
 from __future__ import annotations
@@ -21,12 +21,17 @@ from pdiff_hub.training.loop import LoopConfig, Stopping, Trained, run_loop, sha
 _HELD_OUT_BATCHES, _TRAIN_BATCHES = 16, 4  # per measurement; together a tenth of the time between two of them
 
 
-def build_unet(channels: int, length: int, widths: Sequence[int], layers_per_block: int) -> UNet1DModel:
-    """A `UNet1DModel` of those blocks that work on sequences and see the time step at every level."""
+def build_unet(
+    channels: int, length: int, widths: Sequence[int], layers_per_block: int, condition_channels: int = 0
+) -> UNet1DModel:
+    """A `UNet1DModel` of those blocks that work on sequences and see the time step at every level.
+
+    condition_channels: E further input channels, which hold the condition at every position.
+    """
     levels = len(widths)
     return UNet1DModel(
         sample_size=length,
-        in_channels=channels,
+        in_channels=channels + condition_channels,
         out_channels=channels,
         block_out_channels=tuple(widths),
         layers_per_block=layers_per_block,
@@ -69,17 +74,22 @@ def train_unet(
     seed: int,
     accelerator: Accelerator,
     directory: Path,
+    condition_KE: Tensor | None = None,
+    held_out_condition_HE: Tensor | None = None,
     on_log: Callable[[int, dict[str, float]], None] | None = None,
 ) -> tuple[UNet1DModel, Trained]:
     """The trained denoiser (averaged weights, eval mode), its last average loss and the losses that were measured.
 
     latent_KCL, held_out_HCL: scaled latents, encoded once and kept on the device for all steps. If none is held out
-    (H = 0), all steps are taken.
+    (H = 0), all steps are taken. condition_KE, held_out_condition_HE: `ConditionSpec.channels` of both; None if the
+    networks have no conditions.
     """
     # Forked, so that the caller's random state stays as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet = build_unet(latent_KCL.shape[1], latent_KCL.shape[2], config.widths, config.layers_per_block)
+        condition_channels = 0 if condition_KE is None else condition_KE.shape[1]
+        channels, length = latent_KCL.shape[1:]
+        unet = build_unet(channels, length, config.widths, config.layers_per_block, condition_channels)
     scheduler = build_scheduler(config.prediction)
     if config.prediction == "v_prediction":
         # v = 0 is the denoiser of N(0, I), which the scaled latents' mean and standard deviations are.
@@ -91,14 +101,24 @@ def train_unet(
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(accelerator.device)
     latent_KCL, held_out_HCL = latent_KCL.to(accelerator.device), held_out_HCL.to(accelerator.device)
     batch, device = (config.batch_size, *latent_KCL.shape[1:]), accelerator.device
+    if condition_KE is not None and held_out_condition_HE is not None:
+        condition_KE, held_out_condition_HE = condition_KE.to(device), held_out_condition_HE.to(device)
 
     def squared_error(
-        model: nn.Module, clean_BCL: Tensor, noise_BCL: Tensor, time_B: Tensor, *, of_noise: bool
+        model: nn.Module,
+        clean_BCL: Tensor,
+        noise_BCL: Tensor,
+        time_B: Tensor,
+        condition_BE: Tensor | None,
+        *,
+        of_noise: bool,
     ) -> Tensor:
         """Mean squared error of what the model predicts, or of the noise that follows from it."""
-        noisy_BCL = scheduler.add_noise(clean_BCL, noise_BCL, time_B)
+        noisy_BCL = model_input = scheduler.add_noise(clean_BCL, noise_BCL, time_B)
+        if condition_BE is not None:
+            model_input = torch.cat([noisy_BCL, condition_BE[:, :, None].expand(-1, -1, batch[2])], dim=1)
         with accelerator.autocast():
-            predicted_BCL = model(noisy_BCL, time_B, return_dict=False)[0].float()
+            predicted_BCL = model(model_input, time_B, return_dict=False)[0].float()
         if config.prediction == "epsilon":
             return nn.functional.mse_loss(predicted_BCL, noise_BCL)
         error_BCL = predicted_BCL - scheduler.get_velocity(clean_BCL, noise_BCL, time_B)
@@ -116,9 +136,16 @@ def train_unet(
             blur_BCL = share(torch.randn(batch, generator=generator, device=device), accelerator)
             # Divided, so that the standard deviation stays 1.
             clean_BCL = (clean_BCL + config.latent_noise * blur_BCL) / math.hypot(1, config.latent_noise)
-        return squared_error(model, clean_BCL, noise_BCL, time_B, of_noise=False)
+        condition_BE = None
+        if condition_KE is not None:
+            # Some are left out, so that the model also learns the networks as a whole, which guidance needs.
+            asked_B = share(torch.rand(batch[:1], generator=generator, device=device), accelerator)
+            condition_BE = condition_KE[rows_B] * (asked_B >= config.condition_dropout)[:, None]
+        return squared_error(model, clean_BCL, noise_BCL, time_B, condition_BE, of_noise=False)
 
-    def denoising_loss(model: nn.Module, clean_NCL: Tensor, num_batches: int, name: str) -> float:
+    def denoising_loss(
+        model: nn.Module, clean_NCL: Tensor, condition_NE: Tensor | None, num_batches: int, name: str
+    ) -> float:
         """Mean squared error of the noise, over the same noise and evenly spread times at every call."""
         generator, total = generator_of(seed, "measure", name, device=device), torch.zeros((), device=device)
         for index in range(num_batches):
@@ -126,14 +153,16 @@ def train_unet(
             # The golden ratio spreads the times evenly, for each network and all together.
             time_B = share((number_B * 0.6180339887498949 % 1 * num_steps).long(), accelerator)
             noise_BCL = share(torch.randn(batch, generator=generator, device=device), accelerator)
-            clean_BCL = clean_NCL[share(number_B % len(clean_NCL), accelerator)]
-            total += squared_error(model, clean_BCL, noise_BCL, time_B, of_noise=True) / num_batches
+            row_B = share(number_B % len(clean_NCL), accelerator)
+            condition_BE = None if condition_NE is None else condition_NE[row_B]
+            error = squared_error(model, clean_NCL[row_B], noise_BCL, time_B, condition_BE, of_noise=True)
+            total += error / num_batches
         return float(accelerator.reduce(total, reduction="mean"))
 
     def measure(model: nn.Module) -> dict[str, float]:
         return {
-            "held_out": denoising_loss(model, held_out_HCL, _HELD_OUT_BATCHES, "held_out"),
-            "train": denoising_loss(model, latent_KCL, _TRAIN_BATCHES, "train"),
+            "held_out": denoising_loss(model, held_out_HCL, held_out_condition_HE, _HELD_OUT_BATCHES, "held_out"),
+            "train": denoising_loss(model, latent_KCL, condition_KE, _TRAIN_BATCHES, "train"),
         }
 
     loop = LoopConfig(

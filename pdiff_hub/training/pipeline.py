@@ -85,7 +85,12 @@ def train_pipeline(
         "num_params": dataset.layout.num_params,
         "checkpoints_sha256": _digest(dataset),
     }
-    split_rows(dataset, autoencoder.holdout)
+    train_K, held_out_H = split_rows(dataset, autoencoder.holdout)
+    spec, condition_KE = dataset.conditions, None
+    if spec is not None and dataset.conditions_KD is not None:
+        condition_KE = spec.channels(dataset.conditions_KD)
+        settings["conditions"] = spec.to_dict()
+        settings["conditions_sha256"] = hashlib.sha256(condition_KE.contiguous().numpy().data).hexdigest()
     if accelerator.is_main_process:
         state.path.mkdir(parents=True, exist_ok=True)
         keep_settings(state.settings, settings)
@@ -113,6 +118,8 @@ def train_pipeline(
         seed=seed,
         accelerator=accelerator,
         directory=state.diffusion_steps,
+        condition_KE=None if condition_KE is None else condition_KE[train_K],
+        held_out_condition_HE=None if condition_KE is None else condition_KE[held_out_H],
         on_log=lambda step, losses: accelerator.log({f"diffusion/{k}": v for k, v in losses.items()}, step=step),
     )
     seconds = None if resumed else time.perf_counter() - began
@@ -130,7 +137,13 @@ def train_pipeline(
         fitted = ParamAutoencoder.from_pretrained(state.autoencoder)
         fitted.release = give_back
         scheduler = build_scheduler(diffusion.prediction)
-        pipe = PDiffPipeline(fitted, unet, scheduler, default_num_inference_steps=num_inference_steps)
+        pipe = PDiffPipeline(
+            fitted,
+            unet,
+            scheduler,
+            default_num_inference_steps=num_inference_steps,
+            conditions=None if spec is None else spec.to_dict(),
+        )
         publish(pipe, folder)
         write_json(state.summary, asdict(summary))
     accelerator.wait_for_everyone()

@@ -1,17 +1,21 @@
-"""`PDiffPipeline`: noise -> latents -> parameters -> networks that load with `strict=True`.
+"""`PDiffPipeline`: noise, and what is asked for -> latents -> parameters -> networks that load with `strict=True`.
 
 This file travels to the Hub beside the weights, so it imports only the standard library, torch and diffusers.
-Shapes: N networks, B of them at once, P parameters, C latent channels, L latent length, T sampling steps.
+Shapes: N networks, B of them at once, P parameters, C latent channels, L latent length, T sampling steps, D numbers of
+a condition, E = D + 1 channels for it.
 """
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import json
+import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 _MEMORY_BYTES = 512 * 2**20  # memory limit for one batch of networks; it does not change the results
-_FORMAT_VERSION = 1
+_FORMAT_VERSION, _UNCONDITIONAL_VERSION = 2, 1  # a pipeline without conditions is written as before there were any
 _NEEDS_PACKAGE = (
     "{} needs the package: pip install pdiff-hub, then open this pipeline with pdiff_hub.PDiffPipeline.from_pretrained."
 )
@@ -34,6 +38,137 @@ PIPELINE_CODE, AUTOENCODER_CODE = "pipeline_pdiff.py", "autoencoder/param_autoen
 
 class SamplingError(ValueError):
     """An argument or a file is wrong; the message is a sentence that says what to do."""
+
+
+_KINDS = ("bits", "class", "scalar", "vector", "text")
+
+
+@dataclass(frozen=True)
+class ConditionSpec:
+    """What the networks of a set, or of a pipeline, can be asked for.
+
+    Attributes:
+        name: what a request calls it: `condition={name: value}`.
+        kind: "bits" (a subset of `names`), "class" (one of `names`), "scalar", "vector", or "text" (the vector that
+            an encoder gives for a text).
+        size: D, how many numbers a condition has.
+        names: of the bits, the classes or the numbers of a vector; empty if they have none. For "text", the encoder's.
+        low, high: the least and the largest that was seen, of a scalar or of each number of a vector.
+        period: of a scalar that comes round again, as 360 for an angle in degrees. It is given as sine and cosine, so
+            that D = 2.
+    """
+
+    name: str
+    kind: str
+    size: int
+    names: tuple[str, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    period: float | None = None
+
+    def __post_init__(self) -> None:
+        asked = {"scalar": 1, "vector": self.size}.get(self.kind, 0)
+        named = {"bits": (self.size,), "class": (self.size,), "scalar": (0,), "vector": (0, self.size), "text": (1,)}
+        numbers = (*self.low, *self.high, 1.0 if self.period is None else self.period)
+        if (
+            not (isinstance(self.name, str) and self.name and self.kind in _KINDS and type(self.size) is int)
+            or self.size < 1
+            or (self.kind == "scalar" and self.size != (1 if self.period is None else 2))
+            or len(self.names) not in named[self.kind]
+            or len(set(self.names)) != len(self.names)
+            or not len(self.low) == len(self.high) == asked
+            or not all(isinstance(each, (int, float)) and math.isfinite(each) for each in numbers)
+            or (self.period is not None and (self.kind != "scalar" or self.period <= 0))
+        ):
+            raise SamplingError(f"{self} describes no condition: its parts do not fit together.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `from_dict` reads it; JSON-able."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ConditionSpec:
+        """Raises ValueError for what `to_dict` did not write."""
+        known = {each.name for each in fields(cls)}
+        if not isinstance(data, Mapping) or not {"name", "kind", "size"} <= data.keys() <= known:
+            raise SamplingError(f"{data!r} describes no condition: expected {', '.join(sorted(known))}.")
+        options: dict[str, Any] = {k: tuple(each) if isinstance(each, list) else each for k, each in data.items()}
+        return cls(**options)
+
+    def encode(self, value: Any) -> Tensor:
+        """What one network is asked for -> float32 [D]. A text as on a command line is read too: "0,3,7".
+
+        value: of "bits" the names, or the numbers from 0, of those that are set; of "class" one of them; of "scalar" a
+        number; of "vector" D numbers; of "text" the D numbers that the encoder gave.
+        """
+        if self.kind in ("bits", "class"):
+            several = self.kind == "bits"
+            if isinstance(value, str):
+                value = [each.strip() for each in value.split(",") if each.strip()] if several else [value]
+            picked = [
+                self._index(each) for each in (value if isinstance(value, (list, tuple, set, range)) else [value])
+            ]
+            if not several and len(picked) != 1:
+                raise SamplingError(f"condition {self.name!r} is {value!r}, expected one of {', '.join(self.names)}.")
+            return torch.zeros(self.size).index_fill_(0, torch.tensor(picked, dtype=torch.int64), 1.0)
+        if isinstance(value, str) and self.kind != "text":
+            value = value.split(",")
+        values = value if isinstance(value, (list, tuple)) else [value]
+        try:
+            numbers = torch.tensor([float(each) for each in values], dtype=torch.float64)
+        except (TypeError, ValueError):
+            numbers = torch.tensor([math.nan])
+        asked = 1 if self.kind == "scalar" else self.size
+        if len(numbers) != asked or not bool(numbers.isfinite().all()):
+            how = f" that {self.names[0]} gives for the text" if self.kind == "text" else ""
+            raise SamplingError(f"condition {self.name!r} is {value!r}, expected {asked} finite number(s){how}.")
+        if self.period is not None:
+            angle = numbers * (2 * math.pi / self.period)
+            numbers = torch.cat([angle.sin(), angle.cos()])
+        return numbers.float()
+
+    def _index(self, value: Any) -> int:
+        if str(value) in self.names:
+            return self.names.index(str(value))
+        if isinstance(value, int) and 0 <= value < self.size:
+            return value
+        (near,) = difflib.get_close_matches(str(value), self.names, n=1, cutoff=0.0)
+        raise SamplingError(
+            f"unknown {self.name}: {value!r}; the nearest known one is {near!r} ({', '.join(self.names)})."
+        )
+
+    def outside(self, conditions_ND: Tensor) -> str:
+        """A sentence if a request lies outside what was seen; empty if it does not."""
+        if self.period is not None:
+            values_NA = torch.atan2(conditions_ND[:, :1], conditions_ND[:, 1:]) * (self.period / (2 * math.pi))
+            values_NA = self.low[0] + torch.remainder(values_NA - self.low[0] + 1e-4 * self.period, self.period)
+            values_NA -= 1e-4 * self.period
+        else:
+            values_NA = conditions_ND
+        for index, (low, high) in enumerate(zip(self.low, self.high, strict=True)):
+            slack = 1e-4 * (high - low) + 1e-6
+            for value in values_NA[:, index].tolist():
+                if value < low - slack or value > high + slack:
+                    which = f" ({self.names[index]})" if self.names else ""
+                    return (
+                        f"condition {self.name!r}{which} is {value:.6g}, outside what the generator has seen "
+                        f"({low:.6g} to {high:.6g}): what it makes there is a guess."
+                    )
+        return ""
+
+    def channels(self, conditions_ND: Tensor) -> Tensor:
+        """Conditions [N,D] as the U-Net gets them, [N,E]: numbers of about -1 to 1, and whether there is a condition.
+
+        A row of NaN is no condition: all its channels are 0.
+        """
+        scaled_ND = conditions_ND
+        if self.kind == "bits":
+            scaled_ND = 2 * conditions_ND - 1
+        elif self.low and self.period is None:
+            low, high = conditions_ND.new_tensor(self.low), conditions_ND.new_tensor(self.high)
+            scaled_ND = (conditions_ND - (low + high) / 2) / torch.where(high > low, (high - low) / 2, 1.0)
+        channels_NE = torch.cat([scaled_ND, torch.ones_like(scaled_ND[:, :1])], dim=1)
+        return torch.where(channels_NE.isnan().any(dim=1, keepdim=True), 0.0, channels_NE)
 
 
 @dataclass
@@ -60,10 +195,11 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     Args:
         autoencoder: `ParamAutoencoder`; holds the layout, the frozen rest of the network and the network's spec.
-        unet: the denoiser, epsilon prediction.
-        scheduler: any diffusers scheduler that needs one model call (its epsilon) per step.
+        unet: the denoiser. Its input has C channels, and E more if there are conditions.
+        scheduler: any diffusers scheduler that needs one model call per step.
         default_num_inference_steps: the number of sampling steps that this pipeline was judged with.
         format_version: the format of its folder. ValueError if this code does not read it.
+        conditions: `ConditionSpec.to_dict()` of what networks can be asked for; None if they cannot.
     """
 
     model_cpu_offload_seq = "unet->autoencoder"
@@ -74,12 +210,30 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         unet: UNet1DModel,
         scheduler: SchedulerMixin,
         default_num_inference_steps: int = 50,
-        format_version: int = _FORMAT_VERSION,
+        format_version: int | None = None,
+        conditions: Mapping[str, Any] | None = None,
     ):
         super().__init__()
+        if format_version is None:
+            format_version = _UNCONDITIONAL_VERSION if conditions is None else _FORMAT_VERSION
         require_known_format(format_version, "this pipeline")
         self.register_modules(autoencoder=autoencoder, unet=unet, scheduler=scheduler)
         self.register_to_config(default_num_inference_steps=default_num_inference_steps, format_version=format_version)
+        self._conditions = None
+        if conditions is not None:
+            self._conditions = ConditionSpec.from_dict(conditions)
+            self.register_to_config(conditions=self._conditions.to_dict())
+        wanted = self.autoencoder.config.latent_channels + (self._conditions.size + 1 if self._conditions else 0)
+        if unet.config.in_channels != wanted:
+            raise SamplingError(
+                f"the U-Net has {unet.config.in_channels} input channels, expected {wanted}: those of a latent, "
+                f"and {'no more' if conditions is None else 'those of the condition'}."
+            )
+
+    @property
+    def conditions(self) -> ConditionSpec | None:
+        """What networks can be asked for; None if they cannot."""
+        return self._conditions
 
     @torch.no_grad()
     def __call__(
@@ -93,6 +247,8 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         callback_on_step_end: Callable[[PDiffPipeline, int, int, dict[str, Tensor]], dict[str, Tensor]] | None = None,
         return_dict: bool = True,
         batch_size: int | None = None,
+        condition: Mapping[str, Any] | Tensor | None = None,
+        guidance_scale: float = 1.0,
     ) -> PDiffPipelineOutput | tuple[Any, ...]:
         """Sample `num_models` networks.
 
@@ -108,13 +264,21 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
                 `callback(pipe, step_index, timestep, {"latents": ...})`; may return a dict with changed "latents".
             return_dict: False gives the tuple of the fields that are not None.
             batch_size: networks made at once; None chooses a number that keeps memory bounded.
+            condition: what is asked for: `{name: value}` as `conditions` says, or its D numbers, float [D] or one row
+                per network, [N,D] (sets N). None asks for nothing.
+            guidance_scale: 0 or more. 1 asks once; above, what the condition changes is taken so many times
+                (classifier-free guidance, arXiv 2207.12598, with the scale of diffusers).
 
         Raises:
-            ValueError: for any argument out of range, before work begins.
+            ValueError: for any argument out of range, before work begins. A condition outside what was seen: a warning.
         """
         steps = self.config.default_num_inference_steps if num_inference_steps is None else num_inference_steps
         shape = (self.autoencoder.config.latent_channels, self.autoencoder.config.latent_length)
+        asked = self._asked(condition, guidance_scale)
+        if asked is not None and len(asked) > 1 and num_models == 1:
+            num_models = len(asked)
         num_models = self._check(num_models, steps, generator, output_type, latents, batch_size, shape)
+        channels_NE = None if asked is None else self._channels(asked, num_models)
         device = self._execution_device
         noise, step_generators = self._noise(num_models, shape, generator, latents)
         batch = batch_size or self.default_batch_size(output_type)
@@ -124,8 +288,15 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         with self.progress_bar(total=steps * -(-num_models // batch)) as bar:
             for start in range(0, num_models, batch):
                 one = slice(start, min(start + batch, num_models))
+                ask = self._ask(None if channels_NE is None else channels_NE[one].to(device), guidance_scale)
                 path = self._denoise(
-                    noise[one].to(device), steps, step_generators[one], callback_on_step_end, return_trajectory, bar
+                    noise[one].to(device),
+                    steps,
+                    step_generators[one],
+                    callback_on_step_end,
+                    return_trajectory,
+                    bar,
+                    ask,
                 )
                 ends.append(path[-1].cpu())
                 if return_trajectory:
@@ -188,8 +359,66 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         seeds = torch.randint(2**62, (num_models,), generator=generator, device=device).tolist()
         return latents, [torch.Generator().manual_seed(seed) for seed in seeds]
 
+    def _asked(self, condition: Mapping[str, Any] | Tensor | None, guidance_scale: float) -> Tensor | None:
+        """The numbers that are asked for, [1,D] or [N,D]; NaN for nothing; None if the pipeline takes no condition."""
+        if not isinstance(guidance_scale, (int, float)) or not 0 <= guidance_scale < math.inf:
+            raise SamplingError(f"guidance_scale is {guidance_scale!r}, expected a number of at least 0.")
+        spec = self._conditions
+        if spec is None:
+            if condition is not None:
+                raise SamplingError("this pipeline takes no condition: its networks are of one kind. Leave it out.")
+            return None
+        if condition is None:
+            return torch.full((1, spec.size), math.nan)
+        if isinstance(condition, Tensor):
+            asked = condition.detach().to("cpu", torch.float32)
+            asked = asked[None] if asked.ndim == 1 else asked
+            if asked.ndim != 2 or asked.shape[1] != spec.size or not len(asked) or not bool(asked.isfinite().all()):
+                raise SamplingError(
+                    f"the condition is a tensor {list(condition.shape)}, expected finite numbers of shape "
+                    f"[{spec.size}] or [num_models, {spec.size}], the numbers of {spec.name!r}."
+                )
+        else:
+            if not isinstance(condition, Mapping) or list(condition) != [spec.name]:
+                found = list(condition) if isinstance(condition, Mapping) else type(condition).__name__
+                raise SamplingError(
+                    f"the condition is {found!r}, expected {{{spec.name!r}: ...}}, which is all it knows."
+                )
+            asked = spec.encode(condition[spec.name])[None]
+        if outside := spec.outside(asked):
+            warnings.warn(outside, stacklevel=3)
+        return asked
+
+    def _channels(self, asked: Tensor, num_models: int) -> Tensor:
+        assert self._conditions is not None
+        if len(asked) not in (1, num_models):
+            raise SamplingError(f"conditions are given for {len(asked)} models, but num_models is {num_models}.")
+        return self._conditions.channels(asked).expand(num_models, -1)
+
+    def _ask(self, channels_BE: Tensor | None, guidance_scale: float) -> Callable[[Tensor, Tensor], Tensor]:
+        """The U-Net's answer to latents [B,C,L] at time steps [B], for these conditions."""
+        if channels_BE is None:
+            return lambda sample, times: self.unet(sample, times).sample
+        asked_BEL = channels_BE.to(self.unet.dtype)[:, :, None].expand(-1, -1, self.autoencoder.config.latent_length)
+
+        def guided(sample: Tensor, times: Tensor) -> Tensor:
+            if guidance_scale == 1:
+                return self.unet(torch.cat([sample, asked_BEL], dim=1), times).sample
+            both = torch.cat([torch.cat([sample, torch.zeros_like(asked_BEL)], 1), torch.cat([sample, asked_BEL], 1)])
+            free, asked = self.unet(both, times.repeat(2)).sample.chunk(2)
+            return free + guidance_scale * (asked - free)
+
+        return guided
+
     def _denoise(
-        self, sample: Tensor, steps: int, generators: list[torch.Generator], callback: Any, keep: bool, bar: Any
+        self,
+        sample: Tensor,
+        steps: int,
+        generators: list[torch.Generator],
+        callback: Any,
+        keep: bool,
+        bar: Any,
+        ask: Callable[[Tensor, Tensor], Tensor],
     ) -> list[Tensor]:
         # The scheduler looks its numbers up on the CPU, so its timesteps stay there. The U-Net gets a copy on the
         # device. So no step has to wait for a number to come back from the device.
@@ -202,8 +431,8 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         path = [sample]
         for index, timestep in enumerate(timesteps):
             model_input = self.scheduler.scale_model_input(sample, timestep)
-            epsilon = self.unet(model_input, on_device[index].expand(len(sample))).sample
-            sample = self.scheduler.step(epsilon, timestep, sample, **options).prev_sample
+            answer = ask(model_input, on_device[index].expand(len(sample)))
+            sample = self.scheduler.step(answer, timestep, sample, **options).prev_sample
             if callback is not None:
                 sample = (callback(self, index, int(timestep), {"latents": sample}) or {}).get("latents", sample)
             path = [*path, sample] if keep else [sample]
