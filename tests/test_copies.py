@@ -12,15 +12,18 @@ from torch import Tensor
 
 from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.evaluation.copies import copy_distance, count_copies, nearest_two, nearness
+from pdiff_hub.evaluation.copies import copy_distance, count_copies, nearest_two, nearness, new_ones
+from pdiff_hub.evaluation.judging import Judge
+from pdiff_hub.evaluation.measuring import Measure
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.pipeline import sample
 from pdiff_hub.recipes import EvaluateConfig
 from pdiff_hub.records import Results, RunFolder
 from pdiff_hub.runs import evaluate
+from pdiff_hub.tasks import load_task
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 from pdiff_hub.training.pipeline import train_pipeline
-from pdiff_hub.travelling.param_autoencoder import ParamLayout
+from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -102,6 +105,46 @@ def test_fresh_networks_that_are_all_equal_say_little() -> None:
 SPEC = resolve_network({"name": "mlp3", "hidden": [8, 8]}, in_channels=1, image_size=8, num_classes=10)
 
 
+def test_as_near_as_checkpoints_are_to_each_other_is_no_copying() -> None:
+    """Held-out stretches may lie farther out than the rest of a run, whatever generates."""
+    fresh_H = torch.arange(10, 18).double()
+    generated_B, own_K = torch.tensor([5.0] * 12 + [20.0] * 8).double(), torch.tensor([5.0] * 15 + [20.0] * 9).double()
+    count = count_copies(generated_B, fresh_H, own_K)
+    assert count.copies == 12 and count.chance is not None and count.chance < 0.01 and not count.copier
+    assert "24 training checkpoints lie as near to each other (15 of them): it stays among them" in count.sentence
+    assert count_copies(generated_B, fresh_H, own_K[12:]).copier
+
+
+def test_fresh_networks_that_equal_a_checkpoint_are_not_new() -> None:
+    fresh_H, own_K = torch.tensor([0.0, 1e-7, 3.0, 4.0]).double(), torch.tensor([2.0, 3.0]).double()
+    new_H = new_ones(fresh_H, own_K)
+    assert new_H is not None and new_H.tolist() == [3.0, 4.0]
+    assert (
+        "2 held-out checkpoints equal one" in count_copies(torch.ones(9).double(), new_H, own_K, num_equal=2).sentence
+    )
+    assert new_ones(fresh_H[:2], own_K) is None
+    assert "each checkpoint that was held out equals" in count_copies(own_K, None, own_K, num_equal=2).sentence
+
+
+def test_copies_are_found_behind_an_autoencoder_that_changes_latents() -> None:
+    task, network = load_task("digits"), build_network(SPEC)
+    originals = runs_of_networks(12)
+    torch.manual_seed(0)
+    conv = ParamAutoencoder(
+        originals.layout.to_dict(),
+        form="conv",
+        latent_length=2,
+        encoder_widths=(4, 4, 4, 4),
+        decoder_widths=(4, 8, 8, 4),
+    ).eval()
+    conv.requires_grad_(False)
+    latent_KCL = conv.encode(originals.params_KP)
+    assert float((conv.encode(conv.decode(latent_KCL)) - latent_KCL).abs().max()) > 0.01
+    measure = Measure(Judge(network, task, originals.layout, originals.frozen), originals, list(range(12)), conv)
+    copied = measure(conv.decode(latent_KCL), decoded=True).nearest_latent_B
+    assert copied is not None and float(copied.max()) < 1e-4
+
+
 def runs_of_networks(num: int) -> CheckpointDataset:
     """Independent points on a low-dimensional subspace, one per run."""
     layout = ParamLayout.from_module(build_network(SPEC))
@@ -138,5 +181,5 @@ def test_the_report_tells_a_memoriser_from_fresh_networks(tmp_path: Path) -> Non
     told = fresh.measured.methods["generated"].told_apart
     assert told is not None and told.low <= 0.6
     assert "It copies." not in RunFolder(tmp_path / "fresh").report.read_text()
-    with pytest.raises(ValueError, match="the data set has 20 checkpoints, and the pipeline was not trained on rows"):
+    with pytest.raises(ValueError, match="not the data set that the pipeline was trained on"):
         judged(dataset.select_rows(range(20)), others.params_KP, tmp_path / "part", pipe)

@@ -85,6 +85,12 @@ def test_without_patience_the_last_weights_are_kept(tmp_path: Path, monkeypatch:
     assert torch.equal(unet_weights(tmp_path), seen[-1])
 
 
+def test_the_last_step_is_measured_too(tmp_path: Path) -> None:
+    short = DiffusionConfig(steps=12, widths=(16,), batch_size=8, eval_every=500)
+    summary = train_pipeline(checkpoints(), tmp_path, diffusion=short)
+    assert summary.curve is not None and summary.curve.steps == (0, 12)
+
+
 @pytest.mark.parametrize(
     ("dataset", "holdout"), [(checkpoints(24), 0.0), (checkpoints(2), 0.1)], ids=["holdout=0", "two checkpoints"]
 )

@@ -139,7 +139,8 @@ def test_a_test_set_without_errors_is_said_not_divided_by(task: Task, tmp_path: 
     results = judge(perfect, originals, originals.params_KP, folder=RunFolder(tmp_path))
     assert results.similarity.original_generated_max is None and results.audit.max_iou_original is None
     assert results.accuracy["generated"].mean == 1.0
-    assert "3 of 3 generated networks make no error" in " ".join(results.notes)
+    said = " ".join(results.notes)
+    assert "These make no error on the test split: " in said and "3 of 3 of generated" in said
     results = judge(
         perfect, originals, originals.params_KP, variants=VARIANTS[1:2], num_models=3, folder=RunFolder(tmp_path)
     )

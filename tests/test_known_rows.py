@@ -32,38 +32,48 @@ def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> ParamAutoencoder:
     return PDiffPipeline.from_pretrained(folder).autoencoder
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_its_own_set_is_known(autoencoder: ParamAutoencoder, half: bool) -> None:
-    known = autoencoder
-    if half:
-        known = ParamAutoencoder.from_config(autoencoder.config)
-        known.load_state_dict({name: each.half().float() for name, each in autoencoder.state_dict().items()})
-    originals, fresh = split_known(checkpoints(), known)
+def test_its_own_set_is_known(autoencoder: ParamAutoencoder) -> None:
+    originals, fresh = split_known(checkpoints(), autoencoder)
     assert fresh is not None and (len(originals), len(fresh)) == (180, 20)
     assert torch.equal(fresh.params_KP, checkpoints().params_KP[autoencoder.config.held_out])
 
 
+def test_rows_that_were_appended_since_are_new(autoencoder: ParamAutoencoder) -> None:
+    grown = CheckpointDataset(
+        torch.cat([checkpoints().params_KP, checkpoints(seed=1).params_KP]), checkpoints().layout, network=SPEC
+    )
+    originals, fresh = split_known(grown, autoencoder)
+    assert fresh is not None and (len(originals), len(fresh)) == (180, 220)
+    assert torch.equal(fresh.params_KP[20:], checkpoints(seed=1).params_KP)
+
+
 @pytest.mark.parametrize(
-    ("other", "message"),
+    "other",
     [
-        (lambda: checkpoints(seed=1), "not the data set"),
-        (lambda: checkpoints().select_rows(torch.randperm(200).tolist()), "another order"),
-        (lambda: checkpoints().select_rows([10, *range(1, 10), *range(10, 200)]), "not the data set"),
-        (lambda: checkpoints().select_rows(range(1, 200)), "not the data set"),
-        (lambda: checkpoints().select_rows(range(100)), "has 100 checkpoints"),
+        lambda: checkpoints(seed=1),
+        lambda: checkpoints().select_rows(torch.randperm(200).tolist()),
+        lambda: checkpoints().select_rows([10, *range(1, 10), 0, *range(11, 200)]),
+        lambda: checkpoints().select_rows(range(1, 200)),
+        lambda: checkpoints().select_rows(range(100)),
     ],
-    ids=["another seed", "another order", "one row exchanged", "a row less", "half of it"],
+    ids=["another seed", "another order", "two rows exchanged", "a row less", "half of it"],
 )
-def test_another_set_is_refused(
-    autoencoder: ParamAutoencoder, other: Callable[[], CheckpointDataset], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_another_set_is_refused(autoencoder: ParamAutoencoder, other: Callable[[], CheckpointDataset]) -> None:
+    with pytest.raises(ValueError, match=r"not the data set that the pipeline was trained on \(200 checkpoints"):
         split_known(other(), autoencoder)
 
 
-def test_with_nothing_held_out_every_set_is_taken(tmp_path: Path) -> None:
+def test_it_is_known_with_nothing_held_out_too(tmp_path: Path) -> None:
     config = DiffusionConfig(steps=1, widths=(16,), batch_size=8)
     train_pipeline(checkpoints(num=20), tmp_path, AutoencoderConfig(holdout=0.0), config)
     known = PDiffPipeline.from_pretrained(tmp_path).autoencoder
+    originals, fresh = split_known(checkpoints(num=20), known)
+    assert len(originals) == 20 and fresh is None
+    with pytest.raises(ValueError, match="not the data set"):
+        split_known(checkpoints(seed=1, num=20), known)
+
+
+def test_pipelines_of_before_take_every_set(autoencoder: ParamAutoencoder) -> None:
+    known = ParamAutoencoder.from_config({**autoencoder.config, "num_checkpoints": None, "held_out": []})
     originals, fresh = split_known(checkpoints(seed=1), known)
     assert len(originals) == 200 and fresh is None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,6 +28,7 @@ from pdiff_hub.travelling.param_autoencoder import ParamLayout
 from pdiff_hub.travelling.pipeline_pdiff import ConditionSpec
 
 _KEPT_BYTES = 256 << 20
+_DIGESTED = 2**20  # numbers from each end of the vectors, of all checkpoints together
 
 
 class CheckpointDataset:
@@ -119,6 +121,16 @@ class CheckpointDataset:
         if not 0 <= start <= stop <= self.layout.num_params:
             raise PdiffError(f"slice {start}..{stop} does not lie in the {self.layout.num_params} parameters.")
         return self._rows.read(0, len(self), start, stop)
+
+    def digest(self, num_rows: int) -> str:
+        """SHA-256 (hex) of the first and last numbers of the first `num_rows` checkpoints, which need not all be read.
+
+        It tells whether these are the same checkpoints in the same order.
+        """
+        columns, digest = min(max(1, _DIGESTED // num_rows), self.layout.num_params), sha256()
+        for start in (0, self.layout.num_params - columns):
+            digest.update(self._rows.read(0, num_rows, start, start + columns).contiguous().numpy().data)
+        return digest.hexdigest()
 
     def state_dict(self, index: int) -> dict[str, Tensor]:
         """Checkpoint `index` (0..K-1) as a state dict that loads with `strict=True`; the frozen tensors are shared."""

@@ -16,6 +16,7 @@ from pdiff_hub.records.results import defined
 
 _SHARE = 0.05  # of fresh networks are called copies, so a perfect generator has as many
 _SURE = 0.01  # the chance that fresh networks would be called a copier's
+_EQUAL = 1e-4  # of the training checkpoints' own distance: nearer ones are equal but for rounding
 _BLOCK_BYTES = 64 << 20
 
 
@@ -58,22 +59,44 @@ def nearness(nearest_B: Tensor, second_B: Tensor, fresh_H: Tensor | None) -> Nea
     return Nearness(copies, float(nearest_B.mean()), ratio, median_ratio, float(between_B.mean()))
 
 
+def new_ones(fresh_H: Tensor | None, own_K: Tensor | None) -> Tensor | None:
+    """The distances of those fresh networks that do not equal a training checkpoint; None if there are none.
+
+    own_K: distances of the training checkpoints to the nearest other one. A set may hold a network twice; on both sides
+    of the split it would make 0 the distance of a copy.
+    """
+    if fresh_H is None or own_K is None:
+        return None
+    new_H = fresh_H[fresh_H > _EQUAL * float(own_K.mean())]
+    return new_H if len(new_H) else None
+
+
 def copy_distance(fresh_H: Tensor) -> float:
     """The distance up to which a network is called a copy: that of the nearest 5 % of fresh networks."""
     return float(fresh_H.sort().values[_rank(len(fresh_H)) - 1])
 
 
-def count_copies(generated_B: Tensor, fresh_H: Tensor | None) -> CopyCount:
+def count_copies(
+    generated_B: Tensor, fresh_H: Tensor | None, own_K: Tensor | None = None, *, num_equal: int = 0
+) -> CopyCount:
     """Count the copies among generated networks, by their and fresh networks' nearest distances.
 
     They are called a copier's if fresh networks in their place would be so with a chance of 1 % or less. If both come
     from one distribution, the number of copies among B has a beta-binomial distribution, whatever that distribution is.
+    Fresh networks are stretches of a run, which may lie farther out than the rest. So a generator is no copier either
+    if the training checkpoints themselves lie as near to each other.
+
+    own_K: distances of the training checkpoints to the nearest other one. num_equal: fresh networks that were left out,
+    since they equal a training checkpoint.
     """
     num_generated = len(generated_B)
     if fresh_H is None or not len(fresh_H):
+        why = "no checkpoint was held out from training, or the pipeline does not say which"
+        if num_equal:
+            why = "each checkpoint that was held out equals one that was trained on"
         sentence = (
-            f"How many of the {num_generated} generated networks are copies is not known: no checkpoint was held out "
-            "from training, or the pipeline does not say which. So there are no fresh networks to compare with."
+            f"How many of the {num_generated} generated networks are copies is not known: {why}. So there are no fresh "
+            "networks to compare with."
         )
         return CopyCount(None, num_generated, None, 0, None, None, None, sentence)
     from scipy.stats import betabinom
@@ -82,9 +105,16 @@ def count_copies(generated_B: Tensor, fresh_H: Tensor | None) -> CopyCount:
     copies, fresh_copies = int((generated_B <= distance).sum()), int((fresh_H <= distance).sum())
     rank = _rank(num_fresh)
     chance = float(betabinom.sf(copies - 1, num_generated, rank, num_fresh + 1 - rank))
-    copier = chance <= _SURE
+    near = 0 if own_K is None else int((own_K <= distance).sum())
+    as_near = own_K is not None and near * num_generated >= copies * len(own_K)
+    copier = chance <= _SURE and not as_near
     if copier:
         meaning = "It copies."
+    elif chance <= _SURE and own_K is not None:
+        meaning = (
+            f"Fresh networks would hardly have as many, but the {len(own_K)} training checkpoints lie as near to each "
+            f"other ({near} of them): it stays among them."
+        )
     elif copies:
         meaning = f"Fresh networks in their place would have as many or more with a chance of {100 * chance:.0f} %."
     else:
@@ -95,6 +125,8 @@ def count_copies(generated_B: Tensor, fresh_H: Tensor | None) -> CopyCount:
     )
     if bool((fresh_H == fresh_H[0]).all()) and num_fresh > 1:
         sentence += " But all fresh networks are equally far from the others, so they say little."
+    if num_equal:
+        sentence += f" {num_equal} held-out checkpoints equal one that was trained on, and are left out."
     return CopyCount(copies, num_generated, fresh_copies, num_fresh, distance, chance, copier, sentence)
 
 

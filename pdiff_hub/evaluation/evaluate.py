@@ -15,7 +15,7 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.rows import PickedRows, Rows, as_rows, evenly_spaced
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.baselines import Variant, ensemble
-from pdiff_hub.evaluation.copies import count_copies
+from pdiff_hub.evaluation.copies import count_copies, new_ones
 from pdiff_hub.evaluation.distances import spread_ratio
 from pdiff_hub.evaluation.ensembles import ensemble_curve
 from pdiff_hub.evaluation.figures import (
@@ -33,6 +33,7 @@ from pdiff_hub.evaluation.judging import Judge, Judged
 from pdiff_hub.evaluation.measuring import Measure, Measured, mean_or_none
 from pdiff_hub.evaluation.points import MethodPoints
 from pdiff_hub.evaluation.similarity import iou_matrix, max_to_any, similarity_summary
+from pdiff_hub.evaluation.table import label
 from pdiff_hub.records import (
     FIGURES,
     AuditSummary,
@@ -111,7 +112,7 @@ def evaluate_networks(
         )
     chosen = evenly_spaced(len(originals), num_originals or len(originals))
     measure = Measure(judge, originals, chosen, autoencoder)
-    measured = {"original": measure.own, "generated": measure(generated)}
+    measured = {"original": measure.own, "generated": measure(generated, decoded=True)}
     if fresh is not None:
         measured["fresh"] = measure(fresh.rows)
     measured["ensemble"] = measure(ensemble(originals, 1, torch.Generator()))
@@ -120,7 +121,8 @@ def evaluate_networks(
         if variant.name in measured:
             continue
         generator = generator_of(seed, variant.name)
-        measured[variant.name] = measure(variant.make(originals, num_models, generator))
+        params_BP = variant.make(originals, num_models, generator)
+        measured[variant.name] = measure(params_BP, decoded=variant.method == "autoencoder")
         methods[variant.name] = variant.method
     accuracy = {name: each.judged.test.accuracy_B for name, each in measured.items()}
     by_errors = _by_method(
@@ -132,6 +134,9 @@ def evaluate_networks(
         nearest = {name: each.nearest_l2_B for name, each in measured.items()}
         by_distance = _by_method(methods, accuracy, nearest, partial(MethodPoints.from_distances, own=own))
     curves = _ensembles(judge, PickedRows(originals.rows, chosen), generated) if variants else None
+    fresh_H = (
+        new_ones(measured["fresh"].nearest_latent_B, measure.own.nearest_latent_B) if "fresh" in measured else None
+    )
     result = Measurements(
         num_checkpoints=len(originals) + (0 if fresh is None else len(fresh)),
         num_generated=generated.num_rows,
@@ -145,10 +150,11 @@ def evaluate_networks(
             max_iou_ensemble=mean_or_none(measured["ensemble"].max_iou_B),
             max_iou_original=mean_or_none(measure.own.max_iou_B),
         ),
-        copies=_copies(measured),
+        copies=_copies(measured, fresh_H),
         training=curve,
         methods={
-            name: each.summary(methods[name], name, measured.get("fresh"), seed) for name, each in measured.items()
+            name: each.summary(methods[name], name, measured.get("fresh"), fresh_H, seed)
+            for name, each in measured.items()
         },
         frontier=_frontier(by_errors, task, seed, "frontier") if variants else None,
         distance_frontier=_frontier(by_distance, task, seed, "distance frontier") if by_distance else None,
@@ -170,11 +176,12 @@ def require_originals(originals: CheckpointDataset) -> None:
         )
 
 
-def _copies(measured: Mapping[str, Measured]) -> CopyCount | None:
-    generated_B = measured["generated"].nearest_latent_B
-    if generated_B is None:
+def _copies(measured: Mapping[str, Measured], fresh_H: Tensor | None) -> CopyCount | None:
+    generated_B, own_K = (measured[name].nearest_latent_B for name in ("generated", "original"))
+    if generated_B is None or own_K is None:
         return None
-    return count_copies(generated_B, measured["fresh"].nearest_latent_B if "fresh" in measured else None)
+    equal = len(measured["fresh"]) - (0 if fresh_H is None else len(fresh_H)) if "fresh" in measured else 0
+    return count_copies(generated_B, fresh_H, own_K, num_equal=equal)
 
 
 def _by_method(
@@ -217,12 +224,15 @@ def _ensembles(judge: Judge, originals: Rows, generated: Rows) -> dict[str, Ense
 def _notes(judged: Mapping[str, Judged], own: float) -> list[str]:
     """own: mean distance of an original to the nearest other."""
     faultless = {name: int((~each.test.wrong_BN.any(dim=1)).sum()) for name, each in judged.items()}
-    notes = [
-        f"{count} of {len(judged[name].test.wrong_BN)} {name} networks make no error on the test split: similarity "
-        "by errors is undefined between two such networks, and left out."
-        for name, count in faultless.items()
-        if count
+    shares = [
+        f"{count} of {len(judged[name].test.wrong_BN)} of {label(name)}" for name, count in faultless.items() if count
     ]
+    notes = []
+    if shares:
+        notes.append(
+            f"These make no error on the test split: {', '.join(shares)}. Similarity by errors is undefined between "
+            "two such networks, and left out."
+        )
     if own == 0:
         notes.append("Each original has an exact copy among them, so distances cannot be compared with their own.")
     return notes

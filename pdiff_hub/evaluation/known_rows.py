@@ -1,45 +1,30 @@
-"""Which checkpoints of a data set a generator was trained on, and which are new to it.
-
-Shapes: K training checkpoints, C x L latents.
-"""
+"""Which checkpoints of a data set a generator was trained on, and which are new to it."""
 
 from __future__ import annotations
-
-import torch
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 
-# In standard deviations of the training checkpoints. One of 200 rows that is exchanged moves the mean by 0.005 to 0.01,
-# weights in half precision by less than 0.001.
-_SAME_MEAN = 0.004
-
 
 def split_known(
     dataset: CheckpointDataset, autoencoder: ParamAutoencoder
 ) -> tuple[CheckpointDataset, CheckpointDataset | None]:
-    """The checkpoints that the pipeline was trained on, and those that it was not; None if it does not name any.
+    """The checkpoints that the pipeline was trained on, and those that it was not; None if there are none.
 
-    It names the latter by their rows, so ValueError for a data set other than its own: with fewer rows, or in whose
-    place the mean of the scaled latents is not 0, as it is of the checkpoints that the scale was fitted to.
+    The latter are the rows that were held out, and those that were appended to the set since. ValueError for a data set
+    other than the pipeline's own, of which neither could be told. Pipelines of version 0.1.0 do not know their set: all
+    of any set counts as trained on.
     """
-    held_out = sorted(autoencoder.config.held_out)
-    if not held_out:
+    held_out, num_rows = set(autoencoder.config.held_out), autoencoder.config.num_checkpoints
+    if num_rows is None:
         return dataset, None
-    if held_out[-1] >= len(dataset):
+    if len(dataset) < num_rows or dataset.digest(num_rows) != autoencoder.config.checkpoints_sha256:
         raise PdiffError(
-            f"the data set has {len(dataset)} checkpoints, and the pipeline was not trained on rows up to "
-            f"{held_out[-1]} of its own: which of these it knows cannot be told; give the data set that it was "
-            "trained on, whole."
+            f"this is not the data set that the pipeline was trained on ({num_rows} checkpoints, here {len(dataset)}), "
+            "or its rows have changed or are in another order: which of them the pipeline knows cannot be told. Give "
+            "its own data set; rows may have been appended to it."
         )
-    trained_on = dataset.select_rows(sorted(set(range(len(dataset))) - set(held_out)))
-    with torch.no_grad():
-        mean_CL = autoencoder.encode_slices(trained_on.read_slice).mean(dim=0)
-    if (distance := float(mean_CL.square().mean().sqrt())) > _SAME_MEAN:
-        raise PdiffError(
-            f"this is not the data set that the pipeline was trained on, or its rows are in another order: their mean "
-            f"lies {distance:.2g} standard deviations from that of the training checkpoints, expected 0. So which rows "
-            "the pipeline knows cannot be told; give its own data set, as it was when training read it."
-        )
-    return trained_on, dataset.select_rows(held_out)
+    new = sorted(held_out | set(range(num_rows, len(dataset))))
+    trained_on = dataset.select_rows([row for row in range(num_rows) if row not in held_out])
+    return trained_on, dataset.select_rows(new) if new else None

@@ -46,11 +46,15 @@ class Measured:
     def __len__(self) -> int:
         return len(self.nearest_l2_B)
 
-    def summary(self, method: str, name: str, fresh: Measured | None, seed: int) -> MethodSummary:
-        """The means, and how the networks compare with fresh ones, if these are known. seed: of the two-sample test."""
+    def summary(
+        self, method: str, name: str, fresh: Measured | None, fresh_H: Tensor | None, seed: int
+    ) -> MethodSummary:
+        """The means, and how the networks compare with fresh ones, if these are known.
+
+        fresh_H: distances of those to the nearest original (`copies.new_ones`). seed: of the two-sample test.
+        """
         told_apart = close = None
         if self.nearest_latent_B is not None and self.second_latent_B is not None:
-            fresh_H = None if fresh is None else fresh.nearest_latent_B
             close = nearness(self.nearest_latent_B, self.second_latent_B, fresh_H)
         if fresh is not None and fresh is not self:
             told_apart = tell_apart(
@@ -66,6 +70,9 @@ class Measure:
     """Measures networks beside `originals`, of which only the rows `chosen` are judged.
 
     autoencoder: the one that the generator works with; None leaves out distances in latents.
+
+    What is generated was decoded from latents. If encoding it gives other latents, as with a convolutional autoencoder,
+    a copy would lie far from its original. So all other networks are decoded and encoded once more, too.
     """
 
     judge: Judge
@@ -93,10 +100,10 @@ class Measure:
             near,
         )
 
-    def __call__(self, params_BP: Tensor | Rows) -> Measured:
-        """Measure networks that are not originals: float32 [B,P], raw weight units."""
+    def __call__(self, params_BP: Tensor | Rows, *, decoded: bool = False) -> Measured:
+        """Measure networks that are not originals: float32 [B,P], raw weight units. decoded: from latents."""
         rows = as_rows(params_BP)
-        judged, latent_BN = self.judge(rows), self._latents(rows)
+        judged, latent_BN = self.judge(rows), self._latents(rows, decoded=decoded)
         near = None
         if latent_BN is not None and self._latent_KN is not None:
             near = nearest_two(latent_BN, self._latent_KN)
@@ -108,11 +115,14 @@ class Measure:
             near,
         )
 
-    def _latents(self, rows: Rows) -> Tensor | None:
-        if self.autoencoder is None:
+    def _latents(self, rows: Rows, *, decoded: bool = False) -> Tensor | None:
+        if (autoencoder := self.autoencoder) is None:
             return None
         with torch.no_grad():
-            latent_BCL = self.autoencoder.encode_slices(lambda start, stop: rows.read(0, rows.num_rows, start, stop))
+            latent_BCL = autoencoder.encode_slices(lambda start, stop: rows.read(0, rows.num_rows, start, stop))
+            if autoencoder.config.form != "linear" and not decoded:  # of principal components this changes nothing
+                pieces = autoencoder.decode_slices(latent_BCL)
+                latent_BCL = autoencoder.encode_slices(lambda start, stop: next(pieces)[2])
         return latent_BCL.flatten(1).cpu()
 
     def _measured(

@@ -37,7 +37,8 @@ _COPIES_COLUMNS = (
     "told from fresh, AUC",
 )
 _COPIES_NOTE = (
-    "Fresh networks are checkpoints that the generator was not trained on: what a perfect generator would get. "
+    "Fresh networks are checkpoints that the generator was not trained on: what a perfect generator would get. A "
+    "distance of 1 is right; networks that are farther away are not better. "
     "Distance: to the nearest checkpoint that it was trained on, in scaled latents, over the same of fresh networks. A "
     "copy is no farther than the nearest 5 % of fresh networks. Nearest over second: distance to the nearest "
     "checkpoint over that to the second-nearest, 0 for a copy. AUC: how well a classifier tells these networks from "
@@ -117,7 +118,7 @@ def result_tables(measured: Measurements) -> dict[str, Table]:
         tables["methods"] = Table("Baselines", _METHOD_COLUMNS, rows, _METHOD_NOTE)
     if measured.ensembles is not None:
         tables["ensembles"] = Table("Ensembles", _ENSEMBLE_COLUMNS, _ensemble_rows(measured.ensembles), _ENSEMBLE_NOTE)
-    return tables
+    return {name: table for name, table in tables.items() if table.rows}
 
 
 def print_results(results: Results, console: Console | None = None) -> None:
@@ -152,15 +153,13 @@ def _copies_rows(measured: Measurements) -> Rows:
     for name, row in measured.methods.items():
         if (near := row.nearness) is None:
             continue
-        raw = ""
+        raw = None
         if fresh is not None and fresh.nearest_l2 and row.nearest_l2 is not None:
-            raw = f"{row.nearest_l2 / fresh.nearest_l2:.2f}"
+            raw = row.nearest_l2 / fresh.nearest_l2
         told = row.told_apart
         cells = (
             "" if near.copies is None else str(near.copies),
-            "" if near.ratio is None else f"{near.ratio:.2f}",
-            "" if near.median_ratio is None else f"{near.median_ratio:.2f}",
-            raw,
+            *map(_ratio, (near.ratio, near.median_ratio, raw)),
             f"{near.nearest_over_second:.2f}",
             "" if told is None else f"{told.auc:.2f} ({told.low:.2f}-{told.high:.2f})",
         )
@@ -195,6 +194,11 @@ def _method_rows(measured: Measurements, frontier: Frontier) -> Rows:
     return rows
 
 
+def _ratio(value: float | None) -> str:
+    """Two digits after the point, or none of a number from 100 on, whose digits would crowd a terminal."""
+    return "" if value is None else f"{value:.{2 if value < 100 else 0}f}"
+
+
 def _difference(against: Comparison | None) -> str:
     """The difference in points with its 95 % interval; empty if it is undefined."""
     if against is None or against.difference is None or against.low is None or against.high is None:
@@ -225,6 +229,8 @@ def verdict(results: Results) -> str:
     sentences = []
     if measured is not None and measured.copies is not None:
         sentences.append(measured.copies.sentence)
+    if measured is not None and measured.training is not None and measured.training.kept == 0:
+        sentences.append(f"Training gained nothing: what generates is {_untrained(results)}.")
     if measured is None or measured.frontier is None:
         sentences.append("No baselines were run, so there is no verdict on novelty.")
     else:
@@ -248,8 +254,15 @@ def training_text(results: Results) -> str:
     if curve.kept is None:
         return f"{text}; the weights of the last step were kept, by wish of the recipe."
     if curve.kept == 0:
-        return f"{text}. Training gained nothing, so the denoiser is that of before it: a Gaussian in latent space."
+        return f"{text}. Training gained nothing, so the denoiser is that of before it: {_untrained(results)}."
     return f"{text}; the weights of step {curve.kept:,} were kept."
+
+
+def _untrained(results: Results) -> str:
+    """What a denoiser is before training: with velocity (`training.diffusion`), that of a normal distribution."""
+    recipe = results.facts.recipe or {}
+    epsilon = recipe.get("diffusion", {}).get("prediction") == "epsilon"
+    return "a U-Net with random weights" if epsilon else "a Gaussian in latent space"
 
 
 def seconds_text(results: Results) -> str:
@@ -274,8 +287,8 @@ def _print(console: Console, title: str, columns: Sequence[str], rows: Sequence[
     table = RichTable(title=title, box=SIMPLE_HEAD)
     for index, (column, cells) in enumerate(zip(columns, zip(*rows, strict=True), strict=True)):
         numeric = index > 0 and all(cell[:1].isdigit() or cell[:1] in "+-u" for cell in cells if cell)
-        # Names differ at their ends, so in a narrow terminal the first column must be wrapped, not cut.
-        least = max(len(word) for cell in cells for word in cell.split()) if index == 0 else None
+        # Names differ at their ends and numbers tell nothing without theirs: in a narrow terminal cells are wrapped.
+        least = max(len(word) for cell in (column, *cells) for word in cell.split())
         table.add_column(column, justify="right" if numeric else "left", min_width=least)
     for row in rows:
         table.add_row(*row)

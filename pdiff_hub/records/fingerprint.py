@@ -35,6 +35,7 @@ def config_files(folder: Path) -> list[Path]:
 
 def _told(config: dict[str, Any]) -> dict[str, Any]:
     told = {key: value for key, value in config.items() if not key.startswith("_") and key != "format_version"}
-    if not told.get("held_out"):  # older folders do not have it, which says the same
-        told.pop("held_out", None)
+    for key in ("held_out", "num_checkpoints", "checkpoints_sha256"):
+        if not told.get(key):  # older folders do not have it, which says the same
+            told.pop(key, None)
     return told

@@ -18,8 +18,8 @@ Verdict = Literal["yes", "no", "within the interval", "undefined"]
 
 
 def defined(value: float) -> float | None:
-    """The number, or None where it is NaN."""
-    return None if math.isnan(value) else value
+    """The number, or None where it is NaN or infinite."""
+    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -251,6 +251,10 @@ class Measurements:
         """Names the parts that do not fit together; None if all fit."""
         if self.audit is not None and self.similarity is None:
             return "there is an audit, and no similarity"
+        if (losses := self.training) is not None and (
+            not losses.steps or not len(losses.steps) == len(losses.held_out) == len(losses.train)
+        ):
+            return "the losses of training have other numbers of values than of steps, or none"
         if strangers := self.methods.keys() - self.accuracy.keys():
             return f"there is no accuracy of {min(strangers)!r}, which is among the methods"
         for name, curve in (self.ensembles or {}).items():

@@ -13,7 +13,7 @@ class LossCurve:
         steps: when it was measured, from 0.
         held_out, train: on latents of held-out and of training checkpoints, one number per measurement.
         kept: the step whose weights the pipeline has: that of the lowest held-out loss, and of several that are equal
-            within 1 % the middle one. None if the last were kept.
+            within 2 % the middle one. None if the last were kept.
     """
 
     steps: tuple[int, ...]

@@ -158,7 +158,8 @@ def table2a(bench: Workbench, settings: Settings) -> Reproduced:
     return Reproduced(
         "table2a",
         "Table 2a: number of checkpoints K",
-        f"Generator trained on K checkpoints of one path ({settings.describe_main()}), evenly spaced; K = 1 is one "
+        f"K checkpoints of one path ({settings.describe_main()}), evenly spaced, of which a part is held out from the "
+        "generator's training (`autoencoder.holdout`); K = 1 is one "
         "checkpoint under the paper's input noise (sigma 0.001), since one point has no distribution to learn.",
         [
             Table(
@@ -176,8 +177,8 @@ def table2a(bench: Workbench, settings: Settings) -> Reproduced:
                 ),
                 rows,
                 "Accuracy of generated networks on test in percent, best chosen on validation; similarity is the "
-                "highest IoU of errors with any of the K; range from the lowest to the highest of the generated "
-                "networks. Published: CIFAR-100, ResNet-18, read off a figure.",
+                "highest IoU of errors with any that it was trained on; range from the lowest to the highest of the "
+                "generated networks. Published: CIFAR-100, ResNet-18, read off a figure.",
             )
         ],
         [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from pdiff_hub.evaluation.without_originals import METRICS, evaluate_without_ori
 from pdiff_hub.networks import build_network
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.pipeline.facts import facts_of
-from pdiff_hub.recipes import EvaluateConfig, recipe_of
+from pdiff_hub.recipes import EvaluateConfig, recipe_from_dict, recipe_of
 from pdiff_hub.records import FIGURES, Checkpoints, LossCurve, Results, RunFolder
 from pdiff_hub.runs.generating import generated_rows
 from pdiff_hub.safe_files import write_json
@@ -67,6 +68,7 @@ def evaluate(
     deviation_r2, curve, seconds_of_training = _measured_in_training(source_folder)
     recipe = recipe or recipe_of(source_folder)
     directory.mkdir(parents=True, exist_ok=True)
+    _clear(folder)
     network = build_network(dataset.network, pretrained=False, allow_factory=trust_remote_code)
     variants = baseline_variants(network, task, pipe.autoencoder, fine_tune_steps=config.fine_tune_steps)
     measured = evaluate_networks(
@@ -145,13 +147,22 @@ def audit(
             dataset,
             generated,
             directory,
-            config=EvaluateConfig() if wanted else EvaluateConfig(baselines=0),
+            config=_as_in_its_run(folder, wanted),
             name=name,
             seed=seed,
             source=folder.path,
             seconds={"generate": time.perf_counter() - began},
             trust_remote_code=trust_remote_code,
         )
+
+
+def _as_in_its_run(folder: RunFolder, wanted: bool) -> EvaluateConfig:
+    """How its recipe judges the pipeline, so that an audit and the run agree. wanted: whether baselines are needed."""
+    recipe = recipe_of(folder)
+    config = EvaluateConfig() if recipe is None else recipe_from_dict(recipe).evaluate
+    if not wanted:
+        return replace(config, baselines=0)
+    return config if config.baselines else replace(config, baselines=EvaluateConfig.baselines)
 
 
 def _audit_without_originals(
@@ -173,6 +184,7 @@ def _audit_without_originals(
     network = build_network(dict(spec), pretrained=False, allow_factory=trust_remote_code)
     judge = Judge(network, load_task(dict(task)), pipe.autoencoder.layout, pipe.autoencoder.frozen_state())
     with generated_rows(pipe, num_models, folder.path, seed=seed) as generated:
+        _clear(folder)
         measured = evaluate_without_originals(judge, generated, metrics)
     assert pipe.folder is not None
     source = RunFolder(pipe.folder)
@@ -182,6 +194,12 @@ def _audit_without_originals(
     )
     seconds: dict[str, float | None] = {"evaluate": time.perf_counter() - began}
     return _written(Results(facts, measured, seed, environment(), seconds), folder)
+
+
+def _clear(folder: RunFolder) -> None:
+    """Removes what an earlier judgement has drawn, perhaps of another pipeline, and this one may not draw again."""
+    for file in (*folder.pictures(), folder.networks):
+        file.unlink(missing_ok=True)
 
 
 def _written(results: Results, folder: RunFolder) -> Results:

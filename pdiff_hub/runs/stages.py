@@ -110,6 +110,7 @@ def run(
     say(f"2/4 train on {len(dataset)} checkpoints of {dataset.layout.num_params:,} parameters")
     if not folder.training.summary.exists():
         train(recipe, dataset, directory, log_with=log_with)
+        folder.generated.unlink(missing_ok=True)  # of a pipeline that was here before
     pipe = PDiffPipeline.from_pretrained(directory).to(device)
     num_models = recipe.generate.num_models
     say(f"3/4 generate {num_models} networks")

@@ -71,7 +71,9 @@ def fit_autoencoder(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             autoencoder = _build(dataset, config, length, statistics)
-    autoencoder.register_to_config(held_out=held_out_H)
+    autoencoder.register_to_config(
+        held_out=held_out_H, num_checkpoints=len(dataset), checkpoints_sha256=dataset.digest(len(dataset))
+    )
     autoencoder.set_frozen_state(dataset.frozen)
     autoencoder.to(accelerator.device)
     if config.steps:

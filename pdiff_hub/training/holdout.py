@@ -15,15 +15,16 @@ from pdiff_hub.errors import PdiffError
 
 _LEAST = 8  # fewer say little about a distribution; but at most
 _LARGEST_SHARE = 0.2  # of the checkpoints are held out to reach them
+_TRAINED_ON = 3  # at least; without a third one, nothing has a spread to judge by
 _STRETCHES = 2  # docs/measurements.md, "Copying": with more of them, each is short, and all its rows have near twins
 _RUNS = 5  # whole runs are held out from this many on; of fewer, one is too large a share
 
 
 def split_rows(dataset: CheckpointDataset, holdout: float) -> tuple[list[int], list[int]]:
-    """Rows to train on, and rows to hold out, both ascending; at least two stay for training.
+    """Rows to train on, and rows to hold out, both ascending; at least three stay for training.
 
     About the share `holdout` of the rows is held out; of small sets up to a fifth, to reach 8. None is if there are
-    fewer than 3 checkpoints, or if `holdout` is 0. Runs are told apart by the column `run` of the metadata.
+    fewer than 4 checkpoints, or if `holdout` is 0. Runs are told apart by the column `run` of the metadata.
     ValueError for one checkpoint.
     """
     if len(dataset) < 2:
@@ -35,7 +36,7 @@ def split_rows(dataset: CheckpointDataset, holdout: float) -> tuple[list[int], l
     count = 0
     if holdout > 0:
         least = min(_LEAST, int(_LARGEST_SHARE * len(runs)))
-        count = min(max(round(holdout * len(runs)), least, 1), len(runs) - 2)
+        count = max(min(max(round(holdout * len(runs)), least, 1), len(runs) - _TRAINED_ON), 0)
     held_out = set(_of_runs(runs, count) or _of_one_run(len(runs), count))
     return [row for row in range(len(runs)) if row not in held_out], sorted(held_out)
 
@@ -45,7 +46,8 @@ def _of_runs(runs: Sequence[str | None], count: int) -> list[int]:
     names = list(dict.fromkeys(runs))
     if len(names) < _RUNS:
         return []
-    picked = {names[index] for index in evenly_spaced(len(names), round(count * len(names) / len(runs)))}
+    number = max(round(count * len(names) / len(runs)), min(count, 1))
+    picked = {names[index] for index in evenly_spaced(len(names), number)}
     rows = [row for row, name in enumerate(runs) if name in picked]
     return rows if len(rows) <= max(count, len(runs) // 2) else []
 

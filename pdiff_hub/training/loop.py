@@ -67,7 +67,7 @@ class Stopping:
 
     Attributes:
         measure: `(model) -> losses` by name, of the model as it is then, the same in every process; "held_out" decides.
-        every: steps between measurements. The first is made before training.
+        every: steps between measurements. The first is made before training, and one after the last step.
         patience: measurements without a new lowest loss after which training ends; None never ends it, and keeps the
             last weights.
     """
@@ -202,7 +202,7 @@ def run_loop(
         progress.step += 1
         bar.update()
         window.append(loss.detach())
-        if stopping is not None and progress.step % stopping.every == 0:
+        if stopping is not None and (progress.step % stopping.every == 0 or progress.step == config.steps):
             _measure(plain, ema, stopping, progress, on_log)
         last = progress.step == config.steps or progress.stops(stopping)
         saving = last or progress.step % config.save_every == 0

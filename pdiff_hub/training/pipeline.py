@@ -32,8 +32,6 @@ from pdiff_hub.training.memory import give_back
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
-_DIGESTED = 2**20  # numbers from each end of the vectors, of all checkpoints together
-
 
 def require_processes(accelerator: Accelerator, asked: int | None = None) -> None:
     """ValueError if the number of running processes is not the number that was asked for.
@@ -83,7 +81,7 @@ def train_pipeline(
         "seed": seed,
         "num_checkpoints": len(dataset),
         "num_params": dataset.layout.num_params,
-        "checkpoints_sha256": _digest(dataset),
+        "checkpoints_sha256": dataset.digest(len(dataset)),
     }
     train_K, held_out_H = split_rows(dataset, autoencoder.holdout)
     spec, condition_KE = dataset.conditions, None
@@ -157,14 +155,6 @@ def _curve(trained: Trained) -> LossCurve | None:
         return None
     steps, held_out, train = (tuple(each[key] for each in trained.measured) for key in ("step", "held_out", "train"))
     return LossCurve(tuple(map(int, steps)), held_out, train, trained.kept)
-
-
-def _digest(dataset: CheckpointDataset) -> str:
-    """SHA-256 of the first and the last numbers of all checkpoints: identifies a set without reading all of it."""
-    columns, digest = min(max(1, _DIGESTED // len(dataset)), dataset.layout.num_params), hashlib.sha256()
-    for start in (0, dataset.layout.num_params - columns):
-        digest.update(dataset.read_slice(start, start + columns).contiguous().numpy().data)
-    return digest.hexdigest()
 
 
 def _stage_one(

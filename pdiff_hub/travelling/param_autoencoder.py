@@ -350,6 +350,7 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         slice_size: parameters processed at once.
         network, task: specs that rebuild the target network and its data; None if unknown.
         held_out: rows of the set of checkpoints that neither the autoencoder nor the denoiser was trained on.
+        num_checkpoints, checkpoints_sha256: rows and digest of that set; None if they are not known.
     """
 
     config_name = "config.json"
@@ -372,6 +373,8 @@ class ParamAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         network: dict[str, Any] | None = None,
         task: dict[str, Any] | None = None,
         held_out: Sequence[int] = (),
+        num_checkpoints: int | None = None,
+        checkpoints_sha256: str | None = None,
     ):
         super().__init__()
         if (found := len(decoder_widths)) != (wanted := len(encoder_widths)):
