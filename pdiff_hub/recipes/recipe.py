@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from pdiff_hub.collect.family import FamilyConfig
 from pdiff_hub.collect.finetune import FinetuneConfig
 from pdiff_hub.collect.importing import ImportConfig
 from pdiff_hub.collect.population import PopulationConfig
@@ -19,10 +20,11 @@ from pdiff_hub.records.json_files import read_yaml
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig, with_preset
 
 RECIPE_FILE = RunFolder(Path()).recipe.name
-CollectConfig = FinetuneConfig | PopulationConfig | ImportConfig
+CollectConfig = FinetuneConfig | PopulationConfig | FamilyConfig | ImportConfig
 _METHODS: dict[str, type[CollectConfig]] = {
     "finetune": FinetuneConfig,
     "population": PopulationConfig,
+    "family": FamilyConfig,
     "import": ImportConfig,
 }
 # In a wheel the recipes are inside the package; in a source tree they are beside it.
@@ -76,7 +78,7 @@ class Recipe:
     Attributes:
         task, network: as `load_task` and `resolve_network` take them: a name, or a mapping.
         select: as `ParamLayout.from_module` takes it.
-        method: "finetune", "population" or "import", with its options in `collect`.
+        method: "finetune", "population", "family" or "import", with its options in `collect`.
         condition: a column of the checkpoints' metadata by which networks can be asked for; None: by none.
         seed: decides every random choice.
     """

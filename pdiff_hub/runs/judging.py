@@ -57,6 +57,11 @@ def evaluate(
     began = time.perf_counter()
     config, folder, source_folder = config or EvaluateConfig(), RunFolder(directory), RunFolder(source or directory)
     _require_same_layout(pipe, dataset)
+    if dataset.collect.get("method") == "family":
+        raise PdiffError(
+            "each network of this data set has a task of its own, so they cannot be judged on one yet; `pdiff generate "
+            "--condition` makes networks for a task."
+        )
     originals, fresh = split_known(dataset, pipe.autoencoder)
     require_originals(originals)
     if dataset.task is None:

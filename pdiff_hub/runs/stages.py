@@ -11,6 +11,7 @@ import yaml
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.rows import ShardRows
+from pdiff_hub.collect.family import FamilyConfig, collect_family, family_classes, require_no_family
 from pdiff_hub.collect.finetune import FinetuneConfig, collect_finetune
 from pdiff_hub.collect.importing import import_checkpoints
 from pdiff_hub.collect.population import PopulationConfig, collect_population
@@ -36,16 +37,19 @@ def collect(recipe: Recipe, directory: Path, *, device: str = "cpu", trained: Pa
     trained: as in `collect_finetune`.
     """
     task = load_task(recipe.task, seed=recipe.seed)
-    spec = resolve_network(
-        recipe.network, in_channels=task.in_channels, image_size=task.image_size, num_classes=task.num_classes
-    )
     config = recipe.collect
+    num_classes = family_classes(config, task) if isinstance(config, FamilyConfig) else task.num_classes
+    spec = resolve_network(
+        recipe.network, in_channels=task.in_channels, image_size=task.image_size, num_classes=num_classes
+    )
     if isinstance(config, FinetuneConfig):
         return collect_finetune(
             task, spec, recipe.select, config, directory, seed=recipe.seed, device=device, trained=trained
         )
     if isinstance(config, PopulationConfig):
         return collect_population(task, spec, recipe.select, config, directory, seed=recipe.seed, device=device)
+    if isinstance(config, FamilyConfig):
+        return collect_family(task, spec, recipe.select, config, directory, seed=recipe.seed, device=device)
     network = build_network(spec, seed=recipe.seed, pretrained=False)
     layout = ParamLayout.from_module(network, recipe.select, config.buffers)
     return import_checkpoints(
@@ -91,6 +95,7 @@ def run(
     name: of the pipeline in its report; by default the folder's name. dataset: the recipe's checkpoints, if they are
     collected already. ValueError if `directory` was begun with another recipe; it names what differs.
     """
+    require_no_family(recipe.collect)
     folder = RunFolder(directory)
     folder.training.path.mkdir(parents=True, exist_ok=True)
     # A recipe that failed before anything was collected or trained, for a misspelt name say, may be corrected.

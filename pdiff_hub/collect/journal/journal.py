@@ -28,6 +28,7 @@ from pdiff_hub.checkpoints.rows import SHARD_TENSOR, ShardRows
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.safe_files import read_json, remove_unfinished, require_same_settings, write_json, write_safetensors
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
+from pdiff_hub.travelling.pipeline_pdiff import ConditionSpec
 
 _PARTS = "parts"
 _NAME = re.compile(r"(part|state)-(\d{5,})\.safetensors")
@@ -135,6 +136,8 @@ class CheckpointJournal:
         task: Mapping[str, Any] | None,
         frozen: Mapping[str, Tensor],
         collect: Mapping[str, Any],
+        conditions: ConditionSpec | None = None,
+        conditions_KD: Tensor | None = None,
     ) -> CheckpointDataset:
         """Turns what was collected into the data set in `directory` and removes the parts.
 
@@ -152,6 +155,8 @@ class CheckpointJournal:
                 frozen=frozen,
                 metadata=self._metadata,
                 collect={**collect, "settings": self.settings},
+                conditions=conditions,
+                conditions_KD=conditions_KD,
             )
             dataset.save_pretrained(self.directory)
             self.finished = True

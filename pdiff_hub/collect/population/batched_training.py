@@ -29,6 +29,7 @@ from pdiff_hub.errors import PdiffError
 from pdiff_hub.seeds import derived_seed, generator_of
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
+View = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's moments, as torch names them
 _SHARD_BYTES = 40 * 2**20  # of working memory; digits networks ran fastest at 30 to 60 MiB per shard
@@ -46,6 +47,7 @@ class _Training:
     weight_decay: float
     label_smoothing: float
     augment: Augment | None
+    view: View | None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -78,6 +80,8 @@ class BatchedTrainer:
         learning_rate, weight_decay, label_smoothing: as in `torch.optim.AdamW` and `cross_entropy`. The decay applies
             to every parameter.
         augment: called on one network's batch [B, X] with a generator that depends only on (seed, epoch, step).
+        view: called on the batches of some networks, inputs [k, B, X] and labels [k, B], with their seeds, int64 [k];
+            -> what they are trained on instead. None: all networks see the images as they are.
 
     Raises:
         ValueError: a network with active dropout (its noise would depend on the number of networks). In `run_epoch`: a
@@ -97,12 +101,13 @@ class BatchedTrainer:
         weight_decay: float,
         label_smoothing: float = 0.0,
         augment: Augment | None = None,
+        view: View | None = None,
     ) -> None:
         self.seeds, self.epoch = tuple(seeds), 0
         self.last_loss_K = torch.full((len(seeds),), math.nan)
         batch_size = min(batch_size, len(inputs_NX))
         self._training = _Training(
-            inputs_NX, labels_N, epochs, batch_size, learning_rate, weight_decay, label_smoothing, augment
+            inputs_NX, labels_N, epochs, batch_size, learning_rate, weight_decay, label_smoothing, augment, view
         )
         on_cpu = inputs_NX.device.type == "cpu"
         self._num_threads = torch.get_num_threads() if on_cpu else 1
@@ -131,6 +136,15 @@ class BatchedTrainer:
                 f"(it is {self._training.learning_rate})"
             )
         return self.last_loss_K
+
+    def judge(self, inputs_NX: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss in nats and accuracy (a fraction) of each network on these images as it views them; [K] on the CPU.
+
+        The loss is without label smoothing.
+        """
+        judged = self._on_threads([partial(shard.judge, inputs_NX, labels_N) for shard in self._shards])
+        loss_K, accuracy_K = torch.cat(judged, dim=1)
+        return loss_K, accuracy_K
 
     def stacked_state(self) -> dict[str, Tensor]:
         """The networks' current state dicts, stacked: each key, tied ones too -> a tensor [K, ...] on the CPU."""
@@ -198,6 +212,27 @@ class _Shard:
             total_K += self._step(epoch, step, chosen_KB)
         return (total_K / training.steps_per_epoch).cpu()
 
+    def judge(self, inputs_NX: Tensor, labels_N: Tensor) -> Tensor:
+        """Mean losses and accuracies, float32 [2, K] on the CPU."""
+        total_2K, networks = torch.zeros(2, len(self.seeds)), len(self.seeds)
+        for inputs_BX, labels_B in zip(
+            inputs_NX.split(self._training.batch_size), labels_N.split(self._training.batch_size), strict=True
+        ):
+            inputs_KBX, labels_KB = self._viewed(
+                inputs_BX.expand(networks, *inputs_BX.shape), labels_B.expand(networks, -1)
+            )
+            logits_KBC = self.stack.answers(inputs_KBX)
+            loss_KB = F.cross_entropy(logits_KBC.flatten(0, 1), labels_KB.flatten(), reduction="none")
+            loss_KB = loss_KB.view_as(labels_KB)
+            right_KB = (logits_KBC.argmax(dim=2) == labels_KB).float()
+            total_2K += torch.stack([loss_KB.sum(dim=1), right_KB.sum(dim=1)]).cpu()
+        return total_2K / len(labels_N)
+
+    def _viewed(self, inputs_KBX: Tensor, labels_KB: Tensor) -> tuple[Tensor, Tensor]:
+        if self._training.view is None:
+            return inputs_KBX, labels_KB
+        return self._training.view(inputs_KBX, labels_KB, torch.tensor(self.seeds, device=labels_KB.device))
+
     def tensors(self) -> dict[str, Tensor]:
         """Copies on the CPU of weights, buffers and AdamW's moments, by kind and name."""
         tensors = {f"network/{name}": tensor.detach() for name, tensor in self.stack.tensors().items()}
@@ -229,6 +264,7 @@ class _Shard:
                 for seed, batch_BX in zip(self.seeds, inputs_KBX, strict=True)
             ]
             inputs_KBX = torch.stack(batches)
+        inputs_KBX, labels_KB = self._viewed(inputs_KBX, labels_KB)
         logits_KBC = self.stack.forward(inputs_KBX)
         loss_KB = F.cross_entropy(
             logits_KBC.flatten(0, 1), labels_KB.flatten(), reduction="none", label_smoothing=training.label_smoothing

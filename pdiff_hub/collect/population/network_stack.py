@@ -84,6 +84,15 @@ class NetworkStack:
             ) from error
         return logits_KBC
 
+    def answers(self, inputs_KBX: Tensor) -> Tensor:
+        """As `forward`, in eval mode and without gradients; nothing changes."""
+        self._network.eval()
+        try:
+            with torch.no_grad():
+                return self.forward(inputs_KBX)
+        finally:
+            self._network.train()
+
     def check_same_architecture(self, other: NetworkStack) -> None:
         """ValueError if the other stack's networks have other shapes; it names one seed of each stack."""
         own, others = self.tensors(), other.tensors()
