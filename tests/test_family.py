@@ -15,9 +15,10 @@ from torch import Tensor
 
 from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.collect.family import FamilyConfig, collect_family, unseen_of
+from pdiff_hub.collect.family import FamilyConfig, collect_family, collecting, unseen_of
 from pdiff_hub.collect.family.class_subsets import ClassSubsets
 from pdiff_hub.collect.family.rotation import Rotation
+from pdiff_hub.collect.population import training_groups
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.recipes import load_recipe, recipe_from_dict
 from pdiff_hub.runs import collect, evaluate, run
@@ -131,9 +132,7 @@ def test_each_network_learns_its_own_task(task: Task, tmp_path: Path) -> None:
 
 
 def test_a_killed_collection_goes_on(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pdiff_hub.collect.family import collecting
-
-    monkeypatch.setattr(collecting, "_MEMORY_BYTES", 5 * 16 * 682)  # a few networks at a time
+    monkeypatch.setattr(training_groups, "_MEMORY_BYTES", 5 * 16 * 682)  # a few networks at a time
     config = FamilyConfig(**SMALL)
     whole = collect_family(task, spec(), "all", config, tmp_path / "whole", seed=0)
     real, calls = collecting._Run._metadata, iter(range(99))

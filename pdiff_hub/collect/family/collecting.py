@@ -6,7 +6,6 @@ Shapes: K networks, R networks of one part, D numbers of a condition.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,13 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.files import INDEX_NAME
 from pdiff_hub.collect.family.family import Family, build_family
 from pdiff_hub.collect.journal import CheckpointJournal, TrainingState
 from pdiff_hub.collect.population.batched_training import BatchedTrainer
+from pdiff_hub.collect.population.training_groups import train_in_groups
 from pdiff_hub.errors import PdiffError, require
 from pdiff_hub.networks import build_network
 from pdiff_hub.safe_files import require_same_settings
@@ -29,8 +28,6 @@ from pdiff_hub.travelling.param_autoencoder import ParamLayout
 from pdiff_hub.travelling.pipeline_pdiff import ConditionSpec
 
 _UNSEEN = "unseen"
-_STATE_SECONDS = 20.0  # between saves of the training state: no more work than this is done twice
-_MEMORY_BYTES = 2**30  # of weights, gradients and moments that are trained at once
 
 
 @dataclass(frozen=True)
@@ -147,34 +144,21 @@ class _Run:
     ) -> CheckpointDataset:
         """One network per row of conditions_KD. first: the number of the first network, which decides its seed."""
         journal = CheckpointJournal(directory, self.settings, self.layout)
-        config, total = self.config, len(conditions_KD)
+        config = self.config
         network = build_network(self.spec, seed=self.seed, pretrained=False)
-        bar = tqdm(
-            total=total * config.epochs,
-            initial=journal.num_checkpoints * config.epochs,
-            unit="epoch",
-            desc=what,
-            disable=None if self.progress else True,
-        )
-        at_once = max(1, _MEMORY_BYTES // (16 * self.layout.num_params))
-        while not journal.finished and journal.num_checkpoints < total:
-            start = journal.num_checkpoints
-            rows = range(start, min(start + at_once, total))
+
+        def make(rows: range) -> BatchedTrainer:
             own_RD = conditions_KD[rows.start : rows.stop].to(self.device)
-            trainer = self._trainer(own_RD, [self.seed + first + row for row in rows])
-            if (state := journal.state) is not None and state.tensors:
-                trainer.load_training_state(state.tensors)
-                bar.update(trainer.epoch * len(rows))
-            saved = time.monotonic()
-            while trainer.epoch < config.epochs:
-                trainer.run_epoch()
-                bar.update(len(rows))
-                if time.monotonic() - saved > _STATE_SECONDS and trainer.epoch < config.epochs:
-                    journal.save_state(TrainingState(trainer.training_state()))
-                    saved = time.monotonic()
+            return self._trainer(own_RD, [self.seed + first + row for row in rows])
+
+        def keep(trainer: BatchedTrainer, rows: range) -> None:
             params_RP = self.layout.unstack(trainer.stacked_state())
             journal.append(params_RP, self._metadata(trainer, groups[rows.start : rows.stop]), TrainingState())
-        bar.close()
+
+        if not journal.finished:
+            train_in_groups(
+                journal, len(conditions_KD), config.epochs, make, keep, at_once=None, what=what, progress=self.progress
+            )
         collect = {"method": "family", "rule": rule}
         return journal.finish(
             network=self.spec,

@@ -7,7 +7,6 @@ Shapes: K networks, R networks of one part, P parameters.
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.files import INDEX_NAME
@@ -24,6 +22,7 @@ from pdiff_hub.checkpoints.rows import pieces_of
 from pdiff_hub.collect.alignment import align_to_mean, find_hidden_layers
 from pdiff_hub.collect.journal import CheckpointJournal, TrainingState
 from pdiff_hub.collect.population.batched_training import BatchedTrainer
+from pdiff_hub.collect.population.training_groups import train_in_groups
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import build_network
 from pdiff_hub.prediction.predictions import SplitImages, evaluate
@@ -31,8 +30,6 @@ from pdiff_hub.safe_files import require_same_settings
 from pdiff_hub.tasks import Task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
-_STATE_SECONDS = 20.0  # between saves of the training state: no more work than this is done twice
-_MEMORY_BYTES = 2**30  # of weights, gradients and moments, if networks_at_once is None
 _SAMPLE = 16  # inputs on which alignment is checked
 
 
@@ -149,20 +146,11 @@ def _train_share(
     augment = task.augment if any(task.spec["augment"].values()) else None
     network = build_network(spec, seed=seed, pretrained=False)
     frozen = layout.frozen_state(network.state_dict())
-    bar = tqdm(
-        total=len(seeds) * config.epochs,
-        initial=journal.num_checkpoints * config.epochs,
-        unit="epoch",
-        desc="train population",
-        disable=None if progress else True,
-    )
-    # 16 bytes per number: weight, gradient and two moments in float32.
-    at_once = config.networks_at_once or max(1, _MEMORY_BYTES // (16 * layout.num_params))
-    while journal.num_checkpoints < len(seeds):
-        mine = seeds[journal.num_checkpoints : journal.num_checkpoints + at_once]
-        trainer = BatchedTrainer(
+
+    def make(rows: range) -> BatchedTrainer:
+        return BatchedTrainer(
             lambda each: build_network(spec, seed=each, pretrained=False).train(),
-            mine,
+            seeds[rows.start : rows.stop],
             inputs_NX,
             labels_N,
             epochs=config.epochs,
@@ -172,19 +160,22 @@ def _train_share(
             label_smoothing=config.label_smoothing,
             augment=augment,
         )
-        if (state := journal.state) is not None and state.tensors:
-            trainer.load_training_state(state.tensors)
-            bar.update(trainer.epoch * len(mine))
-        saved = time.monotonic()
-        while trainer.epoch < config.epochs:
-            trainer.run_epoch()
-            bar.update(len(mine))
-            if time.monotonic() - saved > _STATE_SECONDS and trainer.epoch < config.epochs:
-                journal.save_state(TrainingState(trainer.training_state()))
-                saved = time.monotonic()
+
+    def keep(trainer: BatchedTrainer, rows: range) -> None:
+        nonlocal frozen
         steps = config.epochs * (len(inputs_NX) // min(config.batch_size, len(inputs_NX)))
-        frozen = _append(journal, trainer, mine, steps, task, network, layout, frozen)
-    bar.close()
+        frozen = _append(journal, trainer, seeds[rows.start : rows.stop], steps, task, network, layout, frozen)
+
+    train_in_groups(
+        journal,
+        len(seeds),
+        config.epochs,
+        make,
+        keep,
+        at_once=config.networks_at_once,
+        what="train population",
+        progress=progress,
+    )
     journal.finish(network=spec, task=task.spec, frozen=frozen, collect={"method": "population"})
 
 
