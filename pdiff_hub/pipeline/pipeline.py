@@ -1,24 +1,27 @@
-"""`PDiffPipeline`, as users meet it: it samples, opens and saves pipelines, builds networks, and pushes to the Hub."""
+"""`PDiffPipeline`, as users meet it: samples, fits, opens, saves, builds networks, and pushes to the Hub."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pdiff_hub.errors import PdiffError
+from pdiff_hub.errors import PdiffError, require
 from pdiff_hub.networks import build_network
+from pdiff_hub.pipeline.fitting import STEPS, centers, check_examples, fit_latents
 from pdiff_hub.pipeline.opening import download, load_arguments
 from pdiff_hub.pipeline.pushing import push_pipeline
 from pdiff_hub.records import RunFolder
 from pdiff_hub.records.fingerprint import fingerprint
 from pdiff_hub.transfer import commit_of
 from pdiff_hub.travelling import pipeline_pdiff
+from pdiff_hub.travelling.pipeline_pdiff import PDiffPipelineOutput
 
 
 class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
@@ -90,6 +93,65 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
         if state_dict is not None:
             network.load_state_dict(state_dict, strict=True)
         return network.eval()
+
+    def fit(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        num_models: int = 5,
+        condition: Mapping[str, Any] | Tensor | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        num_steps: int = STEPS,
+        trust_remote_code: bool = False,
+    ) -> PDiffPipelineOutput:
+        """Networks that give the labels of a few examples, out of those that the pipeline knows.
+
+        The first is the most probable one, for use alone. The others differ from it where the labels do not decide, so
+        that the mean of all answers says how sure one can be. Nothing else than the examples is needed.
+
+        Args:
+            inputs: float [N, channels, height, width] as the network takes them, such as `task.inputs` gives.
+            labels: whole numbers [N], at least two different ones.
+            num_models: 1 or more.
+            condition: what is known of the task, as in a call.
+            generator: of the draws that networks after the first are pulled to.
+            num_steps: of Adam, 1 or more.
+            trust_remote_code: as in `build_network`.
+
+        Returns:
+            params, state_dicts and latents, as a call does.
+
+        Raises:
+            ValueError: for examples that do not fit the network, and for arguments out of range.
+        """
+        spec = self.autoencoder.config.network
+        if spec is None:
+            raise PdiffError("this pipeline does not say which network it generates, so nothing can be fitted.")
+        check_examples(inputs, labels, spec)
+        require(type(num_steps) is int and num_steps >= 1, "num_steps", num_steps, "an integer of at least 1")
+        network = self.build_network(trust_remote_code=trust_remote_code)
+        (draws,) = self(num_models, generator=generator, output_type="latent", condition=condition, return_dict=False)
+        device = self.autoencoder.device
+        center_BCL = centers(draws, conditional=condition is not None).to(device)
+        frozen = {name: tensor.to(device) for name, tensor in self.autoencoder.frozen_state().items()}
+        # The gradient of each parameter is held, too.
+        batch = max(1, self.default_batch_size() // 2)
+        fitted = [
+            fit_latents(
+                self.autoencoder,
+                network.to(device).requires_grad_(False),
+                frozen,
+                inputs.to(device),
+                labels.to(device, torch.int64),
+                part_BCL,
+                steps=num_steps,
+            )
+            for part_BCL in center_BCL.split(batch)
+        ]
+        latents = torch.cat(fitted).cpu()
+        params = self.decode_latents(latents)
+        return PDiffPipelineOutput(params=params, state_dicts=self.autoencoder.state_dicts(params), latents=latents)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         """Write the pipeline as a folder with the same files as its Hub repository, code included.

@@ -473,6 +473,10 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
             if source is not None and Path(source).resolve() != folder / target:
                 shutil.copyfile(source, folder / target)
 
+    def fit(self, *_: Any, **__: Any) -> PDiffPipelineOutput:
+        """Networks that fit a few labelled examples; needs the package."""
+        raise ImportError(_NEEDS_PACKAGE.format("Fitting networks to examples"))
+
     def build_network(self, *_: Any, **__: Any) -> nn.Module:
         """Build the target network; needs the package."""
         raise ImportError(_NEEDS_PACKAGE.format("Building a network"))
