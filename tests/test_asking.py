@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from loopback_hub import LoopbackHub
 from test_conditions import ACCURACY, ANGLE, DIGITS, SPECS
 from torch import nn
 from typer.testing import CliRunner
@@ -189,3 +193,44 @@ def test_a_recipe_names_a_column() -> None:
     assert "condition" not in load_recipe("digits-mlp3").to_dict()
     with pytest.raises(ValueError, match="condition is 3"):
         load_recipe("digits-mlp3", ["condition=3"])
+
+
+ALONE = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "pdiff_hub":
+            raise ModuleNotFoundError("blocked", name="pdiff_hub")
+sys.meta_path.insert(0, Blocked())
+import torch
+from diffusers import DiffusionPipeline
+pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
+pipe.set_progress_bar_config(disable=True)
+bits = pipe.conditions.encode([0, 3])
+asked = [
+    pipe(2, generator=torch.Generator().manual_seed(5), condition=each, guidance_scale=1.5).params
+    for each in ({"classes": [0, 3]}, bits)
+]
+assert torch.equal(*asked)
+torch.save(asked[0], "params.pt")
+try:
+    pipe.fit(None, None)
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_without_the_package_a_condition_gives_the_same(hub: LoopbackHub, tmp_path: Path) -> None:
+    pipe = conditional()
+    pipe.push_to_hub("user/asked")
+    environment = {**os.environ, **hub.environment(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, "user/asked"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Fitting networks to examples needs the package" in done.stdout
+    wanted = PDiffPipeline.from_pretrained("user/asked")
+    wanted.set_progress_bar_config(disable=True)
+    for each in (wanted, pipe):
+        params = each(2, generator=seeded(5), condition={"classes": [0, 3]}, guidance_scale=1.5).params
+        assert torch.equal(params, torch.load(tmp_path / "params.pt", weights_only=True))
