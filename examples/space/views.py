@@ -71,7 +71,7 @@ def _verdict(opened: Opened) -> str:
         numbers += f": mean accuracy {means['generated']} (originals {means['original']})"
     if measured.similarity is not None and measured.similarity.original_generated_max is not None:
         highest = measured.similarity.original_generated_max
-        numbers += f", mean highest IoU with an original {highest:.3f}, where 1 is a copy"
+        numbers += f", mean highest IoU with an original {highest:.3f}, where 1 is the same errors"
     return _callout("The verdict of its audit", verdict(results), f"<p>{escape(numbers)}.</p>{missing}")
 
 

@@ -173,7 +173,7 @@ def _audit_rows(similarity: SimilaritySummary, audit: AuditSummary) -> Rows:
         ("IoU of errors, original-original", _text(similarity.original_original), "how alike originals are"),
         ("IoU of errors, generated-generated", _text(similarity.generated_generated), "1: all the same network"),
         ("IoU of errors, original-generated", _text(similarity.original_generated), ""),
-        ("max IoU of a generated one to any original", _text(similarity.original_generated_max), "1: a copy"),
+        ("max IoU of a generated one to any original", _text(similarity.original_generated_max), "1: the same errors"),
         ("max IoU of an original to any other", _text(audit.max_iou_original), "what relatives have"),
         ("max IoU of the weight average", _text(audit.max_iou_ensemble), "generated near this: averaging"),
         ("L2 to the nearest original, generated", _text(audit.nearest_l2_generated), "0: a copy"),
