@@ -6,6 +6,7 @@ The names below load on first use, so that `import pdiff_hub` is quick and does 
     ParamAutoencoder     vector <-> latent
     PDiffPipeline        noise -> working networks; a call returns `PDiffPipelineOutput`
     CheckpointDataset    a set of checkpoints, on disk or on the Hub
+    ConditionSpec        what its networks can be asked for
     load_task            the images that networks are trained and judged on
     build_network        a network from its spec
 """
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
     from pdiff_hub.pipeline import PDiffPipeline
     from pdiff_hub.tasks import load_task
     from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout
-    from pdiff_hub.travelling.pipeline_pdiff import PDiffPipelineOutput
+    from pdiff_hub.travelling.pipeline_pdiff import ConditionSpec, PDiffPipelineOutput
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointDataset",
+    "ConditionSpec",
     "PDiffPipeline",
     "PDiffPipelineOutput",
     "ParamAutoencoder",
@@ -38,6 +40,7 @@ __all__ = [
 
 _HOME = {
     "CheckpointDataset": "checkpoints",
+    "ConditionSpec": "travelling.pipeline_pdiff",
     "PDiffPipeline": "pipeline",
     "PDiffPipelineOutput": "travelling.pipeline_pdiff",
     "ParamAutoencoder": "travelling.param_autoencoder",

@@ -18,6 +18,7 @@ from loopback_hub import LoopbackHub
 from test_conditions import ACCURACY, ANGLE, DIGITS, SPECS
 from torch import nn
 from typer.testing import CliRunner
+from without_package import WITHOUT_PACKAGE
 
 from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
@@ -195,13 +196,9 @@ def test_a_recipe_names_a_column() -> None:
         load_recipe("digits-mlp3", ["condition=3"])
 
 
-ALONE = """
-import sys
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "pdiff_hub":
-            raise ModuleNotFoundError("blocked", name="pdiff_hub")
-sys.meta_path.insert(0, Blocked())
+ALONE = (
+    WITHOUT_PACKAGE
+    + """
 import torch
 from diffusers import DiffusionPipeline
 pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
@@ -218,6 +215,7 @@ try:
 except ImportError as error:
     print(error)
 """
+)
 
 
 def test_without_the_package_a_condition_gives_the_same(hub: LoopbackHub, tmp_path: Path) -> None:

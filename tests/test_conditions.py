@@ -111,6 +111,9 @@ def test_a_request_that_means_nothing(spec: ConditionSpec, value: Any, message: 
         {"period": 360.0},
         {"name": ""},
         {"extra": 1},
+        {"names": 3},
+        {"kind": {}},
+        {"low": 1.0, "high": 2.0},
     ],
 )
 def test_a_spec_whose_parts_do_not_fit(parts: dict[str, Any]) -> None:

@@ -104,7 +104,7 @@ def judged(dataset: CheckpointDataset, task: Task, params_BP: Tensor, bits_BD: T
     """Accuracy on validation, one network after another."""
     network, found = build_network(dataset.network).eval(), []
     for params_P, bits_D in zip(params_BP, bits_BD, strict=True):
-        network.load_state_dict(dataset.layout.unflatten(params_P) | dataset.frozen)  # type: ignore[operator]
+        network.load_state_dict({**dataset.frozen, **dataset.layout.unflatten(params_P)})
         with torch.no_grad():
             answers = network(task.inputs(task.validation)).argmax(dim=1)
         found.append((answers == bits_D[task.validation.labels_N].long()).float().mean())

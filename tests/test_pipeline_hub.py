@@ -24,6 +24,7 @@ from loopback_hub import Fault, LoopbackHub
 from no_waiting import without_pauses
 from safetensors.torch import load, save
 from typer.testing import CliRunner
+from without_package import WITHOUT_PACKAGE
 
 from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
@@ -204,13 +205,9 @@ def test_no_path_of_this_machine_is_pushed(hub: LoopbackHub, tmp_path: Path) -> 
     } <= {"autoencoder/config.json"}  # written anew by diffusers
 
 
-ALONE = """
-import sys
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "pdiff_hub":
-            raise ModuleNotFoundError("blocked", name="pdiff_hub")
-sys.meta_path.insert(0, Blocked())
+ALONE = (
+    WITHOUT_PACKAGE
+    + """
 import torch
 from diffusers import DiffusionPipeline
 try:
@@ -229,6 +226,7 @@ for call in (lambda: pipe.push_to_hub("user/x"), pipe.build_network):
         print(error)
 pipe.save_pretrained("saved")
 """
+)
 
 
 def test_opens_without_the_package(hub: LoopbackHub, tmp_path: Path) -> None:

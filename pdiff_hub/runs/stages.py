@@ -11,10 +11,11 @@ import yaml
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.rows import ShardRows
-from pdiff_hub.collect.family import FamilyConfig, collect_family, family_classes, require_no_family
+from pdiff_hub.collect.family import FamilyConfig, collect_family, family_classes
 from pdiff_hub.collect.finetune import FinetuneConfig, collect_finetune
 from pdiff_hub.collect.importing import import_checkpoints
 from pdiff_hub.collect.population import PopulationConfig, collect_population
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.evaluate import require_originals
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.pipeline import PDiffPipeline
@@ -95,7 +96,11 @@ def run(
     name: of the pipeline in its report; by default the folder's name. dataset: the recipe's checkpoints, if they are
     collected already. ValueError if `directory` was begun with another recipe; it names what differs.
     """
-    require_no_family(recipe.collect)
+    if isinstance(recipe.collect, FamilyConfig):
+        raise PdiffError(
+            "collect.method is 'family', whose networks each have a task of their own: a run cannot judge them yet. "
+            "Use `pdiff collect`, `pdiff train` and `pdiff generate --condition` one after the other."
+        )
     folder = RunFolder(directory)
     folder.training.path.mkdir(parents=True, exist_ok=True)
     # A recipe that failed before anything was collected or trained, for a misspelt name say, may be corrected.

@@ -93,7 +93,10 @@ class ConditionSpec:
         if not isinstance(data, Mapping) or not {"name", "kind", "size"} <= data.keys() <= known:
             raise SamplingError(f"{data!r} describes no condition: expected {', '.join(sorted(known))}.")
         options: dict[str, Any] = {k: tuple(each) if isinstance(each, list) else each for k, each in data.items()}
-        return cls(**options)
+        try:
+            return cls(**options)
+        except TypeError as error:  # a value that is no text, number or list
+            raise SamplingError(f"{data!r} describes no condition: {error}.") from error
 
     def encode(self, value: Any) -> Tensor:
         """What one network is asked for -> float32 [D]. A text as on a command line is read too: "0,3,7".
@@ -105,9 +108,8 @@ class ConditionSpec:
             several = self.kind == "bits"
             if isinstance(value, str):
                 value = [each.strip() for each in value.split(",") if each.strip()] if several else [value]
-            picked = [
-                self._index(each) for each in (value if isinstance(value, (list, tuple, set, range)) else [value])
-            ]
+            chosen = value if isinstance(value, (list, tuple, set, range)) else [value]
+            picked = [self._index(each) for each in chosen]
             if not several and len(picked) != 1:
                 raise SamplingError(f"condition {self.name!r} is {value!r}, expected one of {', '.join(self.names)}.")
             return torch.zeros(self.size).index_fill_(0, torch.tensor(picked, dtype=torch.int64), 1.0)

@@ -4,8 +4,7 @@ from pdiff_hub.collect.family.collecting import (
     FamilyConfig,
     collect_family,
     family_classes,
-    require_no_family,
     unseen_of,
 )
 
-__all__ = ["FamilyConfig", "collect_family", "family_classes", "require_no_family", "unseen_of"]
+__all__ = ["FamilyConfig", "collect_family", "family_classes", "unseen_of"]

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pdiff_hub.checkpoints import CheckpointDataset
@@ -20,7 +19,8 @@ from pdiff_hub.collect.family.family import Family, build_family
 from pdiff_hub.collect.journal import CheckpointJournal, TrainingState
 from pdiff_hub.collect.population.batched_training import BatchedTrainer
 from pdiff_hub.collect.population.training_groups import train_in_groups
-from pdiff_hub.errors import PdiffError, require
+from pdiff_hub.collect.whole_networks import whole_layout
+from pdiff_hub.errors import require
 from pdiff_hub.networks import build_network
 from pdiff_hub.safe_files import require_same_settings
 from pdiff_hub.tasks import Task
@@ -99,12 +99,7 @@ def collect_family(
         require_same_settings(directory, dataset.collect.get("settings", {}), settings)
         return dataset
     network = build_network(spec, seed=seed, pretrained=False)
-    layout = ParamLayout.from_module(network, select if isinstance(select, str) else list(select))
-    if left := [entry.name for entry in layout.frozen if getattr(torch, entry.dtype).is_floating_point]:
-        raise PdiffError(
-            f"select={select!r} leaves out {left[0]!r}, which each network trains for itself; use select: all with "
-            "collect.method: family."
-        )
+    layout = whole_layout(network, select, "family", "each network trains for itself")
     run = _Run(task, spec, layout, config, family, settings, seed, device, progress)
     if len(split.held_out_UD):
         groups, first = split.held_out_groups, config.num_tasks * config.seeds_per_task
@@ -204,12 +199,3 @@ class _Run:
                 groups, trainer.seeds, trainer.last_loss_K, loss_R, accuracy_R, strict=True
             )
         ]
-
-
-def require_no_family(config: object) -> None:
-    """ValueError for a family, whose networks cannot be judged on one task as a run does."""
-    if isinstance(config, FamilyConfig):
-        raise PdiffError(
-            "collect.method is 'family', whose networks each have a task of their own: a run cannot judge them yet. "
-            "Use `pdiff collect`, `pdiff train` and `pdiff generate --condition` one after the other."
-        )

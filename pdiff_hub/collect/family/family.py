@@ -5,8 +5,8 @@ Shapes: T tasks that are seen, U that are held out, K networks, B batch, X one i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from pdiff_hub.collect.family.class_subsets import ClassSubsets
 from pdiff_hub.collect.family.rotation import Rotation
 from pdiff_hub.collect.family.split import TaskSplit
-from pdiff_hub.errors import PdiffError, unknown_name
+from pdiff_hub.errors import PdiffError, require_known, unknown_name
 from pdiff_hub.tasks import Task
 
 
@@ -33,16 +33,7 @@ class Family(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class _Maker:
-    make: Any
-    options: tuple[str, ...]
-
-
-_FAMILIES: Mapping[str, _Maker] = {
-    "class-subsets": _Maker(ClassSubsets, ()),
-    "rotation": _Maker(Rotation, ("low", "high", "gap_low", "gap_high", "beyond")),
-}
+_FAMILIES: Mapping[str, Callable[..., Family]] = {"class-subsets": ClassSubsets, "rotation": Rotation}
 
 
 def build_family(name: str, options: Mapping[str, Any], task: Task) -> Family:
@@ -50,12 +41,9 @@ def build_family(name: str, options: Mapping[str, Any], task: Task) -> Family:
     cannot use."""
     if name not in _FAMILIES:
         raise unknown_name("collect.family", name, _FAMILIES)
-    known = _FAMILIES[name]
-    for option in options:
-        if option not in known.options:
-            raise unknown_name(f"option of family {name!r}", option, known.options)
+    make = _FAMILIES[name]
+    require_known(f"option of family {name!r}", options, list(signature(make).parameters)[1:])
     try:
-        family: Family = known.make(task, **options)
+        return make(task, **options)
     except TypeError as error:
         raise PdiffError(f"collect.options of family {name!r} have a wrong type: {error}.") from error
-    return family

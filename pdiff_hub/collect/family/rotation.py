@@ -5,8 +5,6 @@ Shapes: T seen tasks, U held-out ones, K networks, B batch, C channels, H, W pix
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -58,8 +56,8 @@ class Rotation:
         spec = ConditionSpec("angle", "scalar", 2, low=(self._low,), high=(self._high,), period=_FULL)
         return TaskSplit(
             spec,
-            _conditions(spec, seen_T),
-            _conditions(spec, held_out_U),
+            torch.stack([spec.encode(angle) for angle in seen_T.tolist()]),
+            torch.stack([spec.encode(angle) for angle in held_out_U.tolist()]) if num_held_out else torch.empty(0, 2),
             tuple(f"angle {angle:.6g}" for angle in seen_T.tolist()),
             tuple(f"angle {angle:.6g}" for angle in held_out_U.tolist()),
             f"No angle between {gap_low:g} and {gap_high:g} degrees was seen, and none above {self._high:g}.",
@@ -77,9 +75,3 @@ class Rotation:
         grid = F.affine_grid(theta, list(flat.shape), align_corners=False)
         turned = F.grid_sample(flat, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + black
         return turned.view(networks, batch, *turned.shape[1:]), labels_KB
-
-
-def _conditions(spec: ConditionSpec, angles: Tensor) -> Tensor:
-    radians = angles * (2 * math.pi / _FULL)
-    assert spec.size == 2
-    return torch.stack([radians.sin(), radians.cos()], dim=1).float()

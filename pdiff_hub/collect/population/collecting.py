@@ -23,6 +23,7 @@ from pdiff_hub.collect.alignment import align_to_mean, find_hidden_layers
 from pdiff_hub.collect.journal import CheckpointJournal, TrainingState
 from pdiff_hub.collect.population.batched_training import BatchedTrainer
 from pdiff_hub.collect.population.training_groups import train_in_groups
+from pdiff_hub.collect.whole_networks import whole_layout
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import build_network
 from pdiff_hub.prediction.predictions import SplitImages, evaluate
@@ -99,12 +100,7 @@ def collect_population(
     """
     spec = dict(network_spec)
     network = build_network(spec, seed=seed, pretrained=False)
-    layout = ParamLayout.from_module(network, select if isinstance(select, str) else list(select))
-    if left := [e.name for e in layout.frozen if getattr(torch, e.dtype).is_floating_point]:
-        raise PdiffError(
-            f"select={select!r} leaves out {left[0]!r}, which differs between networks trained from "
-            "scratch; use select: all with collect.method: population."
-        )
+    layout = whole_layout(network, select, "population", "differs between networks trained from scratch")
     settings = {"collect": asdict(config), "network": spec, "task": task.spec, "seed": seed}
     if (directory / INDEX_NAME).exists():
         return _finished(directory, settings)
