@@ -159,7 +159,7 @@ def table2a(bench: Workbench, settings: Settings) -> Reproduced:
         "table2a",
         "Table 2a: number of checkpoints K",
         f"K checkpoints of one path ({settings.describe_main()}), evenly spaced, of which a part is held out from the "
-        "generator's training (`autoencoder.holdout`); K = 1 is one "
+        "generator's training; K = 1 is one "
         "checkpoint under the paper's input noise (sigma 0.001), since one point has no distribution to learn.",
         [
             Table(
