@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from pdiff_hub.networks import build_network
     from pdiff_hub.pipeline import PDiffPipeline
     from pdiff_hub.tasks import load_task
+    from pdiff_hub.travelling.conditioner import ConditionSpec
     from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout
-    from pdiff_hub.travelling.pipeline_pdiff import ConditionSpec, PDiffPipelineOutput
+    from pdiff_hub.travelling.pipeline_pdiff import PDiffPipelineOutput
 
 __version__ = "0.1.0"
 
@@ -40,7 +41,7 @@ __all__ = [
 
 _HOME = {
     "CheckpointDataset": "checkpoints",
-    "ConditionSpec": "travelling.pipeline_pdiff",
+    "ConditionSpec": "travelling.conditioner",
     "PDiffPipeline": "pipeline",
     "PDiffPipelineOutput": "travelling.pipeline_pdiff",
     "ParamAutoencoder": "travelling.param_autoencoder",

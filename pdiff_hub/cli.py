@@ -40,11 +40,23 @@ def _usable(device: str) -> str:
     return device
 
 
+def _asked(condition: str | None) -> dict[str, str] | None:
+    """`--condition` as a pipeline takes it."""
+    if condition is None:
+        return None
+    name, equals, value = condition.partition("=")
+    if not equals or not value.strip():
+        raise PdiffError(f"--condition is {condition!r}, expected NAME=VALUE such as classes=0,3,7.")
+    return {name.strip(): value.strip()}
+
+
 _Device = Annotated[str, typer.Option(help="cpu, cuda, ...", callback=_usable)]
 _ReportDir = Annotated[Path, typer.Option(help="Where report.html, results.json and the pictures will be.")]
 _NumJudged = Annotated[int, typer.Option(help="How many networks to generate and judge.")]
 _Trust = Annotated[bool, typer.Option(help="Call the network function that the data set or pipeline names.")]
 _Revision = Annotated[str | None, typer.Option(help="Of a Hub repository: a branch, tag or commit. Default: main.")]
+_Condition = Annotated[str | None, typer.Option(help="What to ask for, as classes=0,3,7; see `pdiff info`.")]
+_REPRODUCED = "table1, table2a to c, table3, figure3, figure4a to c, figure5a, figure5b, frontier"
 _Tracker = Annotated[str | None, typer.Option(help="An Accelerate tracker, e.g. tensorboard.")]
 
 
@@ -124,16 +136,8 @@ def generate(
     num_models: Annotated[int, typer.Option(help="How many, at least 1.")] = 1,
     seed: Annotated[int, typer.Option(help="The same seed gives the same networks.")] = 0,
     num_inference_steps: Annotated[int | None, typer.Option(help="Default: the pipeline's own.")] = None,
-    push_to_hub: Annotated[
-        str | None,
-        typer.Option(
-            help="Publish the network as a Hub repository of this name, with a card that says how it was made."
-        ),
-    ] = None,
-    condition: Annotated[
-        str | None,
-        typer.Option(help="What to ask for, as NAME=VALUE: classes=0,3,7. `pdiff info` says what can be asked."),
-    ] = None,
+    push_to_hub: Annotated[str | None, typer.Option(help="Publish it as a Hub repository of this name.")] = None,
+    condition: _Condition = None,
     guidance_scale: Annotated[float, typer.Option(help="How strictly to follow the condition; 1 asks once.")] = 1.0,
     revision: _Revision = None,
     device: _Device = "cpu",
@@ -157,12 +161,7 @@ def generate(
         )
     if push_to_hub is not None and condition is not None:
         raise PdiffError("--push-to-hub publishes networks without a condition only: write it with --output-dir.")
-    asked = None
-    if condition is not None:
-        name, equals, value = condition.partition("=")
-        if not equals:
-            raise PdiffError(f"--condition is {condition!r}, expected NAME=VALUE such as classes=0,3,7.")
-        asked = {name.strip(): value.strip()}
+    asked = _asked(condition)
     pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
     if output_dir is not None:
         files = runs.write_networks(
@@ -177,6 +176,33 @@ def generate(
         typer.echo(f"{len(files)} networks are in {output_dir}")
     if push_to_hub is not None:
         typer.echo(push_network(pipe, push_to_hub, seed=seed, num_inference_steps=num_inference_steps))
+
+
+@app.command()
+def fit(
+    pipeline: Annotated[str, typer.Argument(help="A pipeline's folder or Hub id.")],
+    task: Annotated[str, typer.Option(help="A folder with a sub-folder per class, or a task as in a recipe.")],
+    output_dir: Annotated[Path, typer.Option(help="Where the networks will be.")],
+    num_labels: Annotated[int, typer.Option(help="How many training images are used, evenly over the answers.")] = 50,
+    num_models: Annotated[int, typer.Option(help="How many, at least 1; all together say how sure they are.")] = 5,
+    classes: Annotated[str | None, typer.Option(help="For yes/no networks: which labels are yes, as 0,3,7.")] = None,
+    condition: _Condition = None,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same labels and gives the same networks.")] = 0,
+    revision: _Revision = None,
+    device: _Device = "cpu",
+    trust_remote_code: _Trust = False,
+) -> None:
+    """Find networks that give the labels of a few images, write them as `pdiff generate` does, and judge them.
+
+    Example: pdiff fit PIPELINE --task '{dataset: digits}' --classes 0,3,7 --num-labels 50 --output-dir networks
+    """
+    from pdiff_hub.pipeline import PDiffPipeline
+    from pdiff_hub.runs.fitting import fit_networks
+
+    asked = _asked(condition)
+    pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
+    fitted = fit_networks(pipe, task, output_dir, num_labels, num_models, classes, asked, seed, trust_remote_code)
+    typer.echo(f"{fitted}\n{len(fitted.files)} networks are in {output_dir}")
 
 
 @app.command()
@@ -227,14 +253,7 @@ def evaluate(
 @app.command()
 def audit(
     pipeline: Annotated[str, typer.Argument(help="A pipeline's folder or Hub id.")],
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            help="The data set it was trained on, folder or Hub id. Default: "
-            "checkpoints/ in the pipeline's folder, or the set that "
-            "its results name."
-        ),
-    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Its training data. Default: its own checkpoints/.")] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Default: runs/NAME-audit.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Measure only this (repeatable).")] = None,
     num_models: _NumJudged = 200,
@@ -271,14 +290,7 @@ def audit(
 
 @app.command()
 def reproduce(
-    what: Annotated[
-        str,
-        typer.Argument(
-            help="all, or one of table1, table2a, table2b, table2c, table3, "
-            "figure3, figure4a, figure4b, figure4c, figure5a, figure5b, "
-            "frontier."
-        ),
-    ],
+    what: Annotated[str, typer.Argument(help=f"all, or one of {_REPRODUCED}.")],
     scale: Annotated[str, typer.Option(help="small: minutes on a laptop; paper: the paper's own setting.")] = "small",
     task: Annotated[str | None, typer.Option(help="Another data set: a name, Hub id or folder.")] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Default: runs/reproduce-SCALE.")] = None,
@@ -363,16 +375,9 @@ def info(
 
     text, results = describe(path, revision=revision)
     typer.echo(text)
-    if results is not None and results.measured is not None and results.measured.accuracy:
+    measured = None if results is None else results.measured
+    if results is not None and measured is not None and (measured.accuracy or measured.requests is not None):
         print_results(results)
-
-
-def _for_people() -> tuple[type[Exception], ...]:
-    """The errors whose message is a sentence for people. Some are imported only after an error: torch is heavy."""
-    from pdiff_hub.travelling.param_autoencoder import ParamError
-    from pdiff_hub.travelling.pipeline_pdiff import SamplingError
-
-    return PdiffError, ParamError, SamplingError, OSError
 
 
 def main() -> None:
@@ -381,8 +386,11 @@ def main() -> None:
     sys.path.append("")
     try:
         app()
-    except Exception as error:  # not `except _for_people()`: that is evaluated whenever the command exits, and is slow
-        if not isinstance(error, _for_people()):
+    except Exception as error:
+        from pdiff_hub.travelling import conditioner, param_autoencoder, pipeline_pdiff  # only now: torch is heavy
+
+        ours = (conditioner.ConditionError, param_autoencoder.ParamError, pipeline_pdiff.SamplingError, PdiffError)
+        if not isinstance(error, (*ours, OSError)):
             raise
         typer.secho(f"pdiff: {error}", fg="red", err=True)
         raise SystemExit(1) from None

@@ -1,7 +1,8 @@
 """Errors that tell people in one sentence what was expected, what was found, and what to do.
 
 The command shows these errors, and `OSError`s, as one line. Any other exception is a bug and shows its trace. The files
-that travel to the Hub import nothing from the package, so they define their own: `ParamError` and `SamplingError`.
+that travel to the Hub import nothing from the package, so they define their own: `ParamError`, `SamplingError` and
+`ConditionError`.
 """
 
 from __future__ import annotations

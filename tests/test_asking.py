@@ -28,8 +28,8 @@ from pdiff_hub.recipes import load_recipe
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 from pdiff_hub.training.diffusion import build_scheduler, build_unet
 from pdiff_hub.training.pipeline import train_pipeline
+from pdiff_hub.travelling.conditioner import Conditioner, ConditionSpec
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout
-from pdiff_hub.travelling.pipeline_pdiff import ConditionSpec
 
 SPEC = {"name": "mlp3", "hidden": [4, 4], "in_channels": 1, "num_classes": 3, "image_size": 2}
 SHIPPED = Path(__file__).parents[1] / "pipelines" / "digits-mlp3"
@@ -46,7 +46,11 @@ def conditional(spec: ConditionSpec = DIGITS) -> PDiffPipeline:
     autoencoder = ParamAutoencoder(layout.to_dict(), num_components=14, latent_length=4, network=SPEC)
     nn.init.normal_(autoencoder.components[0], std=0.1)
     unet = build_unet(4, 4, (16,), 1, condition_channels=spec.size + 1)
-    pipe = PDiffPipeline(autoencoder.eval(), unet.eval(), build_scheduler(), 7, conditions=spec.to_dict())
+    conditioner = Conditioner(spec.to_dict(), 4, 4, num_known=3, squared_length=4.0)
+    for tensor in (conditioner.known_MD, conditioner.weight_MCL):
+        nn.init.normal_(tensor, std=0.3)
+    nn.init.uniform_(conditioner.std_CL, 0.3, 1.0)
+    pipe = PDiffPipeline(autoencoder.eval(), unet.eval(), build_scheduler(), 7, conditioner=conditioner)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -58,10 +62,16 @@ def test_guidance_equals_a_hand_written_loop(guidance: float) -> None:
     out = pipe(3, generator=seeded(1), condition={"classes": [0, 3, 7]}, guidance_scale=guidance)
     bits = torch.tensor([1.0, -1, -1, 1, -1, -1, -1, 1, -1, -1, 1])[None, :, None].expand(3, -1, 4)
     sample = torch.randn(3, 4, 4, generator=seeded(1))
+    mean, std = pipe.conditioner.gaussian(bits[:1, :, 0])
     pipe.scheduler.set_timesteps(7)
     with torch.no_grad():
         for time in pipe.scheduler.timesteps:
             free, asked = (pipe.unet(torch.cat([sample, each], 1), time).sample for each in (0 * bits, bits))
+            # Bayes' rule for N(mean, std^2) seen through noise: precisions add.
+            kept = pipe.scheduler.alphas_cumprod[time]
+            clean = (mean / std**2 + sample * kept.sqrt() / (1 - kept)) / (1 / std**2 + kept / (1 - kept))
+            noise = (sample - kept.sqrt() * clean) / (1 - kept).sqrt()
+            asked = asked + kept.sqrt() * noise - (1 - kept).sqrt() * clean
             sample = pipe.scheduler.step(free + guidance * (asked - free), time, sample).prev_sample
     assert torch.allclose(out.latents, sample, atol=1e-4)
 
@@ -135,9 +145,18 @@ def test_a_saved_pipeline_can_be_asked_the_same(tmp_path: Path, spec: ConditionS
 @pytest.mark.parametrize("wrong", [{"name": "classes"}, {**DIGITS.to_dict(), "kind": "x"}, [1], {**ACCURACY.to_dict()}])
 def test_a_folder_with_false_conditions_is_refused(tmp_path: Path, wrong: Any) -> None:
     conditional().save_pretrained(tmp_path)
+    file = tmp_path / "conditioner" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "condition": wrong}))
+    with pytest.raises(ValueError, match=r"describes no Conditioner|do not fit .*known_MD"):
+        PDiffPipeline.from_pretrained(tmp_path)
+
+
+def test_a_folder_without_its_conditioner_is_refused(tmp_path: Path) -> None:
+    conditional().save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
-    (tmp_path / "model_index.json").write_text(json.dumps({**index, "conditions": wrong}))
-    with pytest.raises(ValueError, match=r"describes no condition|the U-Net has 15 input channels, expected 6"):
+    del index["conditioner"]
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="the U-Net has 15 input channels, expected 4"):
         PDiffPipeline.from_pretrained(tmp_path)
 
 

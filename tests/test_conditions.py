@@ -18,7 +18,7 @@ from no_waiting import without_pauses
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.card import render_dataset_card
 from pdiff_hub.checkpoints.files import read_index
-from pdiff_hub.travelling.pipeline_pdiff import ConditionSpec
+from pdiff_hub.travelling.conditioner import ConditionSpec
 
 DIGITS = ConditionSpec("classes", "bits", 10, tuple(map(str, range(10))))
 ANGLE = ConditionSpec("angle", "scalar", 2, low=(-30.0,), high=(90.0,), period=360.0)

@@ -9,12 +9,13 @@ import pytest
 from pdiff_hub import cli
 from pdiff_hub.errors import MissingPackageError, PdiffError, require, require_known
 from pdiff_hub.safe_files import keep_settings
+from pdiff_hub.travelling.conditioner import ConditionError
 from pdiff_hub.travelling.param_autoencoder import ParamError
 from pdiff_hub.travelling.pipeline_pdiff import SamplingError
 
 
 @pytest.mark.parametrize(
-    "error", [PdiffError, MissingPackageError, ParamError, SamplingError, FileNotFoundError, OSError]
+    "error", [PdiffError, MissingPackageError, ParamError, SamplingError, ConditionError, FileNotFoundError, OSError]
 )
 def test_sentences_for_people_are_one_line(
     error: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from checkpoint_sets import assert_same
+from checkpoint_sets import assert_same, contents
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.collect.family import FamilyConfig, collect_family, collecting, unseen_of
 from pdiff_hub.collect.family.class_subsets import ClassSubsets
+from pdiff_hub.collect.family.family import build_family
 from pdiff_hub.collect.family.rotation import Rotation
+from pdiff_hub.collect.family.split import TaskSplit
+from pdiff_hub.collect.journal import CheckpointJournal
 from pdiff_hub.collect.population import training_groups
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.recipes import load_recipe, recipe_from_dict
-from pdiff_hub.runs import collect, evaluate, run
+from pdiff_hub.runs import collect, evaluate
 from pdiff_hub.tasks import Task, load_task
 from pdiff_hub.training.config import DiffusionConfig
 from pdiff_hub.training.holdout import split_rows
 from pdiff_hub.training.pipeline import train_pipeline
+from pdiff_hub.travelling.conditioner import ConditionSpec
 
 SMALL: dict[str, Any] = {"num_tasks": 6, "seeds_per_task": 2, "held_out_tasks": 4, "epochs": 2}
 
@@ -181,9 +189,6 @@ def test_by_recipe(tmp_path: Path) -> None:
     assert recipe_from_dict(recipe.to_dict()) == recipe
     dataset = collect(recipe, tmp_path / "set")
     assert dataset.network["num_classes"] == 2 and len(dataset) == 6
-    with pytest.raises(ValueError, match="a run cannot judge them yet"):
-        run(recipe, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -194,6 +199,8 @@ def test_by_recipe(tmp_path: Path) -> None:
         ({"family": "rotation", "options": {"lov": 3}}, "nearest known one is 'low'"),
         ({"family": "rotation", "options": {"low": 20}}, "low < gap_low"),
         ({"family": "rotation", "options": {"low": "x"}}, "wrong type"),
+        ({"family": 3}, "collect.family is 3, expected the name"),
+        ({"shared_start": 0}, "collect.shared_start is 0, expected true or false"),
         ({"num_tasks": 1}, "collect.num_tasks is 1"),
         ({"held_out_tasks": -1}, "collect.held_out_tasks is -1"),
         ({"learning_rate": 0}, "collect.learning_rate is 0"),
@@ -209,3 +216,281 @@ def test_bad_options(task: Task, tmp_path: Path, options: dict[str, Any], messag
 def test_overrides_reach_the_family() -> None:
     recipe = load_recipe("digits-mlp3", ["collect.method=family", "collect.num_tasks=7", "collect.options={}"])
     assert isinstance(recipe.collect, FamilyConfig) and recipe.collect.num_tasks == 7
+
+
+OWN_FAMILIES = """
+import torch
+from pdiff_hub import ConditionSpec
+from pdiff_hub.collect.family import TaskSplit
+
+
+class Contrast:
+    # Images times the condition: at 1 as they are, at -1 inverted.
+    def __init__(self, task, least=-1.0):
+        self.num_classes, self.least = task.num_classes, least
+
+    def split(self, num_tasks, num_held_out, seed):
+        contrasts = torch.linspace(self.least, 1.0, num_tasks + num_held_out)[:, None]
+        names = [f"contrast {each:.4f}" for each in contrasts[:, 0].tolist()]
+        out = torch.arange(len(names)) % 3 == 1
+        assert int(out.sum()) == num_held_out
+        spec = ConditionSpec("contrast", "scalar", 1, low=(self.least,), high=(1.0,))
+        groups = [tuple(name for name, is_out in zip(names, out.tolist()) if is_out == side) for side in (False, True)]
+        return TaskSplit(spec, contrasts[~out], contrasts[out], *groups, "No held-out contrast was seen.")
+
+    def view(self, inputs, labels, conditions):
+        return inputs * conditions[:, :, None, None, None], labels
+
+
+def make_family(task, **options):
+    return Contrast(task, **options)
+
+
+class Half:
+    num_classes = "two"
+
+    def __init__(self, task):
+        pass
+
+    def split(self, num_tasks, num_held_out, seed):
+        raise AssertionError
+
+
+class Bad(Contrast):
+    def __init__(self, task, way):
+        super().__init__(task)
+        self.way = way
+
+    def split(self, num_tasks, num_held_out, seed):
+        return super().split(4, 2, seed) if self.way == "few" else super().split(num_tasks, num_held_out, seed)
+
+    def view(self, inputs, labels, conditions):
+        seen, labels = super().view(inputs, labels, conditions)
+        ways = {"alone": seen, "sizes": (seen[..., :4], labels), "floats": (seen, labels.float())}
+        return ways.get(self.way, (seen, labels + 1))
+
+
+number = 3
+"""
+OWN: dict[str, Any] = {"num_tasks": 6, "seeds_per_task": 2, "held_out_tasks": 3, "epochs": 2}
+
+
+@pytest.fixture
+def own_families(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module of families; another one for each test, since Python keeps what it has imported."""
+    name = f"own_families_{hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8]}"
+    (tmp_path / f"{name}.py").write_text(OWN_FAMILIES)
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def test_a_family_of_ones_own(own_families: str, task: Task, tmp_path: Path) -> None:
+    collected = {"method": "family", "family": f"{own_families}:make_family", "options": {"least": -2.0}, **OWN}
+    recipe = recipe_from_dict({"task": "digits", "network": {"name": "mlp", "hidden": [8]}, "collect": collected})
+    assert recipe_from_dict(recipe.to_dict()) == recipe
+    dataset = collect(recipe, tmp_path / "set")
+    unseen = unseen_of(tmp_path / "set")
+    assert unseen is not None and (len(dataset), len(unseen)) == (12, 3) and dataset.network["num_classes"] == 10
+    assert dataset.conditions == ConditionSpec("contrast", "scalar", 1, low=(-2.0,), high=(1.0,))
+    assert dataset.conditions_KD is not None and unseen.conditions_KD is not None
+    assert dataset.metadata[0]["run"] == "contrast -2.0000" and dataset.collect["rule"].startswith("No held-out")
+    assert not {*dataset.conditions_KD.flatten().tolist()} & {*unseen.conditions_KD.flatten().tolist()}
+    # Each network is judged on images as its task has them.
+    network = build_network(dataset.network).eval()
+    images, labels = task.inputs(task.validation), task.validation.labels_N
+    for row in (0, 11):
+        network.load_state_dict(dataset.state_dict(row))
+        with torch.no_grad():
+            right = network(images * dataset.conditions_KD[row]).argmax(dim=1) == labels
+        assert float(right.float().mean()) == pytest.approx(dataset.metadata[row]["validation_accuracy"], abs=1e-4)
+    assert_same(collect(recipe, tmp_path / "set"), dataset)
+
+
+def test_a_family_from_elsewhere_is_not_made(own_families: str, task: Task, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    (tmp_path / "hostile.py").write_text(f"open({str(marker)!r}, 'w').close()")
+    config = FamilyConfig(family="hostile:make", **OWN)
+    for refused in (
+        lambda: collecting.family_classes(config, task, allow_factory=False),
+        lambda: collect_family(task, spec(), "all", config, tmp_path / "set", seed=0, allow_factory=False),
+    ):
+        with pytest.raises(ValueError, match="'hostile:make' is made by calling that function, which is not allowed"):
+            refused()
+    assert not marker.exists()
+    assert build_family("rotation", {}, task, allow_factory=False).num_classes == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (":make_famly", {}, "nearest known one is 'make_family'"),
+        (":number", {}, "^collect.family '.*:number' must be a function or class, found int"),
+        ("_missing:f", {}, "^collect.family '.*_missing:f': there is no module"),
+        (":make_family", {"least": {1}}, "must be JSON values"),
+        (":Contrast", {"lest": 1}, r"cannot be called with the task and the options \['lest'\]: .*signature is"),
+        (":Half", {}, "gives a Half without num_classes and view; expected an object with num_classes"),
+        (":Bad", {"way": "few"}, r"number of tasks .* is \(4, 2\), expected \(6, 3\), as asked for"),
+        (":Bad", {"way": "alone"}, "is 'Tensor', expected a tuple of images and labels"),
+        (":Bad", {"way": "sizes"}, r"makes of images is .*4\]', expected torch.float32 \[2, 4, 1, 8, 8\]"),
+        (":Bad", {"way": "floats"}, r"makes of labels is 'torch.float32 \[2, 4\]', expected torch.int64 \[2, 4\]"),
+        (":Bad", {"way": "labels"}, "labels of family .*, expected from 0 to num_classes - 1, 9"),
+    ],
+)
+def test_what_is_no_family(
+    own_families: str, task: Task, tmp_path: Path, name: str, options: dict[str, Any], message: str
+) -> None:
+    if "labels" in options.values():  # so that some label is 9, and the changed one 10
+        nines = task.train.labels_N.argsort(descending=True)
+        task = replace(
+            task,
+            train=replace(task.train, images_NCHW=task.train.images_NCHW[nines], labels_N=task.train.labels_N[nines]),
+        )
+    config = FamilyConfig(family=own_families + name, options=options, **OWN)
+    with pytest.raises(ValueError, match=message):
+        collect_family(task, spec(10), "all", config, tmp_path / "set", seed=0)
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seen_TD": torch.zeros(2, 3)}, r"seen_TD of a family is 'torch.float32 \[2, 3\]', expected float \[2, 1\]"),
+        ({"held_out_UD": torch.ones(1, 1, dtype=torch.int64)}, "held_out_UD of a family is 'torch.int64"),
+        ({"held_out_UD": [0.5]}, r"is \[0.5\], expected float"),
+        ({"seen_TD": torch.tensor([[0.0], [math.nan]])}, "expected finite"),
+        ({"held_out_groups": ("a",)}, r"the held-out tasks of a family is \['a'\], expected tasks that are not seen"),
+        ({"held_out_UD": torch.ones(1, 1)}, r"is \[\(1.0,\)\], expected tasks that are not seen"),
+        ({"spec": "contrast"}, "expected a ConditionSpec"),
+    ],
+)
+def test_a_split_whose_parts_do_not_fit(changed: dict[str, Any], message: str) -> None:
+    fitting: dict[str, Any] = {
+        "spec": ConditionSpec("contrast", "scalar", 1, low=(0.0,), high=(1.0,)),
+        "seen_TD": torch.tensor([[0.0], [1.0]]),
+        "held_out_UD": torch.tensor([[0.5]]),
+        "seen_groups": ("a", "b"),
+        "held_out_groups": ("c",),
+        "rule": "",
+    }
+    TaskSplit(**fitting)
+    with pytest.raises(ValueError, match=message):
+        TaskSplit(**{**fitting, **changed})
+
+
+def answers(dataset: CheckpointDataset, params_KP: Tensor, task: Task) -> Tensor:
+    network = build_network(dataset.network).eval()
+    images = task.inputs(task.test, slice(0, 50))
+    with torch.no_grad():
+        return torch.stack(
+            [
+                functional_call(network, {**dataset.frozen, **one}, (images,))
+                for one in dataset.layout.unflatten(params_KP)
+            ]
+        )
+
+
+def test_own_starts_are_aligned_and_answer_as_before(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = FamilyConfig(**{**SMALL, "shared_start": False})
+    network = resolve_network({"name": "convnet3", "widths": [4, 4, 4]}, in_channels=1, image_size=8, num_classes=2)
+    before: list[Tensor] = []
+    real = CheckpointJournal.collected
+
+    def kept(journal: CheckpointJournal) -> Tensor:
+        params_KP = real(journal)
+        before.append(params_KP.clone())
+        return params_KP
+
+    monkeypatch.setattr(CheckpointJournal, "collected", kept)
+    dataset = collect_family(task, network, "all", config, tmp_path / "a", seed=3)
+    unseen = unseen_of(tmp_path / "a")
+    assert unseen is not None and [len(each) for each in before] == [12, 4]
+    for each, raw_KP in zip((dataset, unseen), before, strict=True):
+        expected = answers(each, raw_KP, task)
+        assert (answers(each, each.params_KP, task) - expected).abs().max() <= 1e-4 * expected.abs().max()
+        assert not torch.allclose(each.params_KP, raw_KP)
+        done = each.collect["alignment"]
+        assert done["distance_after"] < done["distance_before"] and done["output_change"] < 1e-5
+    # Both are matched to the mean of the seen networks.
+    mean_P = dataset.params_KP.mean(dim=0)
+    distances = [float((each.params_KP - mean_P).norm(dim=1).mean()) for each in (dataset, unseen)]
+    found = [each.collect["alignment"]["distance_after"] for each in (dataset, unseen)]
+    assert distances == pytest.approx(found, rel=1e-4)
+    # Each network starts from the weights of its own seed.
+    assert [row["seed"] for row in dataset.metadata] == list(range(3, 15))
+    assert [row["seed"] for row in unseen.metadata] == list(range(15, 19))
+    assert dataset.collect["settings"]["collect"]["shared_start"] is False
+    assert_same(collect_family(task, network, "all", config, tmp_path / "a", seed=3), dataset)
+    collect_family(task, network, "all", config, tmp_path / "b", seed=3)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    with pytest.raises(ValueError, match="shared_start was False and is not set"):
+        collect_family(task, network, "all", FamilyConfig(**SMALL), tmp_path / "a", seed=3)
+
+
+def test_networks_with_own_starts_start_apart(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {**SMALL, "learning_rate": 1e-12, "weight_decay": 0.0, "held_out_tasks": 0, "num_tasks": 2}
+    monkeypatch.setattr(collecting, "align_to_mean", lambda *_, **__: None)
+    shared, own = (
+        collect_family(
+            task, spec(), "all", FamilyConfig(**options, shared_start=each), tmp_path / str(each), seed=5
+        ).params_KP
+        for each in (True, False)
+    )
+    starts = torch.stack([dataset_row(build_network(spec(), seed=seed)) for seed in range(5, 9)])
+    assert torch.allclose(shared, starts[:1].expand_as(shared), atol=1e-6)
+    assert torch.allclose(own, starts, atol=1e-6)
+
+
+def dataset_row(network: nn.Module) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in network.state_dict().values()])
+
+
+@pytest.mark.parametrize("where", ["_metadata", "align", "finish"])
+def test_a_killed_collection_with_own_starts_goes_on(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(training_groups, "_MEMORY_BYTES", 5 * 16 * 682)  # a few networks at a time
+    config = FamilyConfig(**SMALL, shared_start=False)
+    collect_family(task, spec(), "all", config, tmp_path / "whole", seed=0)
+    real, calls = getattr(collecting._Run, where), iter(range(99))
+
+    def stopped(self: Any, *arguments: Any) -> Any:
+        if next(calls) == {"_metadata": 2, "align": 0, "finish": 1}[where]:  # "finish": between the two sets
+            raise KeyboardInterrupt
+        return real(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(collecting._Run, where, stopped)
+        with pytest.raises(KeyboardInterrupt):
+            collect_family(task, spec(), "all", config, tmp_path / "again", seed=0)
+    assert (unseen_of(tmp_path / "again") is not None) == (where == "finish")
+    with pytest.raises(ValueError, match="shared_start was False and is not set"):
+        collect_family(task, spec(), "all", FamilyConfig(**SMALL), tmp_path / "again", seed=0)
+    collect_family(task, spec(), "all", config, tmp_path / "again", seed=0)
+    assert contents(tmp_path / "again") == contents(tmp_path / "whole")
+
+
+def test_a_shared_start_is_what_it_was(task: Task, tmp_path: Path) -> None:
+    """A collection begun before there was the option goes on: its settings do not name it."""
+    dataset = collect_family(task, spec(), "all", FamilyConfig(**SMALL), tmp_path, seed=0)
+    assert "shared_start" not in dataset.collect["settings"]["collect"] and "alignment" not in dataset.collect
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(64, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.first(images.flatten(1)).relu()
+        return self.last(hidden + self.second(hidden).relu())
+
+
+def test_networks_that_cannot_be_aligned_are_not_trained(task: Task, tmp_path: Path) -> None:
+    network = resolve_network(f"{__name__}:Residual", in_channels=1, image_size=8, num_classes=2)
+    config = FamilyConfig(**SMALL, shared_start=False)
+    with pytest.raises(ValueError, match=r"cannot align this network: module 'first' .*shared_start to true"):
+        collect_family(task, network, "all", config, tmp_path / "set", seed=0)
+    assert not (tmp_path / "set").exists()
+    assert len(collect_family(task, network, "all", FamilyConfig(**SMALL), tmp_path / "set", seed=0)) == 12

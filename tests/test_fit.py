@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from test_asking import conditional, seeded
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from pdiff_hub import PDiffPipeline
-from pdiff_hub.networks import build_network
-from pdiff_hub.pipeline.fitting import centers, fit_latents
+from pdiff_hub.networks import build_network, resolve_network
+from pdiff_hub.pipeline import fitting
+from pdiff_hub.pipeline.fitting import centers, fit_latents, with_gradients
 from pdiff_hub.training.diffusion import build_scheduler, build_unet
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout
 
@@ -70,6 +73,80 @@ def test_a_step_follows_the_plain_gradient(pipe: PDiffPipeline) -> None:
             optimizer.step()
         assert torch.allclose(found[row], latent.detach()[0], atol=1e-4)
     pipe.autoencoder.zero_grad()
+
+
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(networks=st.integers(1, 4), images=st.integers(1, 21))
+def test_what_is_worked_on_together_changes_nothing(pipe: PDiffPipeline, networks: int, images: int) -> None:
+    inputs, labels = examples(pipe, 20)
+    center_BCL = torch.randn(3, 4, 2, generator=seeded(0))
+    network = with_gradients(pipe.build_network())
+    whole, parts = (
+        fit_latents(pipe.autoencoder, network, {}, inputs, labels, center_BCL, steps=2, at_once=at_once)
+        for at_once in ((3, 20), (networks, images))
+    )
+    assert torch.allclose(whole, parts, atol=1e-4)
+
+
+def test_large_networks_take_turns_and_their_components_are_released(
+    pipe: PDiffPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labelled = examples(pipe, 20)
+    wanted = pipe.fit(*labelled, num_models=3, num_steps=2, generator=seeded(0))
+    seen: list[tuple[int, int]] = []
+    released: list[int] = []
+    real = fitting._differentiate
+
+    def differentiate(*arguments: Any) -> None:
+        seen.append(arguments[-1])
+        real(*arguments)
+
+    monkeypatch.setattr(fitting, "_differentiate", differentiate)
+    monkeypatch.setattr(pipe.autoencoder, "release", lambda tensor: released.append(tensor.data_ptr()))
+    for chunk, vmapped, expected in ((10**9, 10**9, (3, 20)), (10**9, 1, (1, 20)), (1, 1, (1, 1))):
+        monkeypatch.setattr(fitting, "_CHUNK_BYTES", chunk)
+        monkeypatch.setattr(fitting, "_VMAP_BYTES", vmapped)
+        monkeypatch.setattr(fitting, "_MAPPED_BYTES", 0 if chunk == 1 else 10**9)
+        found = pipe.fit(*labelled, num_models=3, num_steps=2, generator=seeded(0))
+        assert seen[-1] == expected and torch.allclose(found.params, wanted.params, atol=1e-4)
+    assert released == 2 * [part.data_ptr() for part in pipe.autoencoder.components]
+
+
+def test_running_statistics_have_gradients() -> None:
+    spec = {"name": "convnet3", "widths": [4, 4, 4], "norm": "batch"}
+    spec = resolve_network(spec, in_channels=1, image_size=8, num_classes=3)
+    plain, network = build_network(spec, seed=1).eval().double(), with_gradients(build_network(spec, seed=1).double())
+    inputs = torch.randn(5, 1, 8, 8, generator=seeded(0), dtype=torch.float64)
+    state = {
+        name: tensor + 0.1 * torch.rand(tensor.shape, generator=seeded(2), dtype=torch.float64)
+        for name, tensor in plain.state_dict().items()
+        if tensor.is_floating_point()
+    }
+    assert torch.allclose(functional_call(network, state, (inputs,)), functional_call(plain, state, (inputs,)))
+    names = [name for name in state if "running" in name]
+    assert names
+    for name in names:
+
+        def answer(tensor: Tensor, name: str = name) -> Tensor:
+            return functional_call(network, {**state, name: tensor}, (inputs,))
+
+        assert torch.autograd.gradcheck(answer, state[name].clone().requires_grad_())
+
+
+def test_a_network_with_running_statistics_is_fitted() -> None:
+    spec = resolve_network({"name": "convnet3", "norm": "batch"}, in_channels=1, image_size=8, num_classes=3)
+    network = build_network(spec)
+    layout = ParamLayout.from_module(network)
+    autoencoder = ParamAutoencoder(layout.to_dict(), num_components=8, latent_length=2, network=spec)
+    nn.init.normal_(autoencoder.components[0], std=0.05)
+    autoencoder.mean_P.copy_(autoencoder.to_log(layout.flatten(network.state_dict())[None], 0)[0])
+    autoencoder.set_frozen_state(layout.frozen_state(network.state_dict()))
+    pipe = PDiffPipeline(autoencoder.eval(), build_unet(4, 2, (16,), 1).eval(), build_scheduler(), 2)
+    pipe.set_progress_bar_config(disable=True)
+    out = pipe.fit(torch.randn(9, 1, 8, 8, generator=seeded(1)), torch.arange(9) % 3, 2, num_steps=3)
+    for state in out.state_dicts:
+        pipe.build_network(state)
+    assert not torch.equal(out.params[0], autoencoder.decode(torch.zeros(1, 4, 2))[0])
 
 
 def test_a_network_that_gives_the_labels_is_found(pipe: PDiffPipeline) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import weakref
 from collections.abc import Callable
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.collect.importing import importer
+from pdiff_hub.collect.importing.condition_table import read_condition_table
 from pdiff_hub.collect.importing.importer import HubFile, ImportConfig, import_checkpoints, natural_key
+from pdiff_hub.travelling.conditioner import ConditionSpec
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 StateDict = dict[str, Tensor]
@@ -342,7 +345,195 @@ def test_options_in_a_recipe() -> None:
         ({"source": "x", "revisions": "main"}, "revisions is 'main'"),
         ({"source": "x", "revisions": (1, 2)}, "revisions is"),
         ({"source": "x", "revisions": ("a", "b"), "pattern": "*"}, "give filename"),
+        (
+            {"source": "x", "conditions": ("a.csv",)},
+            r"conditions is \('a.csv',\), expected the name of a .csv or .json",
+        ),
     ]
     for options, message in cases:
         with pytest.raises(ValueError, match=message):
             ImportConfig(**options)
+
+
+FILES = [f"step-{k}.safetensors" for k in range(4)]
+CSV = """file, rate ,optimizer,epochs,validation_accuracy,run
+step-3.safetensors,0.1,adam,3,0.9,07
+step-0.safetensors,1e-3,"sgd, plain",10,,8
+
+step-2.safetensors,,adam,5,0.5,
+"""
+KNOWN: dict[str, dict[str, Any]] = {
+    "step-3.safetensors": {"rate": 0.1, "optimizer": "adam", "epochs": 3, "validation_accuracy": 0.9, "run": "07"},
+    "step-0.safetensors": {"rate": 1e-3, "optimizer": "sgd, plain", "epochs": 10, "run": "8"},
+    "step-2.safetensors": {"optimizer": "adam", "epochs": 5, "validation_accuracy": 0.5},
+}
+TABLES = {
+    "conditions.csv": CSV,
+    "bom.csv": "\ufeff" + CSV.replace("\n", "\r\n"),
+    "list.json": json.dumps([{"file": name, **row} for name, row in KNOWN.items()]),
+    "object.json": json.dumps({**KNOWN, "step-2.safetensors": {**KNOWN["step-2.safetensors"], "rate": None}}),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("to_disk", [False, True])
+def test_a_table_beside_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, to_disk: bool) -> None:
+    monkeypatch.setattr(importer, "_PART_BYTES", 2 * 4 * ParamLayout.from_module(network()).num_params)
+    write(tmp_path / "runs", states(4))
+    (tmp_path / "runs" / name).write_bytes(TABLES[name].encode())
+    out = tmp_path / "set" if to_disk else None
+    dataset = read(tmp_path / "runs", conditions=name, output_dir=out)
+    for row, file in zip(dataset.metadata, FILES, strict=True):
+        expected = {"run": "runs", "file": file, "step": FILES.index(file), **KNOWN.get(file, {})}
+        assert row == {**dict.fromkeys(row), **expected}
+        assert {"rate", "optimizer", "epochs"} <= row.keys() and (row["epochs"] is None or type(row["epochs"]) is int)
+    assert dataset.collect["conditions"]["file"] == name and str(tmp_path) not in str(dataset.collect)
+    # A number gives a scalar with the range that was seen, names a class; what has no row has no condition.
+    dataset.save_pretrained(tmp_path / "saved")
+    dataset = CheckpointDataset.from_pretrained(tmp_path / "saved")
+    asked = dataset.with_conditions("rate")
+    assert asked.conditions == ConditionSpec("rate", "scalar", 1, low=(0.001,), high=(0.1,))
+    assert asked.conditions_KD is not None
+    assert asked.conditions_KD[:, 0].nan_to_num(-1).tolist() == pytest.approx([0.001, -1, -1, 0.1])
+    asked.save_pretrained(tmp_path / "asked")
+    assert CheckpointDataset.from_pretrained(tmp_path / "asked").conditions == asked.conditions
+    named = dataset.with_conditions("optimizer")
+    assert named.conditions is not None and named.conditions.names == ("adam", "sgd, plain")
+    whole = dataset.with_conditions("epochs").conditions
+    assert whole is not None and (whole.low, whole.high) == ((3.0,), (10.0,))
+    if to_disk:
+        assert_equal(read(tmp_path / "runs", conditions=name, output_dir=out), dataset)
+        (tmp_path / "runs" / name).write_bytes(TABLES[name].replace("adam", "adan").encode())
+        with pytest.raises(ValueError, match=r"conditions\.sha256 was"):  # rows of two tables are not mixed
+            read(tmp_path / "runs", conditions=name, output_dir=out)
+
+
+def test_tables_name_files_in_folders_and_revisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "runs", states(2), name="checkpoint-{}/model")
+    table = tmp_path / "elsewhere.csv"
+    table.write_text("file,rate\ncheckpoint-1/model.safetensors,2\ncheckpoint-0/model.safetensors,1.5\n")
+    dataset = read(tmp_path / "runs", pattern="*/model.safetensors", conditions=table)
+    assert [row["rate"] for row in dataset.metadata] == [1.5, 2.0]
+
+    def downloaded(repo_id: str, hub: HubFile, index: int) -> Path:
+        return tmp_path / "runs" / f"checkpoint-{index}" / "model.safetensors"
+
+    monkeypatch.setattr(importer, "_download", downloaded)
+    table.write_text("file,rate\nstep30,2\nmain,1\n")
+    layout, hub = ParamLayout.from_module(network()), HubFile(["step30", "main"])
+    dataset = import_checkpoints("user/net", layout, network=SPEC, hub=hub, conditions=table)
+    assert [(row["rate"], row["file"]) for row in dataset.metadata] == [
+        (2, "user/net@step30/model.safetensors"),
+        (1, "user/net@main/model.safetensors"),
+    ]
+
+
+def of_json(value: Any) -> str:
+    return json.dumps([{"file": "step-0.safetensors", **value}, {"file": "step-1.safetensors", "x": 1}])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "t.csv",
+            "file,x\nstep-9.safetensors,1",
+            r"unknown file in .*t\.csv: 'step-9\.safetensors'; the nearest known",
+        ),
+        ("t.csv", "file,x\nstep-1.safetensors,1\nstep-1.safetensors,2", "more than one row for file 'step-1.safeten"),
+        ("t.csv", "file,x,x\n", "more than one column 'x'; keep one"),
+        ("t.csv", ",file,x\n0,step-1.safetensors,1", r"column without a name; .*index=False"),
+        ("t.csv", "name,x\na,1", r"has the columns \['name', 'x'\], expected one named 'file'"),
+        ("t.csv", "file;x\na;1", "expected one named 'file' and commas between them"),
+        ("t.csv", "", r"has the columns \[\]"),
+        ("t.csv", "file\nstep-1.safetensors", "no column but 'file'"),
+        ("t.csv", "file,x\n", "no column but 'file'"),
+        ("t.csv", "file,x\nstep-1.safetensors,1,2", "line 2: 3 cells, expected 2, one for each of file, x; put quotes"),
+        ("t.csv", "file,x\n ,1", "line 2: 'file' is empty"),
+        ("t.csv", 'file,x\nstep-1.safetensors,"1', "line 2, is not CSV"),
+        (
+            "t.csv",
+            "file,x\nstep-0.safetensors,1\nstep-1.safetensors,fast",
+            "'x' of step-1.safetensors is 'fast', and of",
+        ),
+        (
+            "t.csv",
+            "file,x\nstep-0.safetensors,1\nstep-1.safetensors,1_0",
+            "is '1_0', and of step-0.safetensors the number",
+        ),
+        ("t.csv", "file,x\nstep-0.safetensors,NaN", "'x' of step-0.safetensors is 'NaN'; expected a finite number"),
+        ("t.csv", "file,x\nstep-0.safetensors,-inf", "is '-inf'; expected a finite number"),
+        ("t.csv", "file,x\nstep-0.safetensors,1e999", "is '1e999'; expected a finite number"),
+        (
+            "t.csv",
+            "file,index\nstep-0.safetensors,1",
+            r"t\.csv: metadata column 'index' is kept for the data set itself",
+        ),
+        ("t.csv", "file,condition\nstep-0.safetensors,1", "'condition' is kept for the data set itself"),
+        ("t.csv", "file,seed\nstep-0.safetensors,a", "t.csv: metadata column 'seed': expected int64"),
+        ("t.csv", b"file,x\n\xff\xfe,1", "is not UTF-8 text"),
+        ("t.json", "[", "is not JSON"),
+        ("t.json", "[" * 100_000, "is not JSON"),
+        ("t.json", "3", "holds a int, expected a list of objects"),
+        ("t.json", "[3]", "has the row 3; expected an object with the name of a file"),
+        ("t.json", '[{"x": 1}]', "expected an object with the name of a file"),
+        ("t.json", '{"step-1.safetensors": 3}', "has the row 3; expected an object"),
+        ("t.json", '{"step-1.safetensors": {"file": "a"}}', "the row of step-1.safetensors says 'file' is 'a'; keep"),
+        (
+            "t.json",
+            '{"step-1.safetensors": {"x": 1}, "step-1.safetensors": {}}',
+            "has 'step-1.safetensors' more than once",
+        ),
+        (
+            "t.json",
+            of_json({"x": "fast"}),
+            "'x' of step-0.safetensors is 'fast', and of step-1.safetensors the number 1",
+        ),
+        ("t.json", of_json({"x": "1"}), "'x' of step-0.safetensors is '1', and of step-1.safetensors the number 1"),
+        ("t.json", of_json({"x": float("nan")}), "is nan; expected a finite number or a name; leave it empty"),
+        ("t.json", of_json({"x": 10**400}), "expected a finite number"),
+        ("t.json", of_json({"y": 10**30}), "metadata column 'y'"),
+        ("t.json", of_json({"x": True}), "is true; expected a number or a name"),
+        ("t.json", of_json({"x": [1]}), r"is \[1\]; expected a number or a name"),
+        ("t.yaml", "", r"t\.yaml', expected a \.csv or \.json file"),
+    ],
+)
+def test_a_table_that_is_wrong_is_named_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str | bytes, message: str
+) -> None:
+    write(tmp_path, states(4))
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    monkeypatch.setattr(importer, "read_state_dict", None)
+    with pytest.raises(ValueError, match=message) as caught:
+        read(tmp_path, conditions=name, output_dir=tmp_path / "set")
+    assert name in str(caught.value) and "\n" not in str(caught.value) and not (tmp_path / "set").exists()
+
+
+def test_a_table_that_is_missing(tmp_path: Path) -> None:
+    write(tmp_path, states(2))
+    (tmp_path / "folder.csv").mkdir()
+    for name in ("conditions.csv", "folder.csv"):
+        with pytest.raises(FileNotFoundError, match=rf"{name} is no file; conditions names a table"):
+            read(tmp_path, conditions=name)
+
+
+@given(
+    st.lists(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53), min_size=2, unique=True)
+)
+def test_numbers_come_back_from_both_kinds_of_table(
+    tmp_path_factory: pytest.TempPathFactory, values: list[float]
+) -> None:
+    folder, names = tmp_path_factory.mktemp("tables"), [f"{k}.pt" for k in range(len(values))]
+    (folder / "t.csv").write_text("file,x\n" + "".join(f"{k}.pt,{value!r}\n" for k, value in enumerate(values)))
+    (folder / "t.json").write_text(json.dumps({name: {"x": value} for name, value in zip(names, values, strict=True)}))
+    for name in ("t.csv", "t.json"):
+        rows = read_condition_table(folder / name, names).rows
+        assert [rows[each]["x"] for each in names] == values
+        assert len({type(rows[each]["x"]) for each in names}) == 1
+
+
+def test_a_header_of_a_safetensors_file_adds_no_columns(tmp_path: Path) -> None:
+    """What a file says of itself was written for somebody else, and may hold paths: a table says what is wanted."""
+    for k, state in enumerate(states(2)):
+        save_file(state, tmp_path / f"{k}.safetensors", metadata={"rate": f"{k}"})
+    assert "rate" not in read(tmp_path).metadata[0]

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from loopback_hub import LoopbackHub
 from torch import nn
 
-from pdiff_hub.networks import NETWORK_NAMES, base_model, build_network, logits, resolve_network
+from pdiff_hub.networks import NETWORK_NAMES, base_model, build_network, logits, resolve_network, small
 
-TRANSFORMERS_NAMES = [name for name in NETWORK_NAMES if name not in ("mlp3", "convnet3")]
+TRANSFORMERS_NAMES = [name for name in NETWORK_NAMES if name not in small.NAMES]
 FACTORIES = """
 from torch import nn
 
@@ -54,6 +54,8 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize(
     ("spec", "image_size", "expected"),
     [
+        ("mlp", 8, 64 * 32 + 32 + 320 + 10),
+        ({"name": "mlp", "hidden": [16, 8, 4]}, 8, 64 * 16 + 16 + 16 * 8 + 8 + 8 * 4 + 4 + 40 + 10),
         ("mlp3", 8, 64 * 64 + 64 + 64 * 64 + 64 + 640 + 10),
         ({"name": "mlp3", "hidden": [48, 32]}, 28, 784 * 48 + 48 + 48 * 32 + 32 + 320 + 10),
         ("convnet3", 8, 80 + 1168 + 2320 + 64 * 10 + 10),
@@ -69,6 +71,9 @@ def test_number_of_parameters(spec: Any, image_size: int, expected: int) -> None
 @settings(max_examples=25, deadline=None)
 @given(
     spec=st.one_of(
+        st.fixed_dictionaries(
+            {"name": st.just("mlp")}, optional={"hidden": st.lists(st.integers(1, 20), min_size=1, max_size=5)}
+        ),
         st.fixed_dictionaries(
             {"name": st.just("mlp3")}, optional={"hidden": st.lists(st.integers(1, 20), min_size=2, max_size=2)}
         ),
@@ -102,6 +107,21 @@ def test_small_networks_of_every_option(
     again = build_network(complete, seed=2)
     again.load_state_dict(network.state_dict(), strict=True)
     assert torch.equal(again(images), network(images))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(1, 20), min_size=2, max_size=2), st.integers(0, 9))
+def test_mlp_of_two_widths_is_mlp3(hidden: list[int], seed: int) -> None:
+    """Their state dicts have the same keys, shapes and numbers, so that networks of one load into the other."""
+    own, other = (build_network(resolve({"name": name, "hidden": hidden}), seed=seed) for name in ("mlp", "mlp3"))
+    assert [name for name, _ in own.named_children()] == [name for name, _ in other.named_children()]
+    assert list(own.state_dict()) == list(other.state_dict())
+    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in own.state_dict().items())
+
+
+def test_layers_of_mlp() -> None:
+    names = [name for name, _ in build_network(resolve({"name": "mlp", "hidden": [5, 4, 3]})).named_children()]
+    assert names == ["flatten", "fc1", "relu1", "fc2", "relu2", "fc3", "relu3", "fc4"]
 
 
 def test_seed_decides_the_weights_and_nothing_leaks() -> None:
@@ -247,10 +267,13 @@ def test_bad_use_of_factories(factories: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("mlp4", "nearest known one is 'mlp3'"),
+        ("mlp4", "nearest known one is 'mlp'"),
         ("resnet-18", "nearest known one is 'resnet18'"),
         ({"hidden": [1, 2]}, "needs a 'name'"),
         ({"name": "mlp3", "hiden": [1, 2]}, "nearest known one is 'hidden'"),
+        ({"name": "mlp", "hidden": []}, r"hidden of network 'mlp' must be a list of positive integers, found \[\]"),
+        ({"name": "mlp", "hidden": [3, 0]}, r"list of positive integers, found \[3, 0\]"),
+        ({"name": "mlp", "hidden": 3}, "list of positive integers, found 3"),
         ({"name": "mlp3", "hidden": [1, 2, 3]}, "list of 2 positive integers"),
         ({"name": "mlp3", "hidden": [True, 2]}, "list of 2 positive integers"),
         ({"name": "convnet3", "widths": [1, 2, 0]}, "list of 3 positive integers"),

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from test_space_asking import subsets_pipeline
 
 from pdiff_hub import PDiffPipeline
 
@@ -50,10 +51,13 @@ def address(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
     }
+    # The second pipeline can be asked for networks.
+    pipelines = ["digits-mlp3", str(subsets_pipeline(folder / "subsets"))]
+    options = ["--host", "127.0.0.1", "--port", str(port), "--pipeline", *pipelines]
     log = folder / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, str(SPACE / "app.py"), "--host", "127.0.0.1", "--port", str(port)],
+            [sys.executable, str(SPACE / "app.py"), *options],
             cwd=folder,
             env=environment,
             stdout=output,
@@ -89,7 +93,7 @@ def count(browser: Browser, selector: str) -> int:
 
 
 def text(browser: Browser, selector: str) -> str:
-    return browser.driver.find_element(By.CSS_SELECTOR, selector).text
+    return browser.driver.execute_script("return document.querySelector(arguments[0])?.innerText ?? ''", selector)
 
 
 def show(browser: Browser, tab: str) -> None:
@@ -102,8 +106,29 @@ def settled(browser: Browser) -> bool:
     return browser.evaluate("[...document.querySelectorAll('.progress-text')].every(each => !each.offsetParent)")
 
 
-def draw(browser: Browser, drawn: Drawn) -> None:
-    pad = browser.driver.find_element(By.CSS_SELECTOR, "#pad canvas")
+def click(browser: Browser, selector: str, which: int = 0) -> None:
+    found = browser.driver.find_elements(By.CSS_SELECTOR, selector)[which]
+    browser.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", found)
+    found.click()
+
+
+def choose(browser: Browser, name: str) -> None:
+    """Choose a pipeline that is in the list."""
+    click(browser, "#local input")
+    browser.driver.switch_to.active_element.send_keys(Keys.CONTROL, "a")
+    browser.driver.switch_to.active_element.send_keys(name)
+    options = "[...document.querySelectorAll('ul[role=listbox] li')].map(each => each.textContent)"
+    wait("the only name in the list", lambda: [name in each for each in browser.evaluate(options)] == [True])
+    browser.driver.switch_to.active_element.send_keys(Keys.ENTER)
+
+
+def tabs(browser: Browser) -> list[str]:
+    # In one piece, because Gradio may replace the buttons in between.
+    return browser.evaluate("[...document.querySelectorAll('button[role=tab]')].map(each => each.innerText)")
+
+
+def draw(browser: Browser, drawn: Drawn, on: str = "pad") -> None:
+    pad = browser.driver.find_element(By.CSS_SELECTOR, f"#{on} canvas")
     browser.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", pad)
     side = pad.size["width"]
     for stroke in drawn:
@@ -193,3 +218,79 @@ def test_the_page_on_a_phone(browser: Browser, address: str, dark: bool) -> None
         assert browser.overflow() == 0, tab
     assert browser.messages() == []
     browser.screenshot(PICTURES / f"space-phone{'-dark' if dark else ''}.png")
+
+
+def label(browser: Browser, first: int, last: int) -> None:
+    """Clicks pictures of the grid. The grid draws itself anew at each click, and a script does not wait for it."""
+    for number in range(first, last):
+        browser.evaluate(f"document.querySelectorAll('#fit-grid .pd-tile')[{number}].click()")
+
+
+def open_subsets(browser: Browser) -> None:
+    """Opens the pipeline that can be asked for networks, and asks for five."""
+    choose(browser, "subsets")
+    wait("the tab Ask", lambda: tabs(browser) == ["Ask", "Fit", "Numbers"] and count(browser, "#ask-go") == 1)
+    click(browser, "#ask-go")
+    wait("the error", lambda: "Nothing is asked for yet; tick at least one" in text(browser, "#ask-summary"))
+    for digit in (1, 4):
+        click(browser, "#ask-ticks input", digit)
+    click(browser, "#ask-go")
+    wait("five networks", lambda: "Is it one of 1, 4?" in text(browser, "#ask-summary"))
+    assert "It was trained on" in text(browser, "#ask-summary") and count(browser, "#ask-summary .pd-class") == 10
+
+
+def test_ask_and_fit(browser: Browser, address: str) -> None:
+    """Tabs come and go with the pipeline; networks are asked for and fitted; what is wrong is said in the page."""
+    browser.open(address)
+    wait("the first sample", lambda: count(browser, "#networks tbody tr") == 20)
+    assert tabs(browser) == ["Sample", "Copied?", "Path", "Draw", "Fit", "Numbers"]
+    open_subsets(browser)
+    draw(browser, DRAWN[4], on="ask-pad")
+    wait("the answers to the drawing", lambda: count(browser, "#ask-answer .pd-five") == 5)
+    assert re.search(r"(All 5|[345] of 5) say (yes|no)", text(browser, "#ask-answer"))
+    wait("the page to settle", lambda: settled(browser))
+    browser.screenshot(PICTURES / "space-ask.png")
+    click(browser, "#ask-clear")
+    wait("no answer", lambda: count(browser, "#ask-answer .pd-five") == 0)
+
+    show(browser, "Fit")
+    wait("the pictures", lambda: count(browser, "#fit-grid .pd-tile") == 30)
+    label(browser, 0, 10)
+    click(browser, "#fit-go")
+    wait("the error", lambda: "Every label is 'yes'" in text(browser, "#fit-summary"))
+    click(browser, "#fit-add")
+    wait("another error", lambda: "Nothing is drawn yet" in text(browser, "#fit-answer"))
+    click(browser, "#fit-grid .pd-brush")
+    label(browser, 10, 19)
+    draw(browser, DRAWN[1], on="fit-pad")
+    click(browser, "#fit-add")
+    wait("the drawing among the pictures", lambda: count(browser, "#fit-grid .pd-tile") == 31)
+    assert text(browser, "#fit-grid .pd-count") == "20 labelled: 10 no, 10 yes."
+    click(browser, "#fit-go")
+    wait("networks that fit", lambda: "of 20 labels" in text(browser, "#fit-summary"))
+    draw(browser, DRAWN[7], on="fit-pad")
+    wait("their answers", lambda: count(browser, "#fit-answer .pd-five") == 5)
+    wait("the page to settle", lambda: settled(browser))
+    browser.screenshot(PICTURES / "space-fit.png")
+
+    choose(browser, "digits-mlp3")
+    wait("the tabs of samples", lambda: tabs(browser) == ["Sample", "Copied?", "Path", "Draw", "Fit", "Numbers"])
+    assert browser.overflow() == 0 and browser.messages() == []
+    assert [each for each in browser.requests() if not each.startswith(address)] == []
+
+
+def test_ask_and_fit_on_a_phone(browser: Browser, address: str) -> None:
+    browser.open(address, width=390, dark=True)
+    wait("the first sample", lambda: count(browser, "#networks tbody tr") == 20)
+    open_subsets(browser)
+    click(browser, "#ask-test")
+    wait("the answers to a test picture", lambda: "It is of class" in text(browser, "#ask-answer"))
+    wait("the page to settle", lambda: settled(browser))
+    assert browser.overflow() == 0
+    browser.screenshot(PICTURES / "space-ask-phone.png")
+    show(browser, "Fit")
+    wait("the pictures", lambda: count(browser, "#fit-grid .pd-tile") == 30)
+    label(browser, 0, 8)
+    wait("the count", lambda: "8 yes" in text(browser, "#fit-grid .pd-count"))
+    assert browser.overflow() == 0 and browser.messages() == []
+    browser.screenshot(PICTURES / "space-fit-phone.png")

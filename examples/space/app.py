@@ -1,6 +1,6 @@
 """A Space: sample networks from a pipeline, see how good and how new they are, and let them read a drawn digit.
 
-Run: python examples/space/app.py [--pipeline NAME_FOLDER_OR_HUB_ID] [--host 127.0.0.1] [--port 7860]
+Run: python examples/space/app.py [--pipeline NAME_FOLDER_OR_HUB_ID ...] [--host 127.0.0.1] [--port 7860]
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, wraps
 from html import escape
 from pathlib import Path
@@ -18,7 +18,10 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads this 
 
 import gradio as gr
 import views
+from ask_tab import ask_tab
+from asking import EXPLAINED, whole_seed
 from drawing import digit_image, read_strokes, vote
+from fit_tab import fit_tab
 from look import COLORS, STYLE, theme
 from opening import Opened, local_pipelines, open_pipeline, pull_pipeline
 from pad import drawing_pad
@@ -36,6 +39,7 @@ from sampling import (
 
 _FIRST_SAMPLE = 20
 _MOST_STEPS = 250
+_TABS_OF_SAMPLES = 4
 _READERS = 10  # networks that read a drawing
 _BY_STEP = "Accuracy on the way"
 _EMPTY = "The answer appears here with the first stroke."
@@ -54,7 +58,7 @@ def told(work: Callable[..., Any]) -> Callable[..., Any]:
     def safely(*arguments: Any) -> Any:
         try:
             return work(*arguments)
-        except (ValueError, OSError, ImportError) as error:  # files, permissions and connections are OSErrors
+        except EXPLAINED as error:
             raise gr.Error(escape(str(error)), duration=None, print_exception=False) from error
 
     return safely
@@ -68,8 +72,11 @@ def again(settings: Settings | None) -> Sample:
     return sample(open_pipeline(Path(folder), name), *numbers)
 
 
-def show_pipeline(opened: Opened) -> tuple[Any, ...]:
-    """The values of everything on the page that depends on the pipeline and not on a sample."""
+def show_pipeline(before: Opened | None, opened: Opened) -> tuple[Any, ...]:
+    """The values of everything on the page that depends on the pipeline and not on a sample.
+
+    before: what was open until now.
+    """
     most = min(_MOST_STEPS, int(opened.pipe.scheduler.config.num_train_timesteps))
     steps = min(most, int(opened.pipe.config.default_num_inference_steps))
     return (
@@ -77,17 +84,19 @@ def show_pipeline(opened: Opened) -> tuple[Any, ...]:
         views.pipeline_view(opened),
         views.results_view(opened),
         gr.Slider(maximum=most, value=steps),
+        # Networks that have a task each cannot be judged together, so the tabs about samples are hidden. With
+        # visible=False, Gradio goes on showing a tab that was visible when the page was built.
+        *(gr.Tab(visible="hidden" if opened.own_tasks else True) for _ in range(_TABS_OF_SAMPLES)),
+        _tab_to_select(before, opened),
     )
 
 
-@told
-def open_local(name: str) -> tuple[Any, ...]:
-    return show_pipeline(open_pipeline(local_pipelines()[name], name))
-
-
-@told
-def open_from_hub(hub_id: str) -> tuple[Any, ...]:
-    return show_pipeline(open_pipeline(pull_pipeline(hub_id), hub_id.strip()))
+def _tab_to_select(before: Opened | None, opened: Opened) -> gr.Tabs:
+    """Another tab, if the visitor may be on one that is hidden now."""
+    if opened.own_tasks:
+        return gr.Tabs(selected="fit" if opened.pipe.conditions is None else "ask")
+    gone = before is not None and (before.own_tasks or (before.pipe.conditions and not opened.pipe.conditions))
+    return gr.Tabs(selected="sample") if gone else gr.Tabs()
 
 
 @told
@@ -97,9 +106,9 @@ def draw_sample(
     """The numbers of a sample, the choice of a network and its file, and an empty pad for the new networks."""
     if where is None:
         raise ValueError("no pipeline is open; choose one above.")
-    if seed is None or seed != int(seed) or not 0 <= seed < 2**63:
-        raise ValueError(f"the seed is {seed}; expected a whole number from 0 on.")
-    settings = (*where, int(number), int(seed), int(steps))
+    settings = (*where, int(number), whole_seed(seed), int(steps))
+    if open_pipeline(Path(where[0]), where[1]).own_tasks:
+        return None, views.own_tasks_view(), "", gr.Dropdown(choices=[], value=None), None, "", views.no_answer_view("")
     drawn = again(settings)
     choices = [
         (f"network {index} ({100 * float(accuracy):.2f} % on test)", index)
@@ -115,6 +124,13 @@ def draw_sample(
         "",
         views.no_answer_view(waiting),
     )
+
+
+@told
+def show_pictures(settings: Settings | None, directory: Path) -> tuple[Any, ...]:
+    if settings is None:  # networks that cannot be judged; nothing shows these pictures
+        return "", None, None, "", None, None
+    return draw_pictures(again(settings), directory)
 
 
 @lru_cache(maxsize=16)
@@ -155,8 +171,9 @@ def network_file(index: int, settings: Settings | None, directory: Path) -> str:
     return str(write_network(again(settings), index, directory))
 
 
-def build(first: Where, directory: Path) -> gr.Blocks:
-    """The page. first: folder and name of the pipeline that is opened first. directory: for pictures and files."""
+def build(given: Sequence[Where], directory: Path) -> gr.Blocks:
+    """The page. given: folders and names of pipelines to choose from besides those here; the first is opened first.
+    directory: for pictures and files."""
 
     def picture(title: str, note: str = "") -> tuple[gr.HTML, gr.Image]:
         """A heading with a note, and a picture below it."""
@@ -172,14 +189,16 @@ def build(first: Where, directory: Path) -> gr.Blocks:
             )
         return caption, image
 
-    names = list(local_pipelines())
+    first = given[0]
+    # Pipelines of the Hub are not in the list: they are opened by their id.
+    places = local_pipelines() | {name: Path(folder) for folder, name in given if "/" not in name}
     with gr.Blocks(title=views.TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         where, settings = gr.State(None), gr.State(None)
         gr.HTML(views.INTRODUCTION)
         with gr.Row(equal_height=False):
             local = gr.Dropdown(
-                names,
-                value=first[1] if first[1] in names else None,
+                list(places),
+                value=first[1] if first[1] in places else None,
                 label="Pipeline",
                 min_width=240,
                 info="Those that lie here with their weights.",
@@ -195,8 +214,14 @@ def build(first: Where, directory: Path) -> gr.Blocks:
                 info="Only weights are loaded; code in the repository is never run.",
             )
         about = gr.HTML(elem_id="pipeline")
-        with gr.Tabs():
-            with gr.Tab("Sample"), gr.Row(equal_height=False):
+        # Only one piece of work runs at a time: schedulers hold the state of a sampling run, and torch uses all cores.
+        alone: dict[str, Any] = {
+            "concurrency_id": "networks",
+            "concurrency_limit": 1,
+            "api_visibility": "private",
+        }
+        with gr.Tabs(overflow_behavior="wrap") as tabs:  # seven are wider than a phone
+            with gr.Tab("Sample", id="sample") as sample_tab, gr.Row(equal_height=False):
                 with gr.Column(scale=2, min_width=280):
                     number = gr.Slider(
                         1, MOST_NETWORKS, value=_FIRST_SAMPLE, step=1, label="Networks", elem_id="number"
@@ -216,7 +241,7 @@ def build(first: Where, directory: Path) -> gr.Blocks:
                 with gr.Column(scale=4, min_width=320):
                     summary = gr.HTML(elem_id="summary")
                     table = gr.HTML(elem_id="networks")
-            with gr.Tab("Copied?"):
+            with gr.Tab("Copied?") as copied_tab:
                 sample_says = gr.HTML(elem_id="sample-verdict")
                 with gr.Row():
                     _, similarity = picture(
@@ -225,17 +250,18 @@ def build(first: Where, directory: Path) -> gr.Blocks:
                     _, frontier = picture(
                         "The frontier", "Up is more accurate, to the right is newer; higher lines are better."
                     )
-            with gr.Tab("Path"), gr.Row():
+            with gr.Tab("Path") as path_tab, gr.Row():
                 start_says, by_step = picture(_BY_STEP)
                 _, path = picture(
                     "The way itself", "Latents of the first networks of the sample, among those of the originals."
                 )
-            with gr.Tab("Draw"), gr.Row(equal_height=False):
+            with gr.Tab("Draw") as draw_tab, gr.Row(equal_height=False):
                 with gr.Column(scale=2, min_width=280):
                     pad = drawing_pad(elem_id="pad")
                     clear = gr.Button("Clear", elem_id="clear")
                 with gr.Column(scale=3, min_width=320):
                     answer = gr.HTML(views.no_answer_view(_EMPTY), elem_id="answer")
+            asking, fitting = ask_tab(where, alone), fit_tab(where, alone)
             with gr.Tab("Numbers"):
                 gr.Markdown(views.EXPLANATION)
                 results = gr.HTML(elem_id="results")
@@ -243,21 +269,30 @@ def build(first: Where, directory: Path) -> gr.Blocks:
         def once(*arguments: Any) -> tuple[Any, ...]:
             return draw_sample(*arguments, directory)
 
-        # Only one piece of work runs at a time: schedulers hold the state of a sampling run, and torch uses all cores.
-        alone = {"concurrency_id": "networks", "concurrency_limit": 1, "api_visibility": "private"}
-        of_pipeline = [where, about, results, steps]
+        def show(kept: Where | None, folder: str | Path, name: str) -> tuple[Any, ...]:
+            before = None if kept is None else open_pipeline(Path(kept[0]), kept[1])
+            opened = open_pipeline(Path(folder), name)
+            return *show_pipeline(before, opened), *asking.show(opened), *fitting.show(opened)
+
+        of_samples = [sample_tab, copied_tab, path_tab, draw_tab, tabs]
+        of_pipeline = [where, about, results, steps, *of_samples, *asking.of_pipeline, *fitting.of_pipeline]
         of_sample = [settings, summary, table, choice, download, pad, answer]
         of_pictures = [sample_says, similarity, frontier, start_says, by_step, path]
         opened = [
-            page.load(told(lambda: show_pipeline(open_pipeline(Path(first[0]), first[1]))), None, of_pipeline, **alone),
-            local.input(open_local, local, of_pipeline, **alone),
-            hub_id.submit(open_from_hub, hub_id, of_pipeline, **alone),
+            page.load(told(lambda: show(None, *first)), None, of_pipeline, **alone),
+            local.input(told(lambda kept, name: show(kept, places[name], name)), [where, local], of_pipeline, **alone),
+            hub_id.submit(
+                told(lambda kept, text: show(kept, pull_pipeline(text), text.strip())),
+                [where, hub_id],
+                of_pipeline,
+                **alone,
+            ),
         ]
         sampled = [each.success(once, [where, number, seed, steps], of_sample, **alone) for each in opened]
         sampled.append(go.click(once, [where, number, seed, steps], of_sample, **alone))
         for each in sampled:
             each.success(
-                told(lambda kept: draw_pictures(again(kept), directory)),
+                lambda kept: show_pictures(kept, directory),
                 settings,
                 of_pictures,
                 show_progress_on=[similarity, frontier, by_step, path],
@@ -282,17 +317,20 @@ def find(pipeline: str) -> Where:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--pipeline", default="digits-mlp3", help="opened first: a name under pipelines/, a folder or a Hub id"
+        "--pipeline",
+        nargs="+",
+        default=["digits-mlp3"],
+        help="a name under pipelines/, a folder or a Hub id, which is opened first; then folders to choose from",
     )
     parser.add_argument("--host", help="address to listen on; by default this machine only, in a Space as it asks")
     parser.add_argument("--port", type=int, help="port to listen on; by default the first free one from 7860")
     args = parser.parse_args()
     try:
-        first = find(args.pipeline)
+        given = [find(pipeline) for pipeline in args.pipeline]
     except (ValueError, OSError) as error:
         parser.error(str(error))
     with tempfile.TemporaryDirectory(prefix="pdiff-space-") as directory:
-        page = build(first, Path(directory))
+        page = build(given, Path(directory))
         page.launch(
             server_name=args.host,
             server_port=args.port,

@@ -35,6 +35,7 @@ class Vote:
     answers_N: int64, the class that each network finds most likely. confidence_N: float, its probability for that
     class. votes_c: int64, how many networks answer each class. probability_c: float, mean probability of each class.
     winner: the class with the most votes; if several have the most, the one with the highest mean probability.
+    of_winner_N: float, each network's probability of the winner.
     disagreement: the share of networks that do not answer the winner, 0..1.
     """
 
@@ -43,6 +44,7 @@ class Vote:
     votes_c: Tensor
     probability_c: Tensor
     winner: int
+    of_winner_N: Tensor
     disagreement: float
 
 
@@ -117,4 +119,5 @@ def vote(logits_Nc: Tensor) -> Vote:
     probability_c = probability_Nc.mean(dim=0)
     most = int(votes_c.max())
     winner = int(probability_c.where(votes_c == most, -1.0).argmax())
-    return Vote(answers_N, confidence_N, votes_c, probability_c, winner, 1 - most / len(logits_Nc))
+    of_winner_N = probability_Nc[:, winner]
+    return Vote(answers_N, confidence_N, votes_c, probability_c, winner, of_winner_N, 1 - most / len(logits_Nc))

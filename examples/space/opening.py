@@ -59,6 +59,28 @@ class Opened:
         task = self.judge.task
         return task.spec["dataset"] == "digits" and (task.in_channels, task.image_size) == (1, 8)
 
+    @property
+    def own_tasks(self) -> bool:
+        """Whether each network has a task of its own on these images, so that none can be judged by their labels."""
+        return self._num_answers != self.judge.task.num_classes
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes of its images."""
+        task = self.judge.task
+        return tuple(map(str, task.spec["resolved"].get("classes") or range(task.num_classes)))
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The names of what its networks can answer."""
+        if not self.own_tasks:
+            return self.classes
+        return ("no", "yes") if self._num_answers == 2 else tuple(map(str, range(self._num_answers)))
+
+    @property
+    def _num_answers(self) -> int:
+        return int(self.pipe.autoencoder.config.network.get("num_classes", self.judge.task.num_classes))
+
 
 def local_pipelines() -> dict[str, Path]:
     """Name -> folder, for the pipelines here that hold weights and not only a recipe."""

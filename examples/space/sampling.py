@@ -152,10 +152,14 @@ def accuracy_by_step(drawn: Sample) -> tuple[list[int], Tensor]:
 
 def logits_of(drawn: Sample, image_HW: Tensor, most: int) -> Tensor:
     """Logits [N,c] of the first `most` networks for one grey image, uint8 [H,W]."""
-    judge = drawn.opened.judge
-    inputs_1CHW = judge.task.inputs(Split(image_HW[None, None], torch.zeros(1, dtype=torch.int64)))
-    logits_N1c = predict_logits(judge.network, judge.layout, judge.frozen, drawn.params_NP[:most], inputs_1CHW)
-    return logits_N1c[:, 0]
+    return logits_for(drawn.opened, drawn.params_NP[:most], image_HW[None])
+
+
+def logits_for(opened: Opened, params_NP: Tensor, image_CHW: Tensor) -> Tensor:
+    """Logits [N,c] of N networks for one image, uint8 [C,H,W]."""
+    judge = opened.judge
+    inputs_1CHW = judge.task.inputs(Split(image_CHW[None], torch.zeros(1, dtype=torch.int64)))
+    return predict_logits(judge.network, judge.layout, judge.frozen, params_NP, inputs_1CHW)[:, 0]
 
 
 def settings_name(drawn: Sample) -> str:

@@ -32,6 +32,10 @@ that.
 ways to make networks of the same checkpoints: their average, random numbers of the right mean and spread, or
 checkpoints with some noise added.
 
+**Ask and Fit**: five networks for what you ask, or for the pictures that you label. Their mean answer is better than
+most single ones, and where they differ, none is sure. What they were never trained on is said as far as the checkpoints
+that lie beside the pipeline tell it; where these are missing, nobody can tell it here.
+
 **Ten networks read your digit**: votes are their answers; the mean probability is what an ensemble of them answers;
 disagreement is the share of networks that answer something else than most. Networks that are near copies of each other
 agree even where all of them are wrong.
@@ -87,9 +91,12 @@ def summary_view(drawn: Sample) -> str:
         facts.append(("mean highest IoU", f"{float(drawn.similarity_N.nanmean()):.3f}"))
     if drawn.nearest_N is not None:
         facts.append(("mean nearest L2", f"{float(drawn.nearest_N.mean()):.3f}"))
+    note = ACCURACY_NOTE
+    if drawn.opened.pipe.conditions is not None:
+        note += " Nothing was asked for, so these are networks of every kind that the pipeline knows."
     return (
         f'<div class="pd-facts pd-big">{"".join(_fact(*each) for each in facts)}</div>'
-        f'<p class="pd-note">{escape(ACCURACY_NOTE)}</p>'
+        f'<p class="pd-note">{escape(note)}</p>'
     )
 
 
@@ -148,6 +155,21 @@ def caption(title: str, note: str) -> str:
 def no_answer_view(text: str) -> str:
     """A text in place of an answer."""
     return f'<div class="pd-answer pd-empty">{escape(text)}</div>'
+
+
+def error_view(error: Exception) -> str:
+    """What went wrong, as a sentence in place of an answer."""
+    text = str(error)
+    return f'<div class="pd-answer pd-empty pd-wrong" role="alert">{escape(text[:1].upper() + text[1:])}</div>'
+
+
+def own_tasks_view() -> str:
+    """Said in place of a sample of networks that cannot be judged together."""
+    return _callout(
+        "Nothing to judge",
+        "Each network of this pipeline has a task of its own, so no single measure fits them all.",
+        "<p>Ask for networks in the tab Ask, or fit some in the tab Fit.</p>",
+    )
 
 
 def results_view(opened: Opened) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pdiff_hub.errors import PdiffError, require_known
-from pdiff_hub.travelling.pipeline_pdiff import ConditionSpec
+from pdiff_hub.travelling.conditioner import ConditionSpec
 
 CONDITION_COLUMN = "condition"
 CONDITION_TYPE = pa.list_(pa.float32())

@@ -24,8 +24,8 @@ from pdiff_hub.checkpoints.reading import read_folder
 from pdiff_hub.checkpoints.rows import PickedRows, Rows, TensorRows
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.transfer import Pushed, PushOptions, commit_of
+from pdiff_hub.travelling.conditioner import ConditionSpec
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
-from pdiff_hub.travelling.pipeline_pdiff import ConditionSpec
 
 _KEPT_BYTES = 256 << 20
 _DIGESTED = 2**20  # numbers from each end of the vectors, of all checkpoints together

@@ -58,7 +58,7 @@ def ensemble_curve(
     if len(images) == 0:
         raise PdiffError("there are no images to evaluate on; expected at least one.")
     rows = PickedRows(rows, range(min(rows.num_rows, max(sizes))))
-    totals = {size: _Totals(rows.num_rows // size) for size in kept}
+    totals = {size: EnsembleTotals(rows.num_rows // size) for size in kept}
     step = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // (4 * images[:1].numel())))
     for n in range(0, len(images), step):
         labels_n = labels_N[n : n + step].cpu()
@@ -72,8 +72,8 @@ def ensemble_curve(
     return EnsembleCurve(tuple(totals), accuracy, nll, calibration_error)
 
 
-class _Totals:
-    """Sums over images, in float64, for the G ensembles of one size."""
+class EnsembleTotals:
+    """Sums over images, in float64, for the G ensembles of one size; `means` gives what they come to."""
 
     def __init__(self, num_groups: int) -> None:
         self.num_groups = num_groups

@@ -8,10 +8,12 @@ from typing import Any
 
 from pdiff_hub.evaluation.report import Figure, Section, Table, write_report
 from pdiff_hub.evaluation.table import result_tables, training_text, verdict
-from pdiff_hub.records import Results, RunFolder
+from pdiff_hub.records import Measurements, Results, RunFolder
 from pdiff_hub.safe_files import flattened
 
 _TITLES = {
+    "requests": "Networks for tasks never seen, by their description",
+    "fit": "Networks for tasks never seen, from a few examples",
     "copies": "How near networks lie to what the generator was trained on",
     "training": "When training was ended",
     "accuracy-similarity": "Accuracy against the highest similarity to an original",
@@ -21,6 +23,9 @@ _TITLES = {
     "ensembles": "Ensembles of originals and of generated networks",
 }
 _ALTS = {
+    "requests": "One row for each way to get a network for a task never seen: a point at its mean accuracy, with its "
+    "interval.",
+    "fit": "Accuracy against the number of labelled examples, one line for each way to use them.",
     "copies": "One rising line per method: the share of its networks up to a distance from the nearest original, with "
     "a dotted line at the distance of a copy.",
     "training": "The denoising loss on held-out and on training checkpoints over the steps of training, with a line at "
@@ -59,6 +64,15 @@ def write_results_page(results: Results, folder: RunFolder) -> Path:
     return folder.report
 
 
+def _about_requests(measured: Measurements) -> str:
+    """What was asked, of whom, and why nothing leaks; empty if nothing was asked."""
+    requests = measured.requests
+    if requests is None:
+        return ""
+    copied = "" if measured.copies is None else f"\n\n{measured.copies.sentence}"
+    return f"{requests.num_seen} tasks were seen, {requests.num_unseen} held out. {requests.rule}{copied}"
+
+
 def result_figure(folder: RunFolder, stem: str) -> Figure | None:
     """The picture `stem`, one of `FIGURES`, with its title and its description; None if it was not drawn."""
     png = folder.picture(stem)
@@ -92,5 +106,10 @@ def result_sections(results: Results, folder: RunFolder) -> list[Section]:
         "audit": ("Do they only copy and average?", "", figures("similarity")),
         "methods": ("Against simple baselines", "\n\n".join(verdicts), figures("frontier", "frontier-distance")),
         "ensembles": ("As ensembles", practical, figures("ensembles")),
+        "requests": ("Asked for by description", _about_requests(measured), figures("requests")),
+        "warm_start": ("Trained further", "", []),
+        "request_ensembles": ("As ensembles", practical, []),
+        "fit": ("Fitted to a few examples", "", figures("fit")),
+        "fit_ensembles": ("Ensembles from examples", practical, []),
     }
     return [Section(*texts[name][:2], [table, *texts[name][2]]) for name, table in tables.items()]

@@ -11,6 +11,7 @@ from rich.table import Table as RichTable
 
 from pdiff_hub.evaluation.figures import METHOD_STYLE
 from pdiff_hub.evaluation.report import Table
+from pdiff_hub.evaluation.request_tables import request_tables
 from pdiff_hub.records import (
     AuditSummary,
     Comparison,
@@ -105,7 +106,8 @@ _IN_TERMINAL: Mapping[str, _InTerminal] = {
 
 
 def result_tables(measured: Measurements) -> dict[str, Table]:
-    """What was measured, as tables in this order: "copies", "accuracy", "audit", "methods", "ensembles"."""
+    """What was measured, as tables in this order: "copies", "accuracy", "audit", "methods", "ensembles", and those of
+    `request_tables`."""
     tables = {}
     if measured.copies is not None:
         tables["copies"] = Table("Copies", _COPIES_COLUMNS, _copies_rows(measured), _COPIES_NOTE)
@@ -118,6 +120,8 @@ def result_tables(measured: Measurements) -> dict[str, Table]:
         tables["methods"] = Table("Baselines", _METHOD_COLUMNS, rows, _METHOD_NOTE)
     if measured.ensembles is not None:
         tables["ensembles"] = Table("Ensembles", _ENSEMBLE_COLUMNS, _ensemble_rows(measured.ensembles), _ENSEMBLE_NOTE)
+    if measured.requests is not None:
+        tables |= request_tables(measured.requests)
     return {name: table for name, table in tables.items() if table.rows}
 
 
@@ -126,10 +130,10 @@ def print_results(results: Results, console: Console | None = None) -> None:
     console, measured = console or Console(), results.measured
     if measured is None:
         return
-    if measured.accuracy:
+    if measured.accuracy or measured.requests is not None:
         console.print(verdict(results), style="bold")
     for name, table in result_tables(measured).items():
-        shown = _IN_TERMINAL[name]
+        shown = _IN_TERMINAL.get(name, _InTerminal(table.title, note=table.note))
         title = shown.title + (f", {results.facts.num_params:,} parameters" if name == "accuracy" else "")
         _print(console, title, shown.columns or table.columns, table.rows)
         if shown.note:
@@ -231,6 +235,8 @@ def verdict(results: Results) -> str:
         sentences.append(measured.copies.sentence)
     if measured is not None and measured.training is not None and measured.training.kept == 0:
         sentences.append(f"Training gained nothing: what generates is {_untrained(results)}.")
+    if measured is not None and measured.requests is not None:
+        return " ".join([*sentences, *measured.requests.verdicts])
     if measured is None or measured.frontier is None:
         sentences.append("No baselines were run, so there is no verdict on novelty.")
     else:

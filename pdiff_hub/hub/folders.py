@@ -20,8 +20,9 @@ from pdiff_hub.pipeline.pushing import push_saved_pipeline
 from pdiff_hub.recipes import recipe_of
 from pdiff_hub.records import Checkpoints, Results, RunFolder
 from pdiff_hub.transfer import PushOptions
+from pdiff_hub.travelling.conditioner import ConditionSpec
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
-from pdiff_hub.travelling.pipeline_pdiff import INDEX, ConditionSpec
+from pdiff_hub.travelling.pipeline_pdiff import INDEX
 
 Kind = Literal["pipeline", "data set"]
 
@@ -145,7 +146,6 @@ def _asked(spec: ConditionSpec | None) -> str:
     if spec is None:
         return ""
     if spec.kind in ("bits", "class"):
-        example = ",".join(spec.names[:2]) if spec.kind == "bits" else spec.names[0]
         what = f"{'some' if spec.kind == 'bits' else 'one'} of {', '.join(spec.names)}"
     elif spec.kind == "text":
         return f"\nask for {spec.name}: the {spec.size} numbers that {spec.names[0]} gives for a text"
@@ -153,7 +153,10 @@ def _asked(spec: ConditionSpec | None) -> str:
         spans = [f"{low:g} to {high:g}" for low, high in zip(spec.low, spec.high, strict=True)]
         names = spec.names or ("",) * len(spans)
         what = ", ".join(f"{name} {span}".strip() for name, span in zip(names, spans, strict=True))
-        example = ",".join(f"{low:g}" for low in spec.low)
+    value = spec.example()[spec.name]
+    example = ",".join(
+        f"{each:g}" if isinstance(each, float) else each for each in ([value] if not isinstance(value, list) else value)
+    )
     return f"\nask for {spec.name}: {what} (--condition {spec.name}={example})"
 
 

@@ -32,6 +32,8 @@ def resolve_network(
     Args:
         spec: a name, or `{"name": NAME, **options}`. NAME is one of
 
+            - `mlp`: linear layers with ReLU between them, as many as `hidden: [h1, ...]` has numbers and one more
+              (default [32]).
             - `mlp3`: three linear layers. `hidden: [h1, h2]` (default [64, 64]).
             - `convnet3`: three 3x3 convolutions, one linear layer. `widths: [w1, w2, w3]` (default [8, 16, 16]),
               `norm: none|batch|group` (none), `downsample: max_pool|stride` (max_pool), `global_pool: bool` (false: the

@@ -1,21 +1,23 @@
-"""`mlp3` and `convnet3`, the small networks that p-diff generates whole (arXiv 2402.13144, table 3).
+"""`mlp3` and `convnet3`, the small networks that p-diff generates whole (arXiv 2402.13144, table 3), and `mlp`.
 
-Both are plain `nn.Sequential`s: their modules run in the order in which they are registered, and a ReLU module follows
+All are plain `nn.Sequential`s: their modules run in the order in which they are registered, and a ReLU module follows
 every hidden layer. So the list of modules alone shows how hidden units can be reordered without changing the function.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
 
 from pdiff_hub.errors import PdiffError, require_known, unknown_name
 
-NAMES = ("mlp3", "convnet3")
+NAMES = ("mlp", "mlp3", "convnet3")
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
+    "mlp": {"hidden": [32]},  # of any depth
     "mlp3": {"hidden": [64, 64]},
     "convnet3": {"widths": [8, 16, 16], "norm": "none", "downsample": "max_pool", "global_pool": False},
 }
@@ -35,38 +37,37 @@ def resolve(name: str, options: dict[str, Any]) -> dict[str, Any]:
             if not isinstance(value, bool):
                 raise PdiffError(f"global_pool of network {name!r} must be true or false, found {value!r}")
         else:
-            resolved[option] = _widths(f"{option} of network {name!r}", value, len(defaults[option]))
+            length = None if name == "mlp" else len(defaults[option])
+            resolved[option] = _widths(f"{option} of network {name!r}", value, length)
     return resolved
 
 
 def build(spec: dict[str, Any]) -> nn.Sequential:
     """The network of a complete spec."""
     shape = (spec["in_channels"], spec["image_size"], spec["num_classes"])
-    return _mlp3(spec, *shape) if spec["name"] == "mlp3" else _convnet3(spec, *shape)
+    return _convnet3(spec, *shape) if spec["name"] == "convnet3" else _mlp(spec, *shape)
 
 
-def _widths(what: str, value: Any, length: int) -> list[int]:
+def _widths(what: str, value: Any, length: int | None) -> list[int]:
+    """length: None for any number of widths, one at least."""
     if (
         not isinstance(value, list | tuple)
-        or len(value) != length
+        or len(value) != (length or max(len(value), 1))
         or any(type(width) is not int or width < 1 for width in value)
     ):
-        raise PdiffError(f"{what} must be a list of {length} positive integers, found {value!r}")
+        number = f"{length} " if length else ""
+        raise PdiffError(f"{what} must be a list of {number}positive integers, found {value!r}")
     return list(value)
 
 
-def _mlp3(options: dict[str, Any], in_channels: int, image_size: int, num_classes: int) -> nn.Sequential:
-    first, second = options["hidden"]
-    return nn.Sequential(
-        OrderedDict(
-            flatten=nn.Flatten(),
-            fc1=nn.Linear(in_channels * image_size**2, first),
-            relu1=nn.ReLU(),
-            fc2=nn.Linear(first, second),
-            relu2=nn.ReLU(),
-            fc3=nn.Linear(second, num_classes),
-        )
-    )
+def _mlp(options: dict[str, Any], in_channels: int, image_size: int, num_classes: int) -> nn.Sequential:
+    widths = [in_channels * image_size**2, *options["hidden"]]
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    for number, (before, after) in enumerate(pairwise(widths), start=1):
+        layers[f"fc{number}"] = nn.Linear(before, after)
+        layers[f"relu{number}"] = nn.ReLU()
+    layers[f"fc{len(widths)}"] = nn.Linear(widths[-1], num_classes)
+    return nn.Sequential(layers)
 
 
 def _convnet3(options: dict[str, Any], in_channels: int, image_size: int, num_classes: int) -> nn.Sequential:

@@ -14,6 +14,7 @@ from pdiff_hub.records import Results, RunFolder
 from pdiff_hub.safe_files import replacing
 from pdiff_hub.transfer.cards import accuracy_result, markdown_table
 from pdiff_hub.transfer.cards import render_card as fill_in
+from pdiff_hub.travelling.conditioner import ConditionSpec
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")
 _TAGS = ["neural-network-diffusion", "weight-generation", "pdiff-hub"]
@@ -39,10 +40,17 @@ def render_card(results: Results, *, repo_id: str | None = None) -> str:
         recipe=facts.recipe and yaml.safe_dump(facts.recipe, sort_keys=False).rstrip(),
         verdict=verdict(results),
         training=training_text(results),
+        asked=_asked(results),
         seconds=seconds_text(results),
         notes={part: table.note for part, table in tables.items()},
         **{part: markdown_table(table.columns, table.rows) for part, table in tables.items()},
     )
+
+
+def _asked(results: Results) -> str:
+    """The argument that asks a conditional pipeline for something; empty for others."""
+    spec = None if results.facts.conditions is None else ConditionSpec.from_dict(results.facts.conditions)
+    return "" if spec is None else f"condition={spec.example()!r}, "
 
 
 def write_card(folder: Path) -> None:

@@ -41,4 +41,5 @@ def facts_of(
         recipe=recipe,
         figures=list(figures),
         checkpoints=checkpoints,
+        conditions=None if pipe.conditions is None else pipe.conditions.to_dict(),
     )

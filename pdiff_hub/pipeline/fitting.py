@@ -4,23 +4,33 @@ A pipeline knows few directions in which its networks differ, so few labels find
 mean 0 and standard deviation 1, so a network is pulled back as strongly as N(0, I) says. The first network is the most
 probable one: it is pulled to the middle. Each further one is pulled halfway to a draw of the pipeline. So together they
 agree where the labels decide and differ where they do not (randomize-then-optimize, Bardsley et al. 2014).
-Shapes: B networks, N labelled examples, X one input, P parameters, C x L latents, S a slice of P.
+Shapes: B networks, N labelled examples, b and n of them at once, X one input, P parameters, C x L latents, S a slice of
+P, c classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call, vmap
 
 from pdiff_hub.errors import PdiffError, require
 from pdiff_hub.networks import logits
-from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
+from pdiff_hub.networks.prefix_cache import Forward
+from pdiff_hub.prediction.predictions import can_vmap
+from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout
 
 STEPS, _LEARNING_RATE = 150, 0.1  # docs/measurements.md, "Asking"
+# Activations of the examples at once, and of networks that share a vmap. Larger networks gain nothing from sharing one,
+# and where each has convolution kernels of its own they lose (as measured for `pdiff_hub.prediction`).
+_CHUNK_BYTES, _VMAP_BYTES = 256 << 20, 32 << 20
+_MAPPED_BYTES = 256 << 20  # components above this size are memory-mapped (`ParamAutoencoder.save_pretrained`)
 _HALFWAY = 0.5  # to a draw; all the way, single networks are much worse at few labels (there, too)
 
 
@@ -62,6 +72,24 @@ def check_examples(inputs_NX: Tensor, labels_N: Tensor, spec: Mapping[str, Any])
         )
 
 
+def with_gradients(network: nn.Module) -> nn.Module:
+    """The network, in eval mode, as a function of all its tensors: torch gives running statistics no gradient."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
+            module.forward = partial(_normalised, module)  # type: ignore[method-assign]
+    return network.eval().requires_grad_(False)
+
+
+def _normalised(norm: nn.modules.batchnorm._BatchNorm, inputs: Tensor) -> Tensor:
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = (norm.running_var + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight
+    shift = -norm.running_mean * scale
+    shift = shift if norm.bias is None else shift + norm.bias
+    shape = (-1, *(1,) * (inputs.ndim - 2))
+    return inputs * scale.view(shape) + shift.view(shape)
+
+
 def fit_latents(
     autoencoder: ParamAutoencoder,
     network: nn.Module,
@@ -72,43 +100,104 @@ def fit_latents(
     *,
     steps: int = STEPS,
     learning_rate: float = _LEARNING_RATE,
+    after_step: Callable[[], object] = lambda: None,
+    at_once: tuple[int, int] | None = None,
 ) -> Tensor:
     """Scaled latents [B,C,L] whose networks give the labels, near `center_BCL`, where Adam begins.
 
-    The gradient goes through the autoencoder slice by slice of P, so that memory holds the parameters of the B networks
-    once, with their gradients.
+    network: as `with_gradients` gives it. frozen: the tensors that are not generated. at_once: how many networks and
+    examples are worked on together, which bounds memory and changes nothing else; None chooses.
+
+    Memory holds the parameters of the B networks once, and the gradient and activations of `at_once`.
     """
     latent_BCL = center_BCL.clone()
     optimizer = torch.optim.Adam([latent_BCL], lr=learning_rate)
+
+    def one(state: Mapping[str, Tensor], inputs_nX: Tensor) -> Tensor:
+        return logits(functional_call(network, {**frozen, **state}, (inputs_nX,)))
+
+    mapped = list(autoencoder.components) if autoencoder.config.form == "linear" else []
+    if sum(part_NS.nbytes for part_NS in mapped) <= _MAPPED_BYTES:
+        mapped = []
     for _ in range(steps):
         with torch.no_grad():
             params_BP = autoencoder.decode(latent_BCL)
-        loss = _loss(autoencoder, network, frozen, params_BP.requires_grad_(), inputs_NX, labels_N)
-        (of_params_BP,) = torch.autograd.grad(loss, params_BP)
+        at_once = at_once or _at_once(one, autoencoder.layout, params_BP, inputs_NX)
+        _differentiate(one, autoencoder.layout, params_BP, inputs_NX, labels_N, at_once)
         latent_BCL.grad = latent_BCL - center_BCL
         with torch.enable_grad():
             moved_BCL = latent_BCL.detach().requires_grad_()
-            for start, stop, params_BS in autoencoder.decode_slices(moved_BCL):
-                (part_BCL,) = torch.autograd.grad(params_BS, moved_BCL, of_params_BP[:, start:stop], retain_graph=True)
+            for index, (start, stop, params_BS) in enumerate(autoencoder.decode_slices(moved_BCL)):
+                (part_BCL,) = torch.autograd.grad(params_BS, moved_BCL, params_BP[:, start:stop], retain_graph=True)
                 latent_BCL.grad += part_BCL
+                if mapped:  # decoding has released them, and the derivative has read them again
+                    autoencoder.release(mapped[index])
         optimizer.step()
+        after_step()
     return latent_BCL
 
 
 @torch.enable_grad()
-def _loss(
-    autoencoder: ParamAutoencoder,
-    network: nn.Module,
-    frozen: Mapping[str, Tensor],
+def _differentiate(
+    one: Forward,
+    layout: ParamLayout,
     params_BP: Tensor,
     inputs_NX: Tensor,
     labels_N: Tensor,
-) -> Tensor:
-    """The negative log-likelihood of all labels, summed over networks."""
+    at_once: tuple[int, int],
+) -> None:
+    """Replaces each parameter by the derivative of the negative log-likelihood of all labels with respect to it."""
+    networks, images = at_once
+    for part_bP in params_BP.split(networks):
+        # Each tensor is a leaf of its own: the derivative of a part of a vector is as large as the whole vector.
+        leaves = [part_bP[:, e.start : e.stop].detach().requires_grad_() for e in layout.entries]
+        state = _named(layout, leaves)
+        gradients = [torch.zeros_like(leaf) for leaf in leaves]
+        for inputs_nX, labels_n in zip(inputs_NX.split(images), labels_N.split(images), strict=True):
+            if len(part_bP) == 1:
+                logits_bnc = one({name: tensor[0] for name, tensor in state.items()}, inputs_nX)[None]
+            else:
+                logits_bnc = vmap(one, in_dims=(0, None))(state, inputs_nX)
+            targets_bn = labels_n.expand(len(part_bP), -1)
+            loss = F.cross_entropy(logits_bnc.flatten(0, 1), targets_bn.flatten(), reduction="sum")
+            more = torch.autograd.grad(loss, leaves, materialize_grads=True, retain_graph=len(labels_N) > images)
+            for gradient, each in zip(gradients, more, strict=True):
+                gradient += each
+        with torch.no_grad():
+            for entry, gradient in zip(layout.entries, gradients, strict=True):
+                part_bP[:, entry.start : entry.stop] = gradient
 
-    def one(state: dict[str, Tensor]) -> Tensor:
-        return logits(functional_call(network, {**frozen, **state}, (inputs_NX,)))
 
-    logits_BNc = vmap(one)(autoencoder.layout.stack(params_BP))
-    targets_BN = labels_N.expand(len(logits_BNc), -1)
-    return nn.functional.cross_entropy(logits_BNc.flatten(0, 1), targets_BN.flatten(), reduction="sum")
+def _named(layout: ParamLayout, leaves: list[Tensor]) -> dict[str, Tensor]:
+    """Parts of the vector [b, numbers] -> tensors [b, *shape] by all their names."""
+    state: dict[str, Tensor] = {}
+    for entry, leaf in zip(layout.entries, leaves, strict=True):
+        tensor = leaf.view(-1, *entry.shape).to(getattr(torch, entry.dtype))
+        state |= dict.fromkeys((entry.name, *entry.aliases), tensor)
+    return state
+
+
+@torch.enable_grad()
+def _at_once(one: Forward, layout: ParamLayout, params_BP: Tensor, inputs_NX: Tensor) -> tuple[int, int]:
+    """How many networks and examples to work on together, from the bytes that autograd saves for one of each."""
+    saved = 0
+
+    def note(tensor: Tensor) -> Tensor:
+        nonlocal saved
+        saved += tensor.nbytes
+        return tensor
+
+    state = {name: tensor[0].detach().requires_grad_() for name, tensor in layout.stack(params_BP[:1]).items()}
+    each = []
+    for number in (1, 2):  # what two examples need more than one is without the weights, which are saved as well
+        saved = 0
+        with saved_tensors_hooks(note, lambda tensor: tensor):
+            one(state, inputs_NX[:1].expand(number, *inputs_NX.shape[1:]))
+        each.append(saved)
+    bytes_per_example = max(1, each[1] - each[0])
+    images = max(1, min(len(inputs_NX), _CHUNK_BYTES // bytes_per_example))
+    networks = max(1, min(len(params_BP), _VMAP_BYTES // (images * bytes_per_example)))
+    if networks > 1:
+        with torch.no_grad():
+            networks = networks if can_vmap(one, state, inputs_NX[:2]) else 1
+    return networks, images

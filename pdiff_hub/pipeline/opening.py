@@ -24,10 +24,11 @@ from pdiff_hub.records.run_folder import companion_patterns
 from pdiff_hub.safe_files import read_json
 from pdiff_hub.training.memory import give_back
 from pdiff_hub.transfer import is_repo_id, pull
+from pdiff_hub.travelling.conditioner import Conditioner
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
-from pdiff_hub.travelling.pipeline_pdiff import COMPONENTS, INDEX, WEIGHTS, require_known_format
+from pdiff_hub.travelling.pipeline_pdiff import COMPONENTS, CONDITIONER, INDEX, WEIGHTS, require_known_format
 
-_SETTINGS = ("default_num_inference_steps", "format_version", "conditions")
+_SETTINGS = ("default_num_inference_steps", "format_version")
 # Only these files are downloaded: no code, no pickles, nothing that is not ours.
 _DOWNLOADED = (
     INDEX,
@@ -69,15 +70,15 @@ def load_arguments(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
             f"{folder / INDEX} describes no PDiffPipeline: expected an autoencoder, a unet and a scheduler."
         )
     require_known_format(index.get("format_version", 1), str(folder / INDEX))
-    unknown = set(given) - {*COMPONENTS, *_SETTINGS}
+    unknown = set(given) - {*COMPONENTS, CONDITIONER, *_SETTINGS}
     if unknown:
         raise PdiffError(
             f"unknown option {sorted(unknown)[0]!r} for from_pretrained; expected a component name, "
             "revision, cache_dir, token, local_files_only or torch_dtype."
         )
     arguments = {**{name: index[name] for name in _SETTINGS if name in index}, **given}
-    for name, kind in (("autoencoder", ParamAutoencoder), ("unet", UNet1DModel)):
-        if name not in given:
+    for name, kind in (("autoencoder", ParamAutoencoder), ("unet", UNet1DModel), (CONDITIONER, Conditioner)):
+        if name not in given and (name in COMPONENTS or index.get(name)):
             arguments[name] = load_component(kind, folder / name)
     if "scheduler" not in given:
         arguments["scheduler"] = load_scheduler(str(index["scheduler"][1]), folder)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pdiff_hub.errors import PdiffError, require
 from pdiff_hub.networks import build_network
-from pdiff_hub.pipeline.fitting import STEPS, centers, check_examples, fit_latents
+from pdiff_hub.pipeline.fitting import STEPS, centers, check_examples, fit_latents, with_gradients
 from pdiff_hub.pipeline.opening import download, load_arguments
 from pdiff_hub.pipeline.pushing import push_pipeline
 from pdiff_hub.records import RunFolder
@@ -130,25 +130,26 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
             raise PdiffError("this pipeline does not say which network it generates, so nothing can be fitted.")
         check_examples(inputs, labels, spec)
         require(type(num_steps) is int and num_steps >= 1, "num_steps", num_steps, "an integer of at least 1")
-        network = self.build_network(trust_remote_code=trust_remote_code)
+        network = with_gradients(self.build_network(trust_remote_code=trust_remote_code))
         (draws,) = self(num_models, generator=generator, output_type="latent", condition=condition, return_dict=False)
         device = self.autoencoder.device
         center_BCL = centers(draws, conditional=condition is not None).to(device)
         frozen = {name: tensor.to(device) for name, tensor in self.autoencoder.frozen_state().items()}
-        # The gradient of each parameter is held, too.
-        batch = max(1, self.default_batch_size() // 2)
-        fitted = [
-            fit_latents(
-                self.autoencoder,
-                network.to(device).requires_grad_(False),
-                frozen,
-                inputs.to(device),
-                labels.to(device, torch.int64),
-                part_BCL,
-                steps=num_steps,
-            )
-            for part_BCL in center_BCL.split(batch)
-        ]
+        parts = center_BCL.split(self.default_batch_size())
+        with self.progress_bar(total=num_steps * len(parts)) as bar:
+            fitted = [
+                fit_latents(
+                    self.autoencoder,
+                    network.to(device),
+                    frozen,
+                    inputs.to(device),
+                    labels.to(device, torch.int64),
+                    part_BCL,
+                    steps=num_steps,
+                    after_step=bar.update,
+                )
+                for part_BCL in parts
+            ]
         latents = torch.cat(fitted).cpu()
         params = self.decode_latents(latents)
         return PDiffPipelineOutput(params=params, state_dicts=self.autoencoder.state_dicts(params), latents=latents)

@@ -22,10 +22,18 @@ from pdiff_hub.records.fingerprint import config_files
 from pdiff_hub.records.json_files import read_yaml
 from pdiff_hub.safe_files import read_json, write_json
 from pdiff_hub.transfer import Pushed, PushOptions, push_files
-from pdiff_hub.travelling import param_autoencoder, pipeline_pdiff
-from pdiff_hub.travelling.pipeline_pdiff import AUTOENCODER_CODE, COMPONENTS, PIPELINE_CODE, PDiffPipeline
+from pdiff_hub.travelling import conditioner, param_autoencoder, pipeline_pdiff
+from pdiff_hub.travelling.pipeline_pdiff import (
+    AUTOENCODER_CODE,
+    COMPONENTS,
+    CONDITIONER,
+    CONDITIONER_CODE,
+    PIPELINE_CODE,
+    PDiffPipeline,
+)
 
 _CODE = {PIPELINE_CODE: pipeline_pdiff.__file__, AUTOENCODER_CODE: param_autoencoder.__file__}
+_CONDITIONAL_CODE = {**_CODE, CONDITIONER_CODE: conditioner.__file__}
 
 
 def push_pipeline(pipe: PDiffPipeline, repo_id: str, **options: Unpack[PushOptions]) -> Pushed:
@@ -53,7 +61,7 @@ def push_saved_pipeline(
     """
     ours = RunFolder(Path())
     # An earlier pipeline in the same repository may have files that this one has not.
-    replaces = [f"{name}/*" for name in COMPONENTS]
+    replaces = [f"{name}/*" for name in (*COMPONENTS, CONDITIONER)]
     replaces += [str(file) for file in (ours.recipe, ours.results, ours.networks, ours.report, *ours.pictures())]
     options.setdefault("commit_message", "Upload pipeline")
     with TemporaryDirectory(prefix="pdiff-push-") as name:
@@ -92,14 +100,15 @@ def _described(
                 shutil.copyfile(files[picture], made.path / picture)
             files[made.report.name] = write_results_page(results, made)
     made.card.write_text(render_card(results, repo_id=repo_id), encoding="utf-8")
-    return {**files, made.card.name: made.card, **{path: Path(source) for path, source in _CODE.items()}}
+    code = _CODE if pipe.conditions is None else _CONDITIONAL_CODE
+    return {**files, made.card.name: made.card, **{path: Path(source) for path, source in code.items()}}
 
 
 def _shown(folder: RunFolder, made: RunFolder) -> dict[str, Path]:
     """Path in the repository -> file. Files with paths of this machine are written anew into `made`, without them."""
     known = [folder.index, *config_files(folder.path), folder.recipe, folder.results, folder.networks, folder.report]
     known += folder.pictures()
-    for name in COMPONENTS[:2]:
+    for name in (*COMPONENTS[:2], *([CONDITIONER] if (folder.path / CONDITIONER).is_dir() else [])):
         known += [*weight_files(folder.path / name), folder.path / name / SAFE_WEIGHTS_INDEX_NAME]
     files = {file.relative_to(folder.path).as_posix(): file for file in known if file.is_file()}
     for path, file in list(files.items()):

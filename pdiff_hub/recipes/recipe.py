@@ -54,11 +54,16 @@ class EvaluateConfig:
         num_originals: how many checkpoints are judged, evenly spaced; None means all.
         baselines: how many networks each baseline makes; 0 leaves out baselines, frontier and ensembles.
         fine_tune_steps: steps of the baseline that trains originals further.
+        guidance_scale: of families: with which networks are asked for.
+        fit_tasks, num_labels: of families: to how many held-out tasks networks are fitted, and to how many labels each.
     """
 
     num_originals: int | None = None
     baselines: int = 100
     fine_tune_steps: int = 20
+    guidance_scale: float = 1.0
+    fit_tasks: int = 20
+    num_labels: Sequence[int] = (20, 50, 100)
 
     def __post_init__(self) -> None:
         require(
@@ -69,6 +74,17 @@ class EvaluateConfig:
         )
         require(self.baselines >= 0, "evaluate.baselines", self.baselines, "at least 0")
         require(self.fine_tune_steps >= 1, "evaluate.fine_tune_steps", self.fine_tune_steps, "at least 1")
+        require(self.guidance_scale >= 0, "evaluate.guidance_scale", self.guidance_scale, "at least 0")
+        require(self.fit_tasks >= 0, "evaluate.fit_tasks", self.fit_tasks, "at least 0")
+        require(
+            all(type(number) is int and number >= 2 for number in self.num_labels),
+            "evaluate.num_labels",
+            list(self.num_labels),
+            "numbers of labelled examples, each at least 2",
+        )
+
+
+_OF_FAMILIES = ("guidance_scale", "fit_tasks", "num_labels")  # options of `EvaluateConfig`
 
 
 @dataclass(frozen=True)
@@ -106,6 +122,9 @@ class Recipe:
         data["collect"] = {"method": data.pop("method"), **data["collect"]}
         if self.condition is None:  # so that a run begun before there were conditions goes on
             del data["condition"]
+            if self.method != "family":
+                for name in _OF_FAMILIES:
+                    del data["evaluate"][name]
         return data
 
 

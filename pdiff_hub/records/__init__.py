@@ -1,5 +1,7 @@
 """What a run leaves on disk: the names of its files, and the typed content of its JSON files."""
 
+from pdiff_hub.records.ensemble_curve import EnsembleCurve
+from pdiff_hub.records.requests import FitRequests, Requests
 from pdiff_hub.records.results import (
     AccuracySummary,
     Area,
@@ -7,7 +9,6 @@ from pdiff_hub.records.results import (
     Checkpoints,
     Comparison,
     CopyCount,
-    EnsembleCurve,
     Facts,
     Frontier,
     Measurements,
@@ -30,12 +31,14 @@ __all__ = [
     "CopyCount",
     "EnsembleCurve",
     "Facts",
+    "FitRequests",
     "Frontier",
     "LossCurve",
     "Measurements",
     "MethodSummary",
     "Nearness",
     "NetworksFolder",
+    "Requests",
     "Results",
     "RunFolder",
     "SimilaritySummary",

@@ -8,13 +8,13 @@ from typing import Any
 
 from pdiff_hub.records.run_folder import RunFolder
 from pdiff_hub.safe_files import read_json
-from pdiff_hub.travelling.pipeline_pdiff import COMPONENTS, WEIGHTS
+from pdiff_hub.travelling.pipeline_pdiff import MODELS, WEIGHTS
 
 
 def fingerprint(folder: RunFolder) -> dict[str, Any]:
     """SHA-256 of a pipeline's weight files, and its configurations without format versions and `_` keys."""
     found: dict[str, Any] = {}
-    for name in COMPONENTS[:2]:
+    for name in MODELS:
         for file in weight_files(folder.path / name):
             with file.open("rb") as opened:
                 found[f"{name}/{file.name}"] = hashlib.file_digest(opened, "sha256").hexdigest()
@@ -29,8 +29,9 @@ def weight_files(component: Path) -> list[Path]:
 
 
 def config_files(folder: Path) -> list[Path]:
-    """The paths of the configurations of a pipeline's components."""
-    return [*(folder / name / "config.json" for name in COMPONENTS[:2]), folder / "scheduler" / "scheduler_config.json"]
+    """The configurations of the components of the pipeline in `folder`."""
+    files = [*(folder / name / "config.json" for name in MODELS), folder / "scheduler" / "scheduler_config.json"]
+    return [file for file in files if file.is_file()]
 
 
 def _told(config: dict[str, Any]) -> dict[str, Any]:

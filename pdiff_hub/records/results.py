@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from pdiff_hub.errors import PdiffError
+from pdiff_hub.records.ensemble_curve import EnsembleCurve
 from pdiff_hub.records.json_files import checked
+from pdiff_hub.records.requests import Requests
 from pdiff_hub.records.training_summary import LossCurve
 
 Verdict = Literal["yes", "no", "within the interval", "undefined"]
@@ -160,16 +162,6 @@ class Frontier:
 
 
 @dataclass(frozen=True)
-class EnsembleCurve:
-    """What ensembles reach on average, per size. nll: in nats. calibration_error: ECE, 0..1."""
-
-    sizes: tuple[int, ...]
-    accuracy: tuple[float, ...]
-    nll: tuple[float, ...]
-    calibration_error: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class Telling:
     """How well a classifier tells generated networks from fresh ones, which a generator has not seen.
 
@@ -204,6 +196,7 @@ class Facts:
         num_inference_steps: sampling steps per network.
         recipe: the whole recipe, if it is known. figures: stems of the pictures beside the results.
         checkpoints: the data set that it was trained on, if that is on the Hub.
+        conditions: `ConditionSpec.to_dict()` of what its networks can be asked for; None if they cannot.
     """
 
     name: str
@@ -217,6 +210,7 @@ class Facts:
     recipe: dict[str, Any] | None
     figures: list[str]
     checkpoints: Checkpoints | None
+    conditions: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -229,6 +223,7 @@ class Measurements:
         accuracy, methods: per variant of a method. audit: None without originals.
         similarity: without originals None, or `generated_generated` only.
         copies: None without originals, and in results of older versions. training: None if it is not known.
+        requests: of a conditional pipeline; None for others.
         frontier, ensembles: None if not asked for; ensembles per method. frontier: by novelty of errors.
         distance_frontier: by distance to the nearest original, in units of the originals' own; None if not asked for,
             and if the originals are exact copies of each other. notes: sentences for the reader.
@@ -245,6 +240,7 @@ class Measurements:
     frontier: Frontier | None = None
     distance_frontier: Frontier | None = None
     ensembles: dict[str, EnsembleCurve] | None = None
+    requests: Requests | None = None
     notes: list[str] = field(default_factory=list)
 
     def contradiction(self) -> str | None:
@@ -280,10 +276,14 @@ class Results:
     def to_dict(self) -> dict[str, Any]:
         """The content of `results.json`: one object with the keys of all parts."""
         data = asdict(self.facts)
+        if self.facts.conditions is None:  # as results were before there were any
+            del data["conditions"]
         if self.measured is not None:
             measured = asdict(self.measured)
             # An empty object says that nothing was measured; null says that a number is undefined.
             measured |= {key: measured[key] or {} for key in ("similarity", "audit")}
+            if self.measured.requests is None:  # as results were before there were any
+                del measured["requests"]
             data |= measured | {"seed": self.seed, "environment": self.environment, "seconds": self.seconds}
         return data
 

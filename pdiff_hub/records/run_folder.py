@@ -21,7 +21,17 @@ from pdiff_hub.records.training_summary import TrainingSummary
 from pdiff_hub.safe_files import read_json
 from pdiff_hub.travelling.pipeline_pdiff import INDEX
 
-FIGURES = ("copies", "accuracy-similarity", "frontier", "frontier-distance", "similarity", "ensembles", "training")
+FIGURES = (
+    "requests",
+    "fit",
+    "copies",
+    "accuracy-similarity",
+    "frontier",
+    "frontier-distance",
+    "similarity",
+    "ensembles",
+    "training",
+)
 """Stems of a report's pictures, in the order shown. A picture is missing if what it shows was not measured."""
 _PICTURES = ("png", "svg")
 

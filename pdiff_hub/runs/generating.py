@@ -68,13 +68,7 @@ def write_networks(
     `generated.json` beside them says how to make them again. ValueError if an earlier call wrote networks into
     `directory` that this call does not replace: old and new ones would be mixed.
     """
-    folder = NetworksFolder(directory)
-    files = [folder.network(index) for index in range(num_models)]
-    if more := sorted(set(folder.networks()) - set(files)):
-        raise PdiffError(
-            f"{more[0]} is there already and not one of the {num_models} networks to be written; give an "
-            "empty folder, or remove what an earlier call left in this one."
-        )
+    require_room(directory, num_models)
     latents_NCL = sample(
         pipe,
         num_models,
@@ -84,6 +78,29 @@ def write_networks(
         condition=condition,
         guidance_scale=guidance_scale,
     )
+    steps = num_inference_steps or pipe.config.default_num_inference_steps
+    origin: dict[str, Any] = {"seed": seed, "num_models": num_models, "num_inference_steps": steps}
+    if condition is not None:
+        origin |= {"condition": dict(condition), "guidance_scale": guidance_scale}
+    return write_latents(pipe, latents_NCL, directory, origin)
+
+
+def require_room(directory: Path, num_models: int) -> None:
+    """ValueError if `directory` holds networks that `num_models` new ones would not replace."""
+    folder = NetworksFolder(directory)
+    if more := sorted(set(folder.networks()) - {folder.network(index) for index in range(num_models)}):
+        raise PdiffError(
+            f"{more[0]} is there already and not one of the {num_models} networks to be written; give an "
+            "empty folder, or remove what an earlier call left in this one."
+        )
+
+
+def write_latents(
+    pipe: PDiffPipeline, latents_NCL: torch.Tensor, directory: Path, origin: Mapping[str, Any]
+) -> list[Path]:
+    """The networks of scaled latents, as files that load with `strict=True`; `origin` says how to make them again."""
+    folder, num_models = NetworksFolder(directory), len(latents_NCL)
+    files = [folder.network(index) for index in range(num_models)]
     directory.mkdir(parents=True, exist_ok=True)
     folder.origin.unlink(missing_ok=True)  # it tells of networks that are now replaced one by one
     remove_unfinished(directory)
@@ -93,9 +110,5 @@ def write_networks(
         for index in range(start, min(start + batch, num_models)):
             own = {name: tensor_B[index - start] for name, tensor_B in stacked.items()}
             write_safetensors(files[index], {**frozen, **own}, {"format": "pt"})
-    steps = num_inference_steps or pipe.config.default_num_inference_steps
-    origin: dict[str, Any] = {"seed": seed, "num_models": num_models, "num_inference_steps": steps}
-    if condition is not None:
-        origin |= {"condition": dict(condition), "guidance_scale": guidance_scale}
     write_json(folder.origin, origin)
     return files

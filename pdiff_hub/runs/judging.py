@@ -12,6 +12,7 @@ import torch
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.rows import Rows
+from pdiff_hub.collect.family import build_family, unseen_of
 from pdiff_hub.errors import PdiffError, require_known
 from pdiff_hub.evaluation.baselines import baseline_variants
 from pdiff_hub.evaluation.environment import environment
@@ -24,8 +25,9 @@ from pdiff_hub.networks import build_network
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.pipeline.facts import facts_of
 from pdiff_hub.recipes import EvaluateConfig, recipe_from_dict, recipe_of
-from pdiff_hub.records import FIGURES, Checkpoints, LossCurve, Results, RunFolder
+from pdiff_hub.records import FIGURES, Checkpoints, Facts, LossCurve, Results, RunFolder
 from pdiff_hub.runs.generating import generated_rows
+from pdiff_hub.runs.requests import draw_requests, judge_requests, measured_requests
 from pdiff_hub.safe_files import write_json
 from pdiff_hub.tasks import load_task
 
@@ -33,7 +35,7 @@ from pdiff_hub.tasks import load_task
 def evaluate(
     pipe: PDiffPipeline,
     dataset: CheckpointDataset,
-    generated_BP: torch.Tensor | Rows,
+    generated_BP: torch.Tensor | Rows | None,
     directory: Path,
     *,
     config: EvaluateConfig | None = None,
@@ -44,6 +46,7 @@ def evaluate(
     recipe: dict[str, Any] | None = None,
     num_inference_steps: int | None = None,
     trust_remote_code: bool = False,
+    unseen: CheckpointDataset | None = None,
 ) -> Results:
     """Judge networks, and write results, numbers of single networks, report and pictures into `directory`.
 
@@ -53,15 +56,12 @@ def evaluate(
         num_inference_steps: the steps that the networks were generated with; None: the pipeline's own.
         source: the pipeline's folder, which holds what training measured; None: `directory`.
         trust_remote_code: whether to call a function that the data set names to build its network.
+        unseen: of a family, the networks of its held-out tasks (`collect.family.unseen_of`). Networks are then asked
+            for and fitted on these tasks, and generated_BP is not needed.
     """
     began = time.perf_counter()
     config, folder, source_folder = config or EvaluateConfig(), RunFolder(directory), RunFolder(source or directory)
     _require_same_layout(pipe, dataset)
-    if dataset.collect.get("method") == "family":
-        raise PdiffError(
-            "each network of this data set has a task of its own, so they cannot be judged on one yet; `pdiff generate "
-            "--condition` makes networks for a task."
-        )
     originals, fresh = split_known(dataset, pipe.autoencoder)
     require_originals(originals)
     if dataset.task is None:
@@ -69,6 +69,11 @@ def evaluate(
             "the data set does not say which task its networks are for, so they cannot be judged; import "
             "it again with a task."
         )
+    if dataset.collect.get("method") == "family":
+        return _evaluate_requests(
+            pipe, dataset, unseen, directory, config, name, seed, source_folder, seconds, recipe, trust_remote_code
+        )
+    assert generated_BP is not None, "only families are judged without networks"
     task = load_task(dataset.task)
     deviation_r2, curve, seconds_of_training = _measured_in_training(source_folder)
     recipe = recipe or recipe_of(source_folder)
@@ -91,9 +96,23 @@ def evaluate(
         seed=seed,
         folder=folder,
     )
-    facts = facts_of(
+    facts = _facts(pipe, dataset, folder, name, recipe, num_inference_steps)
+    stages: dict[str, float | None] = {"collect": None, **seconds_of_training, "generate": None, **(seconds or {})}
+    stages["evaluate"] = time.perf_counter() - began
+    return _written(Results(facts, measured, seed, environment(), stages), folder)
+
+
+def _facts(
+    pipe: PDiffPipeline,
+    dataset: CheckpointDataset,
+    folder: RunFolder,
+    name: str,
+    recipe: dict[str, Any] | None,
+    num_inference_steps: int | None,
+) -> Facts:
+    return facts_of(
         pipe,
-        name=name or directory.resolve().name,
+        name=name or folder.path.resolve().name,
         recipe=recipe,
         checkpoints=Checkpoints(dataset.hub_id, dataset.hub_revision) if dataset.hub_id else None,
         network=dataset.network,
@@ -101,8 +120,58 @@ def evaluate(
         figures=[stem for stem in FIGURES if folder.picture(stem).exists()],
         num_inference_steps=num_inference_steps,
     )
-    stages: dict[str, float | None] = {"collect": None, **seconds_of_training, "generate": None, **(seconds or {})}
+
+
+def _evaluate_requests(
+    pipe: PDiffPipeline,
+    dataset: CheckpointDataset,
+    unseen: CheckpointDataset | None,
+    directory: Path,
+    config: EvaluateConfig,
+    name: str,
+    seed: int,
+    source: RunFolder,
+    seconds: Mapping[str, float | None] | None,
+    recipe: dict[str, Any] | None,
+    trust_remote_code: bool,
+) -> Results:
+    """As `evaluate`, of networks each with a task of its own."""
+    began = time.perf_counter()
+    if unseen is None or pipe.conditions is None:
+        missing = "networks of held-out tasks to judge by" if unseen is None else "conditions to ask for"
+        raise PdiffError(
+            f"each network of this data set has a task of its own, and there are no {missing}; a run with "
+            "`collect.held_out_tasks` of 1 or more has both."
+        )
+    assert dataset.task is not None
+    settings = dataset.collect.get("settings", {}).get("collect", {})
+    task = load_task(dataset.task)
+    family = build_family(
+        str(settings.get("family")), settings.get("options", {}), task, allow_factory=trust_remote_code
+    )
+    folder = RunFolder(directory)
+    _, curve, seconds_of_training = _measured_in_training(source)
+    recipe = recipe or recipe_of(source)
+    directory.mkdir(parents=True, exist_ok=True)
+    _clear(folder)
+    requests, generated_UP = judge_requests(
+        pipe,
+        dataset,
+        unseen,
+        task,
+        family,
+        guidance_scale=config.guidance_scale,
+        num_fit_tasks=config.fit_tasks,
+        num_labels=tuple(config.num_labels),
+        seed=seed,
+        trust_remote_code=trust_remote_code,
+    )
+    known, _ = split_known(dataset, pipe.autoencoder)
+    measured = measured_requests(requests, generated_UP, known, unseen, pipe.autoencoder, curve)
+    draw_requests(measured, folder)
+    stages: dict[str, float | None] = {"collect": None, **seconds_of_training, **(seconds or {})}
     stages["evaluate"] = time.perf_counter() - began
+    facts = _facts(pipe, dataset, folder, name, recipe, None)
     return _written(Results(facts, measured, seed, environment(), stages), folder)
 
 
@@ -144,6 +213,19 @@ def audit(
         return _audit_without_originals(pipe, RunFolder(directory), name, metrics, num_models, seed, trust_remote_code)
     _require_same_layout(pipe, dataset)
     require_originals(dataset)
+    if dataset.collect.get("method") == "family":
+        return evaluate(
+            pipe,
+            dataset,
+            None,
+            directory,
+            config=_as_in_its_run(folder, wanted=True),
+            name=name,
+            seed=seed,
+            source=folder.path,
+            trust_remote_code=trust_remote_code,
+            unseen=unseen_of(folder.checkpoints),
+        )
     began = time.perf_counter()
     wanted = not metrics or bool({"frontier", "ensembles"} & set(metrics))
     with generated_rows(pipe, num_models, directory, seed=seed) as generated:

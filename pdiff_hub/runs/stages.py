@@ -11,11 +11,10 @@ import yaml
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.rows import ShardRows
-from pdiff_hub.collect.family import FamilyConfig, collect_family, family_classes
+from pdiff_hub.collect.family import FamilyConfig, collect_family, family_classes, unseen_of
 from pdiff_hub.collect.finetune import FinetuneConfig, collect_finetune
 from pdiff_hub.collect.importing import import_checkpoints
 from pdiff_hub.collect.population import PopulationConfig, collect_population
-from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.evaluate import require_originals
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.pipeline import PDiffPipeline
@@ -62,6 +61,7 @@ def collect(recipe: Recipe, directory: Path, *, device: str = "cpu", trained: Pa
         key=config.key,
         prefix=config.prefix,
         hub=config.hub,
+        conditions=config.conditions,
         output_dir=directory,
     )
 
@@ -96,11 +96,6 @@ def run(
     name: of the pipeline in its report; by default the folder's name. dataset: the recipe's checkpoints, if they are
     collected already. ValueError if `directory` was begun with another recipe; it names what differs.
     """
-    if isinstance(recipe.collect, FamilyConfig):
-        raise PdiffError(
-            "collect.method is 'family', whose networks each have a task of their own: a run cannot judge them yet. "
-            "Use `pdiff collect`, `pdiff train` and `pdiff generate --condition` one after the other."
-        )
     folder = RunFolder(directory)
     folder.training.path.mkdir(parents=True, exist_ok=True)
     # A recipe that failed before anything was collected or trained, for a misspelt name say, may be corrected.
@@ -112,16 +107,32 @@ def run(
     with replacing(folder.recipe) as temporary:
         temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
     clock = _Clock(folder.training.seconds)
+    stages = 3 if isinstance(recipe.collect, FamilyConfig) else 4
     if dataset is None:
-        say("1/4 collect checkpoints")
+        say(f"1/{stages} collect checkpoints")
         begun = folder.checkpoints.exists()
         dataset = clock.time("collect", lambda: collect(recipe, folder.checkpoints, device=device), begun=begun)
     require_originals(dataset)
-    say(f"2/4 train on {len(dataset)} checkpoints of {dataset.layout.num_params:,} parameters")
+    say(f"2/{stages} train on {len(dataset)} checkpoints of {dataset.layout.num_params:,} parameters")
     if not folder.training.summary.exists():
         train(recipe, dataset, directory, log_with=log_with)
         folder.generated.unlink(missing_ok=True)  # of a pipeline that was here before
     pipe = PDiffPipeline.from_pretrained(directory).to(device)
+    if isinstance(recipe.collect, FamilyConfig):
+        say(f"3/{stages} ask for networks for held-out tasks, beside simple ways to get them")
+        return evaluate(
+            pipe,
+            dataset,
+            None,
+            directory,
+            config=recipe.evaluate,
+            name=name,
+            seed=recipe.seed,
+            seconds=dict(clock.seconds),
+            recipe=recipe.to_dict(),
+            trust_remote_code=True,
+            unseen=unseen_of(folder.checkpoints),
+        )
     num_models = recipe.generate.num_models
     say(f"3/4 generate {num_models} networks")
     if not folder.generated.exists():

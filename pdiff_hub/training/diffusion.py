@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pdiff_hub.seeds import generator_of
 from pdiff_hub.training.config import DiffusionConfig
 from pdiff_hub.training.loop import LoopConfig, Stopping, Trained, run_loop, share
+from pdiff_hub.travelling.conditioner import Conditioner
 
 _HELD_OUT_BATCHES, _TRAIN_BATCHES = 16, 4  # per measurement; together a tenth of the time between two of them
 
@@ -74,6 +75,7 @@ def train_unet(
     seed: int,
     accelerator: Accelerator,
     directory: Path,
+    conditioner: Conditioner | None = None,
     condition_KE: Tensor | None = None,
     held_out_condition_HE: Tensor | None = None,
     on_log: Callable[[int, dict[str, float]], None] | None = None,
@@ -81,8 +83,8 @@ def train_unet(
     """The trained denoiser (averaged weights, eval mode), its last average loss and the losses that were measured.
 
     latent_KCL, held_out_HCL: scaled latents, encoded once and kept on the device for all steps. If none is held out
-    (H = 0), all steps are taken. condition_KE, held_out_condition_HE: `ConditionSpec.channels` of both; None if the
-    networks have no conditions.
+    (H = 0), all steps are taken. conditioner, condition_KE, held_out_condition_HE: what the networks can be asked for,
+    and `ConditionSpec.channels` of both; None if they have no conditions.
     """
     # Forked, so that the caller's random state stays as it was.
     with torch.random.fork_rng(devices=[]):
@@ -101,7 +103,8 @@ def train_unet(
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(accelerator.device)
     latent_KCL, held_out_HCL = latent_KCL.to(accelerator.device), held_out_HCL.to(accelerator.device)
     batch, device = (config.batch_size, *latent_KCL.shape[1:]), accelerator.device
-    if condition_KE is not None and held_out_condition_HE is not None:
+    if conditioner is not None and condition_KE is not None and held_out_condition_HE is not None:
+        conditioner = conditioner.to(device)
         condition_KE, held_out_condition_HE = condition_KE.to(device), held_out_condition_HE.to(device)
 
     def squared_error(
@@ -119,6 +122,10 @@ def train_unet(
             model_input = torch.cat([noisy_BCL, condition_BE[:, :, None].expand(-1, -1, batch[2])], dim=1)
         with accelerator.autocast():
             predicted_BCL = model(model_input, time_B, return_dict=False)[0].float()
+        if conditioner is not None and condition_BE is not None:
+            alpha_B11 = scheduler.alphas_cumprod[time_B, None, None]
+            expected = conditioner.gaussian(condition_BE)
+            predicted_BCL = predicted_BCL + conditioner.prediction(noisy_BCL, alpha_B11, *expected, config.prediction)
         if config.prediction == "epsilon":
             return nn.functional.mse_loss(predicted_BCL, noise_BCL)
         error_BCL = predicted_BCL - scheduler.get_velocity(clean_BCL, noise_BCL, time_B)

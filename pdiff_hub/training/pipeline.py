@@ -29,6 +29,7 @@ from pdiff_hub.training.diffusion import build_scheduler, length_multiple, train
 from pdiff_hub.training.holdout import split_rows
 from pdiff_hub.training.loop import Trained, any_saved, build_accelerator
 from pdiff_hub.training.memory import give_back
+from pdiff_hub.travelling.conditioner import Conditioner
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
@@ -84,9 +85,9 @@ def train_pipeline(
         "checkpoints_sha256": dataset.digest(len(dataset)),
     }
     train_K, held_out_H = split_rows(dataset, autoencoder.holdout)
-    spec, condition_KE = dataset.conditions, None
-    if spec is not None and dataset.conditions_KD is not None:
-        condition_KE = spec.channels(dataset.conditions_KD)
+    spec, condition_KD, condition_KE = dataset.conditions, dataset.conditions_KD, None
+    if spec is not None and condition_KD is not None:
+        condition_KE = spec.channels(condition_KD)
         settings["conditions"] = spec.to_dict()
         settings["conditions_sha256"] = hashlib.sha256(condition_KE.contiguous().numpy().data).hexdigest()
     if accelerator.is_main_process:
@@ -104,6 +105,9 @@ def train_pipeline(
     accelerator.wait_for_everyone()
     latents = load_file(state.latents)
     latent_KCL = latents["latent_KCL"]
+    conditioner = None
+    if spec is not None and condition_KD is not None:
+        conditioner = Conditioner.fit(spec, condition_KD[train_K], latent_KCL.cpu())
     first = read_json(state.autoencoder_facts)
     if log_with:
         accelerator.init_trackers("pdiff", config={k: str(v) for k, v in settings.items()})
@@ -116,6 +120,7 @@ def train_pipeline(
         seed=seed,
         accelerator=accelerator,
         directory=state.diffusion_steps,
+        conditioner=conditioner,
         condition_KE=None if condition_KE is None else condition_KE[train_K],
         held_out_condition_HE=None if condition_KE is None else condition_KE[held_out_H],
         on_log=lambda step, losses: accelerator.log({f"diffusion/{k}": v for k, v in losses.items()}, step=step),
@@ -140,7 +145,7 @@ def train_pipeline(
             unet,
             scheduler,
             default_num_inference_steps=num_inference_steps,
-            conditions=None if spec is None else spec.to_dict(),
+            conditioner=None if conditioner is None else conditioner.to("cpu"),
         )
         publish(pipe, folder)
         write_json(state.summary, asdict(summary))

@@ -7,7 +7,6 @@ a condition, E = D + 1 channels for it.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import math
@@ -15,7 +14,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,146 +30,16 @@ _NEEDS_PACKAGE = (
 )
 INDEX = "model_index.json"
 COMPONENTS = ("autoencoder", "unet", "scheduler")
+CONDITIONER = "conditioner"  # a further component, of pipelines that can be asked for something
+MODELS = (*COMPONENTS[:2], CONDITIONER)  # components with weights
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*-of-*.safetensors")
 # Paths in the folder of the code that travels with the weights.
 PIPELINE_CODE, AUTOENCODER_CODE = "pipeline_pdiff.py", "autoencoder/param_autoencoder.py"
+CONDITIONER_CODE = "conditioner/conditioner.py"
 
 
 class SamplingError(ValueError):
     """An argument or a file is wrong; the message is a sentence that says what to do."""
-
-
-_KINDS = ("bits", "class", "scalar", "vector", "text")
-
-
-@dataclass(frozen=True)
-class ConditionSpec:
-    """What the networks of a set, or of a pipeline, can be asked for.
-
-    Attributes:
-        name: what a request calls it: `condition={name: value}`.
-        kind: "bits" (a subset of `names`), "class" (one of `names`), "scalar", "vector", or "text" (the vector that
-            an encoder gives for a text).
-        size: D, how many numbers a condition has.
-        names: of the bits, the classes or the numbers of a vector; empty if they have none. For "text", the encoder's.
-        low, high: the least and the largest that was seen, of a scalar or of each number of a vector.
-        period: of a scalar that comes round again, as 360 for an angle in degrees. It is given as sine and cosine, so
-            that D = 2.
-    """
-
-    name: str
-    kind: str
-    size: int
-    names: tuple[str, ...] = ()
-    low: tuple[float, ...] = ()
-    high: tuple[float, ...] = ()
-    period: float | None = None
-
-    def __post_init__(self) -> None:
-        asked = {"scalar": 1, "vector": self.size}.get(self.kind, 0)
-        named = {"bits": (self.size,), "class": (self.size,), "scalar": (0,), "vector": (0, self.size), "text": (1,)}
-        numbers = (*self.low, *self.high, 1.0 if self.period is None else self.period)
-        if (
-            not (isinstance(self.name, str) and self.name and self.kind in _KINDS and type(self.size) is int)
-            or self.size < 1
-            or (self.kind == "scalar" and self.size != (1 if self.period is None else 2))
-            or len(self.names) not in named[self.kind]
-            or len(set(self.names)) != len(self.names)
-            or not len(self.low) == len(self.high) == asked
-            or not all(isinstance(each, (int, float)) and math.isfinite(each) for each in numbers)
-            or (self.period is not None and (self.kind != "scalar" or self.period <= 0))
-        ):
-            raise SamplingError(f"{self} describes no condition: its parts do not fit together.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """As `from_dict` reads it; JSON-able."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ConditionSpec:
-        """Raises ValueError for what `to_dict` did not write."""
-        known = {each.name for each in fields(cls)}
-        if not isinstance(data, Mapping) or not {"name", "kind", "size"} <= data.keys() <= known:
-            raise SamplingError(f"{data!r} describes no condition: expected {', '.join(sorted(known))}.")
-        options: dict[str, Any] = {k: tuple(each) if isinstance(each, list) else each for k, each in data.items()}
-        try:
-            return cls(**options)
-        except TypeError as error:  # a value that is no text, number or list
-            raise SamplingError(f"{data!r} describes no condition: {error}.") from error
-
-    def encode(self, value: Any) -> Tensor:
-        """What one network is asked for -> float32 [D]. A text as on a command line is read too: "0,3,7".
-
-        value: of "bits" the names, or the numbers from 0, of those that are set; of "class" one of them; of "scalar" a
-        number; of "vector" D numbers; of "text" the D numbers that the encoder gave.
-        """
-        if self.kind in ("bits", "class"):
-            several = self.kind == "bits"
-            if isinstance(value, str):
-                value = [each.strip() for each in value.split(",") if each.strip()] if several else [value]
-            chosen = value if isinstance(value, (list, tuple, set, range)) else [value]
-            picked = [self._index(each) for each in chosen]
-            if not several and len(picked) != 1:
-                raise SamplingError(f"condition {self.name!r} is {value!r}, expected one of {', '.join(self.names)}.")
-            return torch.zeros(self.size).index_fill_(0, torch.tensor(picked, dtype=torch.int64), 1.0)
-        if isinstance(value, str) and self.kind != "text":
-            value = value.split(",")
-        values = value if isinstance(value, (list, tuple)) else [value]
-        try:
-            numbers = torch.tensor([float(each) for each in values], dtype=torch.float64)
-        except (TypeError, ValueError):
-            numbers = torch.tensor([math.nan])
-        asked = 1 if self.kind == "scalar" else self.size
-        if len(numbers) != asked or not bool(numbers.isfinite().all()):
-            how = f" that {self.names[0]} gives for the text" if self.kind == "text" else ""
-            raise SamplingError(f"condition {self.name!r} is {value!r}, expected {asked} finite number(s){how}.")
-        if self.period is not None:
-            angle = numbers * (2 * math.pi / self.period)
-            numbers = torch.cat([angle.sin(), angle.cos()])
-        return numbers.float()
-
-    def _index(self, value: Any) -> int:
-        if str(value) in self.names:
-            return self.names.index(str(value))
-        if isinstance(value, int) and 0 <= value < self.size:
-            return value
-        (near,) = difflib.get_close_matches(str(value), self.names, n=1, cutoff=0.0)
-        raise SamplingError(
-            f"unknown {self.name}: {value!r}; the nearest known one is {near!r} ({', '.join(self.names)})."
-        )
-
-    def outside(self, conditions_ND: Tensor) -> str:
-        """A sentence if a request lies outside what was seen; empty if it does not."""
-        if self.period is not None:
-            values_NA = torch.atan2(conditions_ND[:, :1], conditions_ND[:, 1:]) * (self.period / (2 * math.pi))
-            values_NA = self.low[0] + torch.remainder(values_NA - self.low[0] + 1e-4 * self.period, self.period)
-            values_NA -= 1e-4 * self.period
-        else:
-            values_NA = conditions_ND
-        for index, (low, high) in enumerate(zip(self.low, self.high, strict=True)):
-            slack = 1e-4 * (high - low) + 1e-6
-            for value in values_NA[:, index].tolist():
-                if value < low - slack or value > high + slack:
-                    which = f" ({self.names[index]})" if self.names else ""
-                    return (
-                        f"condition {self.name!r}{which} is {value:.6g}, outside what the generator has seen "
-                        f"({low:.6g} to {high:.6g}): what it makes there is a guess."
-                    )
-        return ""
-
-    def channels(self, conditions_ND: Tensor) -> Tensor:
-        """Conditions [N,D] as the U-Net gets them, [N,E]: numbers of about -1 to 1, and whether there is a condition.
-
-        A row of NaN is no condition: all its channels are 0.
-        """
-        scaled_ND = conditions_ND
-        if self.kind == "bits":
-            scaled_ND = 2 * conditions_ND - 1
-        elif self.low and self.period is None:
-            low, high = conditions_ND.new_tensor(self.low), conditions_ND.new_tensor(self.high)
-            scaled_ND = (conditions_ND - (low + high) / 2) / torch.where(high > low, (high - low) / 2, 1.0)
-        channels_NE = torch.cat([scaled_ND, torch.ones_like(scaled_ND[:, :1])], dim=1)
-        return torch.where(channels_NE.isnan().any(dim=1, keepdim=True), 0.0, channels_NE)
 
 
 @dataclass
@@ -201,10 +70,11 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         scheduler: any diffusers scheduler that needs one model call per step.
         default_num_inference_steps: the number of sampling steps that this pipeline was judged with.
         format_version: the format of its folder. ValueError if this code does not read it.
-        conditions: `ConditionSpec.to_dict()` of what networks can be asked for; None if they cannot.
+        conditioner: `Conditioner`, which knows what networks can be asked for; None if they cannot.
     """
 
     model_cpu_offload_seq = "unet->autoencoder"
+    _optional_components = [CONDITIONER]  # noqa: RUF012, the name and kind that diffusers reads
 
     def __init__(
         self,
@@ -213,29 +83,30 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         scheduler: SchedulerMixin,
         default_num_inference_steps: int = 50,
         format_version: int | None = None,
-        conditions: Mapping[str, Any] | None = None,
+        conditioner: Any = None,
     ):
         super().__init__()
         if format_version is None:
-            format_version = _UNCONDITIONAL_VERSION if conditions is None else _FORMAT_VERSION
+            format_version = _UNCONDITIONAL_VERSION if conditioner is None else _FORMAT_VERSION
         require_known_format(format_version, "this pipeline")
-        self.register_modules(autoencoder=autoencoder, unet=unet, scheduler=scheduler)
+        self.register_modules(autoencoder=autoencoder, unet=unet, scheduler=scheduler, conditioner=conditioner)
         self.register_to_config(default_num_inference_steps=default_num_inference_steps, format_version=format_version)
-        self._conditions = None
-        if conditions is not None:
-            self._conditions = ConditionSpec.from_dict(conditions)
-            self.register_to_config(conditions=self._conditions.to_dict())
-        wanted = self.autoencoder.config.latent_channels + (self._conditions.size + 1 if self._conditions else 0)
+        latent = self.autoencoder.config.latent_channels
+        wanted = latent + (conditioner.spec.size + 1 if conditioner is not None else 0)
         if unet.config.in_channels != wanted:
             raise SamplingError(
                 f"the U-Net has {unet.config.in_channels} input channels, expected {wanted}: those of a latent, "
-                f"and {'no more' if conditions is None else 'those of the condition'}."
+                f"and {'no more' if conditioner is None else 'those of the condition'}."
+            )
+        if conditioner is not None and conditioner.config.latent_channels != latent:
+            raise SamplingError(
+                f"the conditioner has {conditioner.config.latent_channels} latent channels, expected {latent}."
             )
 
     @property
-    def conditions(self) -> ConditionSpec | None:
-        """What networks can be asked for; None if they cannot."""
-        return self._conditions
+    def conditions(self) -> Any:
+        """`ConditionSpec` of what networks can be asked for; None if they cannot."""
+        return None if self.conditioner is None else self.conditioner.spec
 
     @torch.no_grad()
     def __call__(
@@ -365,7 +236,7 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         """The numbers that are asked for, [1,D] or [N,D]; NaN for nothing; None if the pipeline takes no condition."""
         if not isinstance(guidance_scale, (int, float)) or not 0 <= guidance_scale < math.inf:
             raise SamplingError(f"guidance_scale is {guidance_scale!r}, expected a number of at least 0.")
-        spec = self._conditions
+        spec = self.conditions
         if spec is None:
             if condition is not None:
                 raise SamplingError("this pipeline takes no condition: its networks are of one kind. Leave it out.")
@@ -392,25 +263,49 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         return asked
 
     def _channels(self, asked: Tensor, num_models: int) -> Tensor:
-        assert self._conditions is not None
         if len(asked) not in (1, num_models):
             raise SamplingError(f"conditions are given for {len(asked)} models, but num_models is {num_models}.")
-        return self._conditions.channels(asked).expand(num_models, -1)
+        channels_NE: Tensor = self.conditions.channels(asked)
+        return channels_NE.expand(num_models, -1).contiguous()
 
     def _ask(self, channels_BE: Tensor | None, guidance_scale: float) -> Callable[[Tensor, Tensor], Tensor]:
-        """The U-Net's answer to latents [B,C,L] at time steps [B], for these conditions."""
+        """What the pipeline predicts for latents [B,C,L] at time steps [B], for these conditions."""
         if channels_BE is None:
             return lambda sample, times: self.unet(sample, times).sample
         asked_BEL = channels_BE.to(self.unet.dtype)[:, :, None].expand(-1, -1, self.autoencoder.config.latent_length)
+        expected = self._expected(channels_BE)
 
         def guided(sample: Tensor, times: Tensor) -> Tensor:
             if guidance_scale == 1:
-                return self.unet(torch.cat([sample, asked_BEL], dim=1), times).sample
+                return self.unet(torch.cat([sample, asked_BEL], dim=1), times).sample + expected(sample, times)
             both = torch.cat([torch.cat([sample, torch.zeros_like(asked_BEL)], 1), torch.cat([sample, asked_BEL], 1)])
             free, asked = self.unet(both, times.repeat(2)).sample.chunk(2)
-            return free + guidance_scale * (asked - free)
+            return free + guidance_scale * (asked + expected(sample, times) - free)
 
         return guided
+
+    def _expected(self, channels_BE: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """What the conditioner's normal distribution adds to the U-Net's answer."""
+        kind = self.scheduler.config.get("prediction_type", "epsilon")
+        alphas = getattr(self.scheduler, "alphas_cumprod", None)
+        if alphas is None or kind not in ("epsilon", "v_prediction"):
+            raise SamplingError(
+                f"the scheduler {type(self.scheduler).__name__} predicts {kind!r} and its alphas_cumprod is "
+                f"{type(alphas).__name__}; with conditions, expected one of noise that predicts 'epsilon' or "
+                "'v_prediction'."
+            )
+        mean_BCL, std_BCL = (
+            each.to(channels_BE.device) for each in self.conditioner.gaussian(channels_BE.to(self.conditioner.device))
+        )
+        alphas = torch.as_tensor(alphas, dtype=torch.float32).to(channels_BE.device)
+
+        def expected(sample: Tensor, times: Tensor) -> Tensor:
+            before = times.long()  # some schedulers stop between two steps of training
+            after = (before + 1).clamp_max(len(alphas) - 1)
+            alpha_B11 = torch.lerp(alphas[before], alphas[after], (times - before).float())[:, None, None]
+            return self.conditioner.prediction(sample.float(), alpha_B11, mean_BCL, std_BCL, kind).to(sample.dtype)
+
+        return expected
 
     def _denoise(
         self,
@@ -469,8 +364,13 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
             if path.name == INDEX:
                 config["_class_name"] = ["pipeline_pdiff", "PDiffPipeline"]
                 config["autoencoder"] = ["param_autoencoder", "ParamAutoencoder"]
+                config.pop(CONDITIONER, None)  # so that an index without one is as before there were any
+                if self.conditioner is not None:
+                    config[CONDITIONER] = ["conditioner", "Conditioner"]
             path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         code = {__file__: PIPELINE_CODE, inspect.getsourcefile(type(self.autoencoder)): AUTOENCODER_CODE}
+        if self.conditioner is not None:
+            code[inspect.getsourcefile(type(self.conditioner))] = CONDITIONER_CODE
         for source, target in code.items():
             if source is not None and Path(source).resolve() != folder / target:
                 shutil.copyfile(source, folder / target)

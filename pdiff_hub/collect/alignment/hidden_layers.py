@@ -21,6 +21,7 @@ from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import logits
 
 StackedState = Mapping[str, Tensor]
+DO_NOT_ALIGN = "set align to false (in a family of tasks, shared_start to true)"
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -98,6 +99,11 @@ def find_hidden_layers(
     first = {key: tensor[:1] for key, tensor in stacked_state.items()}
     layers = _chain(_order_of_execution(exact, first, sample_input))
     return tuple(_proved(exact, first, layer, sample_input) for layer in layers)
+
+
+def require_alignable(network: nn.Module, sample_input: Tensor) -> None:
+    """ValueError, as `find_hidden_layers` raises it, before networks are trained that cannot be aligned."""
+    find_hidden_layers(network, {name: tensor[None] for name, tensor in network.state_dict().items()}, sample_input)
 
 
 def exact_copy(network: nn.Module) -> nn.Module:
@@ -237,5 +243,5 @@ def _check_whole(module: str, found: int, current: HiddenLayer) -> None:
 def _not_a_chain(module: str, why: str) -> PdiffError:
     return PdiffError(
         f"cannot align this network: module {module or '(the network itself)'!r} {why}. Alignment takes chains of "
-        "linear, convolution and normalisation layers; set align to false for others"
+        f"linear, convolution and normalisation layers; for others, {DO_NOT_ALIGN}"
     )

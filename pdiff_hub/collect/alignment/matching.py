@@ -2,7 +2,8 @@
 
 Reordering the hidden units of a network does not change what it computes, nor does scaling units before a ReLU.
 Networks trained from different seeds differ by such changes, so a network halfway between two of them is broken.
-`align_to_mean` undoes these changes in each network, so that the mean of the networks works.
+`align_to_mean` undoes these changes in each network, so that the mean of the networks works. `align_to_reference` does
+so for further networks, on which that mean must not depend.
 
 Source: Git Re-Basin, arXiv 2209.04836, sec. 3.2 (weight matching) and sec. 5 (merging many models). Two deviations:
 all networks are matched at once to the mean of the previous round, while the paper goes through them one by one; and
@@ -15,9 +16,9 @@ Shapes: K networks, C units of one hidden layer, F weights that touch a unit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pdiff_hub.collect.alignment.hidden_layers import (
+    DO_NOT_ALIGN,
     HiddenLayer,
     StackedState,
     exact_copy,
@@ -46,13 +48,14 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class AlignmentInfo:
-    """What `align_to_mean` found and did.
+    """What `align_to_mean` or `align_to_reference` found and did.
 
     Attributes:
         layers: the modules whose units were put in order, from input to output.
         rescaled: those of `layers` whose units were also scaled.
         moved: the fraction of units that changed places, for each round; it approaches 0 as the order settles.
-        distance_before, distance_after: mean L2 distance of a network to the mean network, in raw weight units.
+        distance_before, distance_after: mean L2 distance of a network to the mean network, or to the reference, in raw
+            weight units.
         output_change: the largest change of any network's output on `sample_input`, relative to the largest output of
             that network, or to 1 if that is larger.
     """
@@ -63,6 +66,10 @@ class AlignmentInfo:
     distance_before: float
     distance_after: float
     output_change: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 def align_to_mean(
@@ -103,35 +110,72 @@ def align_to_mean(
             `params_KP` is then unchanged. The one exception is an error at the end, if the outputs have changed: this
             shows that the network is not such a chain after all.
     """
+    return _align(network, params_KP, layout, sample_input, None, frozen or {}, rounds, rescale, seed, progress)
+
+
+def align_to_reference(
+    network: nn.Module,
+    params_KP: Tensor,
+    layout: ParamLayout,
+    sample_input: Tensor,
+    reference_P: Tensor,
+    *,
+    frozen: StackedState | None = None,
+    rounds: int = 4,
+    rescale: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+) -> AlignmentInfo:
+    """Like `align_to_mean`, but all networks are matched to one network that stays as it is, each on its own.
+
+    reference_P: float [P], as `layout` packs it, e.g. the mean of networks that `align_to_mean` aligned. rounds: how
+    often the layers are visited again, at most; a network's layers depend on each other.
+    """
+    return _align(network, params_KP, layout, sample_input, reference_P, frozen or {}, rounds, rescale, seed, progress)
+
+
+def _align(
+    network: nn.Module,
+    params_KP: Tensor,
+    layout: ParamLayout,
+    sample_input: Tensor,
+    reference_P: Tensor | None,
+    frozen: StackedState,
+    rounds: int,
+    rescale: bool,
+    seed: int,
+    progress: bool,
+) -> AlignmentInfo:
+    """reference_P: None for the networks' own mean."""
     if rounds < 1:
         raise PdiffError(f"rounds must be 1 or more, found {rounds}")
-    if left := [name for name, tensor in (frozen or {}).items() if tensor.is_floating_point()]:
+    if left := [name for name, tensor in frozen.items() if tensor.is_floating_point()]:
         raise PdiffError(
             f"{left[0]!r} is frozen, and the units of a layer cannot change places without it; give a "
             "layout of all float tensors."
         )
-    networks = _Networks(params_KP, layout, frozen or {})
+    networks = _Networks(params_KP, layout, frozen)
     layers = find_hidden_layers(network, networks.first(), sample_input)
     scalable = [layer for layer in layers if rescale and layer.scaled]
     exact = exact_copy(network)
     outputs_before = [outputs(exact, state, sample_input) for state in networks]
-    distance_before = _distance_to_mean(params_KP)
+    distance_before = _distance(params_KP, reference_P)
     networks.change(lambda state: _balance(state, scalable))
-    moved = _match_to_mean(networks, layers, rounds, np.random.default_rng(seed), progress)
+    moved = _match_networks(networks, reference_P, layers, rounds, np.random.default_rng(seed), progress)
     change = relative_change(
         torch.cat(outputs_before), torch.cat([outputs(exact, state, sample_input) for state in networks])
     )
     if not change <= _TOLERANCE:
         raise PdiffError(
             f"aligning changed a network's outputs by {change:.1e} (relative; {_TOLERANCE:.0e} is allowed): this "
-            f"{type(network).__name__} is not a chain of layers; set align to false"
+            f"{type(network).__name__} is not a chain of layers; {DO_NOT_ALIGN}"
         )
     return AlignmentInfo(
         layers=tuple(layer.module for layer in layers),
         rescaled=tuple(layer.module for layer in scalable),
         moved=moved,
         distance_before=distance_before,
-        distance_after=_distance_to_mean(params_KP),
+        distance_after=_distance(params_KP, reference_P),
         output_change=change,
     )
 
@@ -148,10 +192,13 @@ class _Networks:
 
     def first(self) -> dict[str, Tensor]:
         """The state of the first network, in memory of its own."""
-        return self._unpack(self.params_KP[:1].clone())
+        return self.of(self.params_KP[0].clone())
 
     def mean(self) -> dict[str, Tensor]:
-        return self._unpack(_mean(self.params_KP)[None])
+        return self.of(mean_of(self.params_KP))
+
+    def of(self, params_P: Tensor) -> dict[str, Tensor]:
+        return self._unpack(params_P[None])
 
     def change(self, work: Callable[[dict[str, Tensor]], _Result]) -> list[_Result]:
         """Calls `work` on some networks at a time and keeps the tensors that it replaces; -> its results."""
@@ -171,7 +218,8 @@ def _some(params_KP: Tensor) -> Sequence[Tensor]:
     return params_KP.split(max(1, _BYTES_AT_ONCE // (4 * params_KP.shape[1])))
 
 
-def _mean(params_KP: Tensor) -> Tensor:
+def mean_of(params_KP: Tensor) -> Tensor:
+    """The mean network, [P]."""
     total_P = sum(rows_RP.sum(dim=0, dtype=torch.float64) for rows_RP in _some(params_KP))
     return (torch.as_tensor(total_P) / len(params_KP)).to(params_KP)
 
@@ -187,8 +235,9 @@ def _balance(state: dict[str, Tensor], layers: Sequence[HiddenLayer]) -> None:
             layer.scale(state, torch.where(alive_KC, outgoing_KC / incoming_KC, 1.0).sqrt())
 
 
-def _match_to_mean(
+def _match_networks(
     networks: _Networks,
+    reference_P: Tensor | None,
     layers: Sequence[HiddenLayer],
     rounds: int,
     visiting: np.random.Generator,
@@ -196,7 +245,7 @@ def _match_to_mean(
 ) -> tuple[float, ...]:
     """Reorders the units of all networks in place; -> the fraction of units that moved, for each round."""
     moved: list[float] = []
-    reference = networks.first()
+    reference = networks.first() if reference_P is None else networks.of(reference_P)
     for number in tqdm(range(rounds + 1), desc="align", unit="round", disable=None if progress else True):
         sweeps = _FIRST_SWEEPS if number == 0 else 1
         visits = [layers[index] for _ in range(sweeps) for index in visiting.permutation(len(layers))]
@@ -204,7 +253,8 @@ def _match_to_mean(
         moved.append(changed / (len(networks.params_KP) * max(1, len(visits))))
         if number > 0 and changed == 0:
             break
-        reference = networks.mean()
+        if reference_P is None:
+            reference = networks.mean()
     return tuple(moved)
 
 
@@ -226,7 +276,7 @@ def _match(state: dict[str, Tensor], reference: StackedState, layer: HiddenLayer
     return float((order_KC != torch.arange(layer.size)).float().mean(dim=1).sum())
 
 
-def _distance_to_mean(params_KP: Tensor) -> float:
-    """Mean over networks of the L2 distance to the mean network."""
-    mean_P = _mean(params_KP)
-    return float(torch.cat([(rows_RP - mean_P).norm(dim=1) for rows_RP in _some(params_KP)]).mean())
+def _distance(params_KP: Tensor, reference_P: Tensor | None) -> float:
+    """Mean over networks of the L2 distance to the reference, or to the mean network."""
+    middle_P = mean_of(params_KP) if reference_P is None else reference_P
+    return float(torch.cat([(rows_RP - middle_P).norm(dim=1) for rows_RP in _some(params_KP)]).mean())

@@ -6,5 +6,7 @@ from pdiff_hub.collect.family.collecting import (
     family_classes,
     unseen_of,
 )
+from pdiff_hub.collect.family.family import Family, build_family
+from pdiff_hub.collect.family.split import TaskSplit
 
-__all__ = ["FamilyConfig", "collect_family", "family_classes", "unseen_of"]
+__all__ = ["Family", "FamilyConfig", "TaskSplit", "build_family", "collect_family", "family_classes", "unseen_of"]

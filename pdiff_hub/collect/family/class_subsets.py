@@ -12,7 +12,7 @@ from pdiff_hub.collect.family.split import TaskSplit
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.seeds import generator_of
 from pdiff_hub.tasks import Task
-from pdiff_hub.travelling.pipeline_pdiff import ConditionSpec
+from pdiff_hub.travelling.conditioner import ConditionSpec
 
 _MOST_CLASSES = 1024
 _LISTED = 12  # up to so many classes, all subsets are listed and drawn from; of more, subsets are drawn at random
@@ -32,7 +32,7 @@ class ClassSubsets:
             raise PdiffError(
                 f"the task has {task.num_classes} classes, expected 3 to {_MOST_CLASSES} to make subsets of."
             )
-        names = task.spec.get("resolved", {}).get("class_names") or [str(index) for index in range(task.num_classes)]
+        names = task.spec.get("resolved", {}).get("classes") or [str(index) for index in range(task.num_classes)]
         self._size = task.num_classes
         self._names = tuple(map(str, names))
 

@@ -1,6 +1,7 @@
-"""Trains one network per task and seed, all from one shared start, as one batched program.
+"""Trains one network per task and seed as one batched program.
 
 Seen tasks become the data set; held-out tasks, which nothing may be trained on, a data set of their own beside it.
+All networks start from the same weights. If they do not, their hidden units are put into one order in the end.
 Shapes: K networks, R networks of one part, D numbers of a condition.
 """
 
@@ -11,11 +12,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.files import INDEX_NAME
-from pdiff_hub.collect.family.family import Family, build_family
+from pdiff_hub.collect.alignment import AlignmentInfo, align_to_mean, align_to_reference, mean_of, require_alignable
+from pdiff_hub.collect.family.family import Family, build_family, require_view, split_of
+from pdiff_hub.collect.family.split import TaskSplit
 from pdiff_hub.collect.journal import CheckpointJournal, TrainingState
 from pdiff_hub.collect.population.batched_training import BatchedTrainer
 from pdiff_hub.collect.population.training_groups import train_in_groups
@@ -25,9 +28,9 @@ from pdiff_hub.networks import build_network
 from pdiff_hub.safe_files import require_same_settings
 from pdiff_hub.tasks import Task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
-from pdiff_hub.travelling.pipeline_pdiff import ConditionSpec
 
 _UNSEEN = "unseen"
+_SAMPLE = 16  # inputs on which alignment is checked
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,13 @@ class FamilyConfig:
     """How `collect_family` trains.
 
     Args:
-        family: "class-subsets" or "rotation". options: of the family (`family.build_family`).
+        family: "class-subsets", "rotation", or `some.module:factory`. options: of the family (`family.build_family`).
         num_tasks: seen tasks, 2 or more. seeds_per_task: networks for each of them, 1 or more.
         held_out_tasks: tasks that nothing is trained on but their own networks, 0 or more; one network each.
         epochs, batch_size: 1 or more. learning_rate, weight_decay: of batched AdamW with warm-up and cosine.
+        shared_start: whether all networks start from the same weights. If not, each starts from the weights of its own
+            seed, and the trained networks are aligned to the mean of those of seen tasks, as populations are. They are
+            then less alike, and harder to learn; the weight decay of populations, 1.0, helps.
 
     Raises ValueError naming the option that is out of range.
     """
@@ -52,6 +58,7 @@ class FamilyConfig:
     batch_size: int = 64
     learning_rate: float = 1e-2
     weight_decay: float = 0.1
+    shared_start: bool = True
 
     def __post_init__(self) -> None:
         for option, least in (
@@ -63,14 +70,19 @@ class FamilyConfig:
         ):
             value = getattr(self, option)
             require(type(value) is int and value >= least, f"collect.{option}", value, f"an integer from {least}")
+        require(isinstance(self.family, str), "collect.family", self.family, "the name of a family")
+        require(type(self.shared_start) is bool, "collect.shared_start", self.shared_start, "true or false")
         require(isinstance(self.options, Mapping), "collect.options", self.options, "a mapping of options")
         require(self.learning_rate > 0, "collect.learning_rate", self.learning_rate, "above 0")
         require(self.weight_decay >= 0, "collect.weight_decay", self.weight_decay, "at least 0")
 
 
-def family_classes(config: FamilyConfig, task: Task) -> int:
-    """How many answers a network of the family has; ValueError for an unknown family or option."""
-    return build_family(config.family, config.options, task).num_classes
+def family_classes(config: FamilyConfig, task: Task, *, allow_factory: bool = True) -> int:
+    """How many answers a network of the family has; ValueError for an unknown family or option.
+
+    allow_factory: as in `build_family`.
+    """
+    return build_family(config.family, config.options, task, allow_factory=allow_factory).num_classes
 
 
 def collect_family(
@@ -83,30 +95,51 @@ def collect_family(
     seed: int,
     device: str = "cpu",
     progress: bool = True,
+    allow_factory: bool = True,
 ) -> CheckpointDataset:
     """Trains the networks of all tasks and keeps their last weights, as a data set in `directory`.
 
-    `unseen_of(directory)` opens the networks of the held-out tasks. All networks start from the same weights; the
-    images come in an order of their own for each. A killed run resumes when it is started again. ValueError for
-    options that do not go with the family, and for a loss that is not finite.
+    `unseen_of(directory)` opens the networks of the held-out tasks. The images come in an order of their own for each
+    network. A killed run resumes when it is started again. allow_factory: as in `build_family`. ValueError for options
+    that do not go with the family, for networks without a shared start that cannot be aligned, and for a loss that is
+    not finite.
     """
     spec = dict(network_spec)
-    family = build_family(config.family, config.options, task)
-    split = family.split(config.num_tasks, config.held_out_tasks, seed)
-    settings = {"collect": asdict(config), "network": spec, "task": task.spec, "seed": seed}
+    family = build_family(config.family, config.options, task, allow_factory=allow_factory)
+    split = split_of(family, config.family, config.num_tasks, config.held_out_tasks, seed)
+    collect = asdict(config)
+    if config.shared_start:  # said only where it is not so: a collection begun before there was the option goes on
+        del collect["shared_start"]
+    settings = {"collect": collect, "network": spec, "task": task.spec, "seed": seed}
     if (directory / INDEX_NAME).exists():  # written last
         dataset = CheckpointDataset.from_pretrained(directory)
         require_same_settings(directory, dataset.collect.get("settings", {}), settings)
         return dataset
     network = build_network(spec, seed=seed, pretrained=False)
     layout = whole_layout(network, select, "family", "each network trains for itself")
-    run = _Run(task, spec, layout, config, family, settings, seed, device, progress)
+    require_view(family, config.family, task, split)
+    if not config.shared_start:
+        require_alignable(network, task.inputs(task.validation, slice(0, _SAMPLE)))
+    run = _Run(task, spec, network, layout, config, family, seed, device, progress)
+    seen = _Part(
+        CheckpointJournal(directory, settings, layout),
+        split.seen_TD.repeat_interleave(config.seeds_per_task, dim=0),
+        [group for group in split.seen_groups for _ in range(config.seeds_per_task)],
+        first=0,
+        what="train tasks",
+    )
+    unseen = None
     if len(split.held_out_UD):
-        groups, first = split.held_out_groups, config.num_tasks * config.seeds_per_task
-        run.train(directory / _UNSEEN, split.spec, split.held_out_UD, groups, first, split.rule, "train held-out tasks")
-    seen_KD = split.seen_TD.repeat_interleave(config.seeds_per_task, dim=0)
-    seen_groups = [group for group in split.seen_groups for _ in range(config.seeds_per_task)]
-    return run.train(directory, split.spec, seen_KD, seen_groups, 0, split.rule, "train tasks")
+        journal = CheckpointJournal(directory / _UNSEEN, settings, layout)
+        groups, first = split.held_out_groups, len(seen.conditions_KD)
+        unseen = _Part(journal, split.held_out_UD, groups, first, "train held-out tasks")
+        run.train(unseen)
+    run.train(seen)
+    if not config.shared_start:
+        run.align(seen, unseen)
+    if unseen is not None:
+        run.finish(unseen, split)
+    return run.finish(seen, split)
 
 
 def unseen_of(directory: Path) -> CheckpointDataset | None:
@@ -115,60 +148,88 @@ def unseen_of(directory: Path) -> CheckpointDataset | None:
     return CheckpointDataset.from_pretrained(place) if (place / INDEX_NAME).exists() else None
 
 
+@dataclass
+class _Part:
+    """The networks of the seen tasks, or those of the held-out ones.
+
+    Attributes:
+        first: the number of the first network, which decides its seed.
+        params_KP, alignment: the aligned networks and what was done to them, if they are aligned.
+    """
+
+    journal: CheckpointJournal
+    conditions_KD: Tensor
+    groups: Sequence[str]
+    first: int
+    what: str
+    params_KP: Tensor | None = None
+    alignment: AlignmentInfo | None = None
+
+
 @dataclass(frozen=True)
 class _Run:
     task: Task
     spec: dict[str, Any]
+    network: nn.Module
     layout: ParamLayout
     config: FamilyConfig
     family: Family
-    settings: dict[str, Any]
     seed: int
     device: str
     progress: bool
 
-    def train(
-        self,
-        directory: Path,
-        conditions: ConditionSpec,
-        conditions_KD: Tensor,
-        groups: Sequence[str],
-        first: int,
-        rule: str,
-        what: str,
-    ) -> CheckpointDataset:
-        """One network per row of conditions_KD. first: the number of the first network, which decides its seed."""
-        journal = CheckpointJournal(directory, self.settings, self.layout)
-        config = self.config
-        network = build_network(self.spec, seed=self.seed, pretrained=False)
+    def train(self, part: _Part) -> None:
+        """Collects one network per row of `part.conditions_KD` in its journal."""
+        journal = part.journal
 
         def make(rows: range) -> BatchedTrainer:
-            own_RD = conditions_KD[rows.start : rows.stop].to(self.device)
-            return self._trainer(own_RD, [self.seed + first + row for row in rows])
+            own_RD = part.conditions_KD[rows.start : rows.stop].to(self.device)
+            return self._trainer(own_RD, [self.seed + part.first + row for row in rows])
 
         def keep(trainer: BatchedTrainer, rows: range) -> None:
             params_RP = self.layout.unstack(trainer.stacked_state())
-            journal.append(params_RP, self._metadata(trainer, groups[rows.start : rows.stop]), TrainingState())
+            journal.append(params_RP, self._metadata(trainer, part.groups[rows.start : rows.stop]), TrainingState())
 
         if not journal.finished:
+            num_networks, epochs = len(part.conditions_KD), self.config.epochs
             train_in_groups(
-                journal, len(conditions_KD), config.epochs, make, keep, at_once=None, what=what, progress=self.progress
+                journal, num_networks, epochs, make, keep, at_once=None, what=part.what, progress=self.progress
             )
-        collect = {"method": "family", "rule": rule}
-        return journal.finish(
+
+    def align(self, seen: _Part, unseen: _Part | None) -> None:
+        """Aligns the seen networks to their mean, and the unseen ones to that mean, on which they have no influence."""
+        sample_NX = self.task.inputs(self.task.validation, slice(0, _SAMPLE))
+        options: dict[str, Any] = {"frozen": self._frozen(), "seed": self.seed, "progress": self.progress}
+        seen.params_KP = seen.journal.collected()
+        seen.alignment = align_to_mean(self.network, seen.params_KP, self.layout, sample_NX, **options)
+        if unseen is not None and not unseen.journal.finished:
+            unseen.params_KP, mean_P = unseen.journal.collected(), mean_of(seen.params_KP)
+            unseen.alignment = align_to_reference(
+                self.network, unseen.params_KP, self.layout, sample_NX, mean_P, **options
+            )
+
+    def finish(self, part: _Part, split: TaskSplit) -> CheckpointDataset:
+        collect: dict[str, Any] = {"method": "family", "rule": split.rule}
+        return part.journal.finish(
             network=self.spec,
             task=self.task.spec,
-            frozen=self.layout.frozen_state(network.state_dict()),
-            collect=collect,
-            conditions=conditions,
-            conditions_KD=conditions_KD,
+            frozen=self._frozen(),
+            collect=collect if part.alignment is None else {**collect, "alignment": part.alignment.to_dict()},
+            conditions=split.spec,
+            conditions_KD=part.conditions_KD,
+            params_KP=part.params_KP,
         )
+
+    def _frozen(self) -> dict[str, Tensor]:
+        return self.layout.frozen_state(self.network.state_dict())
 
     def _trainer(self, own_RD: Tensor, seeds: list[int]) -> BatchedTrainer:
         config, task = self.config, self.task
         first = seeds[0]
         return BatchedTrainer(
-            lambda _: build_network(self.spec, seed=self.seed, pretrained=False).train(),
+            lambda own: build_network(
+                self.spec, seed=self.seed if config.shared_start else own, pretrained=False
+            ).train(),
             seeds,
             task.inputs(task.train).to(self.device),
             task.train.labels_N.to(self.device),

@@ -12,7 +12,7 @@ from torch import Tensor
 from pdiff_hub.collect.family.split import TaskSplit
 from pdiff_hub.errors import require
 from pdiff_hub.tasks import Task
-from pdiff_hub.travelling.pipeline_pdiff import ConditionSpec
+from pdiff_hub.travelling.conditioner import ConditionSpec
 
 _FULL = 360.0
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pdiff_hub.checkpoints import CheckpointDataset, check_finite
+from pdiff_hub.collect.importing.condition_table import read_condition_table
 from pdiff_hub.collect.importing.weight_files import SUFFIXES, read_state_dict
 from pdiff_hub.collect.journal import CheckpointJournal, TrainingState
-from pdiff_hub.errors import PdiffError
+from pdiff_hub.errors import PdiffError, require
 from pdiff_hub.travelling.param_autoencoder import FrozenEntry, ParamLayout
 
 _STEP = re.compile(r"(?:step|checkpoint|ckpt|iter|iteration)s?[-_=]?(\d+)", re.IGNORECASE)
@@ -46,6 +47,7 @@ class ImportConfig:
         buffers: whether running statistics are kept, as in `ParamLayout.from_module`.
         pattern, key, prefix: as in `import_checkpoints`.
         revisions, filename: of the Hub repository.
+        conditions: as in `import_checkpoints`.
 
     Raises ValueError naming the option that is out of range.
     """
@@ -57,6 +59,7 @@ class ImportConfig:
     prefix: str = ""
     revisions: Sequence[str] = ()
     filename: str = "model.safetensors"
+    conditions: str | None = None
 
     def __post_init__(self) -> None:
         if not self.source or not isinstance(self.source, str):
@@ -67,6 +70,8 @@ class ImportConfig:
             raise PdiffError(f"revisions is {self.revisions!r}; expected a list of names (quote those made of digits).")
         if self.revisions and self.pattern is not None:
             raise PdiffError("pattern chooses files of a folder; with revisions, give filename.")
+        named = self.conditions is None or isinstance(self.conditions, str)
+        require(named, "conditions", self.conditions, "the name of a .csv or .json file")
 
     @property
     def hub(self) -> HubFile | None:
@@ -84,6 +89,7 @@ def import_checkpoints(
     key: str | None = None,
     prefix: str = "",
     hub: HubFile | None = None,
+    conditions: str | Path | None = None,
     output_dir: str | Path | None = None,
 ) -> CheckpointDataset:
     """Reads existing checkpoints of one network into a `CheckpointDataset`.
@@ -99,19 +105,33 @@ def import_checkpoints(
             "model".
         prefix: what to remove from the front of every tensor's name, e.g. "module.".
         hub: which revisions of a Hub repository to read (in the order given), instead of a folder.
+        conditions: a .csv or .json table in the folder (or another path) with what is known of the checkpoints, such as
+            how they were trained (`condition_table`). Its column `file` has their names, as the metadata's column
+            `file` does; with `hub`, their revisions. Its other columns, of numbers or names, become columns of the
+            metadata, so that `with_conditions` and a recipe's `condition` take them.
         output_dir: collect into this folder: a killed import can then resume, and the rows are not kept in memory.
 
     What is not selected must be equal in all files (integer buffers, which count batches, are taken from the first).
     Raises FileNotFoundError for files that do not exist. Raises ValueError, which names the file and the tensor, for a
     tensor that is missing, unexpected, mis-shaped or not finite; also for a file that is truncated, needs to run code
-    or is of another network, and for one checkpoint only.
+    or is of another network, and for one checkpoint only. Errors of `conditions` are those of `read_condition_table`.
     """
     source = str(source)
     names = _hub_names(source, hub) if hub else _file_names(Path(source), pattern)
     if len(names) < 2:
         raise PdiffError(f"{source} has one checkpoint only, {names[0]}; a set needs at least two.")
     label = source if hub else Path(source).resolve().name  # no path of this machine in what may be published
-    collect = {"method": "import", "source": label, "key": key, "prefix": prefix}
+    collect: dict[str, Any] = {"method": "import", "source": label, "key": key, "prefix": prefix}
+    keys = list(hub.revisions) if hub else names
+    table = None
+    if conditions is not None:
+        table = read_condition_table(Path(conditions) if hub else Path(source) / conditions, keys)
+        collect["conditions"] = dict(table.source)
+
+    def metadata_of(index: int) -> dict[str, Any]:
+        known = _metadata(label, names[index])
+        return known if table is None else table.added(keys[index], known)
+
     journal = None
     if output_dir is not None:
         journal = CheckpointJournal(output_dir, {**collect, "files": names}, layout)
@@ -136,7 +156,7 @@ def import_checkpoints(
             params_RP[row] = _flatten(layout, state, where)
             _check_equal(frozen, _frozen(layout, state, where), where, names[0])
             progress.update()
-        metadata = [_metadata(label, name) for name in names[begin : begin + len(params_RP)]]
+        metadata = [metadata_of(index) for index in range(begin, begin + len(params_RP))]
         if journal is None:
             break
         journal.append(params_RP, metadata, TrainingState())

@@ -27,8 +27,8 @@ from pdiff_hub.checkpoints.files import INDEX_NAME, metadata_table, read_index
 from pdiff_hub.checkpoints.rows import SHARD_TENSOR, ShardRows
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.safe_files import read_json, remove_unfinished, require_same_settings, write_json, write_safetensors
+from pdiff_hub.travelling.conditioner import ConditionSpec
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
-from pdiff_hub.travelling.pipeline_pdiff import ConditionSpec
 
 _PARTS = "parts"
 _NAME = re.compile(r"(part|state)-(\d{5,})\.safetensors")
@@ -129,6 +129,11 @@ class CheckpointJournal:
         self._check_open()
         self._write_state(len(self._files), state)
 
+    def collected(self) -> Tensor:
+        """The committed checkpoints, float32 [K,P], in memory."""
+        self._check_open()
+        return ShardRows(self._files, self.layout.num_params).read(0, self.num_checkpoints, 0, self.layout.num_params)
+
     def finish(
         self,
         *,
@@ -138,17 +143,19 @@ class CheckpointJournal:
         collect: Mapping[str, Any],
         conditions: ConditionSpec | None = None,
         conditions_KD: Tensor | None = None,
+        params_KP: Tensor | None = None,
     ) -> CheckpointDataset:
         """Turns what was collected into the data set in `directory` and removes the parts.
+
+        params_KP: goes into the data set in place of what was `collected()`, e.g. aligned.
 
         The data set keeps `collect`, with the settings added. If the data set is finished already, it is only opened.
         """
         if not self.finished:
             if not self._files:
                 raise PdiffError(f"no checkpoint was collected in {self.directory}.")
-            rows = ShardRows(self._files, self.layout.num_params)
             dataset = CheckpointDataset(
-                rows,
+                ShardRows(self._files, self.layout.num_params) if params_KP is None else params_KP,
                 self.layout,
                 network=network,
                 task=task,

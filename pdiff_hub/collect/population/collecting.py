@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.files import INDEX_NAME
 from pdiff_hub.checkpoints.rows import pieces_of
-from pdiff_hub.collect.alignment import align_to_mean, find_hidden_layers
+from pdiff_hub.collect.alignment import align_to_mean, require_alignable
 from pdiff_hub.collect.journal import CheckpointJournal, TrainingState
 from pdiff_hub.collect.population.batched_training import BatchedTrainer
 from pdiff_hub.collect.population.training_groups import train_in_groups
@@ -104,9 +104,8 @@ def collect_population(
     settings = {"collect": asdict(config), "network": spec, "task": task.spec, "seed": seed}
     if (directory / INDEX_NAME).exists():
         return _finished(directory, settings)
-    if config.align:  # finds out before training, not after it, whether the network can be aligned
-        one = {name: tensor[None] for name, tensor in network.state_dict().items()}
-        find_hidden_layers(network, one, task.inputs(task.validation, slice(0, _SAMPLE)))
+    if config.align:
+        require_alignable(network, task.inputs(task.validation, slice(0, _SAMPLE)))
     # With cpu=True, a launcher's processes find each other on CPUs too. This comes before the first use of the device,
     # because it gives each process its own GPU.
     processes = PartialState(cpu=not torch.accelerator.is_available())
@@ -236,9 +235,7 @@ def _join(
         info = align_to_mean(
             network, params_KP, layout, sample_NX, frozen=frozen, rounds=config.align_rounds, seed=settings["seed"]
         )
-        collect["alignment"] = {
-            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(info).items()
-        }
+        collect["alignment"] = info.to_dict()
     dataset = CheckpointDataset(
         params_KP, layout, network=spec, task=task.spec, frozen=frozen, metadata=metadata, collect=collect
     )

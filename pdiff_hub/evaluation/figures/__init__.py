@@ -11,6 +11,7 @@ from pdiff_hub.evaluation.figures.ensembles import ensembles_figure
 from pdiff_hub.evaluation.figures.frontier import frontier_figure
 from pdiff_hub.evaluation.figures.heat_maps import parameter_heat_maps
 from pdiff_hub.evaluation.figures.latents import latents_figure
+from pdiff_hub.evaluation.figures.requests import fit_figure, requests_figure
 from pdiff_hub.evaluation.figures.similarity import similarity_figure
 from pdiff_hub.evaluation.figures.style import METHOD_STYLE, MethodStyle
 from pdiff_hub.evaluation.figures.training import training_figure
@@ -24,9 +25,11 @@ __all__ = [
     "checkpoints_figure",
     "copies_figure",
     "ensembles_figure",
+    "fit_figure",
     "frontier_figure",
     "latents_figure",
     "parameter_heat_maps",
+    "requests_figure",
     "similarity_figure",
     "training_figure",
     "trajectories_figure",

@@ -1,0 +1,6 @@
+"""Judges what comes of requests, on tasks that nothing was trained on, beside every simple way."""
+
+from pdiff_hub.runs.requests.judging import judge_requests
+from pdiff_hub.runs.requests.measurements import draw_requests, measured_requests
+
+__all__ = ["draw_requests", "judge_requests", "measured_requests"]
