@@ -20,18 +20,20 @@ from pdiff_hub.evaluation.figures import (
     checkpoints,
     checkpoints_figure,
     ensembles_figure,
+    fit_figure,
     frontier,
     frontier_figure,
     heat_maps,
     latents,
     latents_figure,
     parameter_heat_maps,
+    requests_figure,
     similarity_figure,
     trajectories,
     trajectories_figure,
 )
 from pdiff_hub.evaluation.points import MethodPoints
-from pdiff_hub.records import EnsembleCurve
+from pdiff_hub.records import EnsembleCurve, FitRequests, Requests
 
 CURVE = EnsembleCurve((1, 2, 5), (0.9, 0.92, 0.93), (0.4, 0.3, 0.25), (0.05, 0.03, 0.02))
 
@@ -105,6 +107,19 @@ FIGURES: dict[str, tuple[Callable[[Path], list[Path]], tuple[str, ...]]] = {
             "Lines: highest accuracy at that distance or more",
             "Networks beyond 3, not drawn: 7 (up to ",
         ),
+    ),
+    "requests": (
+        lambda stem: requests_figure(
+            Requests({"trained": 0.9, "ridge": 0.5}, {"trained": (0.8, 0.95), "ridge": (0.4, 0.6)}, {}, None, 4, 6, ""),
+            stem,
+        ),
+        ("trained on the task (ceiling)", "ridge regression", "mean over 6 tasks never seen (%)"),
+    ),
+    "fit": (
+        lambda stem: fit_figure(
+            FitRequests({"20": {"fit": 0.8, "scratch": 0.7}, "100": {"fit": 0.9}}, {}, {}, 3), stem
+        ),
+        ("fit, one network", "from scratch", "labelled examples", "3 tasks never seen (%)"),
     ),
     "ensembles": (
         lambda stem: ensembles_figure({"generated": CURVE, "original": CURVE}, stem),

@@ -26,7 +26,7 @@ from pdiff_hub.pipeline.card import render_card
 from pdiff_hub.recipes import recipe_from_dict
 from pdiff_hub.records import Results, RunFolder
 from pdiff_hub.runs import evaluate, run
-from pdiff_hub.runs.requests import by_condition, by_examples
+from pdiff_hub.runs.requests import by_condition, by_examples, slope
 from pdiff_hub.runs.requests.by_condition import SeenTasks
 from pdiff_hub.runs.requests.judging import _ensembles
 from pdiff_hub.runs.requests.task_networks import Examples, TaskNetworks
@@ -232,3 +232,28 @@ def test_likelihoods_are_sums_of_log_probabilities() -> None:
     assert every.log_likelihood(params_NP, Examples(*vars(examples).values())).tolist() == pytest.approx(
         wanted, abs=1e-4
     )
+
+
+def test_a_scalar_condition_that_can_be_measured_gets_a_slope(tmp_path: Path) -> None:
+    recipe = recipe_from_dict(
+        {
+            "task": "digits",
+            "network": {"name": "mlp", "hidden": [8]},
+            "condition": "validation_accuracy",
+            "collect": {"num_checkpoints": 20, "epochs": 2, "save_every": 1},
+            "diffusion": {"steps": 20, "widths": [16]},
+            "generate": {"num_models": 4, "num_inference_steps": 5},
+            "evaluate": {"baselines": 0},
+        }
+    )
+    results = run(recipe, tmp_path / "run", name="slope")
+    assert results.measured is not None and (requests := results.measured.requests) is not None
+    assert requests.slope is not None and not requests.unseen and len(requests.verdicts) == 1
+    assert results.measured.accuracy and requests.verdicts[0] in " ".join(render_card(results).split())
+
+
+def test_a_slope_is_that_of_the_line_of_least_squares() -> None:
+    asked = torch.tensor([0.0, 1.0, 2.0])
+    assert slope._slope(asked, 3 + 0.5 * asked) == pytest.approx(0.5)
+    assert slope._slope(asked, torch.tensor([1.0, 0.0, 1.0])) == pytest.approx(0.0)
+    assert slope._slope(torch.ones(3), asked) == 0.0

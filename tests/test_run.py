@@ -20,7 +20,7 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.cli import app, main
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.recipes import load_recipe, recipe_from_dict
-from pdiff_hub.records import FIGURES
+from pdiff_hub.records import FIGURES, REQUEST_FIGURES
 from pdiff_hub.runs import stages
 
 SMALL = [
@@ -36,6 +36,7 @@ SMALL = [
     "evaluate.baselines=6",
     "evaluate.fine_tune_steps=2",
 ]
+DRAWN = [stem for stem in FIGURES if stem not in REQUEST_FIGURES]
 OVERRIDES = [part for option in SMALL for part in ("--override", option)]
 
 
@@ -64,13 +65,13 @@ def test_run_leaves_what_the_contract_says(run_dir: Path) -> None:
     assert {"nearest_l2_generated", "nearest_l2_original", "deviation_r2", "spread_ratio"} <= set(results["audit"])
     assert set(results["seconds"]) == {"collect", "train_autoencoder", "train_diffusion", "generate", "evaluate"}
     assert all(value is not None for value in results["seconds"].values())
-    assert results["name"] == "digits-mlp3" and results["figures"] == list(FIGURES)
+    assert results["name"] == "digits-mlp3" and results["figures"] == list(DRAWN)
     assert results["recipe"]["collect"]["num_checkpoints"] == 12
     assert results["task_dataset"] is results["base_model"] is results["checkpoints"] is None
     assert set(results["frontier"]["versus"]) == {row["method"] for row in results["methods"].values()} - {"generated"}
     assert set(results["methods"]) == set(results["accuracy"]) and "noise_raw_0.12" in results["methods"]
     for name in (
-        *(f"{stem}.{suffix}" for stem in FIGURES for suffix in ("png", "svg")),
+        *(f"{stem}.{suffix}" for stem in DRAWN for suffix in ("png", "svg")),
         "README.md",
         "recipe.yaml",
         "report.html",
@@ -190,7 +191,7 @@ def test_the_report_opens_in_a_browser(run_dir: Path, browser: Browser) -> None:
     browser.open(report.as_uri())
     assert browser.requests() == [report.as_uri()] and browser.messages() == [] and browser.overflow() == 0
     loaded = browser.evaluate("Array.from(document.images, each => each.complete && each.naturalWidth > 0)")
-    assert loaded == [True] * len(FIGURES)
+    assert loaded == [True] * len(DRAWN)
     assert browser.evaluate("document.querySelectorAll('table').length") == 7
     text = browser.evaluate("document.body.innerText")
     assert "At the same novelty of errors, p-diff" in text and "At the same distance, p-diff" in text

@@ -46,7 +46,7 @@ FIT_NAMES: Mapping[str, str] = {
     "scratch": "from scratch",
     "mean_tuned": "mean network, fine-tuned",
     "likeliest": "likeliest seen network",
-    "likeliest_tuned": "that one, fine-tuned",
+    "likeliest_tuned": "likeliest seen network, fine-tuned",
     "likelihood_average": "averaged by likelihood",
     "probe": "mean network, new last layer",
     "inputs": "logistic regression on inputs",

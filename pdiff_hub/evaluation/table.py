@@ -236,7 +236,9 @@ def verdict(results: Results) -> str:
     if measured is not None and measured.training is not None and measured.training.kept == 0:
         sentences.append(f"Training gained nothing: what generates is {_untrained(results)}.")
     if measured is not None and measured.requests is not None:
-        return " ".join([*sentences, *measured.requests.verdicts])
+        sentences.extend(measured.requests.verdicts)
+        if measured.requests.unseen:  # its networks have tasks of their own: there is no frontier
+            return " ".join(sentences)
     if measured is None or measured.frontier is None:
         sentences.append("No baselines were run, so there is no verdict on novelty.")
     else:

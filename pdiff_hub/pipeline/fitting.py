@@ -4,6 +4,8 @@ A pipeline knows few directions in which its networks differ, so few labels find
 mean 0 and standard deviation 1, so a network is pulled back as strongly as N(0, I) says. The first network is the most
 probable one: it is pulled to the middle. Each further one is pulled halfway to a draw of the pipeline. So together they
 agree where the labels decide and differ where they do not (randomize-then-optimize, Bardsley et al. 2014).
+A pipeline that can be asked for networks knows more: which latents each condition has. There the condition is looked
+for too, and the latents stay near those that it has (docs/measurements.md, "Asking").
 Shapes: B networks, N labelled examples, b and n of them at once, X one input, P parameters, C x L latents, S a slice of
 P, c classes.
 """
@@ -24,6 +26,7 @@ from pdiff_hub.errors import PdiffError, require
 from pdiff_hub.networks import logits
 from pdiff_hub.networks.prefix_cache import Forward
 from pdiff_hub.prediction.predictions import can_vmap
+from pdiff_hub.travelling.conditioner import Conditioner
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout
 
 STEPS, _LEARNING_RATE = 150, 0.1  # docs/measurements.md, "Asking"
@@ -31,6 +34,7 @@ STEPS, _LEARNING_RATE = 150, 0.1  # docs/measurements.md, "Asking"
 # and where each has convolution kernels of its own they lose (as measured for `pdiff_hub.prediction`).
 _CHUNK_BYTES, _VMAP_BYTES = 256 << 20, 32 << 20
 _MAPPED_BYTES = 256 << 20  # components above this size are memory-mapped (`ParamAutoencoder.save_pretrained`)
+_AROUND = 0.5  # how far latents go from those of a condition, in the standard deviations of all conditions
 _HALFWAY = 0.5  # to a draw; all the way, single networks are much worse at few labels (there, too)
 
 
@@ -43,6 +47,28 @@ def centers(draw_BCL: Tensor, *, conditional: bool) -> Tensor:
     center_BCL = middle_CL + _HALFWAY * (draw_BCL - middle_CL)
     center_BCL[0] = middle_CL
     return center_BCL
+
+
+def identity(free: Tensor) -> Tensor:
+    """Where latents themselves are looked for."""
+    return free
+
+
+def conditions_and_latents(conditioner: Conditioner) -> Callable[[Tensor], Tensor]:
+    """What makes latents [B,C,L] of free numbers [B, D + C L], a priori N(0, I).
+
+    The first D are a condition, in units of how the known ones differ; the others the way from the latents that it has.
+    """
+    known_MD = conditioner.spec.channels(conditioner.known_MD.float())[:, :-1]
+    mean_D, size, shape = known_MD.mean(dim=0), known_MD.shape[1], conditioner.std_CL.shape
+    spread_D = known_MD.std(dim=0, correction=0)
+
+    def latents_of(free_BF: Tensor) -> Tensor:
+        asked_BD = mean_D + spread_D * free_BF[:, :size]
+        mean_BCL, std_BCL = conditioner.gaussian(torch.cat([asked_BD, torch.ones_like(asked_BD[:, :1])], dim=1))
+        return mean_BCL + _AROUND * (1 - std_BCL.square()).sqrt() * free_BF[:, size:].unflatten(1, shape)
+
+    return latents_of
 
 
 def check_examples(inputs_NX: Tensor, labels_N: Tensor, spec: Mapping[str, Any]) -> None:
@@ -96,22 +122,24 @@ def fit_latents(
     frozen: Mapping[str, Tensor],
     inputs_NX: Tensor,
     labels_N: Tensor,
-    center_BCL: Tensor,
+    center: Tensor,
     *,
+    latents_of: Callable[[Tensor], Tensor] = identity,
     steps: int = STEPS,
     learning_rate: float = _LEARNING_RATE,
     after_step: Callable[[], object] = lambda: None,
     at_once: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Scaled latents [B,C,L] whose networks give the labels, near `center_BCL`, where Adam begins.
+    """Scaled latents [B,C,L] whose networks give the labels, near `center`, where Adam begins.
 
+    center: latents [B,C,L], or what `latents_of` makes latents of; a priori, both are normally distributed around it.
     network: as `with_gradients` gives it. frozen: the tensors that are not generated. at_once: how many networks and
     examples are worked on together, which bounds memory and changes nothing else; None chooses.
 
     Memory holds the parameters of the B networks once, and the gradient and activations of `at_once`.
     """
-    latent_BCL = center_BCL.clone()
-    optimizer = torch.optim.Adam([latent_BCL], lr=learning_rate)
+    free = center.clone()
+    optimizer = torch.optim.Adam([free], lr=learning_rate)
 
     def one(state: Mapping[str, Tensor], inputs_nX: Tensor) -> Tensor:
         return logits(functional_call(network, {**frozen, **state}, (inputs_nX,)))
@@ -120,21 +148,28 @@ def fit_latents(
     if sum(part_NS.nbytes for part_NS in mapped) <= _MAPPED_BYTES:
         mapped = []
     for _ in range(steps):
+        with torch.enable_grad():
+            leaf = free.detach().requires_grad_()
+            latent_BCL = latents_of(leaf)
         with torch.no_grad():
             params_BP = autoencoder.decode(latent_BCL)
         at_once = at_once or _at_once(one, autoencoder.layout, params_BP, inputs_NX)
         _differentiate(one, autoencoder.layout, params_BP, inputs_NX, labels_N, at_once)
-        latent_BCL.grad = latent_BCL - center_BCL
+        gradient_BCL = torch.zeros_like(latent_BCL)
         with torch.enable_grad():
             moved_BCL = latent_BCL.detach().requires_grad_()
             for index, (start, stop, params_BS) in enumerate(autoencoder.decode_slices(moved_BCL)):
                 (part_BCL,) = torch.autograd.grad(params_BS, moved_BCL, params_BP[:, start:stop], retain_graph=True)
-                latent_BCL.grad += part_BCL
+                gradient_BCL += part_BCL
                 if mapped:  # decoding has released them, and the derivative has read them again
                     autoencoder.release(mapped[index])
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(latents_of(leaf), leaf, gradient_BCL)
+        free.grad = free - center + gradient
         optimizer.step()
         after_step()
-    return latent_BCL
+    with torch.no_grad():
+        return latents_of(free)
 
 
 @torch.enable_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 from pdiff_hub.errors import PdiffError, require
 from pdiff_hub.networks import build_network
-from pdiff_hub.pipeline.fitting import STEPS, centers, check_examples, fit_latents, with_gradients
+from pdiff_hub.pipeline.fitting import (
+    STEPS,
+    centers,
+    check_examples,
+    conditions_and_latents,
+    fit_latents,
+    identity,
+    with_gradients,
+)
 from pdiff_hub.pipeline.opening import download, load_arguments
 from pdiff_hub.pipeline.pushing import push_pipeline
 from pdiff_hub.records import RunFolder
@@ -131,11 +139,21 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
         check_examples(inputs, labels, spec)
         require(type(num_steps) is int and num_steps >= 1, "num_steps", num_steps, "an integer of at least 1")
         network = with_gradients(self.build_network(trust_remote_code=trust_remote_code))
-        (draws,) = self(num_models, generator=generator, output_type="latent", condition=condition, return_dict=False)
         device = self.autoencoder.device
-        center_BCL = centers(draws, conditional=condition is not None).to(device)
+        latents_of: Callable[[Tensor], Tensor] = identity
+        if self.conditioner is not None and condition is None:
+            conditioner = self.conditioner.to(device)
+            latents_of = conditions_and_latents(conditioner)
+            number = conditioner.spec.size + conditioner.std_CL.numel()
+            where = device if generator is None else generator.device
+            draws = torch.randn(num_models, number, generator=generator, device=where)
+        else:
+            (draws,) = self(
+                num_models, generator=generator, output_type="latent", condition=condition, return_dict=False
+            )
+        center = centers(draws, conditional=condition is not None).to(device)
         frozen = {name: tensor.to(device) for name, tensor in self.autoencoder.frozen_state().items()}
-        parts = center_BCL.split(self.default_batch_size())
+        parts = center.split(self.default_batch_size())
         with self.progress_bar(total=num_steps * len(parts)) as bar:
             fitted = [
                 fit_latents(
@@ -144,11 +162,12 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
                     frozen,
                     inputs.to(device),
                     labels.to(device, torch.int64),
-                    part_BCL,
+                    part,
                     steps=num_steps,
                     after_step=bar.update,
+                    latents_of=latents_of,
                 )
-                for part_BCL in parts
+                for part in parts
             ]
         latents = torch.cat(fitted).cpu()
         params = self.decode_latents(latents)

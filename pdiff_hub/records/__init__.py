@@ -18,11 +18,12 @@ from pdiff_hub.records.results import (
     SimilaritySummary,
     Telling,
 )
-from pdiff_hub.records.run_folder import FIGURES, NetworksFolder, RunFolder, TrainingFolder
+from pdiff_hub.records.run_folder import FIGURES, REQUEST_FIGURES, NetworksFolder, RunFolder, TrainingFolder
 from pdiff_hub.records.training_summary import LossCurve, TrainingSummary
 
 __all__ = [
     "FIGURES",
+    "REQUEST_FIGURES",
     "AccuracySummary",
     "Area",
     "AuditSummary",

@@ -21,9 +21,10 @@ from pdiff_hub.records.training_summary import TrainingSummary
 from pdiff_hub.safe_files import read_json
 from pdiff_hub.travelling.pipeline_pdiff import INDEX
 
+REQUEST_FIGURES = ("requests", "fit")
+"""Stems of the pictures of a family's report."""
 FIGURES = (
-    "requests",
-    "fit",
+    *REQUEST_FIGURES,
     "copies",
     "accuracy-similarity",
     "frontier",

@@ -27,7 +27,7 @@ from pdiff_hub.pipeline.facts import facts_of
 from pdiff_hub.recipes import EvaluateConfig, recipe_from_dict, recipe_of
 from pdiff_hub.records import FIGURES, Checkpoints, Facts, LossCurve, Results, RunFolder
 from pdiff_hub.runs.generating import generated_rows
-from pdiff_hub.runs.requests import draw_requests, judge_requests, measured_requests
+from pdiff_hub.runs.requests import draw_requests, judge_requests, judge_slope, measured_requests
 from pdiff_hub.safe_files import write_json
 from pdiff_hub.tasks import load_task
 
@@ -96,6 +96,8 @@ def evaluate(
         seed=seed,
         folder=folder,
     )
+    judge = Judge(network, task, dataset.layout, dataset.frozen)
+    measured = replace(measured, requests=judge_slope(pipe, judge, guidance_scale=config.guidance_scale, seed=seed))
     facts = _facts(pipe, dataset, folder, name, recipe, num_inference_steps)
     stages: dict[str, float | None] = {"collect": None, **seconds_of_training, "generate": None, **(seconds or {})}
     stages["evaluate"] = time.perf_counter() - began

@@ -41,7 +41,7 @@ def fit_figure(fit: FitRequests, stem: str | Path) -> list[Path]:
     """
     numbers = sorted(fit.labels, key=int)
     markers: Mapping[str, str] = dict(zip(FIT_NAMES, "^osDvPXhp<>", strict=True))
-    with page(7.0, 4.4) as figure:
+    with page(7.0, 5.0) as figure:
         axes = figure.subplots()
         plain_axes(axes)
         for name, label in FIT_NAMES.items():
@@ -59,5 +59,5 @@ def fit_figure(fit: FitRequests, stem: str | Path) -> list[Path]:
         axes.set_xticks(list(map(int, numbers)), numbers)
         axes.set_xlabel("labelled examples")
         axes.set_ylabel(f"accuracy on test, {fit.num_tasks} tasks never seen (%)")
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return save(figure, stem)
