@@ -35,7 +35,7 @@ def main(pipeline: str = SHIPPED, classes: str = "0,3,7") -> None:
         print(f"{pipeline} holds no trained pipeline, so a small one is trained in runs/ask first.")
         pipeline = small_pipeline(Path("runs/ask"))
     pipe = PDiffPipeline.from_pretrained(pipeline)
-    out = pipe(5, generator=torch.Generator().manual_seed(0), condition={"classes": classes}, guidance_scale=2.0)
+    out = pipe(5, generator=torch.Generator().manual_seed(0), condition={"classes": classes})
     networks = [pipe.build_network(state) for state in out.state_dicts]
 
     task = load_task(pipe.autoencoder.config.task)

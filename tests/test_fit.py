@@ -10,14 +10,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_asking import conditional, seeded
+from test_conditions import DIGITS
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from pdiff_hub import PDiffPipeline
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.pipeline import fitting
-from pdiff_hub.pipeline.fitting import centers, fit_latents, with_gradients
+from pdiff_hub.pipeline.fitting import centers, conditions_and_latents, fit_latents, with_gradients
 from pdiff_hub.training.diffusion import build_scheduler, build_unet
+from pdiff_hub.travelling.conditioner import Conditioner
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout
 
 SPEC = {"name": "mlp3", "hidden": [8, 8], "in_channels": 1, "num_classes": 3, "image_size": 2}
@@ -73,6 +75,40 @@ def test_a_step_follows_the_plain_gradient(pipe: PDiffPipeline) -> None:
             optimizer.step()
         assert torch.allclose(found[row], latent.detach()[0], atol=1e-4)
     pipe.autoencoder.zero_grad()
+
+
+def known_conditions(pipe: PDiffPipeline) -> Conditioner:
+    conditioner = Conditioner(DIGITS.to_dict(), 4, 2, num_known=6, squared_length=8.0)
+    conditioner.known_MD.copy_((torch.rand(6, 10, generator=seeded(4)) < 0.5).float())
+    conditioner.weight_MCL.copy_(torch.randn(6, 4, 2, generator=seeded(5)))
+    conditioner.std_CL.fill_(0.6)
+    return conditioner
+
+
+def test_a_step_follows_the_plain_gradient_where_a_condition_is_looked_for(pipe: PDiffPipeline) -> None:
+    inputs, labels = examples(pipe, 20)
+    latents_of = conditions_and_latents(known_conditions(pipe))
+    center_BF = 0.5 * torch.randn(2, 10 + 8, generator=seeded(0))
+    network = pipe.build_network().requires_grad_(False)
+    found = fit_latents(pipe.autoencoder, network, {}, inputs, labels, center_BF, latents_of=latents_of, steps=3)
+    for row in range(2):
+        free = center_BF[[row]].clone().requires_grad_()
+        optimizer = torch.optim.Adam([free], lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            state = pipe.autoencoder.layout.unflatten(pipe.autoencoder.decode(latents_of(free))[0])
+            loss = nn.functional.cross_entropy(functional_call(network, state, (inputs,)), labels, reduction="sum")
+            (loss + 0.5 * (free - center_BF[[row]]).square().sum()).backward()
+            optimizer.step()
+        assert torch.allclose(found[row], latents_of(free).detach()[0], atol=1e-4)
+    pipe.autoencoder.zero_grad()
+
+
+def test_free_numbers_of_zero_are_the_latents_of_the_mean_condition(pipe: PDiffPipeline) -> None:
+    conditioner = known_conditions(pipe)
+    latent_BCL = conditions_and_latents(conditioner)(torch.zeros(1, 18))
+    mean_1E = torch.cat([(2 * conditioner.known_MD - 1).mean(dim=0), torch.ones(1)])[None]
+    assert torch.allclose(latent_BCL, conditioner.gaussian(mean_1E)[0], atol=1e-6)
 
 
 @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])

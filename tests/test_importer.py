@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pdiff_hub import runs
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.collect.importing import importer
 from pdiff_hub.collect.importing.condition_table import read_condition_table
 from pdiff_hub.collect.importing.importer import HubFile, ImportConfig, import_checkpoints, natural_key
+from pdiff_hub.networks import build_network, resolve_network
+from pdiff_hub.recipes import recipe_from_dict
 from pdiff_hub.travelling.conditioner import ConditionSpec
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
@@ -373,6 +376,17 @@ TABLES = {
     "list.json": json.dumps([{"file": name, **row} for name, row in KNOWN.items()]),
     "object.json": json.dumps({**KNOWN, "step-2.safetensors": {**KNOWN["step-2.safetensors"], "rate": None}}),
 }
+
+
+def test_a_recipe_names_the_table_and_the_column(tmp_path: Path) -> None:
+    spec = {"name": "mlp", "hidden": [4]}
+    resolved = resolve_network(spec, in_channels=1, image_size=8, num_classes=10)
+    write(tmp_path / "runs", [build_network(resolved, seed=seed).state_dict() for seed in range(4)])
+    (tmp_path / "runs" / "conditions.csv").write_text(CSV)
+    collect = {"method": "import", "source": str(tmp_path / "runs"), "conditions": "conditions.csv"}
+    recipe = recipe_from_dict({"task": "digits", "network": spec, "collect": collect, "condition": "rate"})
+    dataset = runs.collect(recipe, tmp_path / "set")
+    assert dataset.with_conditions("rate").conditions == ConditionSpec("rate", "scalar", 1, low=(0.001,), high=(0.1,))
 
 
 @pytest.mark.parametrize("name", TABLES)
