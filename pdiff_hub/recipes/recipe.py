@@ -54,14 +54,14 @@ class EvaluateConfig:
         num_originals: how many checkpoints are judged, evenly spaced; None means all.
         baselines: how many networks each baseline makes; 0 leaves out baselines, frontier and ensembles.
         fine_tune_steps: steps of the baseline that trains originals further.
-        guidance_scale: of families: with which networks are asked for.
+        guidance_scale: of families: with which networks are asked for (docs/measurements.md, "Asking").
         fit_tasks, num_labels: of families: to how many held-out tasks networks are fitted, and to how many labels each.
     """
 
     num_originals: int | None = None
     baselines: int = 100
     fine_tune_steps: int = 20
-    guidance_scale: float = 1.0
+    guidance_scale: float = 2.0
     fit_tasks: int = 20
     num_labels: Sequence[int] = (20, 50, 100)
 
