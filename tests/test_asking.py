@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, RePaintScheduler
 from loopback_hub import LoopbackHub
 from test_conditions import ACCURACY, ANGLE, DIGITS, SPECS
 from torch import nn
@@ -115,8 +115,9 @@ def test_outside_of_what_was_seen_is_said() -> None:
     pipe = conditional(ANGLE)
     with pytest.warns(
         UserWarning, match=r"condition 'angle' is 120, outside what the generator has seen \(-30 to 90\)"
-    ):
+    ) as said:
         pipe(condition={"angle": 120})
+    assert said[0].filename == __file__
     pipe(condition={"angle": 45})  # warnings are errors here
 
 
@@ -158,6 +159,34 @@ def test_a_folder_without_its_conditioner_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="the U-Net has 15 input channels, expected 4"):
         PDiffPipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["known_MD", "weight_MCL", "std_CL"])
+def test_a_conditioner_with_nan_is_refused(tmp_path: Path, name: str) -> None:
+    pipe = conditional()
+    getattr(pipe.conditioner, name).flatten()[0] = math.nan
+    pipe.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"the conditioner's tensor '{name}' holds NaN"):
+        PDiffPipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("length", [0, -1.0, math.nan, math.inf, "4", None])
+def test_a_squared_length_out_of_range_is_refused(length: Any) -> None:
+    with pytest.raises(ValueError, match="squared_length is"):
+        Conditioner(DIGITS.to_dict(), 4, 4, squared_length=length)
+
+
+def test_a_conditioner_of_other_latents_is_refused() -> None:
+    pipe = conditional()
+    with pytest.raises(ValueError, match=r"the conditioner is of latents \[4, 3\], expected \[4, 4\]"):
+        PDiffPipeline(pipe.autoencoder, pipe.unet, pipe.scheduler, conditioner=Conditioner(DIGITS.to_dict(), 4, 3))
+
+
+def test_a_scheduler_whose_step_needs_more_is_named() -> None:
+    pipe = conditional()
+    pipe.scheduler = RePaintScheduler()
+    with pytest.raises(ValueError, match="a step of the scheduler RePaintScheduler needs .*original_image"):
+        pipe()
 
 
 def learnable(num: int = 120) -> CheckpointDataset:

@@ -83,9 +83,10 @@ def test_what_a_request_means(spec: ConditionSpec, value: Any, numbers: list[flo
     [
         (DIGITS, [0, 12], "unknown classes: 12"),
         (DIGITS, [-1], "unknown classes: -1"),
+        (DIGITS, [False, True], "unknown classes: False"),
         (COLOUR, "grene", "nearest known one is 'green'"),
         (COLOUR, ["red", "blue"], "expected one of red, green, blue"),
-        (ACCURACY, "high", "1 finite number"),
+        (ACCURACY, "high", "is 'high', expected 1 finite number"),
         (ACCURACY, math.nan, "1 finite number"),
         (ACCURACY, [0.1, 0.2], "1 finite number"),
         (PLACE, [1, 2, 3], "2 finite number"),
@@ -105,6 +106,7 @@ def test_a_request_that_means_nothing(spec: ConditionSpec, value: Any, message: 
         {"size": True},
         {"names": ("0", "1")},
         {"names": ("0",) * 10},
+        {"names": tuple(range(10))},
         {"low": (0.0,), "high": (1.0,)},
         {"kind": "scalar", "size": 1, "names": (), "low": (0.0,), "high": (math.nan,)},
         {"kind": "scalar", "size": 2, "names": (), "low": (0.0,), "high": (1.0,)},
@@ -133,6 +135,9 @@ def test_outside_names_the_number() -> None:
     assert PLACE.outside(torch.tensor([[1.0, -1.0]])) == ""
     assert "condition 'place' (y) is 0, outside" in PLACE.outside(torch.tensor([[1.0, -1.0], [1.0, 0.0]]))
     assert "0.95" in ACCURACY.outside(torch.tensor([[0.95]]))
+    assert "condition 'classes' (3) is 0.5, and the generator has seen 0 and 1 only" in DIGITS.outside(
+        torch.eye(10)[3:4] / 2
+    )
     assert DIGITS.outside(torch.ones(1, 10)) == "" and TEXT.outside(torch.ones(1, 4)) == ""
 
 

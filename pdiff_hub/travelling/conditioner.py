@@ -58,6 +58,7 @@ class ConditionSpec:
             or self.size < 1
             or (self.kind == "scalar" and self.size != (1 if self.period is None else 2))
             or len(self.names) not in named[self.kind]
+            or not all(isinstance(each, str) for each in self.names)
             or len(set(self.names)) != len(self.names)
             or not len(self.low) == len(self.high) == asked
             or not all(isinstance(each, (int, float)) and math.isfinite(each) for each in numbers)
@@ -96,9 +97,9 @@ class ConditionSpec:
             if not several and len(picked) != 1:
                 raise ConditionError(f"condition {self.name!r} is {value!r}, expected one of {', '.join(self.names)}.")
             return torch.zeros(self.size).index_fill_(0, torch.tensor(picked, dtype=torch.int64), 1.0)
-        if isinstance(value, str) and self.kind != "text":
-            value = value.split(",")
         values = value if isinstance(value, (list, tuple)) else [value]
+        if isinstance(value, str) and self.kind != "text":
+            values = value.split(",")
         try:
             numbers = torch.tensor([float(each) for each in values], dtype=torch.float64)
         except (TypeError, ValueError):
@@ -120,7 +121,7 @@ class ConditionSpec:
     def _index(self, value: Any) -> int:
         if str(value) in self.names:
             return self.names.index(str(value))
-        if isinstance(value, int) and 0 <= value < self.size:
+        if type(value) is int and 0 <= value < self.size:  # True is no class: a list of booleans is a mask
             return value
         (near,) = difflib.get_close_matches(str(value), self.names, n=1, cutoff=0.0)
         raise ConditionError(
@@ -137,6 +138,14 @@ class ConditionSpec:
 
     def outside(self, conditions_ND: Tensor) -> str:
         """A sentence if a request lies outside what was seen; empty if it does not."""
+        if self.kind in ("bits", "class"):
+            odd_ND = (conditions_ND != 0) & (conditions_ND != 1)
+            if bool(odd_ND.any()):
+                row, column = odd_ND.nonzero()[0].tolist()
+                return (
+                    f"condition {self.name!r} ({self.names[column]}) is {float(conditions_ND[row, column]):.6g}, and the "
+                    "generator has seen 0 and 1 only: what it makes there is a guess."
+                )
         values_NA = self.values(conditions_ND)[:, None] if self.period is not None else conditions_ND
         for index, (low, high) in enumerate(zip(self.low, self.high, strict=True)):
             slack = 1e-4 * (high - low) + 1e-6
@@ -181,7 +190,9 @@ class Conditioner(ModelMixin, ConfigMixin):  # type: ignore[misc]
         condition: `ConditionSpec.to_dict()`.
         latent_channels, latent_length: C and L.
         num_known: M.
-        squared_length: of the kernel exp(-|a - b|^2 / squared_length), in the units of the U-Net's channels.
+        squared_length: of the kernel exp(-|a - b|^2 / squared_length), in the units of the U-Net's channels; above 0.
+
+    ValueError for a squared length out of range.
     """
 
     config_name = "config.json"
@@ -196,6 +207,8 @@ class Conditioner(ModelMixin, ConfigMixin):  # type: ignore[misc]
         squared_length: float = 1.0,
     ):
         super().__init__()
+        if not isinstance(squared_length, (int, float)) or not 0 < squared_length < math.inf:
+            raise ConditionError(f"squared_length is {squared_length!r}, expected a finite number above 0.")
         self.spec = ConditionSpec.from_dict(condition)
         self.known_MD: Tensor
         self.weight_MCL: Tensor

@@ -98,10 +98,8 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
                 f"the U-Net has {unet.config.in_channels} input channels, expected {wanted}: those of a latent, "
                 f"and {'no more' if conditioner is None else 'those of the condition'}."
             )
-        if conditioner is not None and conditioner.config.latent_channels != latent:
-            raise SamplingError(
-                f"the conditioner has {conditioner.config.latent_channels} latent channels, expected {latent}."
-            )
+        if conditioner is not None:
+            _check_conditioner(conditioner, (latent, self.autoencoder.config.latent_length))
 
     @property
     def conditions(self) -> Any:
@@ -201,6 +199,13 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         for name, value in (("num_models", num_models), ("num_inference_steps", steps), ("batch_size", batch_size)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise SamplingError(f"{name} is {value!r}, expected an integer of at least 1.")
+        parts = list(inspect.signature(self.scheduler.step).parameters.values())
+        needed = [each.name for each in parts if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD]
+        if len(needed) > 3:  # the answer of the U-Net, the time step, and the sample
+            raise SamplingError(
+                f"a step of the scheduler {type(self.scheduler).__name__} needs {', '.join(needed)}, and this pipeline "
+                "has an answer of its U-Net, a time step and a sample; take another scheduler, such as DDIMScheduler."
+            )
         most = self.scheduler.config.num_train_timesteps
         if steps > most:
             raise SamplingError(f"num_inference_steps is {steps}, expected at most the {most} steps trained with.")
@@ -259,7 +264,7 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
                 )
             asked = spec.encode(condition[spec.name])[None]
         if outside := spec.outside(asked):
-            warnings.warn(outside, stacklevel=3)
+            warnings.warn(outside, stacklevel=4)  # the caller of `__call__`, which torch.no_grad wraps
         return asked
 
     def _channels(self, asked: Tensor, num_models: int) -> Tensor:
@@ -386,6 +391,16 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
     def push_to_hub(self, *_: Any, **__: Any) -> str:
         """Push the pipeline and a card in one commit; needs the package."""
         raise ImportError(_NEEDS_PACKAGE.format("Pushing a pipeline"))
+
+
+def _check_conditioner(conditioner: Any, shape: tuple[int, int]) -> None:
+    """ValueError if its latents are of another shape [C,L], or a number is not finite."""
+    found = (conditioner.config.latent_channels, conditioner.config.latent_length)
+    if found != shape:
+        raise SamplingError(f"the conditioner is of latents {list(found)}, expected {list(shape)}: channels and length.")
+    for name, tensor in conditioner.named_buffers():
+        if not bool(tensor.isfinite().all()):
+            raise SamplingError(f"the conditioner's tensor {name!r} holds NaN or Inf; restore its weights.")
 
 
 def require_known_format(version: object, what: str) -> None:
