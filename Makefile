@@ -18,7 +18,7 @@ TEST_THREADS ?= 1
 .PHONY: help demo test test-slow lint bench bench-scale clean install browser
 
 help:
-	@echo 'make demo   train on digits, generate networks, judge them: a table, and a picture in demo-output/'
+	@echo 'make demo   train a generator on digits and ask it for networks: tables, and pictures in demo-output/'
 	@echo 'make test   the tests (make test-slow: those that take minutes)'
 	@echo 'make lint   ruff and mypy'
 	@echo 'make bench  the measured comparisons, which write benchmarks/RESULTS.md'
@@ -26,7 +26,8 @@ help:
 	@echo 'make clean  remove what the above wrote, .venv included'
 
 demo: $(READY)
-	$(BIN)/pdiff run digits-mlp3 --output-dir demo-output
+	$(BIN)/pdiff run digits-subsets --output-dir demo-output --override collect.num_tasks=50 \
+		--override collect.held_out_tasks=20 --override evaluate.fit_tasks=4 --override 'evaluate.num_labels=[50]'
 
 test: $(READY) browser
 	OMP_NUM_THREADS=$(TEST_THREADS) MKL_NUM_THREADS=$(TEST_THREADS) \

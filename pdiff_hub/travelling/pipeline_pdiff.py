@@ -397,7 +397,9 @@ def _check_conditioner(conditioner: Any, shape: tuple[int, int]) -> None:
     """ValueError if its latents are of another shape [C,L], or a number is not finite."""
     found = (conditioner.config.latent_channels, conditioner.config.latent_length)
     if found != shape:
-        raise SamplingError(f"the conditioner is of latents {list(found)}, expected {list(shape)}: channels and length.")
+        raise SamplingError(
+            f"the conditioner is of latents {list(found)}, expected {list(shape)}: channels and length."
+        )
     for name, tensor in conditioner.named_buffers():
         if not bool(tensor.isfinite().all()):
             raise SamplingError(f"the conditioner's tensor {name!r} holds NaN or Inf; restore its weights.")
