@@ -185,7 +185,7 @@ def test_a_conditioner_of_other_latents_is_refused() -> None:
 def test_a_scheduler_whose_step_needs_more_is_named() -> None:
     pipe = conditional()
     pipe.scheduler = RePaintScheduler()
-    with pytest.raises(ValueError, match="a step of the scheduler RePaintScheduler needs .*original_image"):
+    with pytest.raises(ValueError, match=r"a step of the scheduler RePaintScheduler needs .*original_image"):
         pipe()
 
 
