@@ -144,8 +144,8 @@ class ConditionSpec:
                 row, column = odd_ND.nonzero()[0].tolist()
                 found = float(conditions_ND[row, column])
                 return (
-                    f"condition {self.name!r} ({self.names[column]}) is {found:.6g}, and the generator has seen 0 and 1 "
-                    "only: what it makes there is a guess."
+                    f"condition {self.name!r} ({self.names[column]}) is {found:.6g}, and the generator has seen 0 and "
+                    "1 only: what it makes there is a guess."
                 )
         values_NA = self.values(conditions_ND)[:, None] if self.period is not None else conditions_ND
         for index, (low, high) in enumerate(zip(self.low, self.high, strict=True)):
