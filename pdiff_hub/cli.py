@@ -228,7 +228,6 @@ def evaluate(
     from pdiff_hub.pipeline import PDiffPipeline
     from pdiff_hub.recipes import EvaluateConfig
 
-    config = EvaluateConfig(baselines=baselines)
     pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
     originals = CheckpointDataset.from_pretrained(dataset)
     with runs.generated_rows(
@@ -239,12 +238,13 @@ def evaluate(
             originals,
             generated,
             output_dir,
-            config=config,
+            config=EvaluateConfig(baselines=baselines),
             name=Path(pipeline).name,
             seed=seed,
             source=pipe.folder,
             num_inference_steps=num_inference_steps,
             trust_remote_code=trust_remote_code,
+            unseen=runs.unseen_of(Path(dataset)),
         )
     print_results(results)
     typer.echo(f"report.html, results.json and the pictures are in {output_dir}")

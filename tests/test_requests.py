@@ -18,18 +18,19 @@ from typer.testing import CliRunner
 from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.cli import app
-from pdiff_hub.collect.family import build_family
+from pdiff_hub.collect.family import build_family, unseen_of
 from pdiff_hub.evaluation.ensembles import ensemble_curve
-from pdiff_hub.evaluation.request_names import FIT_NAMES, STARTS, UNSEEN_NAMES
+from pdiff_hub.evaluation.request_names import FIT_NAMES, SIMPLE_WAYS, STARTS, UNSEEN_NAMES
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.pipeline.card import render_card
-from pdiff_hub.recipes import recipe_from_dict
+from pdiff_hub.recipes import EvaluateConfig, recipe_from_dict
 from pdiff_hub.records import Results, RunFolder
 from pdiff_hub.runs import evaluate, run
 from pdiff_hub.runs.requests import by_condition, by_examples, slope
 from pdiff_hub.runs.requests.by_condition import SeenTasks
 from pdiff_hub.runs.requests.judging import _ensembles
 from pdiff_hub.runs.requests.task_networks import Examples, TaskNetworks
+from pdiff_hub.runs.requests.verdicts import unseen_verdicts
 from pdiff_hub.tasks import load_task
 from pdiff_hub.travelling.conditioner import ConditionSpec
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
@@ -257,3 +258,42 @@ def test_a_slope_is_that_of_the_line_of_least_squares() -> None:
     assert slope._slope(asked, 3 + 0.5 * asked) == pytest.approx(0.5)
     assert slope._slope(asked, torch.tensor([1.0, 0.0, 1.0])) == pytest.approx(0.0)
     assert slope._slope(torch.ones(3), asked) == 0.0
+
+
+def test_a_family_that_cannot_be_judged_is_refused_before_it_is_collected(tmp_path: Path) -> None:
+    recipe = recipe_from_dict({**RECIPE, "collect": {**RECIPE["collect"], "held_out_tasks": 0}})
+    with pytest.raises(ValueError, match=r"collect.held_out_tasks is 0, expected at least 1"):
+        run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="condition is 'run', and a family has conditions of its own"):
+        recipe_from_dict({**RECIPE, "condition": "run"})
+    with pytest.raises(ValueError, match=r"evaluate.num_labels is 20, expected numbers"):
+        recipe_from_dict({**RECIPE, "evaluate": {"num_labels": 20}})
+
+
+def test_more_labels_than_there_are_images_are_left_out(family_run: tuple[Path, Results], tmp_path: Path) -> None:
+    folder, _ = family_run
+    pipe, dataset = PDiffPipeline.from_pretrained(folder), CheckpointDataset.from_pretrained(folder / "checkpoints")
+    config = EvaluateConfig(fit_tasks=1, num_labels=(5000,))
+    found = evaluate(pipe, dataset, None, tmp_path, config=config, unseen=unseen_of(folder / "checkpoints")).measured
+    assert found is not None and found.requests is not None
+    assert found.requests.fit is None and not any("labelled" in each for each in found.requests.verdicts)
+
+
+def test_a_family_is_evaluated_by_command(family_run: tuple[Path, Results], tmp_path: Path) -> None:
+    folder, results = family_run
+    options = ("--dataset", str(folder / "checkpoints"), "--num-models", "1", "--output-dir", str(tmp_path))
+    done = CliRunner().invoke(app, ["evaluate", str(folder), *options], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    found = RunFolder(tmp_path).read_results()
+    assert found is not None and found.measured is not None and results.measured is not None
+    assert found.measured.requests is not None and results.measured.requests is not None
+    assert found.measured.requests.unseen == results.measured.requests.unseen
+
+
+def test_with_one_task_nothing_is_said_of_the_requests_of_others() -> None:
+    names = (*SIMPLE_WAYS, "generated", "ensemble", "trained", "shuffled", "gaussian", "warm_start")
+    each_U = {name: torch.rand(2, dtype=torch.float64) for name in (*names, "scratch_25", "scratch_100", "scratch_400")}
+    assert "With other tasks' descriptions" in unseen_verdicts(each_U, 9, 0)[1]
+    said = unseen_verdicts({name: each[:1] for name, each in each_U.items()}, 9, 0)
+    assert "other tasks" not in said[1] and said[1].startswith("The normal distribution")

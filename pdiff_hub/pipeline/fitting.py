@@ -73,9 +73,9 @@ def conditions_and_latents(conditioner: Conditioner) -> Callable[[Tensor], Tenso
 
 def check_examples(inputs_NX: Tensor, labels_N: Tensor, spec: Mapping[str, Any]) -> None:
     """ValueError says what is wrong with labelled examples for a network of that spec."""
-    if not isinstance(inputs_NX, Tensor) or not inputs_NX.is_floating_point():
+    if not isinstance(inputs_NX, Tensor) or inputs_NX.dtype != torch.float32:
         found = inputs_NX.dtype if isinstance(inputs_NX, Tensor) else type(inputs_NX).__name__
-        raise PdiffError(f"inputs are {found}, expected a float tensor as the network takes it (`task.inputs`).")
+        raise PdiffError(f"inputs are {found}, expected a float32 tensor as `task.inputs` gives it.")
     image = [spec["in_channels"], spec["image_size"], spec["image_size"]]
     if list(inputs_NX.shape[1:]) != image:
         raise PdiffError(
@@ -85,8 +85,8 @@ def check_examples(inputs_NX: Tensor, labels_N: Tensor, spec: Mapping[str, Any])
         raise PdiffError("inputs hold NaN or Inf; expected finite numbers.")
     whole = isinstance(labels_N, Tensor) and not labels_N.is_floating_point() and not labels_N.is_complex()
     if not whole or labels_N.ndim != 1 or len(labels_N) != len(inputs_NX):
-        shape = list(labels_N.shape) if isinstance(labels_N, Tensor) else type(labels_N).__name__
-        raise PdiffError(f"labels are {shape}, expected whole numbers [{len(inputs_NX)}], one for each input.")
+        found = f"{labels_N.dtype} {list(labels_N.shape)}" if isinstance(labels_N, Tensor) else type(labels_N).__name__
+        raise PdiffError(f"labels are {found}, expected whole numbers [{len(inputs_NX)}], one for each input.")
     require(len(labels_N) > 0, "the number of labels", 0, "at least two examples of different classes")
     most = spec["num_classes"] - 1
     if int(labels_N.min()) < 0 or int(labels_N.max()) > most:

@@ -76,10 +76,11 @@ class EvaluateConfig:
         require(self.fine_tune_steps >= 1, "evaluate.fine_tune_steps", self.fine_tune_steps, "at least 1")
         require(self.guidance_scale >= 0, "evaluate.guidance_scale", self.guidance_scale, "at least 0")
         require(self.fit_tasks >= 0, "evaluate.fit_tasks", self.fit_tasks, "at least 0")
+        several = isinstance(self.num_labels, (list, tuple))
         require(
-            all(type(number) is int and number >= 2 for number in self.num_labels),
+            several and all(type(number) is int and number >= 2 for number in self.num_labels),
             "evaluate.num_labels",
-            list(self.num_labels),
+            list(self.num_labels) if several else self.num_labels,
             "numbers of labelled examples, each at least 2",
         )
 
@@ -150,6 +151,10 @@ def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
     require(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0, "seed", seed, "an integer >= 0")
     condition = data.get("condition")
     require(condition is None or isinstance(condition, str), "condition", condition, "the name of a metadata column")
+    if method == "family" and condition is not None:
+        raise PdiffError(
+            f"condition is {condition!r}, and a family has conditions of its own, those of its tasks; leave it out."
+        )
     options = {name: _mapping(name, data.get(name)) for name in sections}
     options["autoencoder"] = with_preset(options["autoencoder"])
     made: dict[str, Any] = {name: _section(name, kind, options[name]) for name, kind in sections.items()}

@@ -1,7 +1,18 @@
 """collect -> train -> generate -> evaluate: each stage alone, or all stages of a recipe."""
 
+from pdiff_hub.collect.family import unseen_of
 from pdiff_hub.runs.generating import generated_rows, write_networks, write_params
 from pdiff_hub.runs.judging import audit, evaluate
 from pdiff_hub.runs.stages import collect, run, train
 
-__all__ = ["audit", "collect", "evaluate", "generated_rows", "run", "train", "write_networks", "write_params"]
+__all__ = [
+    "audit",
+    "collect",
+    "evaluate",
+    "generated_rows",
+    "run",
+    "train",
+    "unseen_of",
+    "write_networks",
+    "write_params",
+]

@@ -15,6 +15,7 @@ from pdiff_hub.collect.family import FamilyConfig, collect_family, family_classe
 from pdiff_hub.collect.finetune import FinetuneConfig, collect_finetune
 from pdiff_hub.collect.importing import import_checkpoints
 from pdiff_hub.collect.population import PopulationConfig, collect_population
+from pdiff_hub.errors import require
 from pdiff_hub.evaluation.evaluate import require_originals
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.pipeline import PDiffPipeline
@@ -96,6 +97,13 @@ def run(
     name: of the pipeline in its report; by default the folder's name. dataset: the recipe's checkpoints, if they are
     collected already. ValueError if `directory` was begun with another recipe; it names what differs.
     """
+    if isinstance(recipe.collect, FamilyConfig):
+        require(
+            recipe.collect.held_out_tasks >= 1,
+            "collect.held_out_tasks",
+            recipe.collect.held_out_tasks,
+            "at least 1 to judge by; without, use `pdiff collect` and `pdiff train`",
+        )
     folder = RunFolder(directory)
     folder.training.path.mkdir(parents=True, exist_ok=True)
     # A recipe that failed before anything was collected or trained, for a misspelt name say, may be corrected.

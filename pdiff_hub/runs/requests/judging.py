@@ -59,13 +59,15 @@ def judge_requests(
     Args:
         dataset: the networks of seen tasks. unseen: one network for each held-out task, the ceiling.
         num_fit_tasks: on how many held-out tasks, evenly spread, networks are fitted to examples; 0: on none.
-        num_labels: how many labelled examples, each a row.
+        num_labels: how many labelled examples, each a row; those that the training split does not have are left out.
     """
     assert unseen.conditions_KD is not None
     network = build_network(dataset.network, pretrained=False, allow_factory=trust_remote_code).eval()
     network.requires_grad_(False)
     networks = TaskNetworks(network.to(pipe.autoencoder.device), dataset.layout, _frozen(pipe, network), task, family)
     seen, asked_UD = SeenTasks.of(dataset), unseen.conditions_KD
+    num_labels = tuple(number for number in num_labels if number <= len(task.train))  # no more than there are images
+    num_fit_tasks = num_fit_tasks if num_labels else 0
     hidden = dict(getattr(pipe, "_progress_bar_config", {}))
     pipe.set_progress_bar_config(disable=True)  # one bar for all of it is below
     rounds = 3 if num_fit_tasks == 0 else 3 + len(num_labels)

@@ -25,10 +25,14 @@ def unseen_verdicts(each_U: Mapping[str, Tensor], num_seen: int, seed: int) -> l
         f"{_less(each_U['generated'], each_U[best], seed)} for one generated network."
     )
     second = (
-        f"With other tasks' descriptions it is right on {_percent(each_U['shuffled'])}: what is asked for matters. The "
-        f"normal distribution that the pipeline begins with, without its U-Net, gives {_percent(each_U['gaussian'])}: "
-        f"the U-Net adds {_less(each_U['generated'], each_U['gaussian'], seed)}."
+        "The normal distribution that the pipeline begins with, without its U-Net, gives "
+        f"{_percent(each_U['gaussian'])}: the U-Net adds {_less(each_U['generated'], each_U['gaussian'], seed)}."
     )
+    if num_unseen > 1:  # one task has no other
+        second = (
+            f"With other tasks' descriptions it is right on {_percent(each_U['shuffled'])}: what is asked for adds "
+            f"{_less(each_U['generated'], each_U['shuffled'], seed)}. {second}"
+        )
     third = (
         f"After 25 training steps the generated network is right on {_percent(each_U['warm_start'])}; from scratch "
         f"after 25, 100 and 400 steps on {', '.join(_percent(each_U[f'scratch_{steps}']) for steps in (25, 100, 400))}."
