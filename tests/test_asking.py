@@ -80,7 +80,9 @@ def test_one_request_in_all_its_forms() -> None:
     pipe = conditional()
     bits = DIGITS.encode([0, 3])
     wanted = pipe(2, generator=seeded(0), condition={"classes": [0, 3]}).params
-    for same in ({"classes": "0,3"}, bits, bits[None], bits.expand(2, -1)):
+    indices = torch.tensor([0, 3])
+    named = [{"classes": each} for each in ("0,3", indices, indices.numpy(), frozenset({0, 3}))]
+    for same in (*named, bits, bits[None], bits.expand(2, -1)):
         assert torch.equal(pipe(2, generator=seeded(0), condition=same).params, wanted)
     assert not torch.equal(pipe(2, generator=seeded(0)).params, wanted)
     # One row per network sets their number, and a batch of one changes nothing.
@@ -187,6 +189,14 @@ def test_a_scheduler_whose_step_needs_more_is_named() -> None:
     pipe.scheduler = RePaintScheduler()
     with pytest.raises(ValueError, match=r"a step of the scheduler RePaintScheduler needs .*original_image"):
         pipe()
+
+
+def test_a_conditioner_without_spread_is_refused(tmp_path: Path) -> None:
+    pipe = conditional()
+    pipe.conditioner.std_CL[0, 0] = -1.0
+    pipe.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="std_CL has numbers of 0 or below"):
+        PDiffPipeline.from_pretrained(tmp_path)
 
 
 def learnable(num: int = 120) -> CheckpointDataset:

@@ -85,8 +85,8 @@ def check_examples(inputs_NX: Tensor, labels_N: Tensor, spec: Mapping[str, Any])
         raise PdiffError("inputs hold NaN or Inf; expected finite numbers.")
     whole = isinstance(labels_N, Tensor) and not labels_N.is_floating_point() and not labels_N.is_complex()
     if not whole or labels_N.ndim != 1 or len(labels_N) != len(inputs_NX):
-        found = f"{labels_N.dtype} {list(labels_N.shape)}" if isinstance(labels_N, Tensor) else type(labels_N).__name__
-        raise PdiffError(f"labels are {found}, expected whole numbers [{len(inputs_NX)}], one for each input.")
+        what = f"{labels_N.dtype} {list(labels_N.shape)}" if isinstance(labels_N, Tensor) else type(labels_N).__name__
+        raise PdiffError(f"labels are {what}, expected whole numbers [{len(inputs_NX)}], one for each input.")
     require(len(labels_N) > 0, "the number of labels", 0, "at least two examples of different classes")
     most = spec["num_classes"] - 1
     if int(labels_N.min()) < 0 or int(labels_N.max()) > most:

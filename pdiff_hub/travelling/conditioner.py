@@ -88,11 +88,13 @@ class ConditionSpec:
         value: of "bits" the names, or the numbers from 0, of those that are set; of "class" one of them; of "scalar" a
         number; of "vector" D numbers; of "text" the D numbers that the encoder gave.
         """
+        if hasattr(value, "tolist"):  # a tensor or an array
+            value = value.tolist()
         if self.kind in ("bits", "class"):
             several = self.kind == "bits"
             if isinstance(value, str):
                 value = [each.strip() for each in value.split(",") if each.strip()] if several else [value]
-            chosen = value if isinstance(value, (list, tuple, set, range)) else [value]
+            chosen = value if isinstance(value, (list, tuple, set, frozenset, range)) else [value]
             picked = [self._index(each) for each in chosen]
             if not several and len(picked) != 1:
                 raise ConditionError(f"condition {self.name!r} is {value!r}, expected one of {', '.join(self.names)}.")

@@ -403,6 +403,8 @@ def _check_conditioner(conditioner: Any, shape: tuple[int, int]) -> None:
     for name, tensor in conditioner.named_buffers():
         if not bool(tensor.isfinite().all()):
             raise SamplingError(f"the conditioner's tensor {name!r} holds NaN or Inf; restore its weights.")
+    if not bool((conditioner.std_CL > 0).all()):
+        raise SamplingError("the conditioner's std_CL has numbers of 0 or below; restore its weights.")
 
 
 def require_known_format(version: object, what: str) -> None:
