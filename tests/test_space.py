@@ -52,7 +52,7 @@ def address(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "MKL_NUM_THREADS": "1",
     }
     # The second pipeline can be asked for networks.
-    pipelines = ["digits-mlp3", str(subsets_pipeline(folder / "subsets"))]
+    pipelines = ["digits-mlp3", str(subsets_pipeline(folder / "small-family"))]
     options = ["--host", "127.0.0.1", "--port", str(port), "--pipeline", *pipelines]
     log = folder / "log"
     with log.open("w") as output:
@@ -228,7 +228,7 @@ def label(browser: Browser, first: int, last: int) -> None:
 
 def open_subsets(browser: Browser) -> None:
     """Opens the pipeline that can be asked for networks, and asks for five."""
-    choose(browser, "subsets")
+    choose(browser, "small-family")
     wait("the tab Ask", lambda: tabs(browser) == ["Ask", "Fit", "Numbers"] and count(browser, "#ask-go") == 1)
     click(browser, "#ask-go")
     wait("the error", lambda: "Nothing is asked for yet; tick at least one" in text(browser, "#ask-summary"))
