@@ -27,7 +27,9 @@ help:
 
 demo: $(READY)
 	$(BIN)/pdiff run digits-subsets --output-dir demo-output --override collect.num_tasks=50 \
-		--override collect.held_out_tasks=20 --override evaluate.fit_tasks=4 --override 'evaluate.num_labels=[50]'
+		--override collect.held_out_tasks=20 --override autoencoder.max_components=64 \
+		--override generate.num_inference_steps=50 --override evaluate.fit_tasks=2 \
+		--override 'evaluate.num_labels=[50]'
 
 test: $(READY) browser
 	OMP_NUM_THREADS=$(TEST_THREADS) MKL_NUM_THREADS=$(TEST_THREADS) \
