@@ -386,8 +386,8 @@ def main() -> None:
     sys.path.append("")
     try:
         app()
-    except Exception as error:
-        from pdiff_hub.travelling import conditioner, param_autoencoder, pipeline_pdiff  # only now: torch is heavy
+    except Exception as error:  # names in `except` would be imported, with torch, whenever the command exits
+        from pdiff_hub.travelling import conditioner, param_autoencoder, pipeline_pdiff
 
         ours = (conditioner.ConditionError, param_autoencoder.ParamError, pipeline_pdiff.SamplingError, PdiffError)
         if not isinstance(error, (*ours, OSError)):

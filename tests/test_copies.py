@@ -18,8 +18,9 @@ from pdiff_hub.evaluation.measuring import Measure
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.pipeline import sample
 from pdiff_hub.recipes import EvaluateConfig
-from pdiff_hub.records import Results, RunFolder
+from pdiff_hub.records import Requests, Results, RunFolder
 from pdiff_hub.runs import evaluate
+from pdiff_hub.runs.requests import measured_requests
 from pdiff_hub.tasks import load_task
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 from pdiff_hub.training.pipeline import train_pipeline
@@ -143,6 +144,10 @@ def test_copies_are_found_behind_an_autoencoder_that_changes_latents() -> None:
     measure = Measure(Judge(network, task, originals.layout, originals.frozen), originals, list(range(12)), conv)
     copied = measure(conv.decode(latent_KCL), decoded=True).nearest_latent_B
     assert copied is not None and float(copied.max()) < 1e-4
+    # The audit of requests counts in the same way.
+    requests, fresh = Requests({}, {}, {}, None, 1, 12, ""), runs_of_networks(24).select_rows(range(12, 24))
+    measured = measured_requests(requests, conv.decode(latent_KCL), originals, fresh, conv, None)
+    assert measured.copies is not None and measured.copies.copies == 12
 
 
 def runs_of_networks(num: int) -> CheckpointDataset:

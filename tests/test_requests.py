@@ -192,7 +192,8 @@ def test_a_run_of_a_family_says_what_requests_give(family_run: tuple[Path, Resul
     again = RunFolder(folder).read_results()
     assert again is not None and again.to_dict() == results.to_dict()
     card = render_card(again)
-    verdict = results.measured.requests.verdicts[0]  # type: ignore[union-attr]
+    assert results.measured.requests is not None
+    verdict = results.measured.requests.verdicts[0]
     for text in (card, (folder / "report.html").read_text()):
         assert verdict in " ".join(unescape(text).split()) and "ridge regression" in text
     assert "condition={'classes': ['0', '1']}" in card and "three code files" in card

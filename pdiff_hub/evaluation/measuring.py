@@ -70,9 +70,6 @@ class Measure:
     """Measures networks beside `originals`, of which only the rows `chosen` are judged.
 
     autoencoder: the one that the generator works with; None leaves out distances in latents.
-
-    What is generated was decoded from latents. If encoding it gives other latents, as with a convolutional autoencoder,
-    a copy would lie far from its original. So all other networks are decoded and encoded once more, too.
     """
 
     judge: Judge
@@ -116,14 +113,7 @@ class Measure:
         )
 
     def _latents(self, rows: Rows, *, decoded: bool = False) -> Tensor | None:
-        if (autoencoder := self.autoencoder) is None:
-            return None
-        with torch.no_grad():
-            latent_BCL = autoencoder.encode_slices(lambda start, stop: rows.read(0, rows.num_rows, start, stop))
-            if autoencoder.config.form != "linear" and not decoded:  # of principal components this changes nothing
-                pieces = autoencoder.decode_slices(latent_BCL)
-                latent_BCL = autoencoder.encode_slices(lambda start, stop: next(pieces)[2])
-        return latent_BCL.flatten(1).cpu()
+        return None if self.autoencoder is None else latents_of(self.autoencoder, rows, decoded=decoded)
 
     def _measured(
         self, rows: Rows, judged: Judged, max_iou_B: Tensor, nearest_l2_B: Tensor, near: tuple[Tensor, ...] | None
@@ -132,6 +122,20 @@ class Measure:
         traits_BF = network_traits(self.judge.layout, rows, judged.validation, self._majority_wrong_N, distances)
         nearest_B, second_B = near or (None, None)
         return Measured(judged, max_iou_B, nearest_l2_B, nearest_B, second_B, traits_BF)
+
+
+@torch.no_grad()
+def latents_of(autoencoder: ParamAutoencoder, rows: Rows, *, decoded: bool = False) -> Tensor:
+    """Scaled latents of networks, [N, C x L], on the CPU. decoded: whether the networks come out of this autoencoder.
+
+    What is generated was decoded from latents. If encoding it gives other latents, as with a convolutional autoencoder,
+    a copy would lie far from its original. So all other networks are decoded and encoded once more, too.
+    """
+    latent_BCL = autoencoder.encode_slices(lambda start, stop: rows.read(0, rows.num_rows, start, stop))
+    if autoencoder.config.form != "linear" and not decoded:  # of principal components this changes nothing
+        pieces = autoencoder.decode_slices(latent_BCL)
+        latent_BCL = autoencoder.encode_slices(lambda start, stop: next(pieces)[2])
+    return latent_BCL.flatten(1).cpu()
 
 
 def mean_or_none(values_B: Tensor) -> float | None:

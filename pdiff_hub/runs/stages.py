@@ -126,27 +126,17 @@ def run(
         train(recipe, dataset, directory, log_with=log_with)
         folder.generated.unlink(missing_ok=True)  # of a pipeline that was here before
     pipe = PDiffPipeline.from_pretrained(directory).to(device)
+    generated, unseen = None, None
     if isinstance(recipe.collect, FamilyConfig):
-        say(f"3/{stages} ask for networks for held-out tasks, beside simple ways to get them")
-        return evaluate(
-            pipe,
-            dataset,
-            None,
-            directory,
-            config=recipe.evaluate,
-            name=name,
-            seed=recipe.seed,
-            seconds=dict(clock.seconds),
-            recipe=recipe.to_dict(),
-            trust_remote_code=True,
-            unseen=unseen_of(folder.checkpoints),
-        )
-    num_models = recipe.generate.num_models
-    say(f"3/4 generate {num_models} networks")
-    if not folder.generated.exists():
-        clock.time("generate", lambda: write_params(pipe, num_models, folder.generated, seed=recipe.seed))
-    generated = ShardRows([(folder.generated, num_models)], dataset.layout.num_params)
-    say("4/4 evaluate, beside simple baselines" if recipe.evaluate.baselines else "4/4 evaluate")
+        unseen = unseen_of(folder.checkpoints)
+        say("3/3 ask for networks for held-out tasks, beside simple ways to get them")
+    else:
+        num_models = recipe.generate.num_models
+        say(f"3/4 generate {num_models} networks")
+        if not folder.generated.exists():
+            clock.time("generate", lambda: write_params(pipe, num_models, folder.generated, seed=recipe.seed))
+        generated = ShardRows([(folder.generated, num_models)], dataset.layout.num_params)
+        say("4/4 evaluate, beside simple baselines" if recipe.evaluate.baselines else "4/4 evaluate")
     return evaluate(
         pipe,
         dataset,
@@ -158,6 +148,7 @@ def run(
         seconds=dict(clock.seconds),
         recipe=recipe.to_dict(),
         trust_remote_code=True,  # the recipe itself named the network
+        unseen=unseen,
     )
 
 

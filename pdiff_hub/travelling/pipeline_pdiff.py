@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin, UNet1DModel
@@ -74,7 +74,7 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
     """
 
     model_cpu_offload_seq = "unet->autoencoder"
-    _optional_components = [CONDITIONER]  # noqa: RUF012, the name and kind that diffusers reads
+    _optional_components: ClassVar[list[str]] = [CONDITIONER]  # diffusers reads it
 
     def __init__(
         self,

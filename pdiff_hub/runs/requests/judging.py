@@ -6,10 +6,10 @@ Shapes: U held-out tasks, M networks for each, P parameters, D numbers of a cond
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from pdiff_hub.checkpoints import CheckpointDataset
@@ -19,6 +19,7 @@ from pdiff_hub.evaluation.request_names import STEPS
 from pdiff_hub.networks import build_network
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.records import EnsembleCurve, FitRequests, Requests
+from pdiff_hub.runs.requests.bootstrap import interval
 from pdiff_hub.runs.requests.by_condition import SeenTasks, further_training, simple_ways
 from pdiff_hub.runs.requests.by_examples import (
     draw_examples,
@@ -30,6 +31,7 @@ from pdiff_hub.runs.requests.by_examples import (
     random_subspace,
     stacking,
 )
+from pdiff_hub.runs.requests.sampling import quiet, sampled
 from pdiff_hub.runs.requests.task_networks import Examples, TaskNetworks
 from pdiff_hub.runs.requests.verdicts import fit_verdicts, unseen_verdicts
 from pdiff_hub.seeds import derived_seed, generator_of
@@ -37,7 +39,6 @@ from pdiff_hub.tasks import Task
 
 SIZES = (1, 5, 20)  # of ensembles
 _AVERAGED = 5  # networks whose weights are averaged to one, which costs as much at use as one
-_RESAMPLES = 2000
 _MOST_SHARED = 2**24  # numbers of all seen tasks' networks that one trunk is trained with
 
 
@@ -64,14 +65,15 @@ def judge_requests(
     assert unseen.conditions_KD is not None
     network = build_network(dataset.network, pretrained=False, allow_factory=trust_remote_code).eval()
     network.requires_grad_(False)
-    networks = TaskNetworks(network.to(pipe.autoencoder.device), dataset.layout, _frozen(pipe, network), task, family)
+    device = pipe.autoencoder.device
+    frozen = {name: tensor.to(device) for name, tensor in pipe.autoencoder.frozen_state().items()}
+    networks = TaskNetworks(network.to(device), dataset.layout, frozen, task, family)
     seen, asked_UD = SeenTasks.of(dataset), unseen.conditions_KD
     num_labels = tuple(number for number in num_labels if number <= len(task.train))  # no more than there are images
     num_fit_tasks = num_fit_tasks if num_labels else 0
-    hidden = dict(getattr(pipe, "_progress_bar_config", {}))
-    pipe.set_progress_bar_config(disable=True)  # one bar for all of it is below
     rounds = 3 if num_fit_tasks == 0 else 3 + len(num_labels)
-    with tqdm(total=rounds, desc="judge requests", unit="part", delay=2, disable=None, file=sys.stderr) as progress:
+    bar = tqdm(total=rounds, desc="judge requests", unit="part", delay=2, disable=None, file=sys.stderr)
+    with quiet(pipe), bar as progress:
         drawn_MUP = _asked(pipe, asked_UD, max(SIZES), guidance_scale, seed)
         each_U, ways = _by_condition(pipe, networks, seen, asked_UD, unseen.params_KP, drawn_MUP, guidance_scale, seed)
         progress.update()
@@ -91,12 +93,11 @@ def judge_requests(
             fit = _by_examples(
                 pipe, networks, seen, start_P, asked_UD[picked], num_labels, progress.update, seed, trust_remote_code
             )
-    pipe.set_progress_bar_config(**hidden)
     inside_U = torch.tensor([not seen.spec.outside(one_D[None]) for one_D in asked_UD])
     within = {} if bool(inside_U.all()) else {name: float(each[inside_U].mean()) for name, each in each_U.items()}
     requests = Requests(
         unseen={name: float(each.mean()) for name, each in each_U.items()},
-        intervals={name: _interval(each, seed) for name, each in each_U.items()},
+        intervals={name: interval(each, seed, "tasks") for name, each in each_U.items()},
         ensembles=ensembles,
         fit=fit,
         num_seen=len(seen.condition_TD),
@@ -130,7 +131,7 @@ def _by_condition(
     ways |= {"gaussian": _gaussian(pipe, asked_UD, seed), "ensemble": drawn_MUP[:_AVERAGED].mean(dim=0)}
     ways |= {
         "shuffled": _asked(pipe, other_UD, 1, guidance_scale, seed)[0],
-        "unconditional": _sampled(pipe, None, len(asked_UD), 1.0, derived_seed(seed, "request", 0)),
+        "unconditional": sampled(pipe, None, len(asked_UD), guidance_scale=1.0, seed=derived_seed(seed, "request", 0)),
     }
     each_U = {
         "trained": accuracy(trained_UP),
@@ -168,7 +169,7 @@ def _by_examples(
         each_U = {name: networks.accuracy(made_UP, asked_UD) for name, made_UP in single.items()}
         each_U |= {"inputs": on_inputs(examples, test), "stacking": stacking(networks, seen, examples, test)}
         labels[str(number)] = {name: float(each.mean()) for name, each in each_U.items()}
-        intervals[str(number)] = {name: _interval(each, seed) for name, each in each_U.items()}
+        intervals[str(number)] = {name: interval(each, seed, "tasks") for name, each in each_U.items()}
         ensembles[str(number)] = {
             name: _ensembles(networks, made_UMP, asked_UD)
             for name, made_UMP in {"fit": fits_UMP, **others.ensembles}.items()
@@ -181,22 +182,16 @@ def _asked(pipe: PDiffPipeline, asked_UD: Tensor, number: int, guidance_scale: f
     """So many networks for each request, [M,U,P]."""
     return torch.stack(
         [
-            _sampled(pipe, asked_UD, len(asked_UD), guidance_scale, derived_seed(seed, "request", index))
+            sampled(
+                pipe,
+                asked_UD,
+                len(asked_UD),
+                guidance_scale=guidance_scale,
+                seed=derived_seed(seed, "request", index),
+            )
             for index in range(number)
         ]
     )
-
-
-def _sampled(pipe: PDiffPipeline, asked_UD: Tensor | None, number: int, guidance_scale: float, seed: int) -> Tensor:
-    out = pipe(
-        number,
-        condition=asked_UD,
-        guidance_scale=guidance_scale,
-        generator=torch.Generator().manual_seed(seed),
-        output_type="params",
-    )
-    assert not isinstance(out, tuple) and out.params is not None
-    return out.params
 
 
 @torch.no_grad()
@@ -239,19 +234,7 @@ def _all_test(networks: TaskNetworks, asked_UD: Tensor) -> Examples:
 
 
 def _start(dataset: CheckpointDataset, seed: int) -> Tensor:
-    """The weights that all networks of the family began with, [P]."""
+    """The weights that the networks of the family began with, [P]; without a shared start, those of its seed."""
     settings = dataset.collect.get("settings", {})
     network = build_network(dataset.network, seed=int(settings.get("seed", seed)), pretrained=False)
     return dataset.layout.flatten(network.state_dict())
-
-
-def _frozen(pipe: PDiffPipeline, network: nn.Module) -> dict[str, Tensor]:
-    frozen: Mapping[str, Tensor] = pipe.autoencoder.frozen_state()
-    return {name: tensor.to(pipe.autoencoder.device) for name, tensor in frozen.items()}
-
-
-def _interval(each_U: Tensor, seed: int) -> tuple[float, float]:
-    """Ends of the 95 % bootstrap interval of the mean over tasks."""
-    rows_RU = torch.randint(len(each_U), (_RESAMPLES, len(each_U)), generator=generator_of(seed, "bootstrap of tasks"))
-    ends = torch.quantile(each_U[rows_RU].mean(dim=1), torch.tensor([0.025, 0.975], dtype=each_U.dtype))
-    return float(ends[0]), float(ends[1])

@@ -1,14 +1,16 @@
-"""What came of requests, as results and as pictures. Shapes: U held-out tasks, H held-out networks, K others."""
+"""What came of requests, as results and as pictures. Shapes: U held-out tasks, K networks that the
+generator was trained on, P parameters, N numbers of a latent.
+"""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.checkpoints.rows import Rows, as_rows
+from pdiff_hub.checkpoints.rows import as_rows
 from pdiff_hub.evaluation.copies import count_copies, nearest_two
 from pdiff_hub.evaluation.figures import fit_figure, requests_figure, training_figure
+from pdiff_hub.evaluation.measuring import latents_of
 from pdiff_hub.records import LossCurve, Measurements, Requests, RunFolder
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 
@@ -25,9 +27,8 @@ def measured_requests(
 
     Fresh networks are those that were trained on the held-out tasks: what a perfect answer would be.
     """
-    known_KN, fresh_UN, made_UN = (
-        _latents(autoencoder, as_rows(each)) for each in (known.rows, unseen.rows, generated_UP)
-    )
+    known_KN, fresh_UN = (latents_of(autoencoder, each.rows) for each in (known, unseen))
+    made_UN = latents_of(autoencoder, as_rows(generated_UP), decoded=True)
     own_K, _ = nearest_two(known_KN, known_KN, leave_one_out=True)
     fresh_U, _ = nearest_two(fresh_UN, known_KN)
     made_U, _ = nearest_two(made_UN, known_KN)
@@ -49,9 +50,3 @@ def draw_requests(measured: Measurements, folder: RunFolder) -> None:
         fit_figure(requests.fit, folder.path / "fit")
     if measured.training is not None:
         training_figure(measured.training, folder.path / "training")
-
-
-@torch.no_grad()
-def _latents(autoencoder: ParamAutoencoder, rows: Rows) -> Tensor:
-    latent_BCL = autoencoder.encode_slices(lambda start, stop: rows.read(0, rows.num_rows, start, stop))
-    return latent_BCL.flatten(1).cpu()

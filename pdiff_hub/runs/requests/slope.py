@@ -11,6 +11,7 @@ from torch import Tensor
 from pdiff_hub.evaluation.judging import Judge
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.records import Requests
+from pdiff_hub.runs.requests.sampling import quiet, sampled
 from pdiff_hub.seeds import derived_seed
 
 MEASURED = ("validation_accuracy", "validation_loss")
@@ -27,13 +28,11 @@ def judge_slope(pipe: PDiffPipeline, judge: Judge, *, guidance_scale: float, see
         return None
     asked_V = torch.linspace(spec.low[0], spec.high[0], _VALUES, dtype=torch.float64)
     condition_ND = torch.stack([spec.encode(value) for value in asked_V.tolist() for _ in range(_NETWORKS)])
-    hidden = dict(getattr(pipe, "_progress_bar_config", {}))
-    pipe.set_progress_bar_config(disable=True)
-    generator = torch.Generator().manual_seed(derived_seed(seed, "slope"))
-    out = pipe(condition=condition_ND, guidance_scale=guidance_scale, generator=generator, output_type="params")
-    pipe.set_progress_bar_config(**hidden)
-    assert not isinstance(out, tuple) and out.params is not None
-    validation = judge(out.params).validation
+    with quiet(pipe):
+        made_NP = sampled(
+            pipe, condition_ND, len(condition_ND), guidance_scale=guidance_scale, seed=derived_seed(seed, "slope")
+        )
+    validation = judge(made_NP).validation
     measured_N = validation.accuracy_B if spec.name == "validation_accuracy" else validation.loss_B
     assert measured_N is not None
     measured_V = measured_N.double().view(_VALUES, _NETWORKS).mean(dim=1)

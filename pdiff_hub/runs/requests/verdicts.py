@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from pdiff_hub.evaluation.request_names import DATA_FREE, FIT_NAMES, SIMPLE_WAYS, UNSEEN_NAMES
 from pdiff_hub.records import FitRequests
-from pdiff_hub.seeds import generator_of
-
-_RESAMPLES = 2000
+from pdiff_hub.runs.requests.bootstrap import interval
 
 
 def unseen_verdicts(each_U: Mapping[str, Tensor], num_seen: int, seed: int) -> list[str]:
@@ -60,9 +57,5 @@ def _percent(each_U: Tensor) -> str:
 def _less(one_U: Tensor, other_U: Tensor, seed: int) -> str:
     """The mean difference over the same tasks, in points, with its 95 % bootstrap interval."""
     difference_U = 100 * (one_U - other_U)
-    generator = generator_of(seed, "bootstrap of differences")
-    rows_RU = torch.randint(len(difference_U), (_RESAMPLES, len(difference_U)), generator=generator)
-    low, high = torch.quantile(
-        difference_U[rows_RU].mean(dim=1), torch.tensor([0.025, 0.975], dtype=difference_U.dtype)
-    ).tolist()
+    low, high = interval(difference_U, seed, "differences")
     return f"{float(difference_U.mean()):+.1f} points ({low:+.1f} to {high:+.1f})"
