@@ -194,7 +194,9 @@ def test_a_run_of_a_family_says_what_requests_give(family_run: tuple[Path, Resul
     card = render_card(again)
     assert results.measured.requests is not None
     verdict = results.measured.requests.verdicts[0]
-    for text in (card, (folder / "report.html").read_text()):
+    report = (folder / "report.html").read_text()
+    assert "When training was ended" in report and "denoising loss on held-out checkpoints was lowest" in report
+    for text in (card, report):
         assert verdict in " ".join(unescape(text).split()) and "ridge regression" in text
     assert "condition={'classes': ['0', '1']}" in card and "three code files" in card
     shown = CliRunner().invoke(app, ["info", str(folder)])

@@ -11,7 +11,7 @@ from pdiff_hub.records import EnsembleCurve, Requests
 _REQUEST_NOTE = (
     "Mean over tasks that nothing was trained on, with a 95 % bootstrap interval over tasks. Each costs as much at use "
     "as one network. The ways that choose something (how many neighbours, how much ridge) chose it on seen tasks. "
-    "Networks were asked for with the recipe's `evaluate.guidance_scale`."
+    "Networks were asked for with the guidance scale of the recipe's section evaluate."
 )
 _FIT_NOTE = (
     "Nothing is told of the task but the examples. Below the line of the fit, all but the last two know what it knows: "

@@ -8,7 +8,7 @@ from typing import Any
 
 from pdiff_hub.evaluation.report import Figure, Section, Table, write_report
 from pdiff_hub.evaluation.table import result_tables, training_text, verdict
-from pdiff_hub.records import Measurements, Results, RunFolder
+from pdiff_hub.records import Results, RunFolder
 from pdiff_hub.safe_files import flattened
 
 _TITLES = {
@@ -64,13 +64,13 @@ def write_results_page(results: Results, folder: RunFolder) -> Path:
     return folder.report
 
 
-def _about_requests(measured: Measurements) -> str:
-    """What was asked, of whom, and why nothing leaks; empty if nothing was asked."""
-    requests = measured.requests
+def _about_requests(results: Results) -> str:
+    """What was asked, why nothing leaks, and when training was ended; empty if nothing was asked."""
+    requests = None if results.measured is None else results.measured.requests
     if requests is None:
         return ""
-    copied = "" if measured.copies is None else f"\n\n{measured.copies.sentence}"
-    return f"{requests.num_seen} tasks were seen, {requests.num_unseen} held out. {requests.rule}{copied}"
+    asked = f"{requests.num_seen} tasks were seen, {requests.num_unseen} held out. {requests.rule}"
+    return "\n\n".join(each for each in (asked, training_text(results)) if each)
 
 
 def result_figure(folder: RunFolder, stem: str) -> Figure | None:
@@ -106,7 +106,7 @@ def result_sections(results: Results, folder: RunFolder) -> list[Section]:
         "audit": ("Do they only copy and average?", "", figures("similarity")),
         "methods": ("Against simple baselines", "\n\n".join(verdicts), figures("frontier", "frontier-distance")),
         "ensembles": ("As ensembles", practical, figures("ensembles")),
-        "requests": ("Asked for by description", _about_requests(measured), figures("requests")),
+        "requests": ("Asked for by description", _about_requests(results), figures("requests", "training")),
         "warm_start": ("Trained further", "", []),
         "request_ensembles": ("As ensembles", practical, []),
         "fit": ("Fitted to a few examples", "", figures("fit")),
