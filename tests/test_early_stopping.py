@@ -16,6 +16,8 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.records import RunFolder, TrainingSummary
 from pdiff_hub.training import diffusion as diffusion_training
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
+from pdiff_hub.training.copying import draws_copies
+from pdiff_hub.training.diffusion import build_scheduler
 from pdiff_hub.training.pipeline import train_pipeline
 
 CONFIG = DiffusionConfig(steps=40, widths=(16,), batch_size=8, eval_every=5, patience=2, save_every=7)
@@ -26,19 +28,27 @@ def unet_weights(folder: Path) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in pipe.unet.parameters()])
 
 
-def with_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> list[Tensor]:
-    """Makes the held-out loss run through `losses`; -> the weights at each measurement."""
+def with_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float], copies_from: int = 99) -> list[Tensor]:
+    """Makes the held-out loss run through `losses`; -> the weights at each measurement.
+
+    copies_from: the measurement from which on the weights are said to draw copies.
+    """
     seen: list[Tensor] = []
     real = diffusion_training.Stopping
 
-    def stopping(measure: object, every: int, patience: int | None) -> object:
+    def stopping(measure: object, every: int, patience: int | None, copies: object) -> object:
         numbers = itertools.count()
 
         def scripted(model: torch.nn.Module) -> dict[str, float]:
             seen.append(torch.cat([parameter.detach().flatten().clone() for parameter in model.parameters()]))
             return {"held_out": losses[next(numbers)], "train": 1.0}
 
-        return real(scripted, every, patience)
+        def scripted_copies(model: torch.nn.Module) -> bool:
+            weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+            (number,) = [n for n, each in enumerate(seen) if torch.equal(each, weights)]
+            return number >= copies_from
+
+        return real(scripted, every, patience, scripted_copies)
 
     monkeypatch.setattr(diffusion_training, "Stopping", stopping)
     return seen
@@ -52,6 +62,45 @@ def test_the_weights_of_the_lowest_loss_are_kept(tmp_path: Path, monkeypatch: py
     assert summary.curve.held_out == (0.9, 0.5, 0.3, 0.4, 0.5)
     assert torch.equal(unet_weights(tmp_path), seen[2])
     assert RunFolder(tmp_path).training.read_summary() == summary
+
+
+@pytest.mark.parametrize(
+    ("copies_from", "kept"),
+    [(99, 4), (5, 4), (4, 3), (3, 1), (2, 1), (1, 4)],
+    ids=["none", "later ones", "the chosen one", "two more", "all but the first", "all that are low enough"],
+)
+def test_weights_that_draw_copies_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies_from: int, kept: int
+) -> None:
+    losses = [0.9, 0.310, 0.311, 0.3085, 0.3, 0.309, 0.31]
+    seen = with_losses(monkeypatch, losses, copies_from)
+    summary = train_pipeline(checkpoints(), tmp_path, diffusion=CONFIG)
+    assert summary.curve is not None and summary.curve.kept == 5 * kept
+    assert torch.equal(unet_weights(tmp_path), seen[kept])
+
+
+def test_a_denoiser_that_memorised_draws_copies_and_a_gaussian_does_not() -> None:
+    latent_KCL, held_out_HCL = torch.randn(2, 20, 4, 4, generator=torch.Generator().manual_seed(0))
+    scheduler = build_scheduler("epsilon")
+
+    class Denoiser(torch.nn.Module):
+        """The exact denoiser of N(0, I), or of the training latents."""
+
+        def __init__(self, memorised: bool) -> None:
+            super().__init__()
+            self.memorised = memorised
+
+        def forward(self, noisy_BCL: Tensor, time_B: Tensor, return_dict: bool) -> tuple[Tensor]:
+            kept = scheduler.alphas_cumprod[time_B[0]]
+            clean_BCL = kept.sqrt() * noisy_BCL
+            if self.memorised:
+                away_BK = torch.cdist(noisy_BCL.flatten(1), kept.sqrt() * latent_KCL.flatten(1)).square()
+                weight_BK = (-away_BK / (2 * (1 - kept))).softmax(dim=1)
+                clean_BCL = torch.einsum("bk,kcl->bcl", weight_BK, latent_KCL)
+            return ((noisy_BCL - kept.sqrt() * clean_BCL) / (1 - kept).sqrt(),)
+
+    assert draws_copies(Denoiser(memorised=True), latent_KCL, held_out_HCL, scheduler, seed=0)
+    assert not draws_copies(Denoiser(memorised=False), latent_KCL, held_out_HCL, scheduler, seed=0)
 
 
 def test_of_losses_that_cannot_be_told_apart_the_middle_one_is_kept(

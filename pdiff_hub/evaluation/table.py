@@ -21,6 +21,7 @@ from pdiff_hub.records import (
     Results,
     SimilaritySummary,
 )
+from pdiff_hub.records.training_summary import PLATEAU
 
 Rows = list[tuple[str, ...]]
 
@@ -263,7 +264,10 @@ def training_text(results: Results) -> str:
         return f"{text}; the weights of the last step were kept, by wish of the recipe."
     if curve.kept == 0:
         return f"{text}. Training gained nothing, so the denoiser is that of before it: {_untrained(results)}."
-    return f"{text}; the weights of step {curve.kept:,} were kept."
+    text += f"; the weights of step {curve.kept:,} were kept"
+    if curve.kept < at and curve.held_out[curve.steps.index(curve.kept)] > (1 + PLATEAU) * lowest:
+        text += ", since later ones draw copies"
+    return f"{text}."
 
 
 def _untrained(results: Results) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+PLATEAU = 0.02
+"""Held-out losses that differ by a smaller share cannot be told apart (docs/measurements.md, "Copying")."""
+
 
 @dataclass(frozen=True)
 class LossCurve:
@@ -13,7 +16,7 @@ class LossCurve:
         steps: when it was measured, from 0.
         held_out, train: on latents of held-out and of training checkpoints, one number per measurement.
         kept: the step whose weights the pipeline has: that of the lowest held-out loss, and of several that are equal
-            within 2 % the middle one. None if the last were kept.
+            within 2 % the middle one; an earlier one if those weights draw copies. None if the last were kept.
     """
 
     steps: tuple[int, ...]

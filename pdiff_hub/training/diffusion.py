@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pdiff_hub.seeds import generator_of
 from pdiff_hub.training.config import DiffusionConfig
+from pdiff_hub.training.copying import draws_copies
 from pdiff_hub.training.loop import LoopConfig, Stopping, Trained, run_loop, share
 from pdiff_hub.travelling.conditioner import Conditioner
 
@@ -185,7 +186,13 @@ def train_unet(
         save_limit=config.save_limit,
         log_every=config.log_every,
     )
-    stopping = Stopping(measure, config.eval_every, config.patience) if len(held_out_HCL) else None
+
+    def copies(model: nn.Module) -> bool:
+        # What a condition asks for lies near its own training networks, so their distances say nothing of all.
+        unconditional = condition_KE is None
+        return unconditional and draws_copies(model.eval(), latent_KCL, held_out_HCL, scheduler, seed=seed)
+
+    stopping = Stopping(measure, config.eval_every, config.patience, copies) if len(held_out_HCL) else None
     trained = run_loop(unet, loss_of, loop, directory, accelerator, seed=seed, stopping=stopping, on_log=on_log)
     return unet.to("cpu").eval(), trained
 

@@ -7,6 +7,7 @@ what one would see, and nothing is copied to or from the device within a step.
 
 from __future__ import annotations
 
+import bisect
 import math
 import os
 import shutil
@@ -23,9 +24,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pdiff_hub.errors import PdiffError
+from pdiff_hub.records.training_summary import PLATEAU
 from pdiff_hub.seeds import derived_seed
 
-_PLATEAU = 0.02  # held-out losses that differ by less cannot be told apart
+_HARDLY_WORSE = 0.05  # weights are kept in memory up to this, in case that those of the plateau copy
 _DIVERGED = 10.0  # training has diverged if the loss is more than this many times its first average
 
 
@@ -63,24 +65,27 @@ class Stopping:
 
     Losses within 2 % of the lowest cannot be told apart; of these measurements the middle one is taken. On the plateau
     copying grows with every step, so the first or the last would be a matter of chance (docs/measurements.md). If the
-    loss before training is one of them, training gained nothing, and the weights from before it are kept.
+    loss before training is one of them, training gained nothing, and the weights from before it are kept. If the chosen
+    weights copy, then the lowest loss among earlier ones that do not, and that is at most 5 % higher, decides instead.
 
     Attributes:
         measure: `(model) -> losses` by name, of the model as it is then, the same in every process; "held_out" decides.
         every: steps between measurements. The first is made before training, and one after the last step.
         patience: measurements without a new lowest loss after which training ends; None never ends it, and keeps the
             last weights.
+        copies: `(model) -> whether it copies`, the same in every process. Copying grows with the steps.
     """
 
     measure: Callable[[nn.Module], dict[str, float]]
     every: int
     patience: int | None
+    copies: Callable[[nn.Module], bool] = lambda model: False
 
 
 class _Progress:
     """The step reached, the first and the last average loss, and what was measured; saved with the rest of the state.
 
-    candidates: by number of the measurement, the averaged weights whose held-out loss is among the lowest.
+    candidates: by number of the measurement, the averaged weights whose held-out loss is low enough to be kept.
     """
 
     def __init__(self) -> None:
@@ -101,16 +106,29 @@ class _Progress:
         return losses.index(min(losses))
 
     def add(self, losses: dict[str, float], weights: Sequence[Tensor]) -> None:
-        """Adds a measurement of averaged weights, and keeps a copy of those that are among the lowest."""
+        """Adds a measurement of averaged weights, and keeps a copy of those that may be chosen."""
         self.measured.append({"step": float(self.step), **losses})
-        most = (1 + _PLATEAU) * self.measured[self.index_of_lowest()]["held_out"]
-        self.candidates = {n: kept for n, kept in self.candidates.items() if self.measured[n]["held_out"] <= most}
-        if losses["held_out"] <= most:
-            self.candidates[len(self.measured) - 1] = [each.detach().cpu().clone() for each in weights]
+        low = self.within(_HARDLY_WORSE)
+        self.candidates = {number: kept for number, kept in self.candidates.items() if number in low}
+        number = len(self.measured) - 1
+        if number in low:
+            self.candidates[number] = [each.detach().cpu().clone() for each in weights]
 
-    def kept(self) -> int:
-        """The measurement whose weights are kept: the middle one of the lowest, or that before training."""
-        return 0 if 0 in self.candidates else sorted(self.candidates)[len(self.candidates) // 2]
+    def within(self, share: float) -> set[int]:
+        """The measurements whose held-out loss is higher than the lowest by at most this share."""
+        most = (1 + share) * self.measured[self.index_of_lowest()]["held_out"]
+        return {number for number, each in enumerate(self.measured) if each["held_out"] <= most}
+
+    def chosen(self, copies: Callable[[int], bool]) -> int:
+        """The measurement whose weights are kept. copies: whether those of a measurement copy."""
+        plateau = sorted(self.within(PLATEAU))
+        middle = 0 if plateau[0] == 0 else plateau[len(plateau) // 2]
+        if middle == 0 or not copies(middle):
+            return middle
+        earlier = [number for number in sorted(self.candidates) if number < middle]
+        # Copying grows with the steps, so the first that copies is found by halving.
+        new = earlier[: bisect.bisect_left(earlier, True, key=copies)]
+        return min(new, key=lambda number: self.measured[number]["held_out"]) if new else middle
 
     def stops(self, stopping: Stopping | None) -> bool:
         """Whether the lowest held-out loss is too long ago."""
@@ -219,9 +237,17 @@ def run_loop(
     ema.copy_to(plain.parameters())
     if stopping is None or stopping.patience is None:
         return Trained(progress.loss, progress.measured, None)
-    kept = progress.kept()
-    for parameter, best in zip(plain.parameters(), progress.candidates[kept], strict=True):
-        parameter.data.copy_(best)
+
+    def take(number: int) -> None:
+        for parameter, best in zip(plain.parameters(), progress.candidates[number], strict=True):
+            parameter.data.copy_(best)
+
+    def copies(number: int) -> bool:
+        take(number)
+        return stopping.copies(plain)
+
+    kept = progress.chosen(copies)
+    take(kept)
     return Trained(progress.loss, progress.measured, int(progress.measured[kept]["step"]))
 
 
