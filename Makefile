@@ -15,11 +15,12 @@ PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,
 TEST_PROCESSES ?= 2
 TEST_THREADS ?= 1
 
-.PHONY: help demo test test-slow lint bench bench-scale clean install browser
+.PHONY: help demo test test-slow fuzz lint bench bench-scale clean install browser
 
 help:
 	@echo 'make demo   train a generator on digits and ask it for networks: tables, and pictures in demo-output/'
 	@echo 'make test   the tests (make test-slow: those that take minutes)'
+	@echo 'make fuzz   10,000 damaged folders: each must open rightly, or say what is wrong in one sentence'
 	@echo 'make lint   ruff and mypy'
 	@echo 'make bench  the measured comparisons, which write benchmarks/RESULTS.md'
 	@echo 'make bench-scale  how time and memory grow with networks and sets of them'
@@ -38,6 +39,9 @@ test: $(READY) browser
 # One process with all threads, since some of these measure time.
 test-slow: $(READY)
 	OMP_NUM_THREADS=$(TEST_PROCESSES) MKL_NUM_THREADS=$(TEST_PROCESSES) $(BIN)/python -m pytest -m 'slow and not gpu'
+
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz.py --mutations 10000 --seed 1
 
 lint: $(READY)
 	$(BIN)/ruff check .
