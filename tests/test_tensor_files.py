@@ -58,7 +58,8 @@ def test_every_type_that_the_library_writes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "why"),
     [
-        ({"a": {**ENTRY, "data_offsets": [0, 4]}}, r"'a' is float32 \[2\], and has 4 bytes"),
+        ({"a": {**ENTRY, "shape": [1]}}, r"'a' is float32 \[1\], and has 8 bytes"),
+        ({"a": {**ENTRY, "data_offsets": [0, 4]}}, "claims 4 bytes of numbers, and it has 8"),
         ({"a": {**ENTRY, "shape": [2, 10**12]}}, r"and has 8 bytes"),
         ({"a": {**ENTRY, "dtype": "F64"}}, r"'a' is float64 \[2\], and has 8 bytes"),
         ({"a": {**ENTRY, "dtype": "F3"}}, r"of type 'F3', expected one of F64"),
@@ -68,8 +69,7 @@ def test_every_type_that_the_library_writes(tmp_path: Path) -> None:
         ({"a": {**ENTRY, "data_offsets": [8]}}, "is no tensor"),
         ({"a": []}, "is no tensor"),
         ({"a": ENTRY, "b": ENTRY}, "'b' begins at byte 0, expected 8"),
-        ({"a": {**ENTRY, "data_offsets": [4, 12]}}, "'a' begins at byte 4, expected 0"),
-        ({"a": {**ENTRY, "shape": [1], "data_offsets": [0, 4]}}, "claims 4 bytes of numbers, and it has 8"),
+        ({"a": {**ENTRY, "shape": [1], "data_offsets": [4, 8]}}, "'a' begins at byte 4, expected 0"),
         ({}, "claims 0 bytes of numbers, and it has 8"),
         ([], "its header is list, expected an object"),
         (b"[" * 100_000, "its header is not JSON"),

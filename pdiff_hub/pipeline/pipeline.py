@@ -23,7 +23,7 @@ from pdiff_hub.pipeline.fitting import (
     identity,
     with_gradients,
 )
-from pdiff_hub.pipeline.opening import download, load_arguments
+from pdiff_hub.pipeline.opening import download, load_arguments, rehearse
 from pdiff_hub.pipeline.pushing import push_pipeline
 from pdiff_hub.records import RunFolder
 from pdiff_hub.records.fingerprint import fingerprint
@@ -80,6 +80,7 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
         elif revision is not None:
             raise PdiffError(f"{folder} is a local folder, which has no revision {revision!r}.")
         pipe = cls(**load_arguments(folder, components))
+        rehearse(pipe, folder)
         pipe.folder = folder.resolve()
         if hub_id is not None:
             pipe.hub_id, pipe.hub_revision = hub_id, commit_of(folder)

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError
@@ -57,7 +57,9 @@ def read_header(file: Path) -> dict[str, Stored]:
         start = opened.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
         if length > size - 8:
-            raise _damaged(file, f"it has {size:,} bytes, and a header of {length:,}" if start else "it is empty")
+            raise _damaged(
+                file, f"its header claims {length:,} bytes, and the file has {size:,}" if start else "it is empty"
+            )
         if length > _MOST_HEADER_BYTES:
             raise _damaged(file, f"its header has {length:,} bytes, expected at most {_MOST_HEADER_BYTES:,}")
         text = opened.read(length)
@@ -68,19 +70,15 @@ def read_header(file: Path) -> dict[str, Stored]:
     if not isinstance(header, dict):
         raise _damaged(file, f"its header is {type(header).__name__}, expected an object")
     header.pop("__metadata__", None)
-    stored: dict[str, Stored] = {}
-    spans: list[tuple[int, int, str]] = []
-    for name, entry in header.items():
-        stored[name], (begin, end) = _checked(file, name, entry)
-        spans.append((begin, end, name))
+    spans = {name: _span(file, name, entry) for name, entry in header.items()}
+    if (claimed := max((end for _, end in spans.values()), default=0)) != size - 8 - length:
+        raise _damaged(file, f"its header claims {claimed:,} bytes of numbers, and it has {size - 8 - length:,}")
     position = 0
-    for begin, end, name in sorted(spans):
+    for name, (begin, end) in sorted(spans.items(), key=lambda item: item[1]):
         if begin != position:
             raise _damaged(file, f"tensor {name!r} begins at byte {begin:,}, expected {position:,}")
         position = end
-    if position != size - 8 - length:
-        raise _damaged(file, f"its header claims {position:,} bytes of numbers, and it has {size - 8 - length:,}")
-    return stored
+    return {name: _stored(file, name, entry) for name, entry in header.items()}
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
@@ -115,22 +113,27 @@ def all_finite(tensor: Tensor) -> bool:
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(numbers))
 
 
-def _checked(file: Path, name: str, entry: Any) -> tuple[Stored, tuple[int, int]]:
-    """What an entry of the header says, and the bytes from ... to that it claims."""
+def _span(file: Path, name: str, entry: Any) -> tuple[int, int]:
+    """The bytes from ... to that a header's entry claims."""
     fields = entry if isinstance(entry, dict) else {}
     dtype, shape, span = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or not _whole_numbers(shape) or not _whole_numbers(span) or len(span) != 2:
         raise _damaged(file, f"its header says of tensor {name!r} {str(entry)[:80]!r}, which is no tensor")
-    if dtype not in DTYPES:
-        raise _damaged(file, f"tensor {name!r} is of type {dtype!r}, expected one of {', '.join(DTYPES)}")
-    stored = Stored(DTYPES[dtype], tuple(shape))
-    begin, end = span
-    if end - begin != math.prod(shape) * stored.dtype.itemsize:
+    return span[0], span[1]
+
+
+def _stored(file: Path, name: str, entry: dict[str, Any]) -> Stored:
+    """What a header's entry says, if it fits the bytes that it claims."""
+    if entry["dtype"] not in DTYPES:
+        raise _damaged(file, f"tensor {name!r} is of type {entry['dtype']!r}, expected one of {', '.join(DTYPES)}")
+    stored = Stored(DTYPES[entry["dtype"]], tuple(entry["shape"]))
+    begin, end = entry["data_offsets"]
+    if end - begin != math.prod(stored.shape) * stored.dtype.itemsize:
         raise _damaged(file, f"tensor {name!r} is {stored}, and has {end - begin:,} bytes")
-    return stored, (begin, end)
+    return stored
 
 
-def _whole_numbers(value: Any) -> bool:
+def _whole_numbers(value: Any) -> TypeGuard[list[int]]:
     """Whether `value` is a list of some numbers that a file of any size could have."""
     return isinstance(value, list) and len(value) <= 64 and all(type(e) is int and 0 <= e < 2**63 for e in value)
 
