@@ -6,6 +6,7 @@ Neither code nor pickles are downloaded. Errors name the file that is damaged or
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -20,39 +21,53 @@ from pdiff_hub.records.components import load_component
 from pdiff_hub.records.run_folder import companion_patterns
 from pdiff_hub.safe_files import read_json
 from pdiff_hub.training.memory import give_back
-from pdiff_hub.transfer import is_repo_id, pull
+from pdiff_hub.transfer import is_repo_id, list_files, pull
 from pdiff_hub.travelling.conditioner import Conditioner
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 from pdiff_hub.travelling.pipeline_pdiff import (
     COMPONENTS,
     CONDITIONER,
     INDEX,
+    MODELS,
     WEIGHTS,
     PDiffPipeline,
     require_known_format,
 )
 
-_MODELS: dict[str, Any] = {"autoencoder": ParamAutoencoder, "unet": UNet1DModel, CONDITIONER: Conditioner}
+_KINDS: dict[str, Any] = {"autoencoder": ParamAutoencoder, "unet": UNet1DModel, CONDITIONER: Conditioner}
 _SETTINGS = ("default_num_inference_steps", "format_version")
 _DEFAULT_STEPS = 50  # as in the pipeline's constructor
 # Only these files are downloaded: no code, no pickles, nothing that is not ours.
 _DOWNLOADED = (
     INDEX,
-    "*/config.json",
-    "*/scheduler_config.json",
-    *(f"*/{name}" for name in WEIGHTS),
-    f"*/{SAFE_WEIGHTS_INDEX_NAME}",
+    "scheduler/scheduler_config.json",
+    *(f"{name}/{file}" for name in MODELS for file in ("config.json", *WEIGHTS, SAFE_WEIGHTS_INDEX_NAME)),
     *companion_patterns(),
 )
+_MOST_FILES = 1000
 
 
-def download(repo_id: str, **options: Any) -> Path:
-    """Downloads a pipeline from the Hub; returns its folder in the client's cache. Options and errors as in `pull`."""
+def download(repo_id: str, *, most_bytes: int | None = None, **options: Any) -> Path:
+    """Downloads a pipeline from the Hub; returns its folder in the client's cache. Options and errors as in `pull`.
+
+    most_bytes: PdiffError, before anything is downloaded, if the files of the pipeline are larger together. The Hub is
+    asked for their sizes.
+    """
     if not is_repo_id(repo_id):
         raise FileNotFoundError(
             f"no pipeline folder {repo_id!r}; expected a folder with {INDEX}, or a Hub id such as 'user/name'."
         )
     try:
+        if most_bytes is not None:
+            options["revision"], sizes = list_files(
+                repo_id, repo_type="model", revision=options.get("revision"), token=options.get("token")
+            )
+            ours = {path: size for path, size in sizes.items() if any(fnmatch(path, glob) for glob in _DOWNLOADED)}
+            if len(ours) > _MOST_FILES or sum(ours.values()) > most_bytes:
+                raise PdiffError(
+                    f"{repo_id!r} has {len(ours):,} files of a pipeline with {sum(ours.values()):,} bytes, expected at "
+                    f"most {_MOST_FILES} files with {most_bytes:,} bytes; open a smaller pipeline here."
+                )
         return pull(repo_id, repo_type="model", what="pipeline", required=INDEX, allow_patterns=_DOWNLOADED, **options)
     except FileNotFoundError as error:
         missing = f"{repo_id!r} is no folder here, and {error}"
@@ -76,7 +91,7 @@ def load_arguments(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         )
     index = _read_index(folder / INDEX)
     arguments = {**{name: index[name] for name in _SETTINGS if name in index}, **given}
-    for name, kind in _MODELS.items():
+    for name, kind in _KINDS.items():
         if name not in given and index[name] is not None:
             arguments[name] = load_component(kind, folder / name, give_back)
     if "autoencoder" not in given:
@@ -105,7 +120,7 @@ def _read_index(file: Path) -> dict[str, Any]:
             index[name] = None
             continue
         pair = isinstance(entry, list) and len(entry) == 2 and all(isinstance(each, str) for each in entry)
-        kind = _MODELS.get(name)
+        kind = _KINDS.get(name)
         if not pair or (kind is not None and entry[1] != kind.__name__):
             expected = "a scheduler" if kind is None else f"a {kind.__name__}"
             raise PdiffError(

@@ -29,7 +29,7 @@ from pdiff_hub.records import RunFolder
 from pdiff_hub.records.fingerprint import fingerprint
 from pdiff_hub.transfer import commit_of
 from pdiff_hub.travelling import pipeline_pdiff
-from pdiff_hub.travelling.pipeline_pdiff import PDiffPipelineOutput
+from pdiff_hub.travelling.pipeline_pdiff import PDiffPipelineOutput, require_finite
 
 
 class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
@@ -172,6 +172,7 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
             ]
         latents = torch.cat(fitted).cpu()
         params = self.decode_latents(latents)
+        require_finite(params)
         return PDiffPipelineOutput(params=params, state_dicts=self.autoencoder.state_dicts(params), latents=latents)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
