@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pdiff_hub.errors import PdiffError, unknown_name
 from pdiff_hub.networks import factory, small, vision
+from pdiff_hub.networks.building import one_at_a_time
 
 __all__ = ["NETWORK_NAMES", "base_model", "build_network", "logits", "resolve_network"]
 
@@ -121,7 +122,7 @@ def build_network(
     complete = resolve_network(spec, **{field: spec[field] for field in _TASK_FIELDS})
     if absent := sorted(complete.keys() - spec.keys()):
         raise PdiffError(f"the network spec {spec!r} lacks {', '.join(absent)}: complete it with resolve_network first")
-    with _seeded(seed):
+    with one_at_a_time, _seeded(seed):
         if dotted:
             return factory.build(complete)
         if name in small.NAMES:
