@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.records.training_summary import PLATEAU
+from pdiff_hub.safe_files import disk_errors_of
 from pdiff_hub.seeds import derived_seed
 
 _HARDLY_WORSE = 0.05  # weights are kept in memory up to this, in case that those of the plateau copy
@@ -193,6 +194,9 @@ def run_loop(
     ema = EMAModel(plain.parameters(), decay=config.ema_decay, foreach=True)
     progress = _Progress()
     accelerator.register_for_checkpointing(schedule, ema, progress)
+    if accelerator.is_main_process:
+        _prune(directory, config.save_limit)
+    accelerator.wait_for_everyone()
     newest = max(_saves(directory), default=None)
     if newest is not None:
         accelerator.load_state(str(newest))
@@ -296,6 +300,13 @@ def _saves(directory: Path) -> list[Path]:
     return sorted(directory.glob("step-????????"))
 
 
+def _prune(directory: Path, limit: int) -> None:
+    """Removes what a killed save has left, and all but the newest `limit` saves."""
+    shutil.rmtree(directory / "unfinished", ignore_errors=True)
+    for old in _saves(directory)[:-limit]:
+        shutil.rmtree(old)
+
+
 def _save(accelerator: Accelerator, directory: Path, step: int, limit: int) -> None:
     """Writes the state into a temporary folder and renames it: a killed save leaves a whole save or none."""
     target, unfinished = directory / f"step-{step:08d}", directory / "unfinished"
@@ -303,12 +314,12 @@ def _save(accelerator: Accelerator, directory: Path, step: int, limit: int) -> N
         directory.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(unfinished, ignore_errors=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(unfinished))
+    with disk_errors_of(target, lambda: "the saves before it stay"):
+        accelerator.save_state(str(unfinished))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         if target.exists():
             shutil.rmtree(target)
         os.replace(unfinished, target)
-        for old in _saves(directory)[:-limit]:
-            shutil.rmtree(old)
+        _prune(directory, limit)
     accelerator.wait_for_everyone()
