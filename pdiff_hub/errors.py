@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-_MOST_TO_LIST = 30
+_MOST_TO_LIST, _MOST_LETTERS = 30, 200
 
 
 class PdiffError(ValueError):
@@ -23,6 +23,8 @@ class MissingPackageError(PdiffError, ImportError):
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> PdiffError:
     """The error to raise for a `name` that is not among `known`; `kind` is what it should name ("network")."""
+    if len(str(name)) > _MOST_LETTERS:  # comparing it, and printing it, would take long
+        name = f"{str(name)[:_MOST_LETTERS]}..."
     by_lower_case = {candidate.lower(): candidate for candidate in known}
     if not by_lower_case:
         return PdiffError(f"unknown {kind} {name!r}: there is none to choose from")

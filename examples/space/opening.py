@@ -19,7 +19,7 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.judging import Judge, Judged
 from pdiff_hub.evaluation.known_rows import split_known
-from pdiff_hub.networks import build_network
+from pdiff_hub.networks.beside import build_beside
 from pdiff_hub.pipeline.opening import download
 from pdiff_hub.records import Results, RunFolder
 from pdiff_hub.safe_files import read_json
@@ -180,7 +180,7 @@ def open_pipeline(folder: Path, name: str) -> Opened:
     if spec is None or task is None:
         raise ValueError(f"{name} does not say which network and task it is for, so its networks cannot be judged.")
     # Factories are not allowed, because a name in a downloaded file must not choose a function to call.
-    network = build_network(dict(spec), pretrained=False, allow_factory=False)
+    network = build_beside(dict(spec), pipe.autoencoder.layout, f"the network spec of {name}", allow_factory=False)
     judge = Judge(network, load_task(dict(task)), pipe.autoencoder.layout, pipe.autoencoder.frozen_state())
     originals, gone = _originals(folder, pipe)
     results, damage = _results(folder)

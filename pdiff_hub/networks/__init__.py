@@ -8,8 +8,8 @@ it again, so that stored state dicts load with `strict=True`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import reprlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pdiff_hub.errors import PdiffError, unknown_name
 from pdiff_hub.networks import factory, small, vision
 from pdiff_hub.networks.building import one_at_a_time
+from pdiff_hub.networks.seeding import seeded
 
 __all__ = ["NETWORK_NAMES", "base_model", "build_network", "logits", "resolve_network"]
 
@@ -62,11 +63,13 @@ def resolve_network(
         if type(value) is not int or value < 1:
             raise PdiffError(f"{field} must be a positive integer, found {value!r}")
     if not isinstance(spec, (str, Mapping)):
-        raise PdiffError(f"a network is a name or a mapping with a 'name', found {spec!r}")
+        raise PdiffError(f"a network is a name or a mapping with a 'name', found {reprlib.repr(spec)}")
     options: dict[str, Any] = {"name": spec} if isinstance(spec, str) else copy.deepcopy(dict(spec))
     name = options.pop("name", None)
     if not isinstance(name, str):
-        raise PdiffError(f"a network spec needs a 'name', for example {{'name': 'mlp3'}}; found {spec!r}")
+        raise PdiffError(
+            f"a network spec needs a 'name', for example {{'name': 'mlp3'}}; found {reprlib.repr(dict(spec))}"
+        )
     explicit = [field for field in _TASK_FIELDS if field in options]
     for field in explicit:
         if (found := options.pop(field)) != shape[field]:
@@ -105,7 +108,7 @@ def build_network(
     if type(seed) is not int or not 0 <= seed < 2**63:
         raise PdiffError(f"seed must be an integer from 0 to 2**63 - 1, found {seed!r}")
     if not isinstance(spec, Mapping):
-        raise PdiffError(f"build_network needs the mapping that resolve_network gives, found {spec!r}")
+        raise PdiffError(f"build_network needs the mapping that resolve_network gives, found {reprlib.repr(spec)}")
     spec = dict(spec)
     name = spec.get("name")
     dotted = isinstance(name, str) and name not in NETWORK_NAMES and factory.is_dotted(name)
@@ -115,19 +118,24 @@ def build_network(
             "from somewhere else; look at it, then give --trust-remote-code, or trust_remote_code=True "
             "(allow_factory=True of this function)"
         )
-    if missing := [field for field in _TASK_FIELDS if field not in spec]:
-        raise PdiffError(
-            f"the network spec {spec!r} lacks {', '.join(missing)}: complete it with resolve_network first"
-        )
+    needed = [*_TASK_FIELDS]
+    if name in vision.NAMES and spec.get("pretrained") is not None:
+        needed.append("config")  # without it, resolve_network would read it where the spec says
+    if missing := [field for field in needed if spec.get(field) is None]:
+        raise PdiffError(f"{_shown(spec)} lacks {', '.join(missing)}: complete it with resolve_network first")
     complete = resolve_network(spec, **{field: spec[field] for field in _TASK_FIELDS})
     if absent := sorted(complete.keys() - spec.keys()):
-        raise PdiffError(f"the network spec {spec!r} lacks {', '.join(absent)}: complete it with resolve_network first")
-    with one_at_a_time, _seeded(seed):
+        raise PdiffError(f"{_shown(spec)} lacks {', '.join(absent)}: complete it with resolve_network first")
+    with one_at_a_time, seeded(seed):
         if dotted:
             return factory.build(complete)
         if name in small.NAMES:
             return small.build(complete).to(torch.float32)
         return vision.build(complete, pretrained=pretrained)
+
+
+def _shown(spec: Mapping[str, Any]) -> str:
+    return f"the network spec {reprlib.repr(dict(spec))}"
 
 
 def base_model(spec: Mapping[str, Any]) -> str | None:
@@ -139,29 +147,16 @@ def base_model(spec: Mapping[str, Any]) -> str | None:
 
 
 def logits(output: Any) -> Tensor:
-    """The logits [B, num_classes] in a network's output, which is a tensor or an object with a tensor `.logits`.
+    """The logits [B, num_classes] in a network's output: a tensor, or a tensor "logits" of an object or a dict.
 
     Raises:
         ValueError: the output is anything else.
     """
-    found = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    held = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    found = output if isinstance(output, Tensor) else held
     if not isinstance(found, Tensor):
         raise PdiffError(
-            f"a network must return a tensor of logits or an object with .logits, found {type(output).__name__}"
+            "a network must return a tensor of logits, or an object or a dict with logits, found "
+            f"{type(output).__name__}"
         )
     return found
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seeds torch inside the block, and restores the caller's generators afterwards.
-
-    CUDA is seeded only if it is already in use. Initialising it here would break processes that are forked later, and
-    `torch.manual_seed` would leave behind a seed that CUDA takes when it starts.
-    """
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)
-        if devices:
-            torch.cuda.manual_seed_all(seed)
-        yield

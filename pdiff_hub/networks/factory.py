@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from pdiff_hub.errors import PdiffError, unknown_name
+from pdiff_hub.networks.unwrapping import described, plain
 
 PASSED = "passed_from_task"
 
@@ -55,13 +56,20 @@ def resolve(name: str, options: dict[str, Any], shape: dict[str, int], explicit:
 
 
 def build(spec: dict[str, Any]) -> nn.Module:
-    """Calls the factory of a complete spec; ValueError if it does not return an `nn.Module`."""
+    """The plain network (`unwrapping.plain`) of a complete spec's factory; ValueError if that returns anything else."""
     passed = spec[PASSED]
     not_passed = {"name", PASSED, "in_channels", "image_size", "num_classes"} - set(passed)
-    network = _import(spec["name"])(**{key: value for key, value in spec.items() if key not in not_passed})
+    arguments = {key: value for key, value in spec.items() if key not in not_passed}
+    factory = _import(spec["name"])
+    try:
+        network = factory(**arguments)
+    except PdiffError:
+        raise
+    except Exception as error:  # a user's own code may raise anything
+        raise PdiffError(f"network {spec['name']!r} could not be built: {described(error)}") from error
     if not isinstance(network, nn.Module):
         raise PdiffError(f"network {spec['name']!r} must return a torch.nn.Module, found {type(network).__name__}")
-    return network.train()
+    return plain(network, spec["name"], (spec["in_channels"], spec["image_size"], spec["image_size"]))
 
 
 def _import(name: str) -> Callable[..., Any]:

@@ -6,6 +6,7 @@ every hidden layer. So the list of modules alone shows how hidden units can be r
 
 from __future__ import annotations
 
+import reprlib
 from collections import OrderedDict
 from itertools import pairwise
 from typing import Any
@@ -56,7 +57,7 @@ def _widths(what: str, value: Any, length: int | None) -> list[int]:
         or any(type(width) is not int or width < 1 for width in value)
     ):
         number = f"{length} " if length else ""
-        raise PdiffError(f"{what} must be a list of {number}positive integers, found {value!r}")
+        raise PdiffError(f"{what} must be a list of {number}positive integers, found {reprlib.repr(value)}")
     return list(value)
 
 

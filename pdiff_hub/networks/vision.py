@@ -126,10 +126,13 @@ def build(spec: dict[str, Any], *, pretrained: bool) -> nn.Module:
     architecture = _ARCHITECTURES[name]
     kind = {"resnet": "ResNet", "vit": "ViT", "convnext": "ConvNext"}[architecture["model_type"]]
     model_class = getattr(transformers, f"{kind}ForImageClassification")
-    values = dict(spec["config"] or architecture, num_channels=spec["in_channels"], num_labels=spec["num_classes"])
+    values = dict(spec["config"] or architecture, num_channels=spec["in_channels"])
     if architecture["model_type"] != "resnet":
         values |= {"image_size": spec["image_size"], "patch_size": spec["patch_size"]}
-    config = getattr(transformers, f"{kind}Config").from_dict(values)
+    config_class = getattr(transformers, f"{kind}Config")
+    # Only what describes the architecture: others of transformers' settings choose code (attention from the Hub).
+    own = {key: value for key, value in values.items() if key in config_class.__annotations__ and key[0] != "_"}
+    config = config_class.from_dict({**own, "num_labels": spec["num_classes"]})
     if pretrained and spec["pretrained"] is not None:
         network = _load(model_class, spec, config)
     else:
@@ -157,7 +160,8 @@ def _load(model_class: Any, spec: dict[str, Any], config: PretrainedConfig) -> A
         config=config,
         revision=spec["revision"] or "main",
         dtype=torch.float32,
-        use_safetensors=True,  # never unpickle what was downloaded
+        use_safetensors=True,  # never unpickle what was downloaded,
+        trust_remote_code=False,  # and never run it
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
@@ -176,7 +180,7 @@ def _read_config(pretrained: str, revision: str | None) -> tuple[dict[str, Any],
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(pretrained, revision=revision or "main")
+        config = AutoConfig.from_pretrained(pretrained, revision=revision or "main", trust_remote_code=False)
     except ValueError as error:  # an OSError, if there is no such repository, has a good message of its own
         raise PdiffError(f"{pretrained!r} has no config that transformers can read: {error}") from error
     values = {key: value for key, value in config.to_dict().items() if key not in _NOT_ARCHITECTURE}

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from pdiff_hub.errors import PdiffError, require
-from pdiff_hub.networks import build_network
+from pdiff_hub.networks.beside import build_beside
+from pdiff_hub.networks.dry_run import dry_run
 from pdiff_hub.pipeline.fitting import (
     STEPS,
     centers,
@@ -98,7 +99,8 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
                 "this pipeline does not say which network it generates; build it yourself and load "
                 "out.state_dicts[0] into it."
             )
-        network = build_network(dict(spec), pretrained=False, allow_factory=trust_remote_code)
+        where = f"the network spec of {self.hub_id or self.folder or 'this pipeline'}"
+        network = build_beside(dict(spec), self.autoencoder.layout, where, allow_factory=trust_remote_code)
         if state_dict is not None:
             network.load_state_dict(state_dict, strict=True)
         return network.eval()
@@ -139,7 +141,9 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
             raise PdiffError("this pipeline does not say which network it generates, so nothing can be fitted.")
         check_examples(inputs, labels, spec)
         require(type(num_steps) is int and num_steps >= 1, "num_steps", num_steps, "an integer of at least 1")
-        network = with_gradients(self.build_network(trust_remote_code=trust_remote_code))
+        network = self.build_network(trust_remote_code=trust_remote_code)
+        dry_run(network, spec)
+        network = with_gradients(network)
         device = self.autoencoder.device
         latents_of: Callable[[Tensor], Tensor] = identity
         if self.conditioner is not None and condition is None:

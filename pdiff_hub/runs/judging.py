@@ -21,7 +21,7 @@ from pdiff_hub.evaluation.judging import Judge
 from pdiff_hub.evaluation.known_rows import split_known
 from pdiff_hub.evaluation.results_page import write_results_page
 from pdiff_hub.evaluation.without_originals import METRICS, evaluate_without_originals, require_no_originals
-from pdiff_hub.networks import build_network
+from pdiff_hub.networks.dry_run import build_to_judge
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.pipeline.facts import facts_of
 from pdiff_hub.recipes import EvaluateConfig, recipe_from_dict, recipe_of
@@ -80,7 +80,7 @@ def evaluate(
     recipe = recipe or recipe_of(source_folder)
     directory.mkdir(parents=True, exist_ok=True)
     _clear(folder)
-    network = build_network(dataset.network, pretrained=False, allow_factory=trust_remote_code)
+    network = build_to_judge(dataset.network, dataset.layout, "the data set", allow_factory=trust_remote_code)
     variants = baseline_variants(network, task, pipe.autoencoder, fine_tune_steps=config.fine_tune_steps)
     measured = evaluate_networks(
         network,
@@ -272,7 +272,7 @@ def _audit_without_originals(
             "judged; give the data set that it was trained on."
         )
     began = time.perf_counter()
-    network = build_network(dict(spec), pretrained=False, allow_factory=trust_remote_code)
+    network = build_to_judge(spec, pipe.autoencoder.layout, "the pipeline", allow_factory=trust_remote_code)
     judge = Judge(network, load_task(dict(task)), pipe.autoencoder.layout, pipe.autoencoder.frozen_state())
     with generated_rows(pipe, num_models, folder.path, seed=seed) as generated:
         _clear(folder)

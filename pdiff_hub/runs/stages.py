@@ -17,7 +17,8 @@ from pdiff_hub.collect.importing import import_checkpoints
 from pdiff_hub.collect.population import PopulationConfig, collect_population
 from pdiff_hub.errors import require
 from pdiff_hub.evaluation.evaluate import require_originals
-from pdiff_hub.networks import build_network, resolve_network
+from pdiff_hub.networks import resolve_network
+from pdiff_hub.networks.dry_run import build_checked
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.recipes import Recipe
 from pdiff_hub.records import Results, RunFolder, TrainingSummary
@@ -52,7 +53,7 @@ def collect(recipe: Recipe, directory: Path, *, device: str = "cpu", trained: Pa
         return collect_population(task, spec, recipe.select, config, directory, seed=recipe.seed, device=device)
     if isinstance(config, FamilyConfig):
         return collect_family(task, spec, recipe.select, config, directory, seed=recipe.seed, device=device)
-    network = build_network(spec, seed=recipe.seed, pretrained=False)
+    network = build_checked(spec, seed=recipe.seed, from_files=True)
     layout = ParamLayout.from_module(network, recipe.select, config.buffers)
     return import_checkpoints(
         config.source,

@@ -97,7 +97,8 @@ def align_to_mean(
         frozen: the tensors outside the layout, which all networks share (name -> tensor).
         rounds: 1 or more; how often all networks are matched to the mean of the previous round.
         rescale: whether to scale each unit before a positively homogeneous activation (ReLU) so that its incoming and
-            outgoing weights have the same norm. A layer is not scaled if scaling it would change the outputs.
+            outgoing weights have the same norm. A layer is not scaled if scaling it would change the outputs; numbers
+            of 16 bits never are.
         seed: decides the order in which layers are visited.
         progress: whether to show a progress bar.
 
@@ -156,6 +157,8 @@ def _align(
         )
     networks = _Networks(params_KP, layout, frozen)
     layers = find_hidden_layers(network, networks.first(), sample_input)
+    # A number of 16 bits, once scaled, is rounded, and the outputs change.
+    rescale = rescale and all(getattr(torch, entry.dtype).itemsize >= 4 for entry in layout.entries)
     scalable = [layer for layer in layers if rescale and layer.scaled]
     exact = exact_copy(network)
     outputs_before = [outputs(exact, state, sample_input) for state in networks]

@@ -25,6 +25,7 @@ from pdiff_hub.collect.population.training_groups import train_in_groups
 from pdiff_hub.collect.whole_networks import whole_layout
 from pdiff_hub.errors import require
 from pdiff_hub.networks import build_network
+from pdiff_hub.networks.dry_run import build_checked
 from pdiff_hub.safe_files import require_same_settings
 from pdiff_hub.tasks import Task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
@@ -115,7 +116,7 @@ def collect_family(
         dataset = CheckpointDataset.from_pretrained(directory)
         require_same_settings(directory, dataset.collect.get("settings", {}), settings)
         return dataset
-    network = build_network(spec, seed=seed, pretrained=False)
+    network = build_checked(spec, seed=seed)
     layout = whole_layout(network, select, "family", "each network trains for itself")
     require_view(family, config.family, task, split)
     if not config.shared_start:

@@ -28,6 +28,7 @@ from pdiff_hub.collect.finetune.run import FinetuneRun, trainable
 from pdiff_hub.collect.journal import BackgroundJournal, CheckpointJournal
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import NETWORK_NAMES, build_network, resolve_network
+from pdiff_hub.networks.dry_run import build_checked
 from pdiff_hub.safe_files import remove_unfinished, write_safetensors
 from pdiff_hub.tasks import Task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
@@ -79,7 +80,7 @@ def collect_finetune(
     place = torch.empty(0, device=device).device  # with its index: "cuda" becomes "cuda:0"
     shape = {"in_channels": task.in_channels, "image_size": task.image_size, "num_classes": task.num_classes}
     spec = resolve_network(network_spec, **shape)
-    network = build_network(spec, seed=seed, pretrained=False)
+    network = build_checked(spec, seed=seed)
     layout = ParamLayout.from_module(network, select, config.buffers)
     if not trainable(network, layout):
         raise PdiffError(f"select={select!r} has no parameter of {spec['name']!r} that can be trained; select weights.")

@@ -27,6 +27,7 @@ from pdiff_hub.collect.population.training_groups import train_in_groups
 from pdiff_hub.collect.whole_networks import whole_layout
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import build_network
+from pdiff_hub.networks.dry_run import build_checked
 from pdiff_hub.prediction.predictions import SplitImages, evaluate
 from pdiff_hub.safe_files import require_same_settings
 from pdiff_hub.safe_files.lock import alone_in
@@ -101,7 +102,7 @@ def collect_population(
     (networks from scratch differ in all of them), a network that cannot be aligned, and a loss that is not finite.
     """
     spec = dict(network_spec)
-    network = build_network(spec, seed=seed, pretrained=False)
+    network = build_checked(spec, seed=seed)
     layout = whole_layout(network, select, "population", "differs between networks trained from scratch")
     settings = {"collect": asdict(config), "network": spec, "task": task.spec, "seed": seed}
     if (directory / INDEX_NAME).exists():

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import PyTorchModelHubMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import NETWORK_NAMES, build_network, logits
+from pdiff_hub.networks.beside import require_bounded, sketch
 from pdiff_hub.safe_files import write_json, write_safetensors
 from pdiff_hub.transfer import pull
 
@@ -93,7 +93,9 @@ class GeneratedNetwork(
         spec = _read_spec(folder / CONFIG, name)
         state = _read_weights(folder / WEIGHTS, name)
         if spec["name"] in NETWORK_NAMES:
-            _require_fit(_sketch(spec, name), state, name)
+            where = f"{name}: its {CONFIG}"
+            require_bounded(spec, {key: tensor.shape for key, tensor in state.items()}, where)
+            _require_fit(sketch(spec, where), state, name)
         network = build_network(spec, pretrained=False, allow_factory=trust_remote_code)
         _require_fit(network, state, name)
         network.load_state_dict(state, strict=True)
@@ -143,17 +145,6 @@ def _read_weights(file: Path, name: str) -> dict[str, Tensor]:
         return load_file(file)
     except SafetensorError as error:
         raise PdiffError(f"{name}: its {WEIGHTS} is damaged or no safetensors file ({error}).") from error
-
-
-def _sketch(spec: dict[str, Any], name: str) -> nn.Module:
-    """The network without memory for its numbers, so that the spec of a huge network costs nothing."""
-    try:
-        with torch.device("meta"):
-            return build_network(spec, pretrained=False, allow_factory=False)
-    except ImportError:
-        raise
-    except Exception as error:  # with a made-up config, transformers can fail anywhere
-        raise PdiffError(f"{name}: its {CONFIG} describes no network that can be built ({error}).") from error
 
 
 def _require_fit(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:

@@ -17,6 +17,7 @@ from pdiff_hub.collect.family import Family
 from pdiff_hub.evaluation.ensembles import EnsembleTotals
 from pdiff_hub.evaluation.request_names import STEPS
 from pdiff_hub.networks import build_network
+from pdiff_hub.networks.dry_run import build_to_judge
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.records import EnsembleCurve, FitRequests, Requests
 from pdiff_hub.runs.requests.bootstrap import interval
@@ -63,7 +64,8 @@ def judge_requests(
         num_labels: how many labelled examples, each a row; those that the training split does not have are left out.
     """
     assert unseen.conditions_KD is not None
-    network = build_network(dataset.network, pretrained=False, allow_factory=trust_remote_code).eval()
+    network = build_to_judge(dataset.network, dataset.layout, "the data set", allow_factory=trust_remote_code)
+    network.eval()
     network.requires_grad_(False)
     device = pipe.autoencoder.device
     frozen = {name: tensor.to(device) for name, tensor in pipe.autoencoder.frozen_state().items()}
