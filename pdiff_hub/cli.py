@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pdiff_hub.errors import PdiffError
+from pdiff_hub.errors import PdiffError, printable
 
 app = typer.Typer(
     name="pdiff",
@@ -374,7 +375,7 @@ def info(
     from pdiff_hub.hub import describe
 
     text, results = describe(path, revision=revision)
-    typer.echo(text)
+    typer.echo(printable(text, keep="\n"))
     measured = None if results is None else results.measured
     if results is not None and measured is not None and (measured.accuracy or measured.requests is not None):
         print_results(results)
@@ -384,6 +385,9 @@ def main() -> None:
     """Shows our own errors as one sentence for people. Any other error is a bug and shows its trace."""
     # A recipe may name a network function in the current folder, which comes last so that it shadows no library.
     sys.path.append("")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names from elsewhere may hold what no encoding can
     try:
         app()
     except Exception as error:  # names in `except` would be imported, with torch, whenever the command exits
@@ -392,7 +396,7 @@ def main() -> None:
         ours = (conditioner.ConditionError, param_autoencoder.ParamError, pipeline_pdiff.SamplingError, PdiffError)
         if not isinstance(error, (*ours, OSError)):
             raise
-        typer.secho(f"pdiff: {error}", fg="red", err=True)
+        typer.secho(f"pdiff: {printable(error)}", fg="red", err=True)
         raise SystemExit(1) from None
 
 

@@ -21,6 +21,15 @@ class MissingPackageError(PdiffError, ImportError):
     """An optional dependency is not installed; the message gives the command that installs it."""
 
 
+def printable(text: object, keep: str = "") -> str:
+    """`text` with escapes in place of what a terminal obeys or cannot show, such as control characters.
+
+    keep: characters that stay, such as line breaks.
+    """
+    escaped = (c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in str(text))
+    return "".join(escaped)
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> PdiffError:
     """The error to raise for a `name` that is not among `known`; `kind` is what it should name ("network")."""
     if len(str(name)) > _MOST_LETTERS:  # comparing it, and printing it, would take long

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from pathlib import Path
 
@@ -71,6 +73,23 @@ def test_collects_in_the_order_of_seeds_and_aligns(tmp_path: Path) -> None:
     (tmp_path / "b" / "seeds-0-of-1").mkdir()  # a kill during clean-up leaves such a folder
     collect_population(task, spec, "all", PopulationConfig(**options), tmp_path / "b", seed=5)
     assert not (tmp_path / "b" / "seeds-0-of-1").exists()
+    # Shares of this collection go, and folders of the user's stay.
+    shutil.copytree(tmp_path / "a", tmp_path / "b" / "seeds-3-of-4")
+    index = json.loads((tmp_path / "b" / "seeds-3-of-4" / "dataset.json").read_text())
+    own = {**index, "collect": {**index["collect"], "settings": again.collect["settings"]}}
+    shutil.copytree(tmp_path / "a", tmp_path / "b" / "seeds-0-of-2")
+    (tmp_path / "b" / "seeds-0-of-2" / "dataset.json").write_text(json.dumps(own))
+    (tmp_path / "b" / "seeds-1-of-2" / "parts").mkdir(parents=True)
+    begun = {"settings": again.collect["settings"], "layout": {}}
+    (tmp_path / "b" / "seeds-1-of-2" / "parts" / "settings.json").write_text(json.dumps(begun))
+    for name in ("seeds-1-of-9", "seeds-all-of-mine", ".removed-seeds-2-of-3"):
+        (tmp_path / "b" / name).mkdir()
+        (tmp_path / "b" / name / "notes.txt").write_text("mine")
+    (tmp_path / "b" / "seeds-2-of-9").symlink_to(tmp_path / "b" / "seeds-0-of-2", target_is_directory=True)
+    collect_population(task, spec, "all", PopulationConfig(**options), tmp_path / "b", seed=5)
+    stay = {"seeds-1-of-9", "seeds-all-of-mine", "seeds-2-of-9", "seeds-3-of-4"}
+    assert {each.name for each in (tmp_path / "b").glob("*seeds-*")} == stay
+    assert (tmp_path / "b" / "seeds-1-of-9" / "notes.txt").read_text() == "mine"
     with pytest.raises(ValueError, match=r"collect\.epochs was 2 and is 3"):
         collect_population(task, spec, "all", PopulationConfig(**{**options, "epochs": 3}), tmp_path / "b", seed=5)
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -24,7 +23,7 @@ from pdiff_hub.checkpoints.index import INDEX_NAME, read_index
 from pdiff_hub.checkpoints.reading import read_folder
 from pdiff_hub.checkpoints.rows import PickedRows, Rows, TensorRows
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.transfer import Pushed, PushOptions, commit_of
+from pdiff_hub.transfer import Pushed, PushOptions, commit_of, temporary_folder
 from pdiff_hub.travelling.conditioner import ConditionSpec
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
@@ -265,9 +264,9 @@ class CheckpointDataset:
             if folder is not None:
                 pushed = push_folder(folder, repo_id, options)
             else:
-                with TemporaryDirectory() as temporary:
+                with temporary_folder("pdiff-checkpoints") as temporary:
                     self.save_pretrained(temporary)
-                    pushed = push_folder(Path(temporary), repo_id, options)
+                    pushed = push_folder(temporary, repo_id, options)
         self.hub_id, self.hub_revision = repo_id, pushed.commit
         return pushed.url
 

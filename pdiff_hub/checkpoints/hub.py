@@ -6,7 +6,6 @@ import operator
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -22,7 +21,17 @@ from pdiff_hub.checkpoints.reading import files_holding, read_folder
 from pdiff_hub.checkpoints.rows import Rows
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.safe_files import differences, write_json
-from pdiff_hub.transfer import Pushed, PushOptions, commit_of, is_repo_id, list_files, pull, push_files
+from pdiff_hub.transfer import (
+    Pushed,
+    PushOptions,
+    commit_of,
+    is_repo_id,
+    list_files,
+    pull,
+    push_files,
+    require_own,
+    temporary_folder,
+)
 
 _WHAT = "checkpoint data set"
 _CARD = "README.md"
@@ -33,18 +42,19 @@ def push_folder(folder: Path, repo_id: str, options: PushOptions) -> Pushed:
 
     Errors as in `read_folder` (a damaged set is not pushed) and `transfer.push_files`.
     """
+    require_own(folder / INDEX_NAME, folder)
     index = read_index(folder)
+    listed = [*index["data"], *index["shards"], *([index["frozen"]] if index["frozen"] else [])]
+    files = {entry["path"]: require_own(folder / entry["path"], folder) for entry in listed}
     _, table, _ = read_folder(folder, index)
-    with TemporaryDirectory() as temporary:
+    with temporary_folder("pdiff-checkpoints") as temporary:
         # Sets from older versions lack statistics and columns, which are made from the table here.
         rows, first = [entry["rows"] for entry in index["data"]], 0
         for entry, number in zip(index["data"], rows, strict=True):
             entry.setdefault("statistics", statistics_of(table.slice(first, number)))
             first += number
         index.setdefault("columns", columns_of(table))
-        described = _described(index, repo_id, Path(temporary))
-        listed = [*index["data"], *index["shards"], *([index["frozen"]] if index["frozen"] else [])]
-        files = {entry["path"]: folder / entry["path"] for entry in listed}
+        described = _described(index, repo_id, temporary)
         return push_files({**files, **described}, repo_id, repo_type="dataset", replaces=FILE_PATTERNS, **options)
 
 
@@ -82,8 +92,7 @@ def append(
             f"these checkpoints do not go with those of {repo_id!r} ({'; '.join(different)}): push them "
             "as a data set of their own."
         )
-    with TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+    with temporary_folder("pdiff-checkpoints") as folder:
         _require_same_frozen(index, frozen, repo_id, where, folder)
         try:
             grown = write_more(folder, index, rows, table)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import secrets
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from pdiff_hub.pipeline.opening import download
 from pdiff_hub.pipeline.pushing import push_saved_pipeline
 from pdiff_hub.recipes import recipe_of
 from pdiff_hub.records import Checkpoints, Results, RunFolder
-from pdiff_hub.transfer import PushOptions
+from pdiff_hub.transfer import PushOptions, require_own, staging
 from pdiff_hub.travelling.conditioner import ConditionSpec
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 from pdiff_hub.travelling.pipeline_pdiff import INDEX
@@ -184,18 +183,24 @@ def pull(
     directory = Path(directory).absolute()
     kind: Kind = "data set" if rows is not None else kind_of(repo_id, revision=revision, token=token)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    staged = directory.parent / f".unfinished-{directory.name}-{secrets.token_hex(4)}"
-    try:
+    with staging(directory.parent, directory.name) as staged:
         if kind == "pipeline":
             folder = download(repo_id, revision=revision, token=token)
             PDiffPipeline.from_pretrained(folder)  # raises an error that says what is wrong with it
-            shutil.copytree(folder, staged, ignore=shutil.ignore_patterns("*.py"))
+            _copy_files(folder, staged)
         else:
             _open_rows(repo_id, rows, revision, token).save_pretrained(staged)
         _put_in_place(staged, directory)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
     return kind
+
+
+def _copy_files(folder: Path, staged: Path) -> None:
+    """Copies all files but code."""
+    for file in folder.rglob("*"):
+        if not file.is_dir() and file.suffix != ".py":
+            target = staged / file.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(require_own(file, folder), target)
 
 
 def _open_rows(

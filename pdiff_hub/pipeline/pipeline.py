@@ -28,9 +28,9 @@ from pdiff_hub.pipeline.opening import download, load_arguments, rehearse
 from pdiff_hub.pipeline.pushing import push_pipeline
 from pdiff_hub.records import RunFolder
 from pdiff_hub.records.fingerprint import fingerprint
-from pdiff_hub.transfer import commit_of
+from pdiff_hub.transfer import commit_of, require_own
 from pdiff_hub.travelling import pipeline_pdiff
-from pdiff_hub.travelling.pipeline_pdiff import PDiffPipelineOutput, require_finite
+from pdiff_hub.travelling.pipeline_pdiff import COMPONENTS, CONDITIONER, PDiffPipelineOutput, require_finite
 
 
 class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
@@ -187,6 +187,9 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
         changed since. If `save_directory` holds such files of another pipeline, all but its recipe are removed.
         """
         target = RunFolder(Path(save_directory).resolve())
+        parts = [file for name in (*COMPONENTS, CONDITIONER) for file in (target.path / name).glob("*")]
+        for file in (target.index, *parts, *target.companions()):
+            require_own(file, target.path)  # a link there would let this write over a file elsewhere
         there = target.companions() if target.index.is_file() else []
         before = fingerprint(target) if there else None
         super().save_pretrained(target.path)
@@ -213,7 +216,7 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
             )
             return
         for file in companions:
-            shutil.copyfile(file, target.path / file.name)
+            shutil.copyfile(require_own(file, source.path), target.path / file.name)
 
     def push_to_hub(
         self,

@@ -6,7 +6,6 @@ import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Unpack
 
 import yaml
@@ -21,7 +20,7 @@ from pdiff_hub.records.components import weight_files
 from pdiff_hub.records.fingerprint import config_files
 from pdiff_hub.records.json_files import read_yaml
 from pdiff_hub.safe_files import read_json, write_json
-from pdiff_hub.transfer import Pushed, PushOptions, push_files
+from pdiff_hub.transfer import Pushed, PushOptions, push_files, require_own, temporary_folder
 from pdiff_hub.travelling import conditioner, param_autoencoder, pipeline_pdiff
 from pdiff_hub.travelling.pipeline_pdiff import (
     AUTOENCODER_CODE,
@@ -38,9 +37,9 @@ _CONDITIONAL_CODE = {**_CODE, CONDITIONER_CODE: conditioner.__file__}
 
 def push_pipeline(pipe: PDiffPipeline, repo_id: str, **options: Unpack[PushOptions]) -> Pushed:
     """Saves a pipeline and pushes it; options as in `PDiffPipeline.push_to_hub`."""
-    with TemporaryDirectory(prefix="pdiff-pipeline-") as name:
-        pipe.save_pretrained(name)
-        return push_saved_pipeline(pipe, RunFolder(Path(name)), repo_id, **options)
+    with temporary_folder("pdiff-pipeline") as folder:
+        pipe.save_pretrained(folder)
+        return push_saved_pipeline(pipe, RunFolder(folder), repo_id, **options)
 
 
 def push_saved_pipeline(
@@ -64,8 +63,8 @@ def push_saved_pipeline(
     replaces = [f"{name}/*" for name in (*COMPONENTS, CONDITIONER)]
     replaces += [str(file) for file in (ours.recipe, ours.results, ours.networks, ours.report, *ours.pictures())]
     options.setdefault("commit_message", "Upload pipeline")
-    with TemporaryDirectory(prefix="pdiff-push-") as name:
-        files = _described(pipe, folder, repo_id, checkpoints, recipe, RunFolder(Path(name)))
+    with temporary_folder("pdiff-push") as made:
+        files = _described(pipe, folder, repo_id, checkpoints, recipe, RunFolder(made))
         return push_files(files, repo_id, repo_type="model", replaces=replaces, **options)
 
 
@@ -110,7 +109,8 @@ def _shown(folder: RunFolder, made: RunFolder) -> dict[str, Path]:
     known += folder.pictures()
     for name in (*COMPONENTS[:2], *([CONDITIONER] if (folder.path / CONDITIONER).is_dir() else [])):
         known += [*weight_files(folder.path / name), folder.path / name / SAFE_WEIGHTS_INDEX_NAME]
-    files = {file.relative_to(folder.path).as_posix(): file for file in known if file.is_file()}
+    there = [require_own(file, folder.path) for file in known if file.exists()]
+    files = {file.relative_to(folder.path).as_posix(): file for file in there}
     for path, file in list(files.items()):
         if file.suffix in (".json", ".yaml"):
             found = read_json(file) if file.suffix == ".json" else read_yaml(file)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from pdiff_hub.errors import PdiffError
+from pdiff_hub.transfer.answers import checked_commit, checked_entry, require_few
 from pdiff_hub.transfer.errors import Place, RepoType, asked_delay, explained, is_transient
+from pdiff_hub.transfer.guard import HEADER, Watch, watching
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -20,9 +24,24 @@ if TYPE_CHECKING:
 # (5 times in 23 seconds). We retry the rest, and only a few times, so that all stays within some two minutes.
 BASE_DELAY = 1.0
 TRIES = 5
-TIMEOUT = 30.0  # seconds for the small requests; the client sets its own for downloads
-_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]|^[A-Za-z]:|^/")
+TIMEOUT = 20.0  # seconds for the small requests; the client sets its own for downloads
+_PIECE = 30.0  # seconds of a long pause, after which we say that it goes on
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\\]|^[A-Za-z]:|^/")
+# What git allows as the name of a branch or tag, and is a safe path in the client's cache.
+_REVISION = re.compile(
+    r"(?!/)(?!.*(//|\.\.|@\{|/\.|/$))[^.\x00-\x20\x7f-\x9f\ud800-\udfff~^:?*\[\\][^\x00-\x20\x7f-\x9f\ud800-\udfff~^:?*\[\\]{0,249}"
+)
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Client:
+    """The Hub's client for one transfer, its watch, and the headers by which the watch knows its requests."""
+
+    api: HfApi
+    watch: Watch
+    headers: dict[str, str]
 
 
 def is_repo_id(name: str) -> bool:
@@ -44,11 +63,17 @@ def place_of(repo_id: str, repo_type: RepoType, revision: str | None) -> Place:
             f'{repo_id!r} cannot be the name of a repository: give "user/name", of letters, digits, '
             "'-', '_' and '.', at most 96 each."
         )
+    if revision is not None and not _REVISION.fullmatch(revision):
+        raise PdiffError(f"{revision!r} cannot be the name of a revision: give a branch, a tag or a commit.")
     return Place(repo_id, repo_type, revision)
 
 
-def client(token: str | bool | None, place: Place, needs_token: bool = False) -> HfApi:
-    """The client. ConnectionError in offline mode; PermissionError if the token is malformed, or needed and missing."""
+@contextmanager
+def client(token: str | bool | None, place: Place, needs_token: bool = False) -> Iterator[Client]:
+    """The client, watched until the end of the block.
+
+    ConnectionError in offline mode; PermissionError if the token is malformed, or needed and missing.
+    """
     from huggingface_hub import HfApi, get_token, is_offline_mode
 
     if is_offline_mode():
@@ -60,35 +85,42 @@ def client(token: str | bool | None, place: Place, needs_token: bool = False) ->
         )
     if needs_token and (token is False or (token in (None, True) and get_token() is None)):
         raise PermissionError(f"pushing to the {place} needs a token: log in with `hf auth login` or set HF_TOKEN.")
-    return HfApi(token=token)
+    with watching(place) as watch, _progress_bars():
+        headers = {HEADER: watch.name}
+        yield Client(HfApi(token=token, headers=headers), watch, headers)
 
 
-def newest_commit(api: HfApi, place: Place) -> str:
+def newest_commit(hub: Client, place: Place) -> str:
     """The newest commit; "" if there is none yet."""
-    info = api.repo_info(place.repo_id, repo_type=place.repo_type, revision=place.revision, timeout=TIMEOUT)
-    return info.sha or ""
+    info = hub.api.repo_info(place.repo_id, repo_type=place.repo_type, revision=place.revision, timeout=TIMEOUT)
+    return "" if info.sha is None else checked_commit(info.sha, place)
 
 
 def commit_and_files(
-    api: HfApi, place: Place, find_head: Callable[[], str], tries: int = TRIES
+    hub: Client, place: Place, find_head: Callable[[], str], tries: int = TRIES
 ) -> tuple[str, dict[str, RepoFile]]:
     """The commit that `find_head` finds, and its files by path."""
     from huggingface_hub.hf_api import RepoFile
 
     def tree() -> dict[str, RepoFile]:
-        entries = api.list_repo_tree(place.repo_id, repo_type=place.repo_type, revision=head, recursive=True)
-        return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+        files: dict[str, RepoFile] = {}
+        hub.watch.new_listing()
+        for entry in hub.api.list_repo_tree(place.repo_id, repo_type=place.repo_type, revision=head, recursive=True):
+            if isinstance(entry, RepoFile):
+                files[entry.path] = checked_entry(entry, place)
+                require_few(len(files), place)
+        return files
 
     head = retried(find_head, place, tries)
-    return head, (retried(tree, place, tries=1) if head else {})  # the client itself retries this
+    return head, (retried(tree, place, min(tries, 2)) if head else {})  # the client itself retries this
 
 
-def checked_files(api: HfApi, place: Place, tries: int) -> tuple[str, dict[str, int]]:
-    """The newest commit and the size in bytes of each of its files; ValueError as in `check_name`."""
-    head, tree = commit_and_files(api, place, lambda: newest_commit(api, place), tries)
+def checked_files(hub: Client, place: Place, tries: int = TRIES) -> tuple[str, dict[str, RepoFile]]:
+    """The newest commit and its files by path; ValueError as in `check_name`."""
+    head, tree = commit_and_files(hub, place, lambda: newest_commit(hub, place), tries)
     for path in tree:
         check_name(path, place)
-    return head, {path: entry.size for path, entry in tree.items()}
+    return head, tree
 
 
 def retried(call: Callable[[], T], place: Place, tries: int = TRIES) -> T:
@@ -108,7 +140,12 @@ def retried(call: Callable[[], T], place: Place, tries: int = TRIES) -> T:
 
 def pause(number: int, failure: Exception) -> None:
     """Waits after the failure of try `number`, counted from 1."""
-    time.sleep(max(BASE_DELAY * 2 ** (number - 1), asked_delay(failure)))
+    seconds = max(BASE_DELAY * 2 ** (number - 1), asked_delay(failure))
+    while seconds > _PIECE:
+        logger.warning("The Hub asks for a pause; %.0f seconds of it are left.", seconds)
+        time.sleep(_PIECE)
+        seconds -= _PIECE
+    time.sleep(seconds)
 
 
 def check_name(path: str, place: Place) -> None:
@@ -122,7 +159,7 @@ def check_name(path: str, place: Place) -> None:
 
 
 @contextmanager
-def progress_bars() -> Iterator[None]:
+def _progress_bars() -> Iterator[None]:
     """Shows the client's progress bars in a terminal, and hides them elsewhere."""
     from huggingface_hub import constants
     from huggingface_hub.utils.tqdm import disable_progress_bars, progress_bar_states

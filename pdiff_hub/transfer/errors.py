@@ -7,16 +7,21 @@ client's errors are not chained to ours, and the token that was sent is removed 
 from __future__ import annotations
 
 import json
+import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pdiff_hub.errors import PdiffError
+from pdiff_hub.errors import PdiffError, printable
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
 RepoType = Literal["model", "dataset"]
 _KIND = {"model": "model repository", "dataset": "data set"}
+# Errors of the HTTP library about addresses and contents that no other try will change.
+_NO_HUB = ("UnsupportedProtocol", "TooManyRedirects", "DecodingError", "LocalProtocolError")
 _LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 
 
@@ -39,8 +44,16 @@ class Place:
         return f"{constants.ENDPOINT}/{prefix}{self.repo_id}" + (f"/commit/{commit}" if commit else "")
 
 
-class ChangedMeanwhileError(Exception):
-    """The repository got a new commit while it was read: read it again."""
+class UnansweredError(ConnectionError):
+    """No good answer came for so long that the transfer is given up."""
+
+
+class AskedToWaitError(ConnectionError):
+    """The server asks to wait for `seconds` before the next try; `final`: there is none."""
+
+    def __init__(self, message: str, *, seconds: float, final: bool):
+        super().__init__(message)
+        self.seconds, self.final = seconds, final
 
 
 def is_transient(error: Exception) -> bool:
@@ -48,6 +61,8 @@ def is_transient(error: Exception) -> bool:
     from huggingface_hub.errors import HfHubHTTPError
 
     error = _root(error)
+    if isinstance(error, AskedToWaitError):
+        return not error.final
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in (408, 429) or error.response.status_code >= 500
     # The parent class is HTTPError of the HTTP library that this version of the client uses. Three more errors mean a
@@ -55,7 +70,8 @@ def is_transient(error: Exception) -> bool:
     # connection that another thread closed (a RuntimeError).
     transport = HfHubHTTPError.__bases__[0]
     cut_off = isinstance(error, json.JSONDecodeError) or (type(error) is OSError and error.errno is None)
-    return isinstance(error, (transport, ChangedMeanwhileError)) or type(error) is RuntimeError or cut_off
+    lost = isinstance(error, transport) and type(error).__name__ not in _NO_HUB
+    return lost or type(error) is RuntimeError or cut_off
 
 
 def is_stale(error: Exception) -> bool:
@@ -64,10 +80,27 @@ def is_stale(error: Exception) -> bool:
 
 
 def asked_delay(error: Exception) -> float:
-    """Seconds that the server asks to wait (`Retry-After`), at most a minute; 0 if it asks for none."""
-    headers = getattr(getattr(_root(error), "response", None), "headers", {})
-    text = headers.get("retry-after", "")
-    return min(float(text), 60.0) if text.isdecimal() else 0.0
+    """Seconds to wait because the server asks for it, at most a minute for an answer as it came; 0 if it does not."""
+    error = _root(error)
+    if isinstance(error, AskedToWaitError):
+        return error.seconds
+    return min(asked_wait(getattr(getattr(error, "response", None), "headers", {})), 60.0)
+
+
+def asked_wait(headers: Mapping[str, str]) -> float:
+    """Seconds that a server asks to wait; 0 if it asks for none, infinity for more digits than any time has."""
+    after = re.fullmatch(r"\s*([0-9]+)\s*", headers.get("retry-after", ""))
+    reset = re.search(r";\s*r\s*=\s*0+\s*;\s*t\s*=\s*([0-9]+)", headers.get("ratelimit", ""))  # as the Hub's own
+    digits = [found[1].lstrip("0") or "0" for found in (after, reset) if found]
+    return max((float(each) if len(each) < 10 else math.inf for each in digits), default=0.0)
+
+
+def no_hub(place: Place, found: str) -> PdiffError:
+    """The error for an answer that no Hub gives."""
+    return PdiffError(
+        f"the server gave an answer about the {place} that no Hub gives ({found}): check HF_ENDPOINT, or try again "
+        "later; nothing of it was used."
+    )
 
 
 def stale(place: Place) -> PdiffError:
@@ -97,8 +130,12 @@ def explained(error: Exception, place: Place) -> Exception:
     if not isinstance(error, HfHubHTTPError):
         if isinstance(error, ValueError) and isinstance(error.__cause__, HfHubHTTPError):  # a card's bad front matter
             return PdiffError(" ".join(str(error).split()))
-        if not is_transient(error):
+        in_our_words = isinstance(error, (PdiffError, ConnectionError, PermissionError, FileNotFoundError))
+        if in_our_words or isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
             return error
+        if not is_transient(error):  # the client took an answer apart that was another one than a Hub's
+            what = f"{type(error).__name__}: {printable(' '.join(str(error).split()))[:200]}"
+            return no_hub(place, what.rstrip(": "))
         return ConnectionError(
             f"the connection to {place.url()} failed again and again ({type(error).__name__}): "
             "check the network and run this again; what was transferred is kept."
@@ -154,7 +191,7 @@ def _server_says(error: HfHubHTTPError) -> str:
     """A comma and the server's words in quotes, on one line, without the token that was sent; "" if it says nothing."""
     if not error.server_message:
         return ""
-    text = " ".join(error.server_message.split())
+    text = printable(" ".join(error.server_message.split()))
     token = error.response.request.headers.get("authorization", "").removeprefix("Bearer ").strip()
     if token:
         text = text.replace(token, "***")

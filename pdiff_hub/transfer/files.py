@@ -12,19 +12,20 @@ before, unless the answer to a commit was lost.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from pdiff_hub.errors import PdiffError
+from pdiff_hub.transfer.answers import COMMIT, checked_commit, is_same
+from pdiff_hub.transfer.cache import note_commit, noted_commit, repository_in_cache, require_content, require_room
 from pdiff_hub.transfer.client import (
     TIMEOUT,
     TRIES,
+    Client,
     check_name,
     checked_files,
     client,
@@ -33,27 +34,18 @@ from pdiff_hub.transfer.client import (
     newest_commit,
     pause,
     place_of,
-    progress_bars,
     retried,
 )
-from pdiff_hub.transfer.errors import (
-    ChangedMeanwhileError,
-    Place,
-    RepoType,
-    explained,
-    is_stale,
-    is_transient,
-    stale,
-)
+from pdiff_hub.transfer.errors import Place, RepoType, explained, is_stale, is_transient, stale
+from pdiff_hub.transfer.guard import MOST_BYTES
+from pdiff_hub.transfer.staging import remove_partial_downloads
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
 __all__ = ["PushOptions", "Pushed", "RepoType", "commit_of", "is_repo_id", "list_files", "pull", "push_files"]
 
 _TRIES_WITH_COPY = 2  # where a copy in the cache can be used instead
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _MANAGED_BY_THE_HUB = ".gitattributes"
 logger = logging.getLogger(__name__)
 
@@ -109,17 +101,16 @@ def push_files(
         check_name(path, place)
         if not local.is_file():
             raise FileNotFoundError(f"{local} does not exist; it was to become {path} of the {place}.")
-    api = client(token, place, needs_token=True)
-    with progress_bars():
-        head, tree = commit_and_files(api, place, lambda: _head_to_push_to(api, place, private))
+    with client(token, place, needs_token=True) as hub:
+        head, tree = commit_and_files(hub, place, lambda: _head_to_push_to(hub, place, private))
         if parent_commit not in (None, head):
             raise stale(place)
-        uploaded = tuple(path for path, local in files.items() if not _is_same(tree.get(path), local))
+        uploaded = tuple(path for path, local in files.items() if not is_same(tree.get(path), local))
         deleted = tuple(path for path in tree if path not in files and any(fnmatch(path, glob) for glob in replaces))
         push = _Push(place, head, tree, {path: files[path] for path in uploaded}, deleted)
         if not uploaded and not deleted:
             return push.done(head)
-        return push.commit(api, commit_message, create_pr)
+        return push.commit(hub, commit_message, create_pr)
 
 
 @dataclass(frozen=True)
@@ -135,13 +126,14 @@ class _Push:
     def done(self, commit: str, url: str | None = None) -> Pushed:
         return Pushed(self.place.repo_id, commit, url or self.place.url(commit), tuple(self.files), self.deleted)
 
-    def commit(self, api: HfApi, message: str, create_pr: bool) -> Pushed:
+    def commit(self, hub: Client, message: str, create_pr: bool) -> Pushed:
         """Tries until the commit is there. If an answer is lost, the commit is found by its content, not made twice."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+        from huggingface_hub.errors import HfHubHTTPError
 
         for number in range(1, TRIES + 1):
             try:
-                info = api.create_commit(
+                info = hub.api.create_commit(
                     self.place.repo_id,
                     [
                         *(CommitOperationAdd(path, local) for path, local in self.files.items()),
@@ -153,7 +145,7 @@ class _Push:
                     parent_commit=self.head or None,
                     create_pr=create_pr,
                 )
-                return self.done(info.oid, info.pr_url)
+                return self.done(checked_commit(info.oid, self.place), self._own_url(info.pr_url))
             except Exception as error:  # raised again below, in our words
                 failure = error
             if create_pr and is_transient(failure):  # another try could open a second pull request
@@ -161,25 +153,31 @@ class _Push:
                     f"the connection failed while a pull request was opened: look whether it is at "
                     f"{self.place.url()}/discussions before you push again."
                 )
-            if not (is_transient(failure) or is_stale(failure)):
+            refused = isinstance(failure, HfHubHTTPError) and not is_transient(failure)
+            if refused and not is_stale(failure):
                 break
-            now, tree = commit_and_files(api, self.place, lambda: newest_commit(api, self.place))
+            now, tree = commit_and_files(hub, self.place, lambda: newest_commit(hub, self.place))
             if now != self.head:
                 if self._is_there(tree):
                     return self.done(now)
                 raise stale(self.place)
-            if is_stale(failure):
+            if not is_transient(failure):
                 break
             if number < TRIES:
                 pause(number, failure)
         raise explained(failure, self.place)
+
+    def _own_url(self, url: object) -> str | None:
+        """The URL of a pull request, as the Hub says it."""
+        ours = isinstance(url, str) and url.startswith(self.place.url()) and url.isprintable()
+        return str(url) if ours else None
 
     def _is_there(self, tree: Mapping[str, RepoFile]) -> bool:
         """Whether `tree` is what this commit should make of the files of `head`."""
         kept = self.tree.keys() - self.files.keys() - set(self.deleted)
         if (tree.keys() ^ (kept | self.files.keys())) - {_MANAGED_BY_THE_HUB}:
             return False
-        return all(_is_same(tree.get(path), local) for path, local in self.files.items()) and all(
+        return all(is_same(tree.get(path), local) for path, local in self.files.items()) and all(
             tree[path].blob_id == self.tree[path].blob_id for path in kept - {_MANAGED_BY_THE_HUB}
         )
 
@@ -192,7 +190,9 @@ def list_files(
     ValueError if a file's name could lead out of a folder.
     """
     place = place_of(repo_id, repo_type, revision)
-    return checked_files(client(token, place), place, TRIES)
+    with client(token, place) as hub:
+        head, tree = checked_files(hub, place)
+    return head, {path: entry.size for path, entry in tree.items()}
 
 
 def pull(
@@ -210,7 +210,8 @@ def pull(
 ) -> Path:
     """Downloads what the client's cache lacks of a repository; -> the repository's folder in the cache.
 
-    If the network fails, the copy in the cache is used, with a warning. HF_HUB_OFFLINE=1 uses it without one.
+    If the network fails, the copy in the cache is used, with a warning. HF_HUB_OFFLINE=1 uses it without one. What
+    arrives is compared with the SHA-256 (or git's SHA-1, for small files) that the Hub lists.
 
     Args:
         what: what the repository should be, for errors, such as "pipeline".
@@ -221,22 +222,22 @@ def pull(
     """
     from huggingface_hub import is_offline_mode, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils._paths import filter_repo_objects
 
     place = place_of(repo_id, repo_type, revision)
+    cache = repository_in_cache(place, cache_dir)
+    patterns: dict[str, Any] = {
+        "allow_patterns": None if allow_patterns is None else list(allow_patterns),
+        "ignore_patterns": None if ignore_patterns is None else list(ignore_patterns),
+    }
+    where: dict[str, Any] = {"repo_type": repo_type, "token": token, "cache_dir": cache_dir, **patterns}
 
-    def snapshot(only_here: bool) -> Path:
-        return Path(
-            snapshot_download(
-                repo_id,
-                repo_type=repo_type,
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                local_files_only=only_here,
-                allow_patterns=None if allow_patterns is None else list(allow_patterns),
-                ignore_patterns=None if ignore_patterns is None else list(ignore_patterns),
-            )
-        )
+    def copy_here() -> Path | None:
+        try:
+            copy = Path(snapshot_download(repo_id, revision=revision, local_files_only=True, **where))
+        except (LocalEntryNotFoundError, OSError, ValueError):  # a damaged cache has no copy
+            return None
+        return copy if copy.parent == cache / "snapshots" and COMMIT.fullmatch(copy.name) else None
 
     def require(names: Iterable[str]) -> None:
         if required not in names:
@@ -244,10 +245,7 @@ def pull(
                 f"the {place} at revision {revision or 'main'!r} is no {what} of this package: it has no {required}."
             )
 
-    try:
-        copy = snapshot(only_here=True)
-    except LocalEntryNotFoundError:
-        copy = None
+    copy = copy_here()
     if local_files_only or is_offline_mode():
         if copy is None:
             gone = f"the cache holds no whole copy of the {place} at revision {revision or 'main'!r}"
@@ -256,70 +254,73 @@ def pull(
             raise ConnectionError(f"{gone}, and offline mode is on: unset HF_HUB_OFFLINE and pull it once.")
         require([required] if (copy / required).is_file() else [])
         return copy
-    api = client(token, place)
 
-    def newest() -> Path:
+    def newest(hub: Client) -> Path:
         try:
-            head, sizes = checked_files(api, place, TRIES if copy is None else _TRIES_WITH_COPY)
+            head, tree = checked_files(hub, place, TRIES if copy is None else _TRIES_WITH_COPY)
         except ConnectionError as error:
             if copy is None or not (copy / required).is_file():
                 raise
             logger.warning("Using the copy of the %s in the cache, commit %s: %s", place, copy.name[:8], error)
             return copy
-        require(sizes)
-        folder = snapshot(only_here=False)
-        if folder.name != head:
-            raise ChangedMeanwhileError
+        require(tree)
+        folder = cache / "snapshots" / head
+        wanted = filter_repo_objects(tree, **patterns)
+        new = noted_commit(cache, revision) != head  # what a killed pull left of it was not compared yet
+        files = {path: tree[path] for path in wanted}
+        missing = {path: entry for path, entry in files.items() if not (folder / path).exists()}
+        require_room(missing, cache, place)
+        remove_partial_downloads(cache)
+        hub.watch.new_listing()
+        hub.watch.most_bytes = max((entry.size for entry in missing.values()), default=0) + MOST_BYTES
+        failure = None
+        try:
+            # By the commit and not by the name of a branch, of which the server could say something else meanwhile.
+            snapshot_download(repo_id, revision=head, headers=hub.headers, **where)
+        except Exception as error:  # raised again below; some files may have arrived
+            failure = error
+        require_content(files if new else missing, folder, place)
+        if failure is not None:
+            raise failure
+        note_commit(cache, revision, head)
         return folder
 
-    with progress_bars():
-        return retried(newest, place)
+    with client(token, place) as hub:
+        return retried(lambda: newest(hub), place)
 
 
 def commit_of(snapshot: Path) -> str:
     """The commit (40 hexadecimal digits) of a folder that `pull` returned."""
-    if not _COMMIT.fullmatch(snapshot.name):
+    if not COMMIT.fullmatch(snapshot.name):
         raise PdiffError(f"{snapshot} is no folder of the Hub's cache: its name is no commit.")
     return snapshot.name
 
 
-def _head_to_push_to(api: HfApi, place: Place, private: bool | None) -> str:
+def _head_to_push_to(hub: Client, place: Place, private: bool | None) -> str:
     """The commit to push on top of. Makes the repository and the branch if they do not exist."""
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     main = replace(place, revision=None)
     try:
-        newest_commit(api, main)
+        newest_commit(hub, main)
     except RepositoryNotFoundError as error:
         if error.response.status_code != 404:
             raise
-        api.create_repo(place.repo_id, repo_type=place.repo_type, private=private, exist_ok=True)
-    if private and not api.repo_info(place.repo_id, repo_type=place.repo_type, timeout=TIMEOUT).private:
+        hub.api.create_repo(place.repo_id, repo_type=place.repo_type, private=private, exist_ok=True)
+    if private and not hub.api.repo_info(place.repo_id, repo_type=place.repo_type, timeout=TIMEOUT).private:
         raise PdiffError(
             f"the {place} is public already: make it private in its settings at {place.url()}, or push "
             "without private=True."
         )
     try:
-        head = newest_commit(api, place)
+        head = newest_commit(hub, place)
     except RevisionNotFoundError:
         if place.revision is None:
             return ""
-        api.create_branch(place.repo_id, repo_type=place.repo_type, branch=place.revision, exist_ok=True)
-        head = newest_commit(api, place)
+        hub.api.create_branch(place.repo_id, repo_type=place.repo_type, branch=place.revision, exist_ok=True)
+        head = newest_commit(hub, place)
     if place.revision == head:
         raise PdiffError(
             f"revision {place.revision!r} is a commit, which nothing can be added to: give a branch of the {place}."
         )
     return head
-
-
-def _is_same(entry: RepoFile | None, local: Path) -> bool:
-    """Whether a file in a repository has the content of a local one."""
-    if entry is None or entry.size != local.stat().st_size:
-        return False
-    with local.open("rb") as file:
-        if entry.lfs is not None:
-            return hashlib.file_digest(file, "sha256").hexdigest() == entry.lfs.sha256
-        digest = hashlib.sha1(f"blob {entry.size}\0".encode(), usedforsecurity=False)  # git's name of the content
-        digest.update(file.read())  # what is not in LFS is small
-        return digest.hexdigest() == entry.blob_id

@@ -6,6 +6,8 @@ Shapes: K networks, R networks of one part, P parameters.
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -18,7 +20,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.checkpoints.index import INDEX_NAME
+from pdiff_hub.checkpoints.index import INDEX_NAME, read_index
 from pdiff_hub.checkpoints.rows import pieces_of
 from pdiff_hub.collect.alignment import align_to_mean, require_alignable
 from pdiff_hub.collect.journal import CheckpointJournal, TrainingState
@@ -29,12 +31,13 @@ from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import build_network
 from pdiff_hub.networks.dry_run import build_checked
 from pdiff_hub.prediction.predictions import SplitImages, evaluate
-from pdiff_hub.safe_files import require_same_settings
+from pdiff_hub.safe_files import read_json, require_same_settings
 from pdiff_hub.safe_files.lock import alone_in
 from pdiff_hub.tasks import Task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _SAMPLE = 16  # inputs on which alignment is checked
+_SHARE = re.compile(r"seeds-\d+-of-\d+")
 
 
 @dataclass(frozen=True)
@@ -246,16 +249,34 @@ def _join(
         params_KP, layout, network=spec, task=task.spec, frozen=frozen, metadata=metadata, collect=collect
     )
     dataset.save_pretrained(directory)
-    _remove_shares(directory)
+    _remove_shares(directory, settings)
 
 
 def _finished(directory: Path, settings: dict[str, Any]) -> CheckpointDataset:
     dataset = CheckpointDataset.from_pretrained(directory)
     require_same_settings(directory, dataset.collect.get("settings", {}), settings)
-    _remove_shares(directory)  # a kill may have come after the data set was saved, but before this
+    _remove_shares(directory, settings)  # a kill may have come after the data set was saved, but before this
     return dataset
 
 
-def _remove_shares(directory: Path) -> None:
+def _remove_shares(directory: Path, settings: dict[str, Any]) -> None:
+    """Removes the shares of this collection, of any number of processes, and no other folder that is called so."""
     for share in directory.glob("seeds-*-of-*"):
+        if _SHARE.fullmatch(share.name) and not share.is_symlink() and _is_share_of(share, settings):
+            share.rename(directory / f".removed-{share.name}")  # a kill while files are removed leaves this name
+    for share in directory.glob(".removed-seeds-*-of-*"):
         shutil.rmtree(share, ignore_errors=True)
+
+
+def _is_share_of(share: Path, settings: dict[str, Any]) -> bool:
+    """Whether the collection with these settings wrote `share`, whole or in parts. An empty folder is nobody's."""
+    if not share.is_dir() or not any(share.iterdir()):
+        return share.is_dir()
+    try:
+        if (share / INDEX_NAME).exists():
+            found = read_index(share)["collect"].get("settings")
+        else:
+            found = read_json(share / "parts" / "settings.json").get("settings")
+    except (OSError, PdiffError):
+        return False
+    return found == json.loads(json.dumps(settings))

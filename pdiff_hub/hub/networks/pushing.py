@@ -12,7 +12,6 @@ If transformers has a class for the network, `AutoModelForImageClassification` o
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -34,7 +33,7 @@ from pdiff_hub.pipeline.public import public
 from pdiff_hub.records import NetworksFolder, Results, RunFolder
 from pdiff_hub.records.fingerprint import fingerprint
 from pdiff_hub.safe_files import write_json
-from pdiff_hub.transfer import is_repo_id, list_files, push_files
+from pdiff_hub.transfer import is_repo_id, list_files, push_files, temporary_folder
 
 _PROCESSOR = "preprocessor_config.json"
 # Files that an earlier network of another kind or size may have left in the same repository.
@@ -108,8 +107,7 @@ def push_network(
         accuracy=accuracy,
         results=known.results,
     )
-    with tempfile.TemporaryDirectory(prefix="pdiff-network-") as name:
-        directory = Path(name)
+    with temporary_folder("pdiff-network") as directory:
         if transformers:
             _write_for_transformers(directory, pipe.build_network(state), spec, images)
         else:
@@ -167,8 +165,8 @@ class _Known:
 def _known(pipe: PDiffPipeline, token: str | bool | None) -> _Known:
     """ValueError if `pipe` is from the Hub and differs from it: what the card says would then give other networks."""
     if pipe.hub_id is None:
-        with tempfile.TemporaryDirectory(prefix="pdiff-pipeline-") as name:
-            folder = RunFolder(Path(name))
+        with temporary_folder("pdiff-pipeline") as temporary:
+            folder = RunFolder(temporary)
             pipe.save_pretrained(folder.path)  # with its results and card, if they are of these weights
             digests = {path: digest for path, digest in fingerprint(folder).items() if path.endswith(".safetensors")}
             return _Known(digests, _licence(folder), _results(folder))
