@@ -16,6 +16,7 @@ from pdiff_hub.checkpoints.rows import PickedRows, Rows, as_rows
 from pdiff_hub.errors import PdiffError
 
 _SLICE_BYTES = 64 << 20  # for the float64 copies of both sets in one slice of P
+_CACHED_BYTES = 2 << 20  # of them, for what is worked on at once: several passes, which a processor's cache makes fast
 _PRODUCT_BYTES = 256 << 20  # for the float64 products of a block of queries with all references
 
 
@@ -52,12 +53,18 @@ def _nearest_l2(query: Rows, block: range, reference: Rows, *, leave_one_out: bo
     gram_BK = torch.zeros(len(block), reference.num_rows, dtype=torch.float64)
     square_B = torch.zeros(len(block), dtype=torch.float64)
     square_K = torch.zeros(reference.num_rows, dtype=torch.float64)
-    for query_Bp, reference_Kp in _slices(query, reference, block):
-        mean_p = reference_Kp.mean(dim=0)
-        query_Bp, reference_Kp = query_Bp - mean_p, reference_Kp - mean_p
-        gram_BK += query_Bp @ reference_Kp.T
-        square_B += query_Bp.square().sum(dim=1)
-        square_K += reference_Kp.square().sum(dim=1)
+    columns = max(1, _CACHED_BYTES // (8 * (len(block) + reference.num_rows)))
+    for start, stop in _spans(query.num_params, len(block) + reference.num_rows):
+        query_BS = query.read(block.start, block.stop, start, stop).cpu()
+        reference_KS = reference.read(0, reference.num_rows, start, stop).cpu()
+        for query_Bp, reference_Kp in zip(query_BS.split(columns, 1), reference_KS.split(columns, 1), strict=True):
+            query_Bp, reference_Kp = query_Bp.double(), reference_Kp.double()
+            mean_p = reference_Kp.mean(dim=0)
+            query_Bp -= mean_p
+            reference_Kp -= mean_p
+            gram_BK.addmm_(query_Bp, reference_Kp.T)
+            square_B += torch.linalg.vector_norm(query_Bp, dim=1).square()
+            square_K += torch.linalg.vector_norm(reference_Kp, dim=1).square()
     distance_BK = gram_BK.mul_(-2).add_(square_B[:, None]).add_(square_K[None, :])
     _require_finite(square_B, square_K)
     if leave_one_out:
@@ -66,9 +73,9 @@ def _nearest_l2(query: Rows, block: range, reference: Rows, *, leave_one_out: bo
     nearest = PickedRows(reference, chosen.tolist())  # a few networks have few, and the others need not be read again
     total_B = torch.zeros(len(block), dtype=torch.float64)
     for start, stop in _spans(query.num_params, len(block) + reference.num_rows):
-        query_Bp = query.read(block.start, block.stop, start, stop).cpu().double()
-        nearest_kp = nearest.read(0, nearest.num_rows, start, stop).double()
-        total_B += (query_Bp - nearest_kp[place_B]).square().sum(dim=1)
+        difference_BS = query.read(block.start, block.stop, start, stop).cpu().double()
+        difference_BS -= nearest.read(0, nearest.num_rows, start, stop)[place_B]
+        total_B += difference_BS.square_().sum(dim=1)
     return total_B.sqrt()
 
 
@@ -95,17 +102,10 @@ def spread_ratio(generated_BP: Tensor | Rows, original_KP: Tensor | Rows) -> flo
     return float((generated / original) ** 0.5)
 
 
-def _slices(first: Rows, second: Rows, block: range | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Two sets of networks [*,P] in slices of P, float64 on the CPU; both slices together fit into `_SLICE_BYTES`.
-
-    block: the rows of the first set to read; None means all.
-    """
-    block = range(first.num_rows) if block is None else block
-    for start, stop in _spans(first.num_params, len(block) + second.num_rows):
-        yield (
-            first.read(block.start, block.stop, start, stop).cpu().double(),
-            second.read(0, second.num_rows, start, stop).cpu().double(),
-        )
+def _slices(*sets: Rows) -> Iterator[list[Tensor]]:
+    """Sets of networks [*,P] in slices of P, float64 on the CPU; their slices together fit into `_SLICE_BYTES`."""
+    for start, stop in _spans(sets[0].num_params, sum(each.num_rows for each in sets)):
+        yield [each.read(0, each.num_rows, start, stop).cpu().double() for each in sets]
 
 
 def _spans(num_params: int, num_networks: int) -> Iterator[tuple[int, int]]:
