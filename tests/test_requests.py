@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from functools import cache
 from html import unescape
@@ -211,6 +212,22 @@ def test_a_finished_family_run_is_audited_the_same(family_run: tuple[Path, Resul
     audited = RunFolder(tmp_path / "audit").read_results()
     assert audited is not None and audited.measured is not None and results.measured is not None
     assert audited.measured.requests == results.measured.requests
+
+
+def test_an_audit_of_a_family_measures_all_or_says_that_it_cannot(
+    family_run: tuple[Path, Results], tmp_path: Path
+) -> None:
+    folder, _ = family_run
+    alone = tmp_path / "alone"
+    shutil.copytree(folder, alone, ignore=shutil.ignore_patterns("checkpoints"))
+    for place, metrics in ((folder, ["accuracy"]), (folder, ["frontier"]), (alone, ["accuracy"]), (alone, [])):
+        options = [each for metric in metrics for each in ("--metric", metric)]
+        failed = CliRunner().invoke(app, ["audit", str(place), *options, "--output-dir", str(tmp_path / "none")])
+        assert isinstance(failed.exception, ValueError) and not (tmp_path / "none").exists()
+        assert str(failed.exception) == (
+            f"each network of {place} has a task of its own, so an audit asks for networks of held-out tasks and "
+            "measures all that comes of it: give no metric, and the folder of its run, which holds checkpoints/."
+        )
 
 
 def test_a_family_without_its_held_out_networks_is_refused(family_run: tuple[Path, Results], tmp_path: Path) -> None:

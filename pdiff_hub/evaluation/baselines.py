@@ -2,7 +2,8 @@
 
 Each baseline is a function `(dataset, num_models, generator, ...) -> float32 [B,P]` on the CPU, in raw weight units.
 `generator` (on the CPU) is the only source of randomness. `baseline_variants` lists all baselines at the settings that
-are reported. A running variance that comes out negative is set to 0, because a network with it would answer NaN.
+are reported; `Variant.blocks` makes networks when they are needed, so that memory does not grow with their number. A
+running variance that comes out negative is set to 0, because a network with it would answer NaN.
 
 Each raises ValueError for num_models below 1, a noise not above 0, and fewer checkpoints than it needs: 3 for a
 distribution, 2 for `average_of` and `interpolation`, 1 for the others.
@@ -32,6 +33,7 @@ NOISE_RAW = (0.06, 0.12)  # arXiv 2506.07998, in raw weight units
 NOISE_STANDARDISED = (0.001, 0.05, 0.15)  # p-diff's authors, in units of each tensor's standard deviation
 _AVERAGED = 16
 _LAST_DEVIATIONS = 20
+_BLOCK_BYTES = 512 << 20  # of networks that are made at once
 _SLICE_BYTES = 64 << 20  # for the float64 copies of checkpoints and networks in one slice of P
 _DISTRIBUTION = 3  # the least number of checkpoints that a distribution is fitted to
 
@@ -43,6 +45,16 @@ class Variant:
     name: str
     method: str
     make: Make
+
+    def blocks(self, dataset: CheckpointDataset, num_models: int, generator: torch.Generator) -> Iterator[Tensor]:
+        """The same number of networks, float32 [b,P] at a time: as many as fit into 512 MiB, and at least one.
+
+        One block is exactly what `make` makes; of more blocks, each goes on with the generator. A caller who drops a
+        block before he takes the next holds no more than one.
+        """
+        size = max(1, _BLOCK_BYTES // (4 * dataset.layout.num_params))
+        for first in range(0, num_models, size):
+            yield self.make(dataset, min(size, num_models - first), generator)
 
 
 def baseline_variants(

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pdiff_hub.checkpoints.rows import Rows, as_rows
+from pdiff_hub.checkpoints.rows import PickedRows, Rows, as_rows
 from pdiff_hub.errors import PdiffError
 
 _SLICE_BYTES = 64 << 20  # for the float64 copies of both sets in one slice of P
+_CACHED_BYTES = 2 << 20  # of them, for what is worked on at once: several passes, which a processor's cache makes fast
 _PRODUCT_BYTES = 256 << 20  # for the float64 products of a block of queries with all references
 
 
@@ -52,19 +53,29 @@ def _nearest_l2(query: Rows, block: range, reference: Rows, *, leave_one_out: bo
     gram_BK = torch.zeros(len(block), reference.num_rows, dtype=torch.float64)
     square_B = torch.zeros(len(block), dtype=torch.float64)
     square_K = torch.zeros(reference.num_rows, dtype=torch.float64)
-    for query_Bp, reference_Kp in _slices(query, reference, block):
-        mean_p = reference_Kp.mean(dim=0)
-        query_Bp, reference_Kp = query_Bp - mean_p, reference_Kp - mean_p
-        gram_BK += query_Bp @ reference_Kp.T
-        square_B += query_Bp.square().sum(dim=1)
-        square_K += reference_Kp.square().sum(dim=1)
+    columns = max(1, _CACHED_BYTES // (8 * (len(block) + reference.num_rows)))
+    for start, stop in _spans(query.num_params, len(block) + reference.num_rows):
+        query_BS = query.read(block.start, block.stop, start, stop).cpu()
+        reference_KS = reference.read(0, reference.num_rows, start, stop).cpu()
+        for query_Bp, reference_Kp in zip(query_BS.split(columns, 1), reference_KS.split(columns, 1), strict=True):
+            query_Bp, reference_Kp = query_Bp.double(), reference_Kp.double()
+            mean_p = reference_Kp.mean(dim=0)
+            query_Bp -= mean_p
+            reference_Kp -= mean_p
+            gram_BK.addmm_(query_Bp, reference_Kp.T)
+            square_B += torch.linalg.vector_norm(query_Bp, dim=1).square()
+            square_K += torch.linalg.vector_norm(reference_Kp, dim=1).square()
     distance_BK = gram_BK.mul_(-2).add_(square_B[:, None]).add_(square_K[None, :])
+    _require_finite(square_B, square_K)
     if leave_one_out:
         distance_BK.diagonal(block.start).fill_(torch.inf)
-    nearest_B = distance_BK.argmin(dim=1)
+    chosen, place_B = distance_BK.argmin(dim=1).unique(return_inverse=True)
+    nearest = PickedRows(reference, chosen.tolist())  # a few networks have few, and the others need not be read again
     total_B = torch.zeros(len(block), dtype=torch.float64)
-    for query_Bp, reference_Kp in _slices(query, reference, block):
-        total_B += (query_Bp - reference_Kp[nearest_B]).square().sum(dim=1)
+    for start, stop in _spans(query.num_params, len(block) + reference.num_rows):
+        difference_BS = query.read(block.start, block.stop, start, stop).cpu().double()
+        difference_BS -= nearest.read(0, nearest.num_rows, start, stop)[place_B]
+        total_B += difference_BS.square_().sum(dim=1)
     return total_B.sqrt()
 
 
@@ -85,24 +96,29 @@ def spread_ratio(generated_BP: Tensor | Rows, original_KP: Tensor | Rows) -> flo
     for generated_Bp, original_Kp in _slices(*sets):
         generated += float(generated_Bp.var(dim=0).sum())
         original += float(original_Kp.var(dim=0).sum())
+    _require_finite(torch.tensor([generated, original], dtype=torch.float64))
     if original == 0.0:
         raise PdiffError("all original networks are the same, so there is no spread to compare with.")
     return float((generated / original) ** 0.5)
 
 
-def _slices(first: Rows, second: Rows, block: range | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Two sets of networks [*,P] in slices of P, float64 on the CPU; both slices together fit into `_SLICE_BYTES`.
+def _slices(*sets: Rows) -> Iterator[list[Tensor]]:
+    """Sets of networks [*,P] in slices of P, float64 on the CPU; their slices together fit into `_SLICE_BYTES`."""
+    for start, stop in _spans(sets[0].num_params, sum(each.num_rows for each in sets)):
+        yield [each.read(0, each.num_rows, start, stop).cpu().double() for each in sets]
 
-    block: the rows of the first set to read; None means all.
-    """
-    block = range(first.num_rows) if block is None else block
-    step = max(1, _SLICE_BYTES // (8 * (len(block) + second.num_rows)))
-    for start in range(0, first.num_params, step):
-        stop = min(start + step, first.num_params)
-        yield (
-            first.read(block.start, block.stop, start, stop).cpu().double(),
-            second.read(0, second.num_rows, start, stop).cpu().double(),
-        )
+
+def _spans(num_params: int, num_networks: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of the slices of P in which so many networks are read."""
+    step = max(1, _SLICE_BYTES // (8 * num_networks))
+    for start in range(0, num_params, step):
+        yield start, min(start + step, num_params)
+
+
+def _require_finite(*sums: Tensor) -> None:
+    # The float64 sum of squares of float32 numbers is finite exactly if they all are: no pass is needed to look.
+    if not all(bool(each.isfinite().all()) for each in sums):
+        raise PdiffError("parameters hold NaN or Inf; expected finite numbers.")
 
 
 def _check(first: Rows, second: Rows) -> None:
@@ -116,6 +132,3 @@ def _check(first: Rows, second: Rows) -> None:
         raise PdiffError(
             f"networks have {first.num_params} and {second.num_params} parameters; expected two sets of one layout."
         )
-    for first_Bp, second_Kp in _slices(first, second):
-        if not bool(first_Bp.isfinite().all()) or not bool(second_Kp.isfinite().all()):
-            raise PdiffError("parameters hold NaN or Inf; expected finite numbers.")

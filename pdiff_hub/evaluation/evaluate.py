@@ -80,8 +80,8 @@ def evaluate_networks(
     Args:
         network: any instance of the architecture; its weights are not used.
         originals: the checkpoints that the generator was trained on.
-        generated_BP: float32 [B,P], raw weight units. `Rows` and the originals are read when needed, so that memory
-            does not grow with their number.
+        generated_BP: float32 [B,P], raw weight units. `Rows` and the originals are read when needed, and baselines
+            are made when needed, so that memory does not grow with their number.
         deviation_r2: as training measured it on held-out checkpoints.
         fresh: checkpoints that it was not trained on: what a network that is really new would get. Without them,
             copies cannot be counted.
@@ -120,9 +120,8 @@ def evaluate_networks(
     for variant in variants:
         if variant.name in measured:
             continue
-        generator = generator_of(seed, variant.name)
-        params_BP = variant.make(originals, num_models, generator)
-        measured[variant.name] = measure(params_BP, decoded=variant.method == "autoencoder")
+        blocks = variant.blocks(originals, num_models, generator_of(seed, variant.name))
+        measured[variant.name] = measure.in_blocks(blocks, decoded=variant.method == "autoencoder")
         methods[variant.name] = variant.method
     accuracy = {name: each.judged.test.accuracy_B for name, each in measured.items()}
     by_errors = _by_method(

@@ -69,6 +69,24 @@ def fine_tuned(
         inputs_NCHW = task.augment(task.inputs(task.train, index_N), generator)
         return inputs_NCHW.to(device), task.train.labels_N[index_N].to(device)
 
+    def train(rows: list[int]) -> dict[str, Tensor]:
+        # A function, so that gradients and moments of a group are gone before the next one begins.
+        read = layout.stack(dataset.select_rows(rows).params_KP.to(device))
+        stacked = {name: read.pop(name).float().clone() for name in selected}
+        del read
+        leaves = {name: stacked[name].requires_grad_() for name in trained}
+        # AdamW treats each number by itself, so on stacked weights it acts as one AdamW per network.
+        optimizer = torch.optim.AdamW(leaves.values(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY, fused=True)
+        for _ in range(steps):
+            inputs_NCHW, labels_N = batch()
+            logits_bnc = together(stacked, inputs_NCHW).float()
+            loss_bN = F.cross_entropy(logits_bnc.flatten(0, 1), labels_N.repeat(len(rows)), reduction="none")
+            optimizer.zero_grad()
+            torch.autograd.backward(loss_bN.sum() / _BATCH)  # a network's loss depends on its own weights only
+            optimizer.step()
+            progress.update(len(rows))
+        return {name: tensor.detach() for name, tensor in stacked.items()}
+
     params_BP = torch.empty(num_models, layout.num_params)
     show = tqdm(total=num_models * steps, desc="fine-tune", unit="step", delay=2, disable=None, file=sys.stderr)
     with eval_mode(network), show as progress:
@@ -79,22 +97,10 @@ def fine_tuned(
         size = min(len(dataset), max(1, _GROUP_BYTES // _step_bytes(forward, own, trained, probe)))
         for b in range(0, num_models, size):
             networks = slice(b, min(b + size, num_models))
-            rows = torch.randperm(len(dataset), generator=generator)[: networks.stop - b].tolist()
-            stacked = layout.stack(dataset.select_rows(rows).params_KP.to(device))
-            stacked = {name: stacked[name].float() for name in selected}
-            leaves = {name: stacked[name].clone().requires_grad_() for name in trained}
-            # AdamW treats each number by itself, so on stacked weights it acts as one AdamW per network.
-            optimizer = torch.optim.AdamW(leaves.values(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY, fused=True)
-            for _ in range(steps):
-                inputs_NCHW, labels_N = batch()
-                logits_bnc = together({**stacked, **leaves}, inputs_NCHW).float()
-                loss_bN = F.cross_entropy(logits_bnc.flatten(0, 1), labels_N.repeat(len(rows)), reduction="none")
-                optimizer.zero_grad()
-                torch.autograd.backward(loss_bN.sum() / _BATCH)  # a network's loss depends on its own weights only
-                optimizer.step()
-                progress.update(len(rows))
-            params_BP[networks] = layout.unstack({**stacked, **leaves}).detach().cpu()
-    if not bool(params_BP.isfinite().all()):
+            made = train(torch.randperm(len(dataset), generator=generator)[: networks.stop - b].tolist())
+            for entry in layout.entries:  # one after another: together they would take as much memory again
+                params_BP[networks, entry.start : entry.stop] = made.pop(entry.name).flatten(1)
+    if not all(bool(extreme.isfinite()) for extreme in torch.aminmax(params_BP)):  # which takes no memory
         raise PdiffError(
             f"fine-tuning for {steps} steps at a learning rate of {_LEARNING_RATE:g} diverged (weights "
             "are NaN or Inf); use fewer steps."

@@ -5,7 +5,9 @@ Shapes: B networks, K originals, P parameters, F traits.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,10 +20,13 @@ from pdiff_hub.evaluation.judging import Judge, Judged
 from pdiff_hub.evaluation.similarity import max_to_any
 from pdiff_hub.evaluation.traits import network_traits
 from pdiff_hub.evaluation.two_sample import tell_apart
+from pdiff_hub.prediction.predictions import Predictions
 from pdiff_hub.records import MethodSummary
 from pdiff_hub.records.results import defined
 from pdiff_hub.seeds import derived_seed
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
+
+_ENCODED_BYTES = 256 << 20  # of one slice of P, for all networks that are encoded at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +117,17 @@ class Measure:
             near,
         )
 
+    def in_blocks(self, blocks: Iterable[Tensor], *, decoded: bool = False) -> Measured:
+        """The same for networks of one method that come some at a time, [b,P]; each block is dropped before the next.
+
+        ValueError if there is none.
+        """
+        parts = []
+        for params_bP in blocks:
+            parts.append(self(params_bP, decoded=decoded))
+            del params_bP  # else it would stay until the next one has been made
+        return parts[0] if len(parts) == 1 else _joined(parts)
+
     def _latents(self, rows: Rows, *, decoded: bool = False) -> Tensor | None:
         return None if self.autoencoder is None else latents_of(self.autoencoder, rows, decoded=decoded)
 
@@ -131,11 +147,47 @@ def latents_of(autoencoder: ParamAutoencoder, rows: Rows, *, decoded: bool = Fal
     What is generated was decoded from latents. If encoding it gives other latents, as with a convolutional autoencoder,
     a copy would lie far from its original. So all other networks are decoded and encoded once more, too.
     """
-    latent_BCL = autoencoder.encode_slices(lambda start, stop: rows.read(0, rows.num_rows, start, stop))
-    if autoencoder.config.form != "linear" and not decoded:  # of principal components this changes nothing
-        pieces = autoencoder.decode_slices(latent_BCL)
-        latent_BCL = autoencoder.encode_slices(lambda start, stop: next(pieces)[2])
-    return latent_BCL.flatten(1).cpu()
+    size = max(1, _ENCODED_BYTES // (4 * max(stop - start for start, stop in autoencoder.slices)))
+    parts = []
+    for first in range(0, rows.num_rows, size):
+        latent_bCL = autoencoder.encode_slices(partial(rows.read, first, min(first + size, rows.num_rows)))
+        if autoencoder.config.form != "linear" and not decoded:  # of principal components this changes nothing
+            latent_bCL = autoencoder.encode_slices(_decoded(autoencoder, latent_bCL))
+        parts.append(latent_bCL.flatten(1).cpu())
+    return torch.cat(parts)
+
+
+def _decoded(autoencoder: ParamAutoencoder, latent_bCL: Tensor) -> Callable[[int, int], Tensor]:
+    pieces = autoencoder.decode_slices(latent_bCL)
+    return lambda start, stop: next(pieces)[2]
+
+
+def _joined(parts: Sequence[Measured]) -> Measured:
+    """What was measured of all networks of the parts, in their order. All parts have the same fields."""
+
+    def joined(of: Callable[[Measured], Tensor]) -> Tensor:
+        return torch.cat([of(part) for part in parts])
+
+    def maybe(of: Callable[[Measured], Tensor | None]) -> Tensor | None:
+        known = [each for part in parts if (each := of(part)) is not None]
+        return torch.cat(known) if known else None
+
+    def predictions(of: Callable[[Judged], Predictions]) -> Predictions:
+        return Predictions(
+            joined(lambda part: of(part.judged).accuracy_B),
+            joined(lambda part: of(part.judged).wrong_BN),
+            maybe(lambda part: of(part.judged).loss_B),
+            maybe(lambda part: of(part.judged).confidence_B),
+        )
+
+    return Measured(
+        Judged(predictions(lambda judged: judged.validation), predictions(lambda judged: judged.test)),
+        joined(lambda part: part.max_iou_B),
+        joined(lambda part: part.nearest_l2_B),
+        maybe(lambda part: part.nearest_latent_B),
+        maybe(lambda part: part.second_latent_B),
+        joined(lambda part: part.traits_BF),
+    )
 
 
 def mean_or_none(values_B: Tensor) -> float | None:

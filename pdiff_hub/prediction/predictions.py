@@ -30,6 +30,7 @@ from pdiff_hub.travelling.param_autoencoder import ParamLayout
 # images if every network has its own convolution kernels, because it turns them into grouped convolutions. So small
 # networks share a vmap, and others take turns.
 _VMAP_BYTES, _LOOP_BYTES = 4 << 20, 16 << 20
+_VMAP_PARAM_BYTES = 256 << 20  # most parameters that share a vmap: deep networks have many and small activations
 _CHUNK_IMAGES = 256
 _LEAST_NETWORKS = 4  # a vmap of fewer is not worth it
 _ACCELERATOR_FACTOR = 16  # larger chunks: limited by the cost of starting kernels, not by a CPU's cache
@@ -176,7 +177,9 @@ def _chunks(
         probe = inputs_NCHW[:2].to(device)
         plan = plan_prefix(network, forward, own, probe)
         num_networks, num_images = rows.num_rows, len(inputs_NCHW)
-        batched, step_b, step_n = _chunk_sizes(plan.peak_bytes, plan.late_peak_bytes, num_networks, num_images, device)
+        batched, step_b, step_n = _chunk_sizes(
+            plan.peak_bytes, plan.late_peak_bytes, num_networks, num_images, device, rows.num_params
+        )
         batched = batched and can_vmap(forward, own, probe)
         total = num_networks * num_images
         with tqdm(total=total, desc="predict", unit_scale=True, delay=2, disable=None, file=sys.stderr) as progress:
@@ -228,12 +231,18 @@ def tensor_names(network: nn.Module, layout: ParamLayout, frozen: Mapping[str, T
 
 
 def _chunk_sizes(
-    peak_bytes: int, late_peak_bytes: int, num_networks: int, num_images: int, device: torch.device
+    peak_bytes: int,
+    late_peak_bytes: int,
+    num_networks: int,
+    num_images: int,
+    device: torch.device,
+    num_params: int,
 ) -> tuple[bool, int, int]:
     """Whether networks share a vmap, and networks and images per chunk, from the activation bytes per image."""
     factor = 1 if device.type == "cpu" else _ACCELERATOR_FACTOR
     most_images = min(num_images, _CHUNK_IMAGES * factor)
-    most_networks = factor * _VMAP_BYTES // (most_images * late_peak_bytes)
+    by_activations = factor * _VMAP_BYTES // (most_images * late_peak_bytes)
+    most_networks = min(by_activations, factor * _VMAP_PARAM_BYTES // (4 * num_params))
     if most_networks >= _LEAST_NETWORKS and most_images * peak_bytes <= factor * _VMAP_BYTES:
         return True, min(most_networks, num_networks), most_images
     return False, 1, max(1, min(most_images, factor * _LOOP_BYTES // peak_bytes))

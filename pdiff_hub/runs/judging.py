@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,45 @@ from pdiff_hub.networks.dry_run import build_to_judge
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.pipeline.facts import facts_of
 from pdiff_hub.recipes import EvaluateConfig, recipe_from_dict, recipe_of
-from pdiff_hub.records import FIGURES, Checkpoints, Facts, LossCurve, Results, RunFolder
+from pdiff_hub.records import FIGURES, Checkpoints, LossCurve, Measurements, Results, RunFolder
 from pdiff_hub.runs.generating import generated_rows
 from pdiff_hub.runs.requests import draw_requests, judge_requests, judge_slope, measured_requests
 from pdiff_hub.safe_files import write_json
 from pdiff_hub.safe_files.lock import alone_in
 from pdiff_hub.tasks import load_task
+
+
+@dataclass(frozen=True, eq=False)
+class _Judgement:
+    """What `evaluate` was asked for; a recipe of None was looked for and not found."""
+
+    pipe: PDiffPipeline
+    dataset: CheckpointDataset
+    folder: RunFolder
+    source: RunFolder
+    config: EvaluateConfig
+    name: str
+    seed: int
+    seconds: Mapping[str, float | None]
+    recipe: dict[str, Any] | None
+    num_inference_steps: int | None
+    trust_remote_code: bool
+
+    def written(self, measured: Measurements, seconds_of_training: Mapping[str, float | None], began: float) -> Results:
+        """The results of what was measured since `began` (`time.perf_counter`), as they were written."""
+        facts = facts_of(
+            self.pipe,
+            name=self.name or self.folder.path.resolve().name,
+            recipe=self.recipe,
+            checkpoints=Checkpoints(self.dataset.hub_id, self.dataset.hub_revision) if self.dataset.hub_id else None,
+            network=self.dataset.network,
+            task=self.dataset.task,
+            figures=[stem for stem in FIGURES if self.folder.picture(stem).exists()],
+            num_inference_steps=self.num_inference_steps,
+        )
+        stages = {"collect": None, **seconds_of_training, "generate": None, **self.seconds}
+        stages["evaluate"] = time.perf_counter() - began
+        return _written(Results(facts, measured, self.seed, environment(), stages), self.folder)
 
 
 def evaluate(
@@ -70,14 +103,24 @@ def evaluate(
             "the data set does not say which task its networks are for, so they cannot be judged; import "
             "it again with a task."
         )
+    judgement = _Judgement(
+        pipe,
+        dataset,
+        folder,
+        source_folder,
+        config,
+        name,
+        seed,
+        seconds or {},
+        recipe or recipe_of(source_folder),
+        num_inference_steps,
+        trust_remote_code,
+    )
     if dataset.collect.get("method") == "family":
-        return _evaluate_requests(
-            pipe, dataset, unseen, directory, config, name, seed, source_folder, seconds, recipe, trust_remote_code
-        )
+        return _evaluate_requests(judgement, unseen)
     assert generated_BP is not None, "only families are judged without networks"
     task = load_task(dataset.task)
     deviation_r2, curve, seconds_of_training = _measured_in_training(source_folder)
-    recipe = recipe or recipe_of(source_folder)
     directory.mkdir(parents=True, exist_ok=True)
     _clear(folder)
     network = build_to_judge(dataset.network, dataset.layout, "the data set", allow_factory=trust_remote_code)
@@ -99,47 +142,13 @@ def evaluate(
     )
     judge = Judge(network, task, dataset.layout, dataset.frozen)
     measured = replace(measured, requests=judge_slope(pipe, judge, guidance_scale=config.guidance_scale, seed=seed))
-    facts = _facts(pipe, dataset, folder, name, recipe, num_inference_steps)
-    stages: dict[str, float | None] = {"collect": None, **seconds_of_training, "generate": None, **(seconds or {})}
-    stages["evaluate"] = time.perf_counter() - began
-    return _written(Results(facts, measured, seed, environment(), stages), folder)
+    return judgement.written(measured, seconds_of_training, began)
 
 
-def _facts(
-    pipe: PDiffPipeline,
-    dataset: CheckpointDataset,
-    folder: RunFolder,
-    name: str,
-    recipe: dict[str, Any] | None,
-    num_inference_steps: int | None,
-) -> Facts:
-    return facts_of(
-        pipe,
-        name=name or folder.path.resolve().name,
-        recipe=recipe,
-        checkpoints=Checkpoints(dataset.hub_id, dataset.hub_revision) if dataset.hub_id else None,
-        network=dataset.network,
-        task=dataset.task,
-        figures=[stem for stem in FIGURES if folder.picture(stem).exists()],
-        num_inference_steps=num_inference_steps,
-    )
-
-
-def _evaluate_requests(
-    pipe: PDiffPipeline,
-    dataset: CheckpointDataset,
-    unseen: CheckpointDataset | None,
-    directory: Path,
-    config: EvaluateConfig,
-    name: str,
-    seed: int,
-    source: RunFolder,
-    seconds: Mapping[str, float | None] | None,
-    recipe: dict[str, Any] | None,
-    trust_remote_code: bool,
-) -> Results:
+def _evaluate_requests(asked: _Judgement, unseen: CheckpointDataset | None) -> Results:
     """As `evaluate`, of networks each with a task of its own."""
     began = time.perf_counter()
+    pipe, dataset, folder, config = asked.pipe, asked.dataset, asked.folder, asked.config
     if unseen is None or pipe.conditions is None:
         missing = "networks of held-out tasks to judge by" if unseen is None else "conditions to ask for"
         raise PdiffError(
@@ -150,12 +159,10 @@ def _evaluate_requests(
     settings = dataset.collect.get("settings", {}).get("collect", {})
     task = load_task(dataset.task)
     family = build_family(
-        str(settings.get("family")), settings.get("options", {}), task, allow_factory=trust_remote_code
+        str(settings.get("family")), settings.get("options", {}), task, allow_factory=asked.trust_remote_code
     )
-    folder = RunFolder(directory)
-    _, curve, seconds_of_training = _measured_in_training(source)
-    recipe = recipe or recipe_of(source)
-    directory.mkdir(parents=True, exist_ok=True)
+    _, curve, seconds_of_training = _measured_in_training(asked.source)
+    folder.path.mkdir(parents=True, exist_ok=True)
     _clear(folder)
     requests, generated_UP = judge_requests(
         pipe,
@@ -166,16 +173,13 @@ def _evaluate_requests(
         guidance_scale=config.guidance_scale,
         num_fit_tasks=config.fit_tasks,
         num_labels=tuple(config.num_labels),
-        seed=seed,
-        trust_remote_code=trust_remote_code,
+        seed=asked.seed,
+        trust_remote_code=asked.trust_remote_code,
     )
     known, _ = split_known(dataset, pipe.autoencoder)
     measured = measured_requests(requests, generated_UP, known, unseen, pipe.autoencoder, curve)
     draw_requests(measured, folder)
-    stages: dict[str, float | None] = {"collect": None, **seconds_of_training, **(seconds or {})}
-    stages["evaluate"] = time.perf_counter() - began
-    facts = _facts(pipe, dataset, folder, name, recipe, None)
-    return _written(Results(facts, measured, seed, environment(), stages), folder)
+    return asked.written(measured, seconds_of_training, began)
 
 
 def audit(
@@ -196,8 +200,8 @@ def audit(
         dataset: None reads `checkpoints/` in the pipeline's folder or, if a metric needs originals, the set on the Hub
             that its results name.
         metrics: names out of `METRICS`; none means all. With a data set, they only decide whether baselines, frontier
-            and ensembles are measured. ValueError for an unknown name, and for one that needs checkpoints if these
-            are gone.
+            and ensembles are measured. ValueError for an unknown name, for one that needs checkpoints if these are
+            gone, and for any if each network has a task of its own: what comes of requests is measured whole.
     """
     require_known("metric", metrics, METRICS)
     pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
@@ -210,6 +214,12 @@ def audit(
         known = folder.read_results()
         if known is not None and (there := known.facts.checkpoints) is not None:
             dataset = CheckpointDataset.from_pretrained(there.repo_id, revision=there.revision)
+    if _has_own_tasks(folder, dataset) and (metrics or dataset is None):
+        raise PdiffError(
+            f"each network of {pipeline} has a task of its own, so an audit asks for networks of held-out tasks and "
+            "measures all that comes of it: give no metric, and the folder of its run, which holds "
+            f"{folder.checkpoints.name}/."
+        )
     if dataset is None:
         gone = f"{pipeline} has no {folder.checkpoints.name}/: the data set that it was trained on is gone"
         require_no_originals(metrics, gone)
@@ -245,6 +255,12 @@ def audit(
             seconds={"generate": time.perf_counter() - began},
             trust_remote_code=trust_remote_code,
         )
+
+
+def _has_own_tasks(folder: RunFolder, dataset: CheckpointDataset | None) -> bool:
+    """Whether each network of the pipeline in `folder` has a task of its own, by its data set or its recipe."""
+    collect = dataset.collect if dataset is not None else (recipe_of(folder) or {}).get("collect", {})
+    return collect.get("method") == "family"
 
 
 def _as_in_its_run(folder: RunFolder, wanted: bool) -> EvaluateConfig:
