@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pdiff_hub.errors import PdiffError, unknown_name
-from pdiff_hub.tasks.images import decode_images
+from pdiff_hub.tasks.images import decode_images, opened
+from pdiff_hub.tasks.listing import local_folder
 from pdiff_hub.tasks.source import Source, number_classes
 from pdiff_hub.tasks.spec import HUB_DATASETS
+from pdiff_hub.tasks.split_names import name_splits
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+logger = logging.getLogger(__name__)
 
-def open_hub_data(options: dict[str, Any]) -> Source:
+
+def open_hub_data(
+    options: dict[str, Any], files: Mapping[str, Sequence[str]] | None = None, num_pictures: int = 0
+) -> Source:
     """Finds splits and columns and reads all labels. `Source.read` decodes only the images that are asked for.
+
+    files: of a local folder, by split; None for data that say themselves which files are theirs. num_pictures: how many
+    of them are pictures; the log says so if fewer are described.
 
     Raises:
         FileNotFoundError: the data set is neither a folder nor reachable on the Hub.
@@ -26,10 +36,14 @@ def open_hub_data(options: dict[str, Any]) -> Source:
     """
     dataset = options["dataset"]
     known = HUB_DATASETS.get(dataset, {"id": dataset})
-    folder = Path(known["id"]).expanduser()
-    location = str(folder) if folder.is_dir() else known["id"]
-    tables = _load(location, options)
-    splits = _name_splits(tables, options, location)
+    folder = local_folder(known["id"])
+    location = known["id"] if folder is None else str(folder)
+    tables = _load(location, options, files)
+    if (described := sum(map(len, tables.values()))) < num_pictures:
+        logger.warning(
+            "%s: of %d pictures, the metadata name %d; only these are read", location, num_pictures, described
+        )
+    splits = name_splits(tables, options, location)
     parts = {role: tables[split] for role, split in splits.items()}
     image_column = _image_column(parts["train"], options.get("image_column"), location)
     label_column = _label_column(parts["train"], options.get("label_column"), image_column, location)
@@ -42,49 +56,42 @@ def open_hub_data(options: dict[str, Any]) -> Source:
     def read(role: str, index: np.ndarray, image_size: int | None) -> np.ndarray:
         from datasets import Image
 
+        what = f"{dataset}, {splits[role]}"
         rows = parts[role].select_columns([image_column]).select(index)
+        found = rows.features[image_column]
+        feature = found if isinstance(found, Image) else Image()
         # Other programs write pictures to parquet as columns of encoded bytes. The cast makes pictures of these, too.
-        pictures = rows if isinstance(rows.features[image_column], Image) else rows.cast_column(image_column, Image())
-        images = (row[image_column] for row in pictures)
-        return decode_images(images, len(index), image_size, f"{dataset}, {splits[role]}")
+        cells = (row[image_column] for row in rows.cast_column(image_column, Image(decode=False)))
+
+        def pictures() -> Iterator[tuple[str, Any]]:
+            for number, cell in enumerate(cells):
+                path = "" if cell is None or cell["path"] is None else f" ({Path(cell['path']).name})"
+                name = f"{what}: image {number}{path}"
+                yield name, opened(feature, cell, name)
+
+        return decode_images(pictures(), len(index), image_size, what)
 
     found = {f"{role}_split": split for role, split in splits.items()}
     found |= {"image_column": image_column, "label_column": label_column}
-    return Source(str(folder.absolute()) if folder.is_dir() else location, labels, classes, read, found)
+    return Source(location if folder is None else str(folder.absolute()), labels, classes, read, found)
 
 
-def _load(location: str, options: dict[str, Any]) -> dict[str, Dataset]:
+def _load(location: str, options: dict[str, Any], files: Mapping[str, Sequence[str]] | None) -> dict[str, Dataset]:
     from datasets import load_dataset
 
+    config, revision = options.get("config_name"), options.get("revision")
     try:
-        loaded = load_dataset(location, name=options.get("config_name"), revision=options.get("revision"))
+        loaded = load_dataset(location, name=config, revision=revision, data_files=files)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
             f"the data set {location!r} is neither a local folder with data nor one that the Hub gives: {error}"
         ) from error
-    except ValueError as error:  # datasets says so of a config that is missing, or not one of the set's
-        raise PdiffError(f"the data set {location!r} could not be read: {error}") from error
+    except (
+        Exception
+    ) as error:  # a damaged file, or a config that is none of the set's, can make datasets raise anything
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise PdiffError(f"the data set {location!r} could not be read: {reason}") from error
     return {str(name): table for name, table in loaded.items()}
-
-
-def _name_splits(tables: dict[str, Dataset], options: dict[str, Any], location: str) -> dict[str, str]:
-    """The data's own names for "train" and, if they exist, "validation" and "test". All names are different."""
-    splits = {"train": options.get("train_split", "train")}
-    if "validation_split" in options:
-        splits["validation"] = options["validation_split"]
-    if "test_split" in options or ("test" in tables and "test" not in splits.values()):
-        splits["test"] = options.get("test_split", "test")
-    for role, split in splits.items():
-        if split not in tables:
-            raise unknown_name(f"{role}_split of {location}", split, tables)
-    if len(set(splits.values())) < len(splits):
-        raise PdiffError(f"{location}: train, validation and test must be different splits, found {splits}")
-    if "test" not in splits and options["test_size"] is None:
-        raise PdiffError(
-            f"{location} has no split 'test', only {', '.join(map(repr, tables))}; set test_split to one of them, or "
-            "test_size to cut a part (such as 0.2) off the training split"
-        )
-    return splits
 
 
 def _image_column(table: Dataset, named: str | None, location: str) -> str:

@@ -10,12 +10,14 @@ import gzip
 import math
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from pdiff_hub.errors import PdiffError
 
 _UNSIGNED_BYTE = 8
+_MOST_PACKED = 1032  # bytes that deflate packs into one, at most
 _FILES = {
     ("train", "images"): "train-images-idx3-ubyte",
     ("train", "labels"): "train-labels-idx1-ubyte",
@@ -53,24 +55,32 @@ def read_idx_folder(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.n
 def read_idx(path: Path, *, dimensions: int) -> np.ndarray:
     """The uint8 array in an IDX file (plain or .gz) with `dimensions` axes; ValueError if the file is damaged."""
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return _read(file, path, dimensions)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise PdiffError(f"{path} is truncated or damaged ({error}); copy it again") from None
+
+
+def _read(file: IO[bytes], path: Path, dimensions: int) -> np.ndarray:
     start = 4 + 4 * dimensions
     magic = bytes([0, 0, _UNSIGNED_BYTE, dimensions])
-    if content[:4] != magic:
-        raise PdiffError(
-            f"{path} is no IDX file of {dimensions} dimensions: starts with {content[:4]!r}, not {magic!r}"
-        )
-    if len(content) < start:
-        raise PdiffError(f"{path} is truncated: {len(content)} bytes, less than its header of {start}")
-    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", dimensions, offset=4))
-    if len(content) - start != math.prod(shape):
-        raise PdiffError(
-            f"{path} is truncated or damaged: {math.prod(shape)} values of {shape}, but {len(content) - start} bytes"
-        )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    header = file.read(start)
+    if header[:4] != magic:
+        raise PdiffError(f"{path} is no IDX file of {dimensions} dimensions: starts with {header[:4]!r}, not {magic!r}")
+    if len(header) < start:
+        raise PdiffError(f"{path} is truncated: {len(header)} bytes, less than its header of {start}")
+    shape = tuple(int(size) for size in np.frombuffer(header, ">u4", dimensions, offset=4))
+    wanted = math.prod(shape)
+    # Neither a header nor a packed file may claim more than the file can hold: reading it would cost all memory.
+    most = path.stat().st_size * (_MOST_PACKED if path.suffix == ".gz" else 1)
+    content = file.read(wanted + 1) if wanted <= most else b""
+    if len(content) != wanted:
+        found = "more" if len(content) > wanted else len(content) or "fewer"
+        raise PdiffError(f"{path} is truncated or damaged: {wanted} values of {shape}, but {found} bytes")
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+    dotted = name.replace("-idx", ".idx")  # as some programs unpack them
+    candidates = (folder / f"{each}{gz}" for each in (name, dotted) for gz in ("", ".gz"))
+    return next((path for path in candidates if path.is_file()), None)

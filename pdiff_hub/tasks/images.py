@@ -6,7 +6,7 @@ Shape suffixes: N images, C channels (1 grey, 3 colour), S pixels per side.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from pdiff_hub.errors import PdiffError
 
 if TYPE_CHECKING:
+    from datasets import Image as Feature
     from PIL.Image import Image
 
 # Pillow's modes with at most 8 bits per channel. The others (16 and 32 bits) would be clipped without notice.
@@ -21,11 +22,30 @@ _GREY = {"1", "L", "LA"}
 _COLOUR = {"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 
 
-def decode_images(images: Iterable[Image | None], total: int, image_size: int | None, what: str) -> np.ndarray:
+def opened(feature: Feature, value: Any, name: str) -> Image | None:
+    """The picture in a cell of a column: None, or a mapping with the "bytes" or the "path" of a file.
+
+    name: of the picture, for the error that says that it is damaged.
+    """
+    if value is None or (value["bytes"] is None and value["path"] is None):
+        return None
+    try:
+        image: Image = feature.decode_example(value)
+        return image
+    except Exception as error:  # a damaged file can make Pillow's readers raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PdiffError(
+            f"{name} cannot be read as a picture: {reason}; put a whole one there, or remove it."
+        ) from error
+
+
+def decode_images(
+    images: Iterable[tuple[str, Image | None]], total: int, image_size: int | None, what: str
+) -> np.ndarray:
     """uint8 [N, C, S, S]; in colour if any of the images is.
 
     Args:
-        images: `total` pictures; transparency is dropped.
+        images: `total` pictures, each with its name for errors; transparency is dropped.
         image_size: the side to centre-crop and resize to; None leaves the pictures as they are: squares of one size.
         what: the name in errors and on the progress bar, which appears in terminals after 2 seconds.
 
@@ -34,17 +54,15 @@ def decode_images(images: Iterable[Image | None], total: int, image_size: int | 
     """
     out_NCSS = np.empty((0, 0, 0, 0), np.uint8)
     # disable=None: no bar if the output is not a terminal
-    for number, image in enumerate(tqdm(images, what, total, unit=" images", delay=2, disable=None)):
+    for number, (name, image) in enumerate(tqdm(images, what, total, unit=" images", delay=2, disable=None)):
         if image is None:
-            raise PdiffError(f"{what}: image {number} is missing; remove its row")
-        pixels_CSS = _pixels(image, image_size, f"{what}: image {number}")
+            raise PdiffError(f"{name} is missing; remove its row")
+        pixels_CSS = _pixels(image, image_size, name)
         channels, side = pixels_CSS.shape[:2]
         if number == 0:
             out_NCSS = np.empty((total, channels, side, side), np.uint8)
         if side != out_NCSS.shape[2]:
-            raise PdiffError(
-                f"{what}: image {number} is {side} pixels wide, those before it {out_NCSS.shape[2]}; set image_size"
-            )
+            raise PdiffError(f"{name} is {side} pixels wide, those before it {out_NCSS.shape[2]}; set image_size")
         if channels > out_NCSS.shape[1]:  # the first colour picture after grey ones
             out_NCSS = np.repeat(out_NCSS, channels, axis=1)
         out_NCSS[number] = pixels_CSS
@@ -62,7 +80,7 @@ def resize_grey(images_NHW: np.ndarray, image_size: int | None, what: str) -> np
         return images_NHW[:, None]
     from PIL import Image
 
-    pictures = (Image.fromarray(image_HW) for image_HW in images_NHW)
+    pictures = ((f"{what}: image {number}", Image.fromarray(image_HW)) for number, image_HW in enumerate(images_NHW))
     return decode_images(pictures, len(images_NHW), image_size, what)
 
 

@@ -1,4 +1,4 @@
-"""Where images come from: scikit-learn's digits, IDX folders, and what `datasets.load_dataset` reads (hub_data.py)."""
+"""Where images come from: scikit-learn's digits, IDX files, folders of pictures, and what `datasets` reads."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from pdiff_hub.errors import PdiffError
 from pdiff_hub.tasks.hub_data import open_hub_data
 from pdiff_hub.tasks.idx import is_idx_folder, read_idx_folder
 from pdiff_hub.tasks.images import resize_grey
+from pdiff_hub.tasks.listing import list_folder, local_folder
+from pdiff_hub.tasks.picture_folder import open_picture_folder, pictures_in
 from pdiff_hub.tasks.source import Source, number_classes
-from pdiff_hub.tasks.spec import HUB_DATASETS, HUB_OPTIONS
+from pdiff_hub.tasks.spec import HUB_DATASETS, HUB_OPTIONS, TASK_NAMES
+from pdiff_hub.tasks.table_files import METADATA, splits_of, splits_of_described, states_its_files, table_files
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
 
@@ -20,17 +23,30 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # package data
 def open_source(options: dict[str, Any]) -> Source:
     """The source of `options["dataset"]`."""
     dataset = options["dataset"]
-    folder = Path(dataset).expanduser()
+    folder = None if dataset in TASK_NAMES else local_folder(dataset)
     if dataset == "digits":
         _refuse_hub_options(options, "scikit-learn's digits have")
         return _digits()
     if dataset == "fashion-mnist" and DEBIAN_FASHION_MNIST.is_dir():
         _refuse_hub_options(options, f"the IDX files in {DEBIAN_FASHION_MNIST} have", HUB_DATASETS[dataset]["id"])
         return _idx(DEBIAN_FASHION_MNIST)
-    if dataset not in HUB_DATASETS and folder.is_dir() and is_idx_folder(folder):
+    return open_hub_data(options) if folder is None else _open_folder(folder, options)
+
+
+def _open_folder(folder: Path, options: dict[str, Any]) -> Source:
+    if is_idx_folder(folder):
         _refuse_hub_options(options, f"the IDX files in {folder} have")
         return _idx(folder)
-    return open_hub_data(options)
+    listing = list_folder(folder)
+    if states_its_files(listing):
+        return open_hub_data(options)
+    pictures, tables = pictures_in(listing), table_files(listing)
+    metadata = [parts for parts in listing.files if parts[-1] in METADATA]
+    if pictures.files and metadata and (files := splits_of_described(listing, pictures.files, metadata)):
+        return open_hub_data(options, files, len(pictures.files))
+    if len(pictures.files) > len(tables):
+        return open_picture_folder(pictures, options)
+    return open_hub_data(options, splits_of(listing, tables) if tables else None)
 
 
 def _digits() -> Source:
