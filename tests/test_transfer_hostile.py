@@ -171,6 +171,25 @@ def test_names_from_headers_are_no_paths(header: str, lies: Lies, tmp_path: Path
     assert not (tmp_path / "escaped").exists()
 
 
+@pytest.mark.parametrize("key", ["lfs", "xetHash"])
+def test_names_from_the_second_list_are_no_paths(key: str, lies: Lies) -> None:
+    lists = [0]
+
+    def change(handler: Any, answer: Any) -> Any:
+        lists[0] += 1
+        for entry in answer.content if lists[0] > 2 else []:  # a list of these files has two pages
+            if "lfs" in entry:
+                entry |= (
+                    {"lfs": {**entry["lfs"], "oid": "../../escaped"}} if key == "lfs" else {"xetHash": "../escaped"}
+                )
+        return answer
+
+    lies.hook = at("/tree/", change)
+    with pytest.raises(PdiffError, match=r"no Hub gives .*the name of a content is"):
+        pull("user/x", **THING)
+    assert lists[0] == 3
+
+
 @pytest.mark.parametrize("name", ["c.safetensors", "d.txt"])
 def test_other_content_of_the_same_size_is_noticed_and_not_kept(name: str, lies: Lies, tmp_path: Path) -> None:
     def change(handler: Any, answer: Any) -> Any:
@@ -278,7 +297,7 @@ def test_a_web_page_is_no_hub(lies: Lies) -> None:
         return answer
 
     lies.hook = change
-    with pytest.raises(PdiffError, match="answers with a web page .* check HF_ENDPOINT"):
+    with pytest.raises(PdiffError, match=r"answers with a web page .* check HF_ENDPOINT"):
         pull("user/x", **THING)
 
 
@@ -294,7 +313,7 @@ def test_an_endless_body_is_cut(lies: Lies, monkeypatch: pytest.MonkeyPatch) -> 
             sent[0] += 10_000
 
     lies.hook = at("/c.safetensors", gets(change))
-    with pytest.raises(PdiffError, match="more than the 10.,... bytes that it may have"):
+    with pytest.raises(PdiffError, match=r"more than the 10.,... bytes that it may have"):
         pull("user/x", **THING)
     assert sent[0] < 50_000_000
 

@@ -38,7 +38,7 @@ def limit_body(
 ) -> None:
     """Lets the body of an answer be no longer than `most` bytes.
 
-    `reading` is called for each piece worth noticing, and `ended` at the end.
+    `reading` is called for each piece worth noticing, and `ended` at the end, but not where the body is cut off.
     """
     encoding = response.headers.get("content-encoding", "identity").lower()
     if encoding != "identity":
@@ -67,7 +67,6 @@ def limit_body(
             ended()
 
         def close(self) -> None:
-            ended()
             stream.close()
 
     response.stream = Limited()
@@ -91,6 +90,17 @@ def checked_entry(entry: RepoFile, place: Place) -> RepoFile:
     ):
         raise no_hub(place, f"its entry of the file {str(entry.path)[:80]!r} is damaged")
     return entry
+
+
+def require_safe_list(entries: object, place: Place) -> None:
+    """PdiffError if a list of files holds names of contents that are none, which the client would use as file names."""
+    for entry in entries if isinstance(entries, list) else []:
+        lfs = entry.get("lfs") if isinstance(entry, dict) else None
+        names = [entry.get("xetHash") if isinstance(entry, dict) else None]
+        names += [lfs.get("oid"), lfs.get("sha256")] if isinstance(lfs, dict) else []
+        for name in names:
+            if name is not None and not (isinstance(name, str) and _SHA256.fullmatch(name)):
+                raise no_hub(place, f"the name of a content is {str(name)[:80]!r}")
 
 
 def require_few(number: int, place: Place) -> None:

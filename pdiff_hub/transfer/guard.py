@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.transfer.answers import limit_body, require_safe_names
+from pdiff_hub.transfer.answers import limit_body, require_safe_list, require_safe_names
 from pdiff_hub.transfer.errors import AskedToWaitError, Place, UnansweredError, asked_wait
 
 if TYPE_CHECKING:
@@ -122,8 +122,9 @@ class Watch:
 
     def look(self) -> None:
         """Says when an answer takes long, and closes the connections when it takes too long."""
-        now = time.monotonic()
-        waits = [(now - since, limit) for since, limit in list(self._waiting.values())]
+        now, alive = time.monotonic(), {thread.ident for thread in threading.enumerate()}
+        waiting = {thread: each for thread, each in list(self._waiting.items()) if thread in alive}
+        waits = [(now - since, limit) for since, limit in waiting.values()]
         longest = max((wait for wait, _ in waits), default=0.0)
         if longest > _QUIET and now - self._said > 2 * _QUIET:
             self._said = now
@@ -233,6 +234,9 @@ def _on_response(response: Response) -> None:
         good = status < 400
         calls = (watch.reading, watch.answered) if good else (_nothing, _nothing)
         limit_body(response, watch.place, watch.most_bytes if good else MOST_BYTES, *calls)
+        if status == 200 and "/tree/" in request.url.path:  # the client lists files once more before it downloads them
+            response.read()
+            require_safe_list(response.json(), watch.place)
 
 
 def _nothing() -> None:
