@@ -16,7 +16,7 @@ from diffusers import UNet1DModel
 from pydantic import Field
 
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.records.json_files import checked
+from pdiff_hub.safe_files.checking import checked
 from pdiff_hub.travelling.conditioner import Conditioner
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 
