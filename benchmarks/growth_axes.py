@@ -100,8 +100,8 @@ numbers that they are drawn in is in its memory. *Train* is one process: *fit au
 components, latents, held-out R2), *U-Net steps* are {UNET_STEPS} steps of stage two and its save, *write pipeline* is
 the rest: the pipeline's files are as large as its components, that is as several networks. *Sample* opens the pipeline,
 generates one network in {INFERENCE_STEPS} steps and writes it. *Judge* compares {JUDGED_NETWORKS} generated networks
-with all checkpoints and {JUDGED_NETWORKS} networks of every baseline, each on {2 * FEW_IMAGES} images. More of them take
-more time, and up to 512 MiB more memory: baselines are made when they are needed.""",
+with all checkpoints and {JUDGED_NETWORKS} networks of every baseline, each on {2 * FEW_IMAGES} images. With more of
+them it takes more time, and up to 512 MiB more: baselines are made when they are needed.""",
     _of_size,
     vit_params,
     {
