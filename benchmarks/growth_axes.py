@@ -10,10 +10,13 @@ from typing import Any, NamedTuple
 from growth_process import Seconds
 from growth_stages import (
     DIRECTIONS,
+    FEW_IMAGES,
     INFERENCE_STEPS,
     JUDGED_IMAGES,
+    JUDGED_NETWORKS,
     TINY_MLP,
     UNET_STEPS,
+    judge,
     sample,
     sample_models,
     save_mlps,
@@ -65,6 +68,7 @@ def _of_size(folder: Path, size: float) -> list[Stage]:
         Stage("save", save_vits, (folder, size, CHECKPOINTS)),
         Stage("train", train, (folder,)),
         Stage("sample", sample, (folder,)),
+        Stage("judge", judge, (folder, size)),
     ]
 
 
@@ -95,10 +99,18 @@ nothing about quality.
 numbers that they are drawn in is in its memory. *Train* is one process: *fit autoencoder* is stage one whole (principal
 components, latents, held-out R2), *U-Net steps* are {UNET_STEPS} steps of stage two and its save, *write pipeline* is
 the rest: the pipeline's files are as large as its components, that is as several networks. *Sample* opens the pipeline,
-generates one network in {INFERENCE_STEPS} steps and writes it.""",
+generates one network in {INFERENCE_STEPS} steps and writes it. *Judge* compares {JUDGED_NETWORKS} generated networks
+with all checkpoints and {JUDGED_NETWORKS} networks of every baseline, each on {2 * FEW_IMAGES} images. With more of
+them it takes more time, and up to 512 MiB more: baselines are made when they are needed.""",
     _of_size,
     vit_params,
-    {"checkpoints": CHECKPOINTS, "unet_steps": UNET_STEPS, "inference_steps": INFERENCE_STEPS},
+    {
+        "checkpoints": CHECKPOINTS,
+        "unet_steps": UNET_STEPS,
+        "inference_steps": INFERENCE_STEPS,
+        "judged_networks": JUDGED_NETWORKS,
+        "few_images": FEW_IMAGES,
+    },
     per_network=True,
 )
 

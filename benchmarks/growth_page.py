@@ -24,6 +24,7 @@ _LOOKS = {
         MethodStyle("write pipeline", "#CC79A7", "D"),
         MethodStyle("sample", "#E69F00", "v", size=5.5),
         MethodStyle("sample and write", "#0072B2", "o", filled=False),
+        MethodStyle("judge", "#56B4E9", "X", size=6.0),
         MethodStyle("similarity", "#555555", "P", filled=False, size=6.0),
     )
 }

@@ -15,9 +15,13 @@ from torch import Tensor, nn
 
 from pdiff_hub import PDiffPipeline, runs
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.evaluation.baselines import baseline_variants
+from pdiff_hub.evaluation.evaluate import evaluate_networks
 from pdiff_hub.evaluation.similarity import mean_pairwise
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.pipeline import sample as sample_networks
+from pdiff_hub.runs.generating import generated_rows
+from pdiff_hub.tasks import Split, Task
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 from pdiff_hub.training.pipeline import train_pipeline
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
@@ -26,6 +30,8 @@ UNET_STEPS = 20
 INFERENCE_STEPS = 20
 DIRECTIONS = 8
 JUDGED_IMAGES = 2000
+JUDGED_NETWORKS = 3
+FEW_IMAGES = 8
 TINY_MLP = {"name": "mlp3", "hidden": [12, 12]}  # 1,066 parameters on images of 8 x 8 and ten classes
 PIPELINE = Path(__file__).parents[1] / "pipelines" / "digits-mlp3"
 _BLOCK = 2**20
@@ -134,6 +140,45 @@ def sample(folder: Path) -> Seconds:
         num_inference_steps=INFERENCE_STEPS,
     )
     return {"sample": time.perf_counter() - began}
+
+
+def judge(folder: Path, size: float) -> Seconds:
+    """Judge networks of the trained pipeline beside as many of every baseline, on random images."""
+    pipe = PDiffPipeline.from_pretrained(folder / "pipeline")
+    network = vit(size).to_empty(device="cpu")
+    for tensor in network.state_dict().values():
+        tensor.zero_()
+    task = _random_task()
+    variants = baseline_variants(network, task, pipe.autoencoder, fine_tune_steps=1)
+    with generated_rows(
+        pipe, JUDGED_NETWORKS, folder / "judged", seed=0, num_inference_steps=INFERENCE_STEPS
+    ) as generated:
+        began = time.perf_counter()
+        evaluate_networks(
+            network,
+            task,
+            CheckpointDataset.from_pretrained(folder / "checkpoints"),
+            generated,
+            deviation_r2=None,
+            autoencoder=pipe.autoencoder,
+            variants=variants,
+            num_models=JUDGED_NETWORKS,
+        )
+    return {"judge": time.perf_counter() - began}
+
+
+def _random_task() -> Task:
+    """Images of the size that `vit` takes, so few that networks and not images take time and memory."""
+
+    def split(number: int) -> Split:
+        return Split(
+            torch.randint(256, (number, 1, 28, 28), dtype=torch.uint8, generator=drawn),
+            torch.randint(10, (number,), generator=drawn),
+        )
+
+    drawn = torch.Generator().manual_seed(0)
+    spec = {"augment": {"flip": False, "crop_padding": 0}}
+    return Task(spec, 10, 1, 28, (0.5,), (0.3,), split(64), split(FEW_IMAGES), split(FEW_IMAGES))
 
 
 def similarity(networks: int) -> Seconds:

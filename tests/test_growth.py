@@ -25,6 +25,7 @@ SECONDS: dict[Callable[..., Seconds], tuple[str, ...]] = {
     growth_stages.save_vits: ("save",),
     growth_stages.save_mlps: ("save",),
     growth_stages.sample: ("sample",),
+    growth_stages.judge: ("judge",),
     growth_stages.train: ("fit autoencoder", "U-Net steps", "write pipeline"),
     growth_stages.similarity: ("similarity",),
     growth_stages.sample_models: ("sample",),
@@ -78,6 +79,8 @@ def test_page_and_pictures_from_made_up_points(tmp_path: Path) -> None:
         "| 1,000,000 | 250,000 | 250,000 |",
         "| slope | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 |",
         "| 1,000,000 | train | 1,400 | 1,000 | 996 |",
+        "| 1,000,000 | judge | 1,400 | 1,000 | 996 |",
+        "| parameters (1,000 to 1,000,000) | judge, time | 250,000 s | 1.00 |",
         "| parameters (1,000 to 1,000,000) | train, memory | 1,000 MiB | 1.00 |",
     ):
         assert part in text
@@ -126,14 +129,14 @@ def test_a_stopped_run_goes_on_and_measures_nothing_twice(
     monkeypatch.setattr(growth, "draw", lambda axis, points, stem: drawn.add(stem))
     monkeypatch.setattr(growth, "machine", lambda: {**MACHINE, "date": f"day {len(done)}"})
     command = [*TINY, "--work-dir", str(tmp_path / "work"), "--output-dir", str(tmp_path / "out")]
-    stop_after = 4  # it stops in the second network
+    stop_after = 5  # it stops in the second network
     with pytest.raises(SystemExit, match=r"exit code -9\. Finished points are kept in .*work; the same command"):
         growth.main(command)
     assert not (tmp_path / "out").exists()
     done.clear()
     stop_after = -1
     growth.main(command)
-    assert len(done) == 3 + 6 + 4  # all stages of the second network are done again
+    assert len(done) == 4 + 6 + 4  # all stages of the second network are done again
     page = (tmp_path / "out" / "benchmarks" / "GROWTH.md").read_text(encoding="utf-8")
     done.clear()
     growth.main(command)
