@@ -248,3 +248,7 @@ def other_width_each_time() -> nn.Module:
 
 def fails() -> nn.Module:
     raise KeyError("width")
+
+
+def mlp_bf(in_channels: int = 1, image_size: int = 8, num_classes: int = 10) -> nn.Module:
+    return mlp(in_channels, image_size, num_classes).bfloat16()

@@ -71,7 +71,7 @@ def require_bounded(spec: Mapping[str, Any], shapes: Shapes, where: str) -> None
         sizes = value if isinstance(value, list | tuple) else [value]
         # Each of them is a side of some tensor, but for the side of the images.
         too_large = option != "image_size" and any(type(size) is int and size > total for size in sizes)
-        no_rows = option == "num_classes" and (type(value) is not int or value not in rows)
+        no_rows = option == "num_classes" and type(value) is int and value not in rows
         if len(sizes) > len(shapes) or too_large or no_rows:
             raise PdiffError(
                 f"{where} has {option} {reprlib.repr(value)}, which does not fit the weights beside it: {len(shapes)} "

@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import NETWORK_NAMES, build_network, logits
-from pdiff_hub.networks.beside import Layout, build_beside
+from pdiff_hub.networks.beside import Layout, build_beside, sketch
 from pdiff_hub.networks.seeding import seeded
 from pdiff_hub.networks.unwrapping import cannot_take
 
@@ -214,9 +214,8 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 def _require_memory(spec: Mapping[str, Any]) -> None:
     """ValueError if a network that the package knows by name has more numbers than this machine has memory for."""
-    with torch.device("meta"):
-        sketch = build_network(spec, pretrained=False, allow_factory=False)
-    needed = sum(tensor.nbytes for tensor in sketch.state_dict().values())
+    empty = sketch(spec, f"the spec of network {spec['name']!r}")
+    needed = sum(tensor.nbytes for tensor in empty.state_dict().values())
     if needed > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
         raise PdiffError(
             f"network {spec['name']!r} of this size takes {needed / 1e9:,.0f} GB, and this machine has "
