@@ -37,6 +37,8 @@ from sampling import (
     write_network,
 )
 
+from pdiff_hub.pipeline.opening import download
+
 _FIRST_SAMPLE = 20
 _MOST_STEPS = 250
 _TABS_OF_SAMPLES = 4
@@ -193,7 +195,7 @@ def build(given: Sequence[Where], directory: Path) -> gr.Blocks:
     # Pipelines of the Hub are not in the list: they are opened by their id.
     places = local_pipelines() | {name: Path(folder) for folder, name in given if "/" not in name}
     with gr.Blocks(title=views.TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
-        where, settings = gr.State(None), gr.State(None)
+        where, settings, pulled = gr.State(None), gr.State(None), gr.State(None)
         gr.HTML(views.INTRODUCTION)
         with gr.Row(equal_height=False):
             local = gr.Dropdown(
@@ -281,12 +283,15 @@ def build(given: Sequence[Where], directory: Path) -> gr.Blocks:
         opened = [
             page.load(told(lambda: show(None, *first)), None, of_pipeline, **alone),
             local.input(told(lambda kept, name: show(kept, places[name], name)), [where, local], of_pipeline, **alone),
+            # Downloads run beside the work, so that a slow one stops nobody.
             hub_id.submit(
-                told(lambda kept, text: show(kept, pull_pipeline(text), text.strip())),
-                [where, hub_id],
-                of_pipeline,
-                **alone,
-            ),
+                told(lambda text: (str(pull_pipeline(text)), text.strip())),
+                hub_id,
+                pulled,
+                concurrency_id="pulls",
+                concurrency_limit=4,
+                api_visibility="private",
+            ).success(told(lambda kept, there: show(kept, *there)), [where, pulled], of_pipeline, **alone),
         ]
         sampled = [each.success(once, [where, number, seed, steps], of_sample, **alone) for each in opened]
         sampled.append(go.click(once, [where, number, seed, steps], of_sample, **alone))
@@ -311,7 +316,7 @@ def find(pipeline: str) -> Where:
         return str(known[pipeline]), pipeline
     if Path(pipeline).is_dir():
         return str(Path(pipeline).resolve()), Path(pipeline).resolve().name
-    return str(pull_pipeline(pipeline)), pipeline
+    return str(download(pipeline)), pipeline
 
 
 def main() -> None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+
+if sys.platform == "linux":
+    import resource
 
 from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
@@ -13,9 +20,11 @@ from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.judging import Judge, Judged
 from pdiff_hub.evaluation.known_rows import split_known
 from pdiff_hub.networks.beside import build_beside
+from pdiff_hub.pipeline.opening import download
 from pdiff_hub.records import Results, RunFolder
-from pdiff_hub.tasks import load_task
-from pdiff_hub.transfer import pull
+from pdiff_hub.safe_files import read_json
+from pdiff_hub.tasks import TASK_NAMES, load_task
+from pdiff_hub.transfer import list_files
 
 _HERE = Path(__file__).resolve().parent
 # In a Space the folder of pipelines lies beside this file. In a source tree it lies at the root.
@@ -24,6 +33,9 @@ _INDEX = RunFolder(Path()).index.name
 LEAST_ORIGINALS = 3
 """Fewer originals have no spread to compare with."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# What a visitor's pipeline may take: of the disk (its files, and the images of its task), of memory, of time.
+_MOST_BYTES, _MOST_MEMORY, _MOST_SECONDS = 1 << 29, 6 << 30, 120
+_PULLS = ThreadPoolExecutor(4, thread_name_prefix="pull")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,14 +105,70 @@ def local_pipelines() -> dict[str, Path]:
 
 
 def pull_pipeline(hub_id: str) -> Path:
-    """Downloads the pipeline `hub_id` ("owner/name"), without its code, and returns the folder.
+    """Downloads the pipeline `hub_id` ("owner/name"), without its code, tries to open it, and returns the folder.
 
-    Raises ValueError for a text that is no Hub id, because a visitor's text must never name a folder of this machine.
+    One visitor's pipeline must not stop the page for the others. So only the files of a pipeline are downloaded, in
+    another thread, and it is opened in another process first, which is ended if it takes too much memory or time.
+
+    Raises:
+        ValueError: a text that is no Hub id, because a visitor's text must never name a folder of this machine; a
+            pipeline that is too large, takes too long, or cannot be opened.
+        Others as `pdiff_hub.transfer.pull` raises them.
     """
     hub_id = hub_id.strip()
     if not _HUB_ID.fullmatch(hub_id) or ".." in hub_id:
         raise ValueError(f"{hub_id!r} is no Hub id; expected owner/name, such as 'user/digits-mlp3'.")
-    return pull(hub_id, repo_type="model", what="pipeline", required=_INDEX, ignore_patterns=["*.py"])
+    pulled = _PULLS.submit(download, hub_id, most_bytes=_MOST_BYTES)
+    try:
+        folder = pulled.result(timeout=_MOST_SECONDS)
+    except TimeoutError:
+        if pulled.done():  # the client's own
+            raise
+        pulled.cancel()
+        raise ValueError(f"{hub_id} was not here after {_MOST_SECONDS} seconds; try it again later.") from None
+    _try_out(folder, hub_id)
+    return folder
+
+
+@lru_cache(maxsize=1000)
+def _try_out(folder: Path, name: str) -> None:
+    """Opens a pipeline in another process. Raises ValueError if that fails, for each reason that there may be."""
+    _require_small_data(folder, name)
+    # A Space has the package beside this file; elsewhere the process finds it where this one did.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, str(Path(__file__).resolve()), str(folder), name]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_MOST_SECONDS,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"{name} was not open after {_MOST_SECONDS} seconds, so it is not opened here.") from None
+    if done.returncode:
+        said = done.stdout.strip().splitlines()[-1:]
+        raise ValueError(said[0] if said else f"{name} needs more memory than there is here, or it is damaged.")
+
+
+def _require_small_data(folder: Path, name: str) -> None:
+    """Raises ValueError if the data of a pipeline's task lie on this machine, or are too large to be downloaded."""
+    task = read_json(folder / "autoencoder" / "config.json").get("task")
+    dataset = task.get("dataset") if isinstance(task, dict) else None
+    if not isinstance(dataset, str) or dataset in TASK_NAMES:
+        return  # known, or opening it will say what is wrong
+    if not _HUB_ID.fullmatch(dataset) or ".." in dataset or Path(dataset).exists():
+        raise ValueError(f"{name} is of images in {dataset!r}, which is no data set of the Hub, so it is not opened.")
+    _, sizes = list_files(dataset, repo_type="dataset")
+    if sum(sizes.values()) > _MOST_BYTES:
+        raise ValueError(
+            f"{name} is of the images of {dataset}, which have {sum(sizes.values()):,} bytes, expected at most "
+            f"{_MOST_BYTES:,}; open a pipeline of smaller data here."
+        )
 
 
 @lru_cache(maxsize=4)
@@ -147,3 +215,18 @@ def _results(folder: Path) -> tuple[Results | None, str]:
         return RunFolder(folder).read_results(), ""
     except PdiffError:
         return None, "The results.json of this pipeline is damaged."
+
+
+def main() -> None:
+    """Opens the pipeline in the folder `sys.argv[1]`, called `sys.argv[2]`; prints a sentence if that fails."""
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_DATA, (_MOST_MEMORY, _MOST_MEMORY))
+    try:
+        open_pipeline(Path(sys.argv[1]), sys.argv[2])
+    except (ValueError, OSError, ImportError) as error:
+        print(" ".join(str(error).split()))
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pdiff_hub.errors import PdiffError, unknown_name
 from pdiff_hub.networks import factory, small, vision
+from pdiff_hub.networks.building import one_at_a_time
 from pdiff_hub.networks.seeding import seeded
 
 __all__ = ["NETWORK_NAMES", "base_model", "build_network", "logits", "resolve_network"]
@@ -117,15 +118,15 @@ def build_network(
             "from somewhere else; look at it, then give --trust-remote-code, or trust_remote_code=True "
             "(allow_factory=True of this function)"
         )
-    needed = [*_TASK_FIELDS]
-    if name in vision.NAMES and spec.get("pretrained") is not None:
-        needed.append("config")  # without it, resolve_network would read it where the spec says
-    if missing := [field for field in needed if spec.get(field) is None]:
+    missing = [field for field in _TASK_FIELDS if field not in spec]
+    if name in vision.NAMES and spec.get("pretrained") is not None and spec.get("config") is None:
+        missing.append("config")  # resolve_network would read it where the spec says
+    if missing:
         raise PdiffError(f"{_shown(spec)} lacks {', '.join(missing)}: complete it with resolve_network first")
     complete = resolve_network(spec, **{field: spec[field] for field in _TASK_FIELDS})
     if absent := sorted(complete.keys() - spec.keys()):
         raise PdiffError(f"{_shown(spec)} lacks {', '.join(absent)}: complete it with resolve_network first")
-    with seeded(seed):
+    with one_at_a_time, seeded(seed):
         if dotted:
             return factory.build(complete)
         if name in small.NAMES:

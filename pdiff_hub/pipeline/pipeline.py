@@ -24,13 +24,13 @@ from pdiff_hub.pipeline.fitting import (
     identity,
     with_gradients,
 )
-from pdiff_hub.pipeline.opening import download, load_arguments
+from pdiff_hub.pipeline.opening import download, load_arguments, rehearse
 from pdiff_hub.pipeline.pushing import push_pipeline
 from pdiff_hub.records import RunFolder
 from pdiff_hub.records.fingerprint import fingerprint
 from pdiff_hub.transfer import commit_of
 from pdiff_hub.travelling import pipeline_pdiff
-from pdiff_hub.travelling.pipeline_pdiff import PDiffPipelineOutput
+from pdiff_hub.travelling.pipeline_pdiff import PDiffPipelineOutput, require_finite
 
 
 class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
@@ -81,6 +81,7 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
         elif revision is not None:
             raise PdiffError(f"{folder} is a local folder, which has no revision {revision!r}.")
         pipe = cls(**load_arguments(folder, components))
+        rehearse(pipe, folder)
         pipe.folder = folder.resolve()
         if hub_id is not None:
             pipe.hub_id, pipe.hub_revision = hub_id, commit_of(folder)
@@ -175,6 +176,7 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
             ]
         latents = torch.cat(fitted).cpu()
         params = self.decode_latents(latents)
+        require_finite(params)
         return PDiffPipelineOutput(params=params, state_dicts=self.autoencoder.state_dicts(params), latents=latents)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:

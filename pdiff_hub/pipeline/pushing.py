@@ -15,9 +15,9 @@ from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME
 from pdiff_hub.evaluation.results_page import write_results_page
 from pdiff_hub.pipeline.card import render_card
 from pdiff_hub.pipeline.facts import facts_of
-from pdiff_hub.pipeline.opening import weight_files
 from pdiff_hub.pipeline.public import public
 from pdiff_hub.records import Checkpoints, Results, RunFolder
+from pdiff_hub.records.components import weight_files
 from pdiff_hub.records.fingerprint import config_files
 from pdiff_hub.records.json_files import read_yaml
 from pdiff_hub.safe_files import read_json, write_json

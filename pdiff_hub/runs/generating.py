@@ -15,6 +15,7 @@ from pdiff_hub.errors import PdiffError
 from pdiff_hub.pipeline import PDiffPipeline, sample
 from pdiff_hub.records import NetworksFolder, RunFolder
 from pdiff_hub.safe_files import remove_unfinished, replacing, write_json, write_safetensors
+from pdiff_hub.travelling.pipeline_pdiff import require_finite
 
 _DECODED_BYTES = 256 << 20  # of one slice of P, for all networks that are decoded at once
 
@@ -31,6 +32,7 @@ def write_params(
     def pieces() -> Iterator[tuple[int, int, torch.Tensor]]:
         for first in range(0, num_models, batch):
             for start, _, params_BS in pipe.autoencoder.decode_slices(latents_NCL[first : first + batch]):
+                require_finite(params_BS, first)
                 yield first, start, params_BS
 
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -101,12 +103,15 @@ def write_latents(
     """The networks of scaled latents, as files that load with `strict=True`; `origin` says how to make them again."""
     folder, num_models = NetworksFolder(directory), len(latents_NCL)
     files = [folder.network(index) for index in range(num_models)]
+    require_finite(latents_NCL)
     directory.mkdir(parents=True, exist_ok=True)
     folder.origin.unlink(missing_ok=True)  # it tells of networks that are now replaced one by one
     remove_unfinished(directory)
     frozen, batch = pipe.autoencoder.frozen_state(), pipe.default_batch_size()
     for start in range(0, num_models, batch):  # only one batch in memory at once
-        stacked = pipe.autoencoder.layout.stack(pipe.decode_latents(latents_NCL[start : start + batch]))
+        params_BP = pipe.decode_latents(latents_NCL[start : start + batch])
+        require_finite(params_BP, start)
+        stacked = pipe.autoencoder.layout.stack(params_BP)
         for index in range(start, min(start + batch, num_models)):
             own = {name: tensor_B[index - start] for name, tensor_B in stacked.items()}
             write_safetensors(files[index], {**frozen, **own}, {"format": "pt"})

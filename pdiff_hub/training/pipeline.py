@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.records import LossCurve, RunFolder, TrainingFolder, TrainingSummary
+from pdiff_hub.records.components import load_component
 from pdiff_hub.records.fingerprint import fingerprint
 from pdiff_hub.safe_files import keep_settings, read_json, write_json, write_safetensors
 from pdiff_hub.training.autoencoder import fit_autoencoder, held_out_r2
@@ -137,7 +138,7 @@ def train_pipeline(
         curve=_curve(trained),
     )
     if accelerator.is_main_process:
-        fitted = ParamAutoencoder.from_pretrained(state.autoencoder)
+        fitted = load_component(ParamAutoencoder, state.autoencoder, give_back)
         fitted.release = give_back
         scheduler = build_scheduler(diffusion.prediction)
         pipe = PDiffPipeline(

@@ -7,13 +7,15 @@ a condition, E = D + 1 channels for it.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -175,9 +177,13 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
                 if params_NP is not None:
                     params_NP[one] = self.autoencoder.decode(path[-1].to(self.autoencoder.device))
         self.maybe_free_model_hooks()
+        latents_NCL = torch.cat(ends)
+        require_finite(latents_NCL)
+        if params_NP is not None:
+            require_finite(params_NP)
         output = PDiffPipelineOutput(
             params=params_NP,
-            latents=torch.cat(ends),
+            latents=latents_NCL,
             trajectory=torch.cat(paths, dim=1) if paths else None,
         )
         if output_type == "state_dict":
@@ -199,13 +205,7 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         for name, value in (("num_models", num_models), ("num_inference_steps", steps), ("batch_size", batch_size)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise SamplingError(f"{name} is {value!r}, expected an integer of at least 1.")
-        parts = list(inspect.signature(self.scheduler.step).parameters.values())
-        needed = [each.name for each in parts if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD]
-        if len(needed) > 3:  # the answer of the U-Net, the time step, and the sample
-            raise SamplingError(
-                f"a step of the scheduler {type(self.scheduler).__name__} needs {', '.join(needed)}, and this pipeline "
-                "has an answer of its U-Net, a time step and a sample; take another scheduler, such as DDIMScheduler."
-            )
+        require_one_call(self.scheduler)
         most = self.scheduler.config.num_train_timesteps
         if steps > most:
             raise SamplingError(f"num_inference_steps is {steps}, expected at most the {most} steps trained with.")
@@ -215,6 +215,8 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
                 raise SamplingError(f"latents have shape {found}, expected [num_models, {shape[0]}, {shape[1]}].")
             if num_models not in (1, len(latents)) or len(latents) == 0:
                 raise SamplingError(f"latents are given for {len(latents)} models, but num_models is {num_models}.")
+            if not bool(latents.isfinite().all()):
+                raise SamplingError("latents hold NaN or infinity, expected finite numbers.")
             num_models = len(latents)
         if isinstance(generator, Sequence) and len(generator) != num_models:
             raise SamplingError(f"generator is a list of {len(generator)}, expected one for each of {num_models}.")
@@ -314,7 +316,7 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     def _denoise(
         self,
-        sample: Tensor,
+        noise: Tensor,
         steps: int,
         generators: list[torch.Generator],
         callback: Any,
@@ -322,24 +324,21 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         bar: Any,
         ask: Callable[[Tensor, Tensor], Tensor],
     ) -> list[Tensor]:
-        # The scheduler looks its numbers up on the CPU, so its timesteps stay there. The U-Net gets a copy on the
-        # device. So no step has to wait for a number to come back from the device.
-        self.scheduler.set_timesteps(steps)
-        timesteps = self.scheduler.timesteps
-        on_device = timesteps.to(sample.device)
-        accepted = inspect.signature(self.scheduler.step).parameters
-        options = {"generator": generators} if "generator" in accepted else {}
-        sample = sample.to(self.unet.dtype) * self.scheduler.init_noise_sigma
-        path = [sample]
-        for index, timestep in enumerate(timesteps):
-            model_input = self.scheduler.scale_model_input(sample, timestep)
-            answer = ask(model_input, on_device[index].expand(len(sample)))
-            sample = self.scheduler.step(answer, timestep, sample, **options).prev_sample
+        path: list[Tensor] = []
+
+        def after_step(index: int, timestep: Tensor, sample: Tensor) -> Tensor:
             if callback is not None:
                 sample = (callback(self, index, int(timestep), {"latents": sample}) or {}).get("latents", sample)
-            path = [*path, sample] if keep else [sample]
+            path[:] = [*path, sample] if keep else [sample]
             bar.update()
-        return path
+            return sample
+
+        # A copy, because a scheduler holds the state of one call, and threads may call a pipeline at the same time.
+        scheduler = copy.deepcopy(self.scheduler)
+        noise = noise.to(self.unet.dtype)
+        end = reverse_process(scheduler, noise, steps, generators, ask, after_step)
+        first = noise * scheduler.init_noise_sigma
+        return [first, *path] if keep else [end]
 
     def default_batch_size(self, output_type: str = "state_dict") -> int:
         """How many networks a call makes at once by default; this bounds memory."""
@@ -391,6 +390,77 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
     def push_to_hub(self, *_: Any, **__: Any) -> str:
         """Push the pipeline and a card in one commit; needs the package."""
         raise ImportError(_NEEDS_PACKAGE.format("Pushing a pipeline"))
+
+
+def reverse_process(
+    scheduler: Any,
+    noise: Tensor,
+    steps: int,
+    generators: list[torch.Generator],
+    ask: Callable[[Tensor, Tensor], Tensor],
+    after_step: Callable[[int, Tensor, Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Noise [B,C,L] -> its end after `steps` steps; SamplingError if the scheduler cannot make them.
+
+    generators: one per network, for stochastic steps. ask: predicts for samples [B,C,L] at time steps [B].
+    after_step: called with the step's number, time step and sample; what it returns goes on.
+    """
+    # The scheduler looks its numbers up on the CPU, so its timesteps stay there. The U-Net gets a copy on the
+    # device. So no step has to wait for a number to come back from the device.
+    with _explaining(scheduler, steps):
+        scheduler.set_timesteps(steps)
+        timesteps = scheduler.timesteps
+        on_device = timesteps.to(noise.device)
+        options = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
+        sample = noise * scheduler.init_noise_sigma
+    for index, timestep in enumerate(timesteps):
+        with _explaining(scheduler, steps):
+            model_input = scheduler.scale_model_input(sample, timestep)
+        answer = ask(model_input, on_device[index].expand(len(sample)))
+        with _explaining(scheduler, steps):
+            sample = scheduler.step(answer, timestep, sample, **options).prev_sample
+        if after_step is not None:
+            sample = after_step(index, timestep, sample)
+    return sample
+
+
+@contextmanager
+def _explaining(scheduler: Any, steps: int) -> Iterator[None]:
+    """Says what to do when a scheduler fails, which can raise anything."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise SamplingError(
+            f"the scheduler {type(scheduler).__name__} cannot make {steps} steps ({type(error).__name__}: {error}); "
+            "take another number of steps, or another scheduler, such as DDIMScheduler."
+        ) from error
+
+
+def require_one_call(scheduler: Any) -> None:
+    """Raise ValueError if a step of the scheduler needs more than one call of the U-Net gives."""
+    parts = list(inspect.signature(scheduler.step).parameters.values())
+    needed = [each.name for each in parts if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD]
+    if len(needed) > 3:  # the answer of the U-Net, the time step, and the sample
+        raise SamplingError(
+            f"a step of the scheduler {type(scheduler).__name__} needs {', '.join(needed)}, and this pipeline "
+            "has an answer of its U-Net, a time step and a sample; take another scheduler, such as DDIMScheduler."
+        )
+
+
+def require_finite(numbers_NX: Tensor, first: int = 0) -> None:
+    """Raise ValueError, naming the network (rows are counted from `first`), if a number is NaN or infinite."""
+    if numbers_NX.numel() == 0:
+        return
+    low_N, high_N = torch.aminmax(numbers_NX.flatten(1), dim=1)
+    odd_N = ~(low_N.isfinite() & high_N.isfinite())
+    if bool(odd_N.any()):
+        raise SamplingError(
+            f"network {first + int(odd_N.int().argmax())} came out with NaN or infinity: the pipeline's weights or its "
+            "scheduler are damaged, or what was asked for lies too far outside what it has seen; open the pipeline "
+            "anew, or ask for something else."
+        )
 
 
 def _check_conditioner(conditioner: Any, shape: tuple[int, int]) -> None:

@@ -10,10 +10,11 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -23,6 +24,7 @@ from pdiff_hub.errors import PdiffError
 
 # Our temporary files, and those (six random characters) that safetensors leaves if it is killed while writing.
 _UNFINISHED = (".unfinished-*", ".tmp??????")
+_MOST_TEXT_BYTES = 1 << 24
 
 
 @contextmanager
@@ -122,12 +124,43 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; PdiffError if the file holds none, FileNotFoundError if there is no file."""
+@contextmanager
+def open_regular(file: Path) -> Iterator[BinaryIO]:
+    """Opens a file to read it; PdiffError if it is a named pipe, a device or a folder, which might never end.
+
+    FileNotFoundError if there is no file.
+    """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        # Not blocking: otherwise a named pipe is opened only when somebody writes into it.
+        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
         raise FileNotFoundError(f"{file} does not exist: its folder is not whole.") from None
+    except ValueError as error:
+        raise PdiffError(f"{str(file)!r} is no name of a file ({error}).") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise PdiffError(f"{file} is no regular file, expected one with content of its own; put the file there.")
+    with os.fdopen(descriptor, "rb") as opened:
+        yield opened
+
+
+def read_small(file: Path) -> bytes:
+    """The content of a file of text, such as JSON. Errors as in `open_regular`, and PdiffError over 16 MiB.
+
+    A larger one would be no text of ours, and takes some 20 times its size in memory once it is understood.
+    """
+    with open_regular(file) as opened:
+        content = opened.read(_MOST_TEXT_BYTES + 1)
+    if len(content) > _MOST_TEXT_BYTES:
+        raise PdiffError(f"{file} has more than {_MOST_TEXT_BYTES:,} bytes, expected a short text; restore the file.")
+    return content
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; PdiffError if the file holds none, FileNotFoundError if there is no file."""
+    text = read_small(file)
+    try:
+        content = json.loads(text.decode())
     except (ValueError, RecursionError) as error:
         raise PdiffError(f"{file} is not JSON ({error}).") from error
     if not isinstance(content, dict):
