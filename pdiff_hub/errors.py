@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-_MOST_TO_LIST, _MOST_LETTERS = 30, 200
+_MOST_TO_LIST = 30
 
 
 class PdiffError(ValueError):
@@ -19,6 +19,9 @@ class PdiffError(ValueError):
 
 class MissingPackageError(PdiffError, ImportError):
     """An optional dependency is not installed; the message gives the command that installs it."""
+
+
+_MOST_LETTERS = 200  # of a name
 
 
 def printable(text: object, keep: str = "") -> str:

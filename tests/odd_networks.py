@@ -41,8 +41,8 @@ def wrapped_inside() -> nn.Module:
     return network
 
 
-def bfloat16() -> nn.Module:
-    return mlp().bfloat16()
+def bfloat16(in_channels: int = 1, image_size: int = 8, num_classes: int = 10) -> nn.Module:
+    return mlp(in_channels, image_size, num_classes).bfloat16()
 
 
 def float64() -> nn.Module:

@@ -47,7 +47,7 @@ class Tied(nn.Module):
 
 
 class Drifting(nn.Module):
-    """Changes a buffer both in train mode and in eval mode."""
+    """Changes a buffer wherever its head is trained, also in eval mode of its own."""
 
     count: Tensor
 
@@ -57,7 +57,8 @@ class Drifting(nn.Module):
         self.register_buffer("count", torch.zeros(1))
 
     def forward(self, images: Tensor) -> Tensor:
-        self.count += 1
+        if self.head.training:
+            self.count += 1
         output: Tensor = self.head(images.flatten(1))
         return output
 

@@ -202,6 +202,13 @@ def test_every_way_to_collect_checks_first(method: str, task: Task, tmp_path: Pa
     assert not place.exists() or not list(place.rglob("*.safetensors"))
 
 
-def test_a_named_network_larger_than_the_machine_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"network 'mlp' of this size takes 4,\d\d\d,\d\d\d GB, and this machine has"):
-        build_checked(spec_of("mlp", hidden=[10**6, 10**9]))
+@pytest.mark.parametrize(
+    ("hidden", "message"),
+    [
+        ([10**6, 10**9], r"network 'mlp' of this size takes 4,\d\d\d,\d\d\d GB, and this machine has"),
+        ([10**12, 10**12], r"the spec of network 'mlp' describes no network that can be built \(.{1,300}\)\.$"),
+    ],
+)
+def test_a_named_network_larger_than_the_machine_is_refused(hidden: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_checked(spec_of("mlp", hidden=hidden))

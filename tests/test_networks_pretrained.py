@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pdiff_hub.networks import build_network, resolve_network
 
@@ -69,6 +70,30 @@ def test_only_the_architecture_is_taken_from_a_configuration(changed: Any, train
     assert network.config._attn_implementation == plain.config._attn_implementation
     assert not hasattr(network.config, "quantization_config") and network.config.return_dict
     assert torch.equal(network.state_dict()["classifier.weight"], plain.state_dict()["classifier.weight"])
+
+
+@pytest.mark.parametrize("values", [{"hidden_size": "x"}, {"model_type": [1]}, {"model_type": None}, {"vit": 1}])
+def test_a_configuration_that_fails_is_one_sentence(values: dict[str, Any], changed: Any) -> None:
+    folder, _ = changed(**values)
+    if "vit" in values:
+        (folder / "config.json").write_text("{")
+    with pytest.raises((ValueError, OSError)) as caught:
+        resolve(folder)
+    assert len(str(caught.value)) < 500 or isinstance(caught.value, OSError)
+    assert str(folder) in str(caught.value)
+
+
+def test_weights_that_are_damaged_or_not_finite_are_named(changed: Any) -> None:
+    folder, _ = changed()
+    weights = folder / "model.safetensors"
+    state = load_file(weights)
+    weights.unlink()
+    save_file({**state, "vit.layernorm.bias": torch.full((192,), torch.nan)}, weights, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"tensor 'vit.layernorm.bias' of .* holds NaN or Inf"):
+        build_network(resolve(folder))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"the weights of .* are damaged"):
+        build_network(resolve(folder))
 
 
 def test_a_spec_without_its_configuration_reads_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,10 +118,10 @@ def build_network(
             "from somewhere else; look at it, then give --trust-remote-code, or trust_remote_code=True "
             "(allow_factory=True of this function)"
         )
-    needed = [*_TASK_FIELDS]
-    if name in vision.NAMES and spec.get("pretrained") is not None:
-        needed.append("config")  # without it, resolve_network would read it where the spec says
-    if missing := [field for field in needed if spec.get(field) is None]:
+    missing = [field for field in _TASK_FIELDS if field not in spec]
+    if name in vision.NAMES and spec.get("pretrained") is not None and spec.get("config") is None:
+        missing.append("config")  # resolve_network would read it where the spec says
+    if missing:
         raise PdiffError(f"{_shown(spec)} lacks {', '.join(missing)}: complete it with resolve_network first")
     complete = resolve_network(spec, **{field: spec[field] for field in _TASK_FIELDS})
     if absent := sorted(complete.keys() - spec.keys()):

@@ -11,11 +11,11 @@ import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import nn
 
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import NETWORK_NAMES, build_network
+from pdiff_hub.networks.building import sketching
 
 Shapes = Mapping[str, Sequence[int]]
 """The shape of every tensor of a state dict, by its name."""
@@ -56,7 +56,7 @@ def build_beside(spec: Mapping[str, Any], layout: Layout, where: str, *, allow_f
     shapes |= {entry.name: entry.shape for entry in layout.frozen}
     if spec.get("name") in NETWORK_NAMES:
         require_bounded(spec, shapes, where)
-        _require_fit(sketch(spec, where), shapes, where)
+        _require_fit(sketch(spec, where, len(shapes)), shapes, where)
         return build_network(spec, pretrained=False, allow_factory=False)
     network = build_network(spec, pretrained=False, allow_factory=allow_factory)
     _require_fit(network, shapes, where)
@@ -71,7 +71,7 @@ def require_bounded(spec: Mapping[str, Any], shapes: Shapes, where: str) -> None
         sizes = value if isinstance(value, list | tuple) else [value]
         # Each of them is a side of some tensor, but for the side of the images.
         too_large = option != "image_size" and any(type(size) is int and size > total for size in sizes)
-        no_rows = option == "num_classes" and (type(value) is not int or value not in rows)
+        no_rows = option == "num_classes" and type(value) is int and value not in rows
         if len(sizes) > len(shapes) or too_large or no_rows:
             raise PdiffError(
                 f"{where} has {option} {reprlib.repr(value)}, which does not fit the weights beside it: {len(shapes)} "
@@ -79,10 +79,13 @@ def require_bounded(spec: Mapping[str, Any], shapes: Shapes, where: str) -> None
             )
 
 
-def sketch(spec: Mapping[str, Any], where: str) -> nn.Module:
-    """A named network without memory for its numbers, so that the spec of a huge network costs nothing."""
+def sketch(spec: Mapping[str, Any], where: str, num_tensors: int) -> nn.Module:
+    """A named network without memory for its numbers, so that the spec of a huge network costs nothing.
+
+    where: as in `build_beside`. num_tensors: how many it should have; ValueError if it has many more.
+    """
     try:
-        with torch.device("meta"):
+        with sketching(num_tensors):
             return build_network(spec, pretrained=False, allow_factory=False)
     except ImportError:
         raise

@@ -14,11 +14,13 @@ from torch.func import functional_call
 
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import NETWORK_NAMES, build_network, logits
-from pdiff_hub.networks.beside import Layout, build_beside
+from pdiff_hub.networks.beside import Layout, build_beside, sketch
+from pdiff_hub.networks.building import one_at_a_time
 from pdiff_hub.networks.seeding import seeded
 from pdiff_hub.networks.unwrapping import cannot_take
 
 _INPUTS = 2
+_MOST_TENSORS = 10_000  # of a network that the package knows by name
 
 
 def build_checked(
@@ -72,7 +74,7 @@ def dry_run(network: nn.Module, spec: Mapping[str, Any]) -> None:
     # The package's own networks change nothing in eval mode, and may be large.
     own = {} if name in NETWORK_NAMES else {key: tensor.detach().clone() for key, tensor in tensors.items()}
     device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
-    with seeded(0), _attributes_kept(network):
+    with one_at_a_time, seeded(0), _attributes_kept(network):
         images = torch.randn(_INPUTS, spec["in_channels"], spec["image_size"], spec["image_size"])
         inputs_NCHW, before = images.to(device, copy=True), torch.get_rng_state()
         network.eval()
@@ -214,9 +216,8 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 def _require_memory(spec: Mapping[str, Any]) -> None:
     """ValueError if a network that the package knows by name has more numbers than this machine has memory for."""
-    with torch.device("meta"):
-        sketch = build_network(spec, pretrained=False, allow_factory=False)
-    needed = sum(tensor.nbytes for tensor in sketch.state_dict().values())
+    empty = sketch(spec, f"the spec of network {spec['name']!r}", _MOST_TENSORS)
+    needed = sum(tensor.nbytes for tensor in empty.state_dict().values())
     if needed > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
         raise PdiffError(
             f"network {spec['name']!r} of this size takes {needed / 1e9:,.0f} GB, and this machine has "

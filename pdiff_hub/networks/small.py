@@ -22,6 +22,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "mlp3": {"hidden": [64, 64]},
     "convnet3": {"widths": [8, 16, 16], "norm": "none", "downsample": "max_pool", "global_pool": False},
 }
+_MOST_LAYERS = 1000  # a list that is longer is no network, and would take minutes to build
 _CHOICES = {"norm": ("none", "batch", "group"), "downsample": ("max_pool", "stride")}
 
 
@@ -58,6 +59,8 @@ def _widths(what: str, value: Any, length: int | None) -> list[int]:
     ):
         number = f"{length} " if length else ""
         raise PdiffError(f"{what} must be a list of {number}positive integers, found {reprlib.repr(value)}")
+    if len(value) > _MOST_LAYERS:
+        raise PdiffError(f"{what} must be at most {_MOST_LAYERS:,} numbers, one for each layer, found {len(value):,}")
     return list(value)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from pdiff_hub.errors import MissingPackageError, PdiffError, require_known
@@ -155,22 +156,28 @@ def _shrink_stem(network: Any, in_channels: int, stride: int) -> None:
 
 def _load(model_class: Any, spec: dict[str, Any], config: PretrainedConfig) -> Any:
     """The network with pretrained weights. Only the classifier may be new, if the number of classes differs."""
-    network, report = model_class.from_pretrained(
-        spec["pretrained"],
-        config=config,
-        revision=spec["revision"] or "main",
-        dtype=torch.float32,
-        use_safetensors=True,  # never unpickle what was downloaded,
-        trust_remote_code=False,  # and never run it
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-    )
+    try:
+        network, report = model_class.from_pretrained(
+            spec["pretrained"],
+            config=config,
+            revision=spec["revision"] or "main",
+            dtype=torch.float32,
+            use_safetensors=True,  # never unpickle what was downloaded,
+            trust_remote_code=False,  # and never run it
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except SafetensorError as error:  # an OSError, for files that are not there, has a good message of its own
+        raise PdiffError(f"the weights of {spec['pretrained']!r} are damaged: {error}") from error
     strangers = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
     if wrong := sorted(name for name in strangers if not name.startswith("classifier.")):
         raise PdiffError(
             f"{spec['pretrained']!r} has no weights that fit {', '.join(wrong[:3])} ({len(wrong)} in all) of network "
             f"{spec['name']!r}"
         )
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise PdiffError(f"tensor {name!r} of {spec['pretrained']!r} holds NaN or Inf; expected finite numbers")
     return network
 
 
@@ -181,8 +188,12 @@ def _read_config(pretrained: str, revision: str | None) -> tuple[dict[str, Any],
 
     try:
         config = AutoConfig.from_pretrained(pretrained, revision=revision or "main", trust_remote_code=False)
-    except ValueError as error:  # an OSError, if there is no such repository, has a good message of its own
-        raise PdiffError(f"{pretrained!r} has no config that transformers can read: {error}") from error
+    except (OSError, ImportError):  # with a good message of its own, if there is no such repository
+        raise
+    except Exception as error:  # transformers checks the types of some values, and fails at others anywhere
+        raise PdiffError(
+            f"{pretrained!r} has no config that transformers can read: {' '.join(str(error).split())[:300]}"
+        ) from error
     values = {key: value for key, value in config.to_dict().items() if key not in _NOT_ARCHITECTURE}
     plain: dict[str, Any] = json.loads(json.dumps(values))
     # transformers does not say which commit it read. The name of the snapshot's folder in the cache does.

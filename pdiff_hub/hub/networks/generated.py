@@ -95,7 +95,7 @@ class GeneratedNetwork(
         if spec["name"] in NETWORK_NAMES:
             where = f"{name}: its {CONFIG}"
             require_bounded(spec, {key: tensor.shape for key, tensor in state.items()}, where)
-            _require_fit(sketch(spec, where), state, name)
+            _require_fit(sketch(spec, where, len(state)), state, name)
         network = build_network(spec, pretrained=False, allow_factory=trust_remote_code)
         _require_fit(network, state, name)
         network.load_state_dict(state, strict=True)
