@@ -21,6 +21,12 @@ class MissingPackageError(PdiffError, ImportError):
     """An optional dependency is not installed; the message gives the command that installs it."""
 
 
+def one_line(error: Exception, most: int = 300) -> str:
+    """What an error of a library says, on one line and no longer than people read."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> PdiffError:
     """The error to raise for a `name` that is not among `known`; `kind` is what it should name ("network")."""
     by_lower_case = {candidate.lower(): candidate for candidate in known}
