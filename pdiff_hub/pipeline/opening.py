@@ -146,7 +146,8 @@ def rehearse(pipe: PDiffPipeline, folder: Path) -> None:
             answer = torch.func.functional_call(pipe.unet, sketch, (noise, torch.zeros(1, dtype=torch.int64)))
     except Exception as error:  # a made-up config can make it raise anything
         raise PdiffError(
-            f"{file} describes a U-Net that cannot take latents of {channels} x {length} ({one_line(error)}); restore the folder."
+            f"{file} describes a U-Net that cannot take latents of {channels} x {length} ({one_line(error)}); restore "
+            "the folder."
         ) from error
     if (found := list(answer.sample.shape)) != [1, channels, length]:
         raise PdiffError(
