@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 _MOST_TO_LIST = 30
+_MOST_LETTERS = 200  # of a name
 
 
 class PdiffError(ValueError):
@@ -21,9 +22,6 @@ class MissingPackageError(PdiffError, ImportError):
     """An optional dependency is not installed; the message gives the command that installs it."""
 
 
-_MOST_LETTERS = 200  # of a name
-
-
 def printable(text: object, keep: str = "") -> str:
     """`text` with escapes in place of what a terminal obeys or cannot show, such as control characters.
 
@@ -31,6 +29,12 @@ def printable(text: object, keep: str = "") -> str:
     """
     escaped = (c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in str(text))
     return "".join(escaped)
+
+
+def one_line(error: Exception, most: int = 300) -> str:
+    """What an error of a library says, on one line and no longer than people read."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> PdiffError:

@@ -6,6 +6,7 @@ import json
 import shutil
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,10 +153,58 @@ def test_a_pipeline_from_the_hub_brings_no_code(hub: LoopbackHub) -> None:
     assert [path.name for path in folder.rglob("*.py")] == []
     opened = opening.open_pipeline(folder, "someone/digits")
     assert len(sampling.sample(opened, 2, 0, 2)) == 2
-    assert "cannot be read" in opened.gone and ".parquet" in opened.gone  # the parquet files were not pushed
+    assert "is not in the pipeline's folder" in opened.gone  # only a pipeline's own files are downloaded
+    assert not (folder / "checkpoints").exists()
     hub.add("someone/else", {"README.md": b"nothing"})
     with pytest.raises(ValueError, match=r"model_index\.json"):
         opening.pull_pipeline("someone/else")
+
+
+def of_the_hub(hub: LoopbackHub, repo_id: str, **changes: Any) -> str:
+    """The shipped pipeline on the Hub, with other fields in the autoencoder's config.json."""
+    files = {name: (PIPELINE / name).read_bytes() for name in ("model_index.json", "scheduler/scheduler_config.json")}
+    for part in ("unet", "autoencoder"):
+        for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+            files[f"{part}/{name}"] = (PIPELINE / part / name).read_bytes()
+    config = {**json.loads(files["autoencoder/config.json"]), **changes}
+    hub.add(repo_id, {**files, "autoencoder/config.json": json.dumps(config).encode()})
+    return repo_id
+
+
+def test_a_large_repository_is_not_downloaded(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "_MOST_BYTES", 100_000)
+    of_the_hub(hub, "someone/large")
+    with pytest.raises(
+        ValueError, match=r"'someone/large' has 6 files of a pipeline with [\d,]+ bytes, expected at most"
+    ):
+        opening.pull_pipeline("someone/large")
+    assert not [request for request in hub.requests if "/resolve/" in request.path]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [("/usr", "is no data set of the Hub"), ("../..", "is no data set of the Hub"), ("a/large", "expected at most")],
+)
+def test_data_of_a_visitors_pipeline(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, dataset: str, message: str
+) -> None:
+    hub.add("a/large", {"data.bin": bytes(2_000_000)}, repo_type="dataset")
+    of_the_hub(hub, "someone/else", task={"dataset": dataset})
+    monkeypatch.setattr(opening, "_MOST_BYTES", 1_500_000)
+    with pytest.raises(ValueError, match=message):
+        opening.pull_pipeline("someone/else")
+
+
+def test_a_pipeline_that_never_opens_stops_nobody(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_the_hub(hub, "someone/slow")
+    with monkeypatch.context() as quick:
+        quick.setattr(opening, "_MOST_SECONDS", 0.5)
+        with pytest.raises(ValueError, match=r"someone/slow was not (here|open) after 0\.5 seconds"):
+            opening.pull_pipeline("someone/slow")
+    damaged = of_the_hub(hub, "someone/damaged", network={"name": "mlp3", "hidden": [10**6, 10**6]})
+    with pytest.raises(ValueError, match=r"someone/damaged|network") as caught:
+        opening.pull_pipeline(damaged)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def sketching(num_tensors: int) -> Iterator[None]:
         yield
 
 
-class _Ending(TorchFunctionMode):  # type: ignore[misc]
+class _Ending(TorchFunctionMode):
     """Ends whatever calls torch too often in this thread."""
 
     def __init__(self, most: int, num_tensors: int):

@@ -14,7 +14,7 @@ import torch
 from diffusers import UNet1DModel
 from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME
 
-from pdiff_hub.errors import PdiffError, require
+from pdiff_hub.errors import PdiffError, one_line, require
 from pdiff_hub.networks.building import sketching
 from pdiff_hub.pipeline.schedulers import MOST_TRAIN_TIMESTEPS, load_scheduler
 from pdiff_hub.records.components import load_component
@@ -146,7 +146,8 @@ def rehearse(pipe: PDiffPipeline, folder: Path) -> None:
             answer = torch.func.functional_call(pipe.unet, sketch, (noise, torch.zeros(1, dtype=torch.int64)))
     except Exception as error:  # a made-up config can make it raise anything
         raise PdiffError(
-            f"{file} describes a U-Net that cannot take latents of {channels} x {length} ({error}); restore the folder."
+            f"{file} describes a U-Net that cannot take latents of {channels} x {length} ({one_line(error)}); restore "
+            "the folder."
         ) from error
     if (found := list(answer.sample.shape)) != [1, channels, length]:
         raise PdiffError(

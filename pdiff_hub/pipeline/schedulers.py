@@ -15,7 +15,7 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
-from pdiff_hub.errors import PdiffError
+from pdiff_hub.errors import PdiffError, one_line
 from pdiff_hub.records.component_configs import require_numbers
 from pdiff_hub.safe_files import read_json
 from pdiff_hub.safe_files.tensors import all_finite
@@ -39,7 +39,7 @@ def load_scheduler(name: str, folder: Path, steps: int, latent_channels: int) ->
     try:
         scheduler: SchedulerMixin = kind.from_config(config)
     except Exception as error:  # a made-up config can make a constructor raise anything
-        raise PdiffError(f"{file} describes no {name} ({error}).") from error
+        raise PdiffError(f"{file} describes no {name} ({one_line(error)}).") from error
     most = scheduler.config.num_train_timesteps
     if steps > most:
         raise PdiffError(

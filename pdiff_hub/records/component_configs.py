@@ -17,12 +17,15 @@ from pydantic import Field
 
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.safe_files.checking import checked
+from pdiff_hub.safe_files.tensors import DTYPES
 from pdiff_hub.travelling.conditioner import Conditioner
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 
 _MOST = 2**53  # what a number in JSON can hold exactly
 _MOST_LEVELS = 64  # of a U-Net, layers of an autoencoder, dimensions of a tensor
 _LARGEST_BLOCK = 2**20  # parameters that one column of latents stands for, in a network that has fewer
+
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (*DTYPES.values(), torch.complex128)}
 
 _Size = Annotated[int, Field(ge=1, le=_MOST)]
 _Place = Annotated[int, Field(ge=0, le=_MOST)]
@@ -142,14 +145,19 @@ def require_numbers(value: Any, what: str, finite: bool = True) -> None:
 
 def _check_autoencoder(config: _Autoencoder, file: Path, num_tensors: int) -> None:
     what = f"{file} describes no ParamAutoencoder"
+    names: set[str] = set()
     for entry in [*config.layout.entries, *config.layout.frozen]:
-        dtype = getattr(torch, entry.dtype, None)
+        dtype = _DTYPES.get(entry.dtype)
         generated = isinstance(entry, _Generated)
-        if not isinstance(dtype, torch.dtype) or (generated and not (dtype.is_floating_point or dtype.is_complex)):
+        if dtype is None or (generated and not (dtype.is_floating_point or dtype.is_complex)):
             raise PdiffError(
                 f"{what}: the layout's tensor {entry.name!r} is of type {entry.dtype!r}, expected "
-                f"{'one that holds fractions' if generated else 'a type of torch'}, such as 'float32'."
+                f"{'one that holds fractions' if generated else 'one that is stored'}, such as 'float32'."
             )
+        for name in (entry.name, *(entry.aliases if isinstance(entry, _Generated) else ())):
+            if name in names:
+                raise PdiffError(f"{what}: the layout has the tensor {name!r} twice; restore the file.")
+            names.add(name)
     num_params = sum(entry.stop - entry.start for entry in config.layout.entries)
     if config.form == "linear":
         slices = -(-num_params // config.slice_size)

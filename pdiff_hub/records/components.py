@@ -14,7 +14,7 @@ import torch
 from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME
 from torch import Tensor, nn
 
-from pdiff_hub.errors import PdiffError
+from pdiff_hub.errors import PdiffError, one_line
 from pdiff_hub.networks.building import sketching
 from pdiff_hub.records import fingerprint
 from pdiff_hub.records.component_configs import check_config
@@ -57,7 +57,9 @@ def load_component(kind: type[T], folder: Path, release: Callable[[Tensor], None
         with sketching(len(there)):
             component: T = made.from_config(config)
     except Exception as error:  # a made-up config can make a constructor raise anything
-        raise PdiffError(f"{config_file} describes no {kind.__name__} that can be built ({error}).") from error
+        raise PdiffError(
+            f"{config_file} describes no {kind.__name__} that can be built ({one_line(error)})."
+        ) from error
     expected = component.state_dict()
     _require_fit(there, places, expected, config_file)
     weights: dict[str, Tensor] = {}

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pdiff_hub.errors import PdiffError
+from pdiff_hub.errors import PdiffError, one_line
 from pdiff_hub.safe_files import open_regular
 
 _MOST_HEADER_BYTES = 1 << 23  # of 10,000 tensors it has about 2 MB; Python takes some 20 times as much to read it
@@ -87,7 +87,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (SafetensorError, RuntimeError) as error:
-        raise _damaged(file, str(error)) from error
+        raise _damaged(file, one_line(error)) from error
 
 
 def require_finite(file: Path, tensors: Mapping[str, Tensor], release: Callable[[Tensor], None] | None = None) -> None:

@@ -23,6 +23,7 @@ class ConditionError(ValueError):
     """A condition is wrong, or none; the message is a sentence that says what to do."""
 
 
+_LARGEST = 1e37  # float32 holds it, and twice as much
 _KINDS = ("bits", "class", "scalar", "vector", "text")
 
 
@@ -61,7 +62,8 @@ class ConditionSpec:
             or not all(isinstance(each, str) for each in self.names)
             or len(set(self.names)) != len(self.names)
             or not len(self.low) == len(self.high) == asked
-            or not all(isinstance(each, (int, float)) and math.isfinite(each) for each in numbers)
+            or not all(isinstance(each, (int, float)) and abs(each) < _LARGEST for each in numbers)
+            or not all(low <= high for low, high in zip(self.low, self.high, strict=True))
             or (self.period is not None and (self.kind != "scalar" or self.period <= 0))
         ):
             raise ConditionError(f"{self} describes no condition: its parts do not fit together.")

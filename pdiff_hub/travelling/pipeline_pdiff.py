@@ -143,7 +143,8 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
                 (classifier-free guidance, arXiv 2207.12598, with the scale of diffusers).
 
         Raises:
-            ValueError: for any argument out of range, before work begins. A condition outside what was seen: a warning.
+            ValueError: for any argument out of range, before work begins; for a scheduler that fails; for a network
+                that comes out with NaN or infinity. A condition outside what was seen: a warning.
         """
         steps = self.config.default_num_inference_steps if num_inference_steps is None else num_inference_steps
         shape = (self.autoencoder.config.latent_channels, self.autoencoder.config.latent_length)
@@ -432,14 +433,17 @@ def _explaining(scheduler: Any, steps: int) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
+        said = " ".join(str(error).split())[:200]
         raise SamplingError(
-            f"the scheduler {type(scheduler).__name__} cannot make {steps} steps ({type(error).__name__}: {error}); "
+            f"the scheduler {type(scheduler).__name__} cannot make {steps} steps ({type(error).__name__}: {said}); "
             "take another number of steps, or another scheduler, such as DDIMScheduler."
         ) from error
 
 
 def require_one_call(scheduler: Any) -> None:
     """Raise ValueError if a step of the scheduler needs more than one call of the U-Net gives."""
+    if not hasattr(scheduler, "step"):
+        raise SamplingError(f"{type(scheduler).__name__} makes no steps; take another, such as DDIMScheduler.")
     parts = list(inspect.signature(scheduler.step).parameters.values())
     needed = [each.name for each in parts if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD]
     if len(needed) > 3:  # the answer of the U-Net, the time step, and the sample
