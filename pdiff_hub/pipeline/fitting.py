@@ -207,7 +207,9 @@ def _named(layout: ParamLayout, leaves: list[Tensor]) -> dict[str, Tensor]:
     """Parts of the vector [b, numbers] -> tensors [b, *shape] by all their names."""
     state: dict[str, Tensor] = {}
     for entry, leaf in zip(layout.entries, leaves, strict=True):
-        tensor = leaf.view(-1, *entry.shape).to(getattr(torch, entry.dtype))
+        dtype: torch.dtype = getattr(torch, entry.dtype)
+        numbers = torch.view_as_complex(leaf.view(-1, *entry.shape, 2)) if dtype.is_complex else leaf
+        tensor = numbers.view(-1, *entry.shape).to(dtype)
         state |= dict.fromkeys((entry.name, *entry.aliases), tensor)
     return state
 

@@ -121,6 +121,9 @@ class Recipe:
                 value = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(value).items()}
             data[each.name] = value
         data["collect"] = {"method": data.pop("method"), **data["collect"]}
+        for name in ("base", "ignore"):  # of imports; so that one begun before there were these options goes on
+            if not data["collect"].get(name, True):
+                del data["collect"][name]
         if self.condition is None:  # so that a run begun before there were conditions goes on
             del data["condition"]
             if self.method != "family":

@@ -63,8 +63,11 @@ def collect(recipe: Recipe, directory: Path, *, device: str = "cpu", trained: Pa
         pattern=config.pattern,
         key=config.key,
         prefix=config.prefix,
+        base=config.base,
+        ignore=config.globs,
         hub=config.hub,
         conditions=config.conditions,
+        build=lambda seed: build_network(spec, seed=seed),
         output_dir=directory,
     )
 

@@ -16,7 +16,7 @@ import re
 import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +33,8 @@ _SHARD_BYTES = 256 * 2**20  # components above this size are saved in files of a
 _SAFETENSORS_DTYPES = {
     **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL"},
     **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"},
+    **{torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.complex64: "C64"},
+    **{torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"},
 }
 _TINY_VARIANCE = 1e-12  # a dead channel has running variance 0, and the logarithm of 0 is not finite
 
@@ -61,6 +63,7 @@ class FrozenEntry:
     name: str
     shape: tuple[int, ...]
     dtype: str
+    tied: tuple[str, ...] = field(default=(), compare=False)  # all names of the tensor; known of a module's
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
@@ -78,8 +81,9 @@ def _is_norm(module: nn.Module) -> bool:
 class ParamLayout:
     """Which tensors of a network are generated, and their places in one flat float32 vector of P numbers.
 
-    Values in the vector are in raw weight units; tied tensors appear once. `entries` are the selected tensors in
-    state-dict order. `frozen` are the rest: integer tensors, empty tensors and all that is not selected.
+    Values in the vector are in raw weight units, complex ones as (real, imaginary); tied tensors appear once. `entries`
+    are the selected tensors in state-dict order. `frozen` are the rest: integer, 8-bit and empty tensors, buffers with
+    infinities (masks) and all that is not selected.
     """
 
     def __init__(self, select: str | Sequence[str], entries: Sequence[TensorEntry], frozen: Sequence[FrozenEntry]):
@@ -100,11 +104,9 @@ class ParamLayout:
         "norms:A-B" (norms A to B counted from 1, both included; for table 2b); "modules:GLOB[,GLOB]" (module names);
         "head" (the last linear or convolutional layer); or a list of state-dict names.
         `buffers`: whether to select float buffers (running statistics); None: only with "all". Ignored for a list.
-        Raises ValueError for an unknown form, and for a selection that matches nothing.
+        Raises ValueError for an unknown form, a selection that matches nothing, a dtype that no file can hold.
         """
-        if not isinstance(select, str) and not (
-            isinstance(select, Sequence) and all(isinstance(name, str) for name in select)
-        ):
+        if not isinstance(select, Sequence) or not all(isinstance(name, str) for name in select):
             raise ParamError(f"select is {select!r}, expected a text such as 'all', or a list of tensor names.")
         by_tensor: dict[int, list[str]] = {}
         tensors: dict[str, Tensor] = {}
@@ -126,26 +128,25 @@ class ParamLayout:
                         f"select names the tensor {name!r}, which {type(module).__name__} does not have."
                         + _nearest(name, list(tensors))
                     )
-        entries: list[TensorEntry] = []
-        frozen: list[FrozenEntry] = []
+        entries, frozen = list[TensorEntry](), list[FrozenEntry]()
         for name, tensor in tensors.items():
-            names = by_tensor[id(tensor)]
-            buffer = id(tensor) in is_buffer
-            chosen = wanted.intersection(names) and tensor.is_floating_point() and (keep_buffers or not buffer)
-            dtype = _dtype_name(tensor.dtype)
-            if chosen and tensor.numel() > 0:
+            names, buffer = by_tensor[id(tensor)], id(tensor) in is_buffer
+            dtype, shape = _dtype_name(tensor.dtype), tuple(tensor.shape)
+            if tensor.dtype not in _SAFETENSORS_DTYPES:
+                raise ParamError(f"tensor {name!r} is {dtype}, which safetensors files cannot hold; use another dtype.")
+            real = tensor.is_floating_point() and tensor.dtype.itemsize > 1
+            chosen = wanted.intersection(names) and (real or tensor.is_complex()) and (keep_buffers or not buffer)
+            mask = chosen and buffer and isinstance(select, str) and not tensor.is_meta and torch.isinf(tensor).any()
+            if chosen and not mask and tensor.numel() > 0:
                 start = entries[-1].stop if entries else 0
-                log = buffer and name.rsplit(".", 1)[-1] == "running_var"
-                entries.append(
-                    TensorEntry(name, tuple(tensor.shape), dtype, start, start + tensor.numel(), log, tuple(names[1:]))
-                )
+                log = buffer and real and name.rsplit(".", 1)[-1] == "running_var"
+                stop = start + tensor.numel() * (2 if tensor.is_complex() else 1)
+                entries.append(TensorEntry(name, shape, dtype, start, stop, log, tuple(names[1:])))
             else:
-                frozen += [FrozenEntry(each, tuple(tensor.shape), dtype) for each in names]
+                frozen += [FrozenEntry(each, shape, dtype, tuple(names)) for each in names]
         if not entries:
-            raise ParamError(
-                f"select={select!r} matches no float tensor of {type(module).__name__}; it has e.g. "
-                f"{', '.join(list(tensors)[:5])}."
-            )
+            has = f"it has e.g. {', '.join(list(tensors)[:5])}"
+            raise ParamError(f"select={select!r} matches no float tensor of {type(module).__name__}; {has}.")
         return cls(select, entries, frozen)
 
     def flatten(self, state_dict: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]]) -> Tensor:
@@ -181,8 +182,9 @@ class ParamLayout:
                 raise ParamError(
                     f"tensor {name!r}{where} has shape {list(tensor.shape)}, expected {list(entry.shape)}."
                 )
-            if not tensor.is_floating_point():
-                raise ParamError(f"tensor {name!r}{where} has dtype {tensor.dtype}, expected a float dtype.")
+            kind = "complex" if _dtype(entry.dtype).is_complex else "float"
+            if not (tensor.is_complex() if kind == "complex" else tensor.is_floating_point()):
+                raise ParamError(f"tensor {name!r}{where} has dtype {tensor.dtype}, expected a {kind} dtype.")
             if name == entry.name and not bool(torch.isfinite(tensor).all()):
                 raise ParamError(f"tensor {name!r}{where} holds NaN or Inf; expected finite numbers.")
             if name != entry.name and not torch.equal(tensor, state_dict[entry.name]):
@@ -208,13 +210,17 @@ class ParamLayout:
         self.require_shape(params_BP)
         stacked: StateDict = {}
         for e in self.entries:
-            tensor = params_BP[:, e.start : e.stop].reshape(-1, *e.shape).to(_dtype(e.dtype))
+            tensor, dtype = params_BP[:, e.start : e.stop], _dtype(e.dtype)
+            if dtype.is_complex:
+                tensor = torch.complex(*tensor.reshape(-1, *e.shape, 2).unbind(-1))
+            tensor = tensor.reshape(-1, *e.shape).to(dtype)
             stacked.update(dict.fromkeys((e.name, *e.aliases), tensor))
         return stacked
 
     def unstack(self, stacked: Mapping[str, Tensor]) -> Tensor:
         """The inverse of `stack`: tensors [B, *shape] -> float32 [B,P]."""
-        return torch.cat([stacked[e.name].flatten(1).to(torch.float32) for e in self.entries], dim=1)
+        real = {name: torch.stack([t.real, t.imag], -1) if t.is_complex() else t for name, t in stacked.items()}
+        return torch.cat([real[e.name].reshape(-1, e.stop - e.start).to(torch.float32) for e in self.entries], dim=1)
 
     def frozen_state(self, state_dict: Mapping[str, Tensor]) -> StateDict:
         """The frozen rest of a full state dict, on the CPU in its own memory; ValueError names what is missing."""
@@ -230,7 +236,7 @@ class ParamLayout:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dict from which `from_dict` makes an equal layout."""
         entries = [asdict(e) | {"shape": list(e.shape), "aliases": list(e.aliases)} for e in self.entries]
-        frozen = [asdict(e) | {"shape": list(e.shape)} for e in self.frozen]
+        frozen = [{"name": e.name, "shape": list(e.shape), "dtype": e.dtype} for e in self.frozen]
         return {"select": self.select, "entries": entries, "frozen": frozen}
 
     @classmethod
@@ -242,10 +248,11 @@ class ParamLayout:
         frozen = [FrozenEntry(**{**e, "shape": tuple(e["shape"])}) for e in data["frozen"]]
         position = 0
         for e in entries:
-            if e.start != position or e.stop - e.start != math.prod(e.shape):
+            numbers = math.prod(e.shape) * (2 if e.dtype.startswith("complex") else 1)
+            if e.start != position or e.stop - e.start != numbers:
                 raise ParamError(
                     f"layout entry {e.name!r} spans {e.start}..{e.stop}, expected it to start at "
-                    f"{position} and hold {math.prod(e.shape)} numbers; the layout is damaged."
+                    f"{position} and hold {numbers} numbers; the layout is damaged."
                 )
             position = e.stop
         return cls(data["select"], entries, frozen)

@@ -22,7 +22,7 @@ from pdiff_hub.collect.family.split import TaskSplit
 from pdiff_hub.collect.journal import CheckpointJournal, TrainingState
 from pdiff_hub.collect.population.batched_training import BatchedTrainer
 from pdiff_hub.collect.population.training_groups import train_in_groups
-from pdiff_hub.collect.whole_networks import whole_layout
+from pdiff_hub.collect.whole_networks import require_shared, require_shared_start, whole_layout
 from pdiff_hub.errors import require
 from pdiff_hub.networks import build_network
 from pdiff_hub.networks.dry_run import build_checked
@@ -120,6 +120,7 @@ def collect_family(
     layout = whole_layout(network, select, "family", "each network trains for itself")
     require_view(family, config.family, task, split)
     if not config.shared_start:
+        require_shared_start(layout, network, lambda: build_network(spec, seed=seed + 1, pretrained=False))
         require_alignable(network, task.inputs(task.validation, slice(0, _SAMPLE)))
     run = _Run(task, spec, network, layout, config, family, seed, device, progress)
     seen = _Part(
@@ -188,7 +189,9 @@ class _Run:
             return self._trainer(own_RD, [self.seed + part.first + row for row in rows])
 
         def keep(trainer: BatchedTrainer, rows: range) -> None:
-            params_RP = self.layout.unstack(trainer.stacked_state())
+            stacked = trainer.stacked_state()
+            require_shared(self.layout, stacked, self._frozen())
+            params_RP = self.layout.unstack(stacked)
             journal.append(params_RP, self._metadata(trainer, part.groups[rows.start : rows.stop]), TrainingState())
 
         if not journal.finished:

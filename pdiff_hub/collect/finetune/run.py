@@ -19,6 +19,7 @@ from pdiff_hub.collect.finetune.config import FinetuneConfig
 from pdiff_hub.collect.finetune.image_batches import ImageBatches
 from pdiff_hub.collect.journal import TrainingState
 from pdiff_hub.collect.schedule import cosine_with_warm_up
+from pdiff_hub.collect.shared_tensors import first_difference, remedy
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import logits
 from pdiff_hub.networks.prefix_cache import Answers, PrefixPlan, plan_prefix, record, serve
@@ -48,9 +49,13 @@ class FinetuneRun:
             self.network.requires_grad_(False)
             for parameter in selected:
                 parameter.requires_grad_(True)
-            self._frozen = self._frozen_floats()
+            self._frozen = self.layout.frozen_state(self.network.state_dict())
             # The modules that own a frozen float buffer themselves: mostly BatchNorm.
-            owners = {name.rpartition(".")[0] for name, _ in self.network.named_buffers() if name in self._frozen}
+            owners = {
+                name.rpartition(".")[0]
+                for name, buffer in self.network.named_buffers()
+                if name in self._frozen and buffer.is_floating_point()
+            }
             self._still = [self.network.get_submodule(owner) for owner in owners]
         self._set_modes()
         self._shared: list[Answers] | None = None
@@ -58,7 +63,8 @@ class FinetuneRun:
         self._asked_to_record = phase == "train"  # nothing can be shared while the whole network is trained
         self._trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         rate, decay = getattr(self.config, _RATES[phase]), self.config.weight_decay
-        self._optimizer = torch.optim.AdamW(self._trained, lr=rate, weight_decay=decay, fused=True)
+        fused = not any(parameter.is_complex() for parameter in self._trained)  # torch has no fused form for them
+        self._optimizer = torch.optim.AdamW(self._trained, lr=rate, weight_decay=decay, fused=fused)
         if phase == "train":
             self._schedule = cosine_with_warm_up(self._optimizer, self.num_train_steps, done=step)
 
@@ -170,13 +176,12 @@ class FinetuneRun:
         return plan if plan.kept_bytes * num_images <= _MAX_SHARED_BYTES else None
 
     def check_frozen(self) -> None:
-        """ValueError if a float tensor outside the selection has changed in the second phase."""
-        for name, tensor in self._frozen_floats().items():
-            if not torch.equal(tensor, self._frozen[name]):
-                raise PdiffError(
-                    f"tensor {name!r} is not selected, but the network changes it while it is trained, "
-                    "also in eval mode; select it too (buffers=True for buffers)."
-                )
+        """ValueError if a tensor outside the selection that is no counter has changed in the second phase."""
+        if name := first_difference(self._frozen, self.layout.frozen_state(self.network.state_dict())):
+            raise PdiffError(
+                f"tensor {name!r} is not selected, but the network changes it while it is trained, "
+                f"also in eval mode; {remedy(self._frozen[name])}."
+            )
 
     def state(self) -> TrainingState:
         """All that is needed to resume exactly: weights, buffers, the optimiser's moments, phase and step."""
@@ -204,10 +209,6 @@ class FinetuneRun:
         self.network.train()
         for module in self._still:
             module.training = False  # not eval(), which would also change the modules inside it
-
-    def _frozen_floats(self) -> dict[str, Tensor]:
-        frozen = self.layout.frozen_state(self.network.state_dict())
-        return {name: tensor for name, tensor in frozen.items() if tensor.is_floating_point()}
 
 
 def trainable(network: nn.Module, layout: ParamLayout) -> list[Tensor]:

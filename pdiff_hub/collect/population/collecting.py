@@ -26,7 +26,7 @@ from pdiff_hub.collect.alignment import align_to_mean, require_alignable
 from pdiff_hub.collect.journal import CheckpointJournal, TrainingState
 from pdiff_hub.collect.population.batched_training import BatchedTrainer
 from pdiff_hub.collect.population.training_groups import train_in_groups
-from pdiff_hub.collect.whole_networks import whole_layout
+from pdiff_hub.collect.whole_networks import require_shared, require_shared_start, whole_layout
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import build_network
 from pdiff_hub.networks.dry_run import build_checked
@@ -110,6 +110,7 @@ def collect_population(
     settings = {"collect": asdict(config), "network": spec, "task": task.spec, "seed": seed}
     if (directory / INDEX_NAME).exists():
         return _finished(directory, settings)
+    require_shared_start(layout, network, lambda: build_network(spec, seed=seed + 1, pretrained=False))
     if config.align:
         require_alignable(network, task.inputs(task.validation, slice(0, _SAMPLE)))
     # With cpu=True, a launcher's processes find each other on CPUs too. This comes before the first use of the device,
@@ -198,6 +199,7 @@ def _append(
     A function of its own, so that its copy of the parameters is freed before the next networks are trained.
     """
     stacked = trainer.stacked_state()
+    require_shared(layout, stacked)
     frozen = {name: stacked[name][0] for name in frozen}
     params_RP, split = layout.unstack(stacked), task.validation
     judged = evaluate(network, layout, frozen, params_RP, SplitImages(task, split), split.labels_N, with_loss=True)
