@@ -1,4 +1,4 @@
-"""Checking what somebody else may have written, in JSON or YAML, against a dataclass."""
+"""Checking what somebody else may have written, in JSON, against a dataclass."""
 
 from __future__ import annotations
 
@@ -6,26 +6,13 @@ import json
 import math
 from collections.abc import Hashable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from pdiff_hub.errors import PdiffError
 
 T = TypeVar("T")
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; PdiffError if the file holds none."""
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PdiffError(f"{file} is no valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise PdiffError(f"{file} holds {type(content).__name__}, expected a mapping.")
-    return content
 
 
 def checked(kind: type[T], data: Mapping[str, Any], what: str, remedy: str) -> T:
