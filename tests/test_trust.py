@@ -23,7 +23,7 @@ from pdiff_hub.runs import stages
 SHIPPED = Path(__file__).parents[1] / "pipelines" / "digits-mlp3"
 SMALL = {
     "collect": {"num_checkpoints": 8, "epochs": 1, "save_every": 1},
-    "diffusion": {"steps": 10, "widths": [8], "batch_size": 8},
+    "diffusion": {"steps": 10, "widths": [16], "batch_size": 8},
     "generate": {"num_models": 2, "num_inference_steps": 2},
     "evaluate": {"baselines": 0},
 }
