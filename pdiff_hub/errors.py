@@ -7,11 +7,13 @@ that travel to the Hub import nothing from the package, so they define their own
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 _MOST_TO_LIST = 30
 _MOST_LETTERS = 200  # of a name
+_MOST_SHOWN = 300
 
 
 class PdiffError(ValueError):
@@ -20,15 +22,6 @@ class PdiffError(ValueError):
 
 class MissingPackageError(PdiffError, ImportError):
     """An optional dependency is not installed; the message gives the command that installs it."""
-
-
-def printable(text: object, keep: str = "") -> str:
-    """`text` with escapes in place of what a terminal obeys or cannot show, such as control characters.
-
-    keep: characters that stay, such as line breaks.
-    """
-    escaped = (c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in str(text))
-    return "".join(escaped)
 
 
 def one_line(error: Exception, most: int = 300) -> str:
@@ -61,4 +54,31 @@ def require_known(kind: str, names: Iterable[object], known: Iterable[str]) -> N
 def require(condition: bool, option: str, found: object, expected: str) -> None:
     """Raises PdiffError, naming the option and what was expected and found, unless `condition` holds."""
     if not condition:
-        raise PdiffError(f"{option} is {found!r}, expected {expected}.")
+        raise PdiffError(f"{option} is {shortened(found)}, expected {expected}.")
+
+
+def shortened(found: object) -> str:
+    """`repr` of what was found, cut where nobody reads on."""
+    return shown if len(shown := repr(found)) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}..."
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with its control characters, and others that no one sees, as escapes such as `\\x1b`.
+
+    So names out of somebody else's file cannot move the cursor, colour the terminal or turn the direction of a line.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each
+        if each.isprintable() or unicodedata.category(each) == "Zs"
+        else " "
+        if each == "\n"
+        else each.encode("unicode_escape", "backslashreplace").decode("ascii")
+        for each in text
+    )
+
+
+def printable_lines(text: str) -> str:
+    """`printable`, line by line."""
+    return "\n".join(map(printable, text.split("\n")))

@@ -132,7 +132,7 @@ def test_other_networks_have_no_yes(folder: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="all training images of digits are of one class"):
         _drawn(one, 9, 0)
-    with pytest.raises(ValueError, match="neither YAML nor JSON"):
+    with pytest.raises(ValueError, match="is no valid YAML"):
         command(folder, "--task", "{dataset: digits", "--output-dir", str(tmp_path / "nets"))
 
 

@@ -75,7 +75,10 @@ def test_no_preset_and_an_unknown_one() -> None:
         ({"task": "digits", "network": "mlp3", "generate": {"num_inference_steps": 0}}, r"num_inference_steps is 0"),
         ({"task": "digits", "network": "mlp3", "generate": 5}, "expected a mapping"),
         ({"task": "digits", "network": "mlp3", "seed": -1}, "seed is -1"),
-        ({"task": "digits", "network": "mlp3", "diffusion": {"steps": "many"}}, "wrong type"),
+        (
+            {"task": "digits", "network": "mlp3", "diffusion": {"steps": "many"}},
+            r"diffusion\.steps is 'many', expected a whole",
+        ),
     ],
 )
 def test_bad_recipes(data: dict[str, object], message: str) -> None:

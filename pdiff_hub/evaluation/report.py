@@ -15,7 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
-from pdiff_hub.errors import PdiffError
+from pdiff_hub.errors import PdiffError, printable_lines
 from pdiff_hub.safe_files import replacing
 
 # What counts as numeric: "97.64", "-1e-4", "97.64 ± 0.12", "0.98 (0.97 to 0.99)", "12.5 %", "3.1 s", "2x".
@@ -70,7 +70,9 @@ def write_report(path: Path, title: str, lead: str, sections: Sequence[Section])
     from jinja2 import Environment, StrictUndefined
 
     _check(title, sections)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_visible
+    )
     environment.filters.update(paragraphs=_paragraphs, numeric_columns=_numeric_columns, picture=_picture)
     page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
@@ -82,6 +84,11 @@ def write_report(path: Path, title: str, lead: str, sections: Sequence[Section])
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_bytes((page + "\n").encode())  # bytes, so that Windows does not change the line ends
+
+
+def _visible(value: object) -> object:
+    """What a page shows of a value out of results that somebody else may have written; markup of our own stays."""
+    return printable_lines(value) if type(value) is str else value
 
 
 class _Picture(NamedTuple):

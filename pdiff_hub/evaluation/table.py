@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from pdiff_hub.errors import printable
 from pdiff_hub.evaluation.figures import METHOD_STYLE
@@ -134,16 +134,16 @@ def print_results(results: Results, console: Console | None = None) -> None:
     if measured is None:
         return
     if measured.accuracy or measured.requests is not None:
-        console.print(_plain(verdict(results)), style="bold")
+        console.print(_safe(verdict(results)), style="bold")
     for name, table in result_tables(measured).items():
         shown = _IN_TERMINAL.get(name, _InTerminal(table.title, note=table.note))
         title = shown.title + (f", {results.facts.num_params:,} parameters" if name == "accuracy" else "")
         _print(console, title, shown.columns or table.columns, table.rows)
         if shown.note:
-            console.print(_plain(shown.note), style="dim")
+            console.print(_safe(shown.note), style="dim")
     for note in measured.notes:
-        console.print(_plain(f"Note: {note}"))
-    console.print(f"Seconds: {seconds_text(results)}")
+        console.print(_safe(f"Note: {note}"))
+    console.print(_safe(f"Seconds: {seconds_text(results)}"))
 
 
 def _accuracy_rows(measured: Measurements) -> Rows:
@@ -297,18 +297,18 @@ def _text(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}"
 
 
+def _safe(text: str) -> Text:
+    """Text for the terminal out of results that somebody else may have written: no markup, no control characters."""
+    return Text(printable(text))
+
+
 def _print(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = RichTable(title=title, box=SIMPLE_HEAD)
     for index, (column, cells) in enumerate(zip(columns, zip(*rows, strict=True), strict=True)):
         numeric = index > 0 and all(cell[:1].isdigit() or cell[:1] in "+-u" for cell in cells if cell)
         # Names differ at their ends and numbers tell nothing without theirs: in a narrow terminal cells are wrapped.
         least = max(len(word) for cell in (column, *cells) for word in cell.split())
-        table.add_column(_plain(column), justify="right" if numeric else "left", min_width=least)
+        table.add_column(_safe(column), justify="right" if numeric else "left", min_width=least)
     for row in rows:
-        table.add_row(*map(_plain, row))
+        table.add_row(*map(_safe, row))
     console.print(table)
-
-
-def _plain(text: str) -> str:
-    """Names in results are other people's text: neither styles nor commands for a terminal."""
-    return escape(printable(text, keep="\n"))

@@ -12,7 +12,7 @@ from pdiff_hub import transfer
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.files import read_index
 from pdiff_hub.checkpoints.index import INDEX_NAME as DATASET_INDEX
-from pdiff_hub.errors import PdiffError
+from pdiff_hub.errors import PdiffError, printable
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.pipeline.opening import download
 from pdiff_hub.pipeline.pushing import push_saved_pipeline
@@ -126,17 +126,17 @@ def describe(
         pipe = PDiffPipeline.from_pretrained(path_or_id, revision=revision, token=token)
         config: Any = pipe.autoencoder.config
         assert pipe.folder is not None
-        text = (
+        text = printable(
             f"pipeline: {pipe.autoencoder.layout}; {config.form} autoencoder, latents {config.latent_channels} x "
-            f"{config.latent_length}; {type(pipe.scheduler).__name__}, {pipe.config.default_num_inference_steps} "
-            f"steps{_asked(pipe.conditions)}"
+            f"{config.latent_length}; {type(pipe.scheduler).__name__}, {pipe.config.default_num_inference_steps} steps"
         )
-        return text, RunFolder(pipe.folder).read_results()
+        return text + _asked(pipe.conditions), RunFolder(pipe.folder).read_results()
     index = read_index(folder if local else _dataset_index(str(path_or_id), revision, token))
     layout = ParamLayout.from_dict(index["layout"])
     spec = None if index.get("conditions") is None else ConditionSpec.from_dict(index["conditions"])
     network = index["network"].get("name", "unknown")
-    return f"data set: {index['num_checkpoints']} checkpoints, {layout}, network {network}{_asked(spec)}", None
+    text = printable(f"data set: {index['num_checkpoints']} checkpoints, {layout}, network {network}")
+    return text + _asked(spec), None
 
 
 def _asked(spec: ConditionSpec | None) -> str:
@@ -146,7 +146,7 @@ def _asked(spec: ConditionSpec | None) -> str:
     if spec.kind in ("bits", "class"):
         what = f"{'some' if spec.kind == 'bits' else 'one'} of {', '.join(spec.names)}"
     elif spec.kind == "text":
-        return f"\nask for {spec.name}: the {spec.size} numbers that {spec.names[0]} gives for a text"
+        return "\n" + printable(f"ask for {spec.name}: the {spec.size} numbers that {spec.names[0]} gives for a text")
     else:
         spans = [f"{low:g} to {high:g}" for low, high in zip(spec.low, spec.high, strict=True)]
         names = spec.names or ("",) * len(spans)
@@ -155,7 +155,7 @@ def _asked(spec: ConditionSpec | None) -> str:
     example = ",".join(
         f"{each:g}" if isinstance(each, float) else each for each in ([value] if not isinstance(value, list) else value)
     )
-    return f"\nask for {spec.name}: {what} (--condition {spec.name}={example})"
+    return "\n" + printable(f"ask for {spec.name}: {what} (--condition {spec.name}={example})")
 
 
 def pull(

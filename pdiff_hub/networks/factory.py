@@ -5,7 +5,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -14,6 +18,17 @@ from pdiff_hub.errors import PdiffError, unknown_name
 from pdiff_hub.networks.unwrapping import described, plain
 
 PASSED = "passed_from_task"
+_searched: list[str] = []
+
+
+def search_too(folder: Path) -> None:
+    """Lets named modules lie in `folder`, which is on the path only while one of them is imported, and comes last.
+
+    The command does this with the current folder where the user trusts functions. It must not stay on the path: many
+    libraries try to import packages that are not installed, and would find a stranger's file of that name.
+    """
+    if str(folder) not in _searched:
+        _searched.append(str(folder))
 
 
 def is_dotted(name: str) -> bool:
@@ -72,26 +87,48 @@ def build(spec: dict[str, Any]) -> nn.Module:
     return plain(network, spec["name"], (spec["in_channels"], spec["image_size"], spec["image_size"]))
 
 
-def _import(name: str) -> Callable[..., Any]:
+def _import(name: str, what: str = "network") -> Callable[..., Any]:
+    """The function or class that a dotted path names; ValueError if there is none. what: how errors call the name."""
     module_name, _, path = name.partition(":") if ":" in name else name.rpartition(".")
     parts = [*module_name.split("."), *path.split(".")]
     if not all(part.isidentifier() for part in parts):
-        raise PdiffError(f"{name!r} is not a path to a factory; write some.module:factory")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if module_name != missing and not module_name.startswith(missing + "."):
-            raise  # the module exists; something that it imports does not
-        raise PdiffError(
-            f"network {name!r}: there is no module {missing!r}; install it, or start Python where it can be imported"
-        ) from None
+        raise PdiffError(f"{what} {name!r} is not a path to a factory; write some.module:factory")
+    found: Any = _module(name, module_name, what)
     for part in path.split("."):
         if not hasattr(found, part):
             public = [candidate for candidate in dir(found) if not candidate.startswith("_")]
             raise unknown_name(f"factory in {module_name!r}", part, public)
         found = getattr(found, part)
     if not callable(found):
-        raise PdiffError(f"network {name!r} must be a function or class, found {type(found).__name__}")
+        raise PdiffError(f"{what} {name!r} must be a function or class, found {type(found).__name__}")
     factory: Callable[..., Any] = found
     return factory
+
+
+def _module(name: str, module_name: str, what: str) -> ModuleType:
+    try:
+        with _on_the_path(_searched):
+            return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if module_name != missing and not module_name.startswith(missing + "."):
+            raise PdiffError(
+                f"{what} {name!r}: its module imports {missing!r}, which is not there; install it, or start where it "
+                "can be imported"
+            ) from error
+        raise PdiffError(
+            f"{what} {name!r}: there is no module {missing!r}; install it, or start Python where it can be imported "
+            "(the command looks into the current folder, too)"
+        ) from None
+
+
+@contextmanager
+def _on_the_path(folders: list[str]) -> Iterator[None]:
+    added = [folder for folder in folders if folder not in sys.path]
+    sys.path.extend(added)
+    try:
+        yield
+    finally:
+        for folder in added:
+            if folder in sys.path:
+                sys.path.remove(folder)

@@ -18,7 +18,7 @@ from pdiff_hub.pipeline.public import public
 from pdiff_hub.records import Checkpoints, Results, RunFolder
 from pdiff_hub.records.components import weight_files
 from pdiff_hub.records.fingerprint import config_files
-from pdiff_hub.records.json_files import read_yaml
+from pdiff_hub.records.yaml_files import read_yaml
 from pdiff_hub.safe_files import read_json, write_json
 from pdiff_hub.transfer import Pushed, PushOptions, push_files, require_own, temporary_folder
 from pdiff_hub.travelling import conditioner, param_autoencoder, pipeline_pdiff

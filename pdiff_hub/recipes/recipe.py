@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
-
-import yaml
+from typing import Any, TypeVar, get_type_hints
 
 from pdiff_hub.collect.family import FamilyConfig
 from pdiff_hub.collect.finetune import FinetuneConfig
 from pdiff_hub.collect.importing import ImportConfig
 from pdiff_hub.collect.population import PopulationConfig
-from pdiff_hub.errors import PdiffError, require, require_known, unknown_name
+from pdiff_hub.errors import PdiffError, require, require_known, shortened, unknown_name
 from pdiff_hub.recipes.cells import CELL_NAMES, cell
+from pdiff_hub.recipes.values import from_text, plain, typed
 from pdiff_hub.records import RunFolder
-from pdiff_hub.records.json_files import read_yaml
+from pdiff_hub.records.yaml_files import read_yaml
+from pdiff_hub.tasks.spec import HUB_OPTIONS
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig, with_preset
 
 RECIPE_FILE = RunFolder(Path()).recipe.name
@@ -97,7 +97,8 @@ class Recipe:
         select: as `ParamLayout.from_module` takes it.
         method: "finetune", "population", "family" or "import", with its options in `collect`.
         condition: a column of the checkpoints' metadata by which networks can be asked for; None: by none.
-        seed: decides every random choice.
+        seed: decides every random choice, from 0 to 2**32 - 1.
+        file: what the recipe was read from; None if it was made in Python.
     """
 
     task: str | dict[str, Any]
@@ -111,11 +112,14 @@ class Recipe:
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     seed: int = 0
+    file: Path | None = field(default=None, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The whole recipe, defaults included, as `recipe_from_dict` reads it; JSON-able."""
         data: dict[str, Any] = {}
         for each in fields(self):
+            if each.name == "file":
+                continue
             value = getattr(self, each.name)
             if is_dataclass(value) and not isinstance(value, type):
                 value = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(value).items()}
@@ -132,39 +136,52 @@ class Recipe:
         return data
 
 
+_SECTIONS: dict[str, type[Any]] = {
+    "autoencoder": AutoencoderConfig,
+    "diffusion": DiffusionConfig,
+    "generate": GenerateConfig,
+    "evaluate": EvaluateConfig,
+}
+# Options of the two free-form keys that are texts, even if they look like numbers.
+TASK_TEXTS = ("dataset", *HUB_OPTIONS)
+_TEXTS = {"task": TASK_TEXTS, "network": ("name", "pretrained", "revision")}
+_TYPES: dict[str, Any] = {
+    "task": str | Mapping[str, Any],
+    "network": str | Mapping[str, Any],
+    "select": str | list[str],
+    "condition": str | None,
+    "seed": int,
+}
+
+
 def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
-    """Merge `data` over the defaults. ValueError for an option that is missing, unknown or out of range."""
-    sections = {
-        "autoencoder": AutoencoderConfig,
-        "diffusion": DiffusionConfig,
-        "generate": GenerateConfig,
-        "evaluate": EvaluateConfig,
-    }
-    require_known("recipe key", data, ["task", "network", "select", "collect", "condition", "seed", *sections])
+    """Merge `data` over the defaults. ValueError for an option that is missing, unknown, mistyped or out of range."""
+    require_known("recipe key", data, [*_TYPES, "collect", *_SECTIONS])
     for name in ("task", "network"):
-        if not data.get(name):
+        if data.get(name) in (None, "", {}):
             raise PdiffError(
                 f"the recipe has no {name!r}; expected a name or a mapping, e.g. task: digits, network: mlp3."
             )
+    free = {name: plain(name, data[name], texts) for name, texts in _TEXTS.items()}
+    given = {name: typed(name, _TYPES[name], data[name]) for name in ("select", "condition", "seed") if name in data}
+    select = given.get("select", "all")
+    seed, condition = given.get("seed", 0), given.get("condition")
+    require(0 <= seed < 2**32, "seed", seed, "a whole number from 0 to 2**32 - 1")
     collect = dict(_mapping("collect", data.get("collect")))
     method = collect.pop("method", "finetune")
     if not isinstance(method, str) or method not in _METHODS:
-        raise unknown_name("collect.method", method, _METHODS)
-    seed = data.get("seed", 0)
-    require(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0, "seed", seed, "an integer >= 0")
-    condition = data.get("condition")
-    require(condition is None or isinstance(condition, str), "condition", condition, "the name of a metadata column")
+        raise unknown_name("collect.method", shortened(method) if not isinstance(method, str) else method, _METHODS)
     if method == "family" and condition is not None:
         raise PdiffError(
             f"condition is {condition!r}, and a family has conditions of its own, those of its tasks; leave it out."
         )
-    options = {name: _mapping(name, data.get(name)) for name in sections}
+    options = {name: _mapping(name, data.get(name)) for name in _SECTIONS}
     options["autoencoder"] = with_preset(options["autoencoder"])
-    made: dict[str, Any] = {name: _section(name, kind, options[name]) for name, kind in sections.items()}
+    made: dict[str, Any] = {name: _section(name, kind, options[name]) for name, kind in _SECTIONS.items()}
     return Recipe(
-        task=data["task"],
-        network=data["network"],
-        select=data.get("select", "all"),
+        task=_name_or_mapping("task", free["task"]),
+        network=_name_or_mapping("network", free["network"]),
+        select=select if isinstance(select, str) else list(select),
         method=method,
         collect=_section("collect", _METHODS[method], collect),
         condition=condition,
@@ -173,21 +190,29 @@ def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
     )
 
 
+def _name_or_mapping(name: str, value: Any) -> str | dict[str, Any]:
+    found: str | dict[str, Any] = typed(name, _TYPES[name], value)
+    return found
+
+
 def _mapping(name: str, value: object) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise PdiffError(f"recipe key {name!r} is {value!r}, expected a mapping of options.")
+        raise PdiffError(f"recipe key {name!r} is {shortened(value)}, expected a mapping of options.")
     return value
 
 
 def _section(name: str, kind: type[_Config], options: Mapping[str, Any]) -> _Config:
-    known = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]
-    require_known(f"recipe key in {name}", options, known)
+    types = get_type_hints(kind)
+    require_known(f"recipe key in {name}", options, types)
+    given = {key: typed(f"{name}.{key}", types[key], value) for key, value in options.items()}
     try:
-        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
-    except TypeError as error:
-        raise PdiffError(f"recipe section {name!r}: a value has the wrong type ({error}).") from error
+        return kind(**given)
+    except PdiffError as error:  # a method's own sentences call an option by its last name
+        if str(error).partition(" ")[0] not in types:
+            raise
+        raise PdiffError(f"{name}.{error}") from error
 
 
 def find_recipe(name: str | Path) -> Path:
@@ -214,14 +239,14 @@ def find_recipe(name: str | Path) -> Path:
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe; `overrides` are `a.b=c` with c in YAML, e.g. `collect.num_checkpoints=50`."""
+    """Read a recipe; `overrides` are `a.b=c`, e.g. `collect.num_checkpoints=50`. c is read as the option's type says:
+    as it is for a text, otherwise as YAML."""
     file = find_recipe(name)
     data = read_yaml(file) if file.is_file() else cell(file.parent.name)
-    for override in overrides:
-        dotted, equals, value = override.partition("=")
-        if not equals or not dotted:
-            raise PdiffError(f"override {override!r} is not of the form a.b=c.")
-        *parents, last = dotted.split(".")
+    split = [_split_override(override) for override in overrides]
+    # First, since it decides which options there are.
+    for keys, text in sorted(split, key=lambda each: each[0] != ["collect", "method"]):
+        *parents, last = keys
         section = data
         for parent in parents:
             if not isinstance(section.get(parent), dict):
@@ -229,8 +254,32 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
                 key = {"task": "dataset", "network": "name"}.get(parent)
                 section[parent] = {key: section[parent]} if key and section.get(parent) else {}
             section = section[parent]
-        section[last] = yaml.safe_load(value)
-    return recipe_from_dict(data)
+        section[last] = from_text(".".join(keys), _type_of(keys, data), text)
+    return replace(recipe_from_dict(data), file=file)
+
+
+def _split_override(override: str) -> tuple[list[str], str]:
+    dotted, equals, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise PdiffError(f"override {override!r} is not of the form a.b=c.")
+    return keys, text
+
+
+def _type_of(keys: list[str], data: Mapping[str, Any]) -> Any:
+    """The declared type of the option that `keys` lead to; `Any` for one that is free, or unknown."""
+    section, *rest = keys
+    if not rest:
+        return _TYPES.get(section, Mapping[str, Any])
+    if section in _TEXTS:
+        return str | None if rest[0] in _TEXTS[section] else Any
+    if keys in (["collect", "method"], ["autoencoder", "preset"]):
+        return str | None
+    collect = data.get("collect")
+    method = collect.get("method", "finetune") if isinstance(collect, Mapping) else "finetune"
+    kind = {**_SECTIONS, "collect": _METHODS.get(method, FinetuneConfig) if isinstance(method, str) else None}
+    declared = get_type_hints(kind[section]) if kind.get(section) is not None else {}
+    return declared.get(rest[0], Any) if len(rest) == 1 else Any
 
 
 def recipe_of(folder: RunFolder) -> dict[str, Any] | None:

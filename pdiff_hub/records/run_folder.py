@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pdiff_hub.records.json_files import read_yaml
 from pdiff_hub.records.results import Results
 from pdiff_hub.records.training_summary import TrainingSummary
+from pdiff_hub.records.yaml_files import read_yaml
 from pdiff_hub.safe_files import read_json
 from pdiff_hub.safe_files.checking import checked
 from pdiff_hub.travelling.pipeline_pdiff import INDEX

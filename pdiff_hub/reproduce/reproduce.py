@@ -10,8 +10,9 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as ConsoleTable
+from rich.text import Text
 
-from pdiff_hub.errors import require_known
+from pdiff_hub.errors import printable, require_known
 from pdiff_hub.evaluation.environment import environment
 from pdiff_hub.evaluation.report import Section, Table, write_report
 from pdiff_hub.evaluation.results_page import settings_table
@@ -137,11 +138,11 @@ def _print(parts: list[Reproduced]) -> None:
     for part in parts:
         for block in part.blocks:
             if isinstance(block, Table):
-                table = ConsoleTable(title=block.title, caption=block.note, box=SIMPLE_HEAD)
+                table = ConsoleTable(title=Text(block.title), caption=Text(block.note), box=SIMPLE_HEAD)
                 for column in block.columns:
                     table.add_column(column)
                 for row in block.rows:
-                    table.add_row(*row)
+                    table.add_row(*map(Text, map(printable, row)))
                 console.print(table)
     for each in _orderings(parts):
-        console.print(f"{'held' if each.held else 'NOT held'}: {each.claim} ({each.numbers})")
+        console.print(Text(printable(f"{'held' if each.held else 'NOT held'}: {each.claim} ({each.numbers})")))

@@ -12,15 +12,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor
 from torch.func import functional_call
 
-from pdiff_hub.errors import PdiffError, require
+from pdiff_hub.errors import PdiffError, require, shortened
 from pdiff_hub.networks import logits
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.prediction.predictions import SplitImages, predict_logits, tensor_names
-from pdiff_hub.records.json_files import read_yaml
+from pdiff_hub.recipes.recipe import TASK_TEXTS
+from pdiff_hub.recipes.values import plain
+from pdiff_hub.records.yaml_files import parse_yaml, read_yaml
 from pdiff_hub.runs.generating import require_room, write_latents
 from pdiff_hub.safe_files import read_json
 from pdiff_hub.seeds import generator_of
@@ -120,10 +121,9 @@ def _open(task: str | Mapping[str, Any], pipe: PDiffPipeline) -> Task:
         if file.suffix in (".yaml", ".yml", ".json"):
             spec = read_json(file) if file.suffix == ".json" else read_yaml(file)
         elif task.lstrip().startswith("{"):
-            try:
-                spec = yaml.safe_load(task)
-            except yaml.YAMLError as error:
-                raise PdiffError(f"--task {task!r} is neither YAML nor JSON: {' '.join(str(error).split())}") from error
+            spec = parse_yaml(task, f"--task {shortened(task)}")
+        if isinstance(spec, dict):
+            spec = plain("--task", spec, TASK_TEXTS)
     own = pipe.autoencoder.config.task or {}
     if spec == own.get("dataset"):
         spec = {name: value for name, value in own.items() if name != "resolved"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
@@ -20,31 +20,72 @@ from pdiff_hub.evaluation.evaluate import require_originals
 from pdiff_hub.networks import resolve_network
 from pdiff_hub.networks.dry_run import build_checked
 from pdiff_hub.pipeline import PDiffPipeline
-from pdiff_hub.recipes import Recipe
+from pdiff_hub.recipes import Recipe, functions_of, require_trust
 from pdiff_hub.records import Results, RunFolder, TrainingSummary
 from pdiff_hub.runs.generating import write_params
 from pdiff_hub.runs.judging import evaluate
-from pdiff_hub.safe_files import keep_settings, read_json, remove_unfinished, replacing, write_json
+from pdiff_hub.safe_files import (
+    keep_settings,
+    read_json,
+    remove_unfinished,
+    replacing,
+    require_same_settings,
+    write_json,
+)
 from pdiff_hub.safe_files.checking import checked
 from pdiff_hub.safe_files.lock import holding
-from pdiff_hub.tasks import load_task
+from pdiff_hub.tasks import Task, load_task
 from pdiff_hub.training.pipeline import train_pipeline
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _Result = TypeVar("_Result")
 
 
-def collect(recipe: Recipe, directory: Path, *, device: str = "cpu", trained: Path | None = None) -> CheckpointDataset:
+def collect(
+    recipe: Recipe,
+    directory: Path,
+    *,
+    device: str = "cpu",
+    trained: Path | None = None,
+    trust_remote_code: bool = False,
+) -> CheckpointDataset:
     """Collect the checkpoints that `recipe` asks for in `directory`; those that are there already are kept.
 
-    trained: as in `collect_finetune`.
+    trained: as in `collect_finetune`. trust_remote_code: whether a function that the recipe's file names may be called;
+    one that was named in Python is. ValueError if the checkpoints that are there are of another network than the
+    recipe's.
     """
+    require_trust(recipe, trust_remote_code)
     task = load_task(recipe.task, seed=recipe.seed)
-    config = recipe.collect
-    num_classes = family_classes(config, task) if isinstance(config, FamilyConfig) else task.num_classes
-    spec = resolve_network(
+    spec = _spec_of(recipe, task)
+    dataset = _collect(recipe, task, spec, directory, device, trained)
+    _require_of(recipe, spec, dataset, directory)
+    return dataset
+
+
+def _spec_of(recipe: Recipe, task: Task) -> dict[str, Any]:
+    """The complete spec of the recipe's network."""
+    family = recipe.collect if isinstance(recipe.collect, FamilyConfig) else None
+    num_classes = task.num_classes if family is None else family_classes(family, task)
+    return resolve_network(
         recipe.network, in_channels=task.in_channels, image_size=task.image_size, num_classes=num_classes
     )
+
+
+def _require_of(recipe: Recipe, spec: dict[str, Any], dataset: CheckpointDataset, directory: Path) -> None:
+    """ValueError unless the set names the recipe's own network and family: what a found set names is never called."""
+    there, now = {"network": dataset.network}, {"network": spec}
+    if isinstance(recipe.collect, FamilyConfig):
+        settings = dataset.collect.get("settings", {}).get("collect", {})
+        there["family"] = {key: settings.get(key) for key in ("family", "options")}
+        now["family"] = {"family": recipe.collect.family, "options": dict(recipe.collect.options)}
+    require_same_settings(directory, there, now)
+
+
+def _collect(
+    recipe: Recipe, task: Task, spec: dict[str, Any], directory: Path, device: str, trained: Path | None
+) -> CheckpointDataset:
+    config = recipe.collect
     if isinstance(config, FinetuneConfig):
         return collect_finetune(
             task, spec, recipe.select, config, directory, seed=recipe.seed, device=device, trained=trained
@@ -97,13 +138,15 @@ def run(
     name: str = "",
     dataset: CheckpointDataset | None = None,
     say: Callable[[str], None] = lambda text: None,
+    trust_remote_code: bool = False,
 ) -> Results:
     """Run all stages of `recipe` in `directory`. A killed run goes on where it stopped if it is started again.
 
     name: of the pipeline in its report; by default the folder's name. dataset: the recipe's checkpoints, if they are
-    collected already. ValueError if `directory` was begun with another recipe (it names what differs), and if another
-    process runs in it.
+    collected already. trust_remote_code: as in `collect`. ValueError if `directory` was begun with another recipe, or
+    holds checkpoints or a pipeline of another network (it names what differs), and if another process runs in it.
     """
+    require_trust(recipe, trust_remote_code)
     if isinstance(recipe.collect, FamilyConfig):
         require(
             recipe.collect.held_out_tasks >= 1,
@@ -123,17 +166,27 @@ def run(
     with replacing(folder.recipe) as temporary:
         temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
     clock = _Clock(folder.training.seconds)
+
+    def collected(place: Path) -> CheckpointDataset:
+        return collect(recipe, place, device=device, trust_remote_code=trust_remote_code)
+
     stages = 3 if isinstance(recipe.collect, FamilyConfig) else 4
     if dataset is None:
         say(f"1/{stages} collect checkpoints")
         begun = folder.checkpoints.exists()
-        dataset = clock.time("collect", lambda: collect(recipe, folder.checkpoints, device=device), begun=begun)
+        dataset = clock.time("collect", lambda: collected(folder.checkpoints), begun=begun)
+    elif functions_of(recipe):
+        _require_of(recipe, _spec_of(recipe, load_task(recipe.task, seed=recipe.seed)), dataset, directory)
     require_originals(dataset)
     say(f"2/{stages} train on {len(dataset)} checkpoints of {dataset.layout.num_params:,} parameters")
     if not folder.training.summary.exists():
         folder.generated.unlink(missing_ok=True)  # of a pipeline that was here before
         train(recipe, dataset, directory, log_with=log_with)
     pipe = PDiffPipeline.from_pretrained(directory).to(device)
+    # What is called is what the recipe names, never what a pipeline names that somebody has put here.
+    named = pipe.autoencoder.config.network
+    if named is not None:
+        require_same_settings(directory, {"network": dict(named)}, {"network": dataset.network})
     generated, unseen = None, None
     if isinstance(recipe.collect, FamilyConfig):
         unseen = unseen_of(folder.checkpoints)
@@ -155,7 +208,7 @@ def run(
         seed=recipe.seed,
         seconds=dict(clock.seconds),
         recipe=recipe.to_dict(),
-        trust_remote_code=True,  # the recipe itself named the network
+        trust_remote_code=bool(functions_of(recipe)),  # trusted above, and the same as in data set and pipeline
         unseen=unseen,
     )
 

@@ -65,6 +65,15 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         require(self.form in ("linear", "conv"), "autoencoder.form", self.form, "'linear' or 'conv'")
+        require(
+            self.normalization in ("none", "per_tensor", "per_parameter"),
+            "autoencoder.normalization",
+            self.normalization,
+            "'none', 'per_tensor' or 'per_parameter'",
+        )
+        for name in ("encoder_widths", "decoder_widths"):
+            widths = getattr(self, name)
+            require(len(widths) > 0 and min(widths) >= 1, f"autoencoder.{name}", list(widths), "numbers from 1")
         require(self.form == "linear" or self.steps > 0, "autoencoder.steps", self.steps, "at least 1 for form 'conv'")
         for name in ("max_components", "latent_channels", "batch_size", "kernel_size"):
             require(getattr(self, name) >= 1, f"autoencoder.{name}", getattr(self, name), "at least 1")

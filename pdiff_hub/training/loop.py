@@ -7,11 +7,8 @@ what one would see, and nothing is copied to or from the device within a step.
 
 from __future__ import annotations
 
-import bisect
 import math
-import os
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +18,13 @@ from accelerate import Accelerator
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.records.training_summary import PLATEAU
-from pdiff_hub.safe_files import disk_errors_of
 from pdiff_hub.seeds import derived_seed
+from pdiff_hub.training.saves import Progress, Saves
 
-_HARDLY_WORSE = 0.05  # weights are kept in memory up to this, in case that those of the plateau copy
 _DIVERGED = 10.0  # training has diverged if the loss is more than this many times its first average
 
 
@@ -83,61 +79,6 @@ class Stopping:
     copies: Callable[[nn.Module], bool] = lambda model: False
 
 
-class _Progress:
-    """The step reached, the first and the last average loss, and what was measured; saved with the rest of the state.
-
-    candidates: by number of the measurement, the averaged weights whose held-out loss is low enough to be kept.
-    """
-
-    def __init__(self) -> None:
-        self.step = 0
-        self.first_loss = self.loss = math.nan
-        self.measured: list[dict[str, float]] = []
-        self.candidates: dict[int, list[Tensor]] = {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-
-    def index_of_lowest(self) -> int:
-        """The measurement with the lowest held-out loss, the first if there are several."""
-        losses = [each["held_out"] for each in self.measured]
-        return losses.index(min(losses))
-
-    def add(self, losses: dict[str, float], weights: Sequence[Tensor]) -> None:
-        """Adds a measurement of averaged weights, and keeps a copy of those that may be chosen."""
-        self.measured.append({"step": float(self.step), **losses})
-        low = self.within(_HARDLY_WORSE)
-        self.candidates = {number: kept for number, kept in self.candidates.items() if number in low}
-        number = len(self.measured) - 1
-        if number in low:
-            self.candidates[number] = [each.detach().cpu().clone() for each in weights]
-
-    def within(self, share: float) -> set[int]:
-        """The measurements whose held-out loss is higher than the lowest by at most this share."""
-        most = (1 + share) * self.measured[self.index_of_lowest()]["held_out"]
-        return {number for number, each in enumerate(self.measured) if each["held_out"] <= most}
-
-    def chosen(self, copies: Callable[[int], bool]) -> int:
-        """The measurement whose weights are kept. copies: whether those of a measurement copy."""
-        plateau = sorted(self.within(PLATEAU))
-        middle = 0 if plateau[0] == 0 else plateau[len(plateau) // 2]
-        if middle == 0 or not copies(middle):
-            return middle
-        earlier = [number for number in sorted(self.candidates) if number < middle]
-        # Copying grows with the steps, so the first that copies is found by halving.
-        new = earlier[: bisect.bisect_left(earlier, True, key=copies)]
-        return min(new, key=lambda number: self.measured[number]["held_out"]) if new else middle
-
-    def stops(self, stopping: Stopping | None) -> bool:
-        """Whether the lowest held-out loss is too long ago."""
-        if stopping is None or stopping.patience is None or not self.measured:
-            return False
-        return len(self.measured) - 1 - self.index_of_lowest() >= stopping.patience
-
-
 @dataclass(frozen=True)
 class Trained:
     """What a loop found: the last average loss, and the steps and losses of all measurements of `Stopping`.
@@ -172,8 +113,8 @@ def run_loop(
 
     `loss_of(model, generator)` is the mean loss over this process's share of one batch. The generator is on the
     accelerator's device; what is drawn from it must be drawn for all processes, and then cut by `share`. Training
-    resumes from the newest whole save in `directory`. `accelerator` must be new, because it saves all that it has
-    prepared. Raises ValueError if the loss is not finite or diverges; the saves stay.
+    resumes from the newest whole save in `directory`. Raises ValueError if the loss is not finite or diverges; the
+    saves stay.
     """
     if config.batch_size % accelerator.num_processes:
         raise PdiffError(
@@ -192,15 +133,13 @@ def run_loop(
     model, optimizer = accelerator.prepare(model, optimizer)
     plain = accelerator.unwrap_model(model)
     ema = EMAModel(plain.parameters(), decay=config.ema_decay, foreach=True)
-    progress = _Progress()
-    accelerator.register_for_checkpointing(schedule, ema, progress)
+    saves = Saves(directory, config.save_limit)
     if accelerator.is_main_process:
-        _prune(directory, config.save_limit)
+        saves.prune()
     accelerator.wait_for_everyone()
-    newest = max(_saves(directory), default=None)
-    if newest is not None:
-        accelerator.load_state(str(newest))
-    ema.to(accelerator.device)  # `load_state` puts what is not prepared into the CPU's memory
+    progress = saves.read_newest(plain, optimizer, ema.shadow_params, accelerator)
+    ema.optimization_step = progress.step
+    _advance(schedule, progress.step)
     model.train()
     generator = torch.Generator(accelerator.device)
     window: list[Tensor] = []
@@ -213,7 +152,7 @@ def run_loop(
     )
     if stopping is not None and not progress.measured:
         _measure(plain, ema, stopping, progress, on_log)
-    while progress.step < config.steps and not progress.stops(stopping):
+    while progress.step < config.steps and not _stops(progress, stopping):
         loss = loss_of(model, generator.manual_seed(derived_seed(seed, config.name, progress.step)))
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
@@ -226,7 +165,7 @@ def run_loop(
         window.append(loss.detach())
         if stopping is not None and (progress.step % stopping.every == 0 or progress.step == config.steps):
             _measure(plain, ema, stopping, progress, on_log)
-        last = progress.step == config.steps or progress.stops(stopping)
+        last = progress.step == config.steps or _stops(progress, stopping)
         saving = last or progress.step % config.save_every == 0
         if saving or progress.step % config.log_every == 0:
             progress.loss = _average(window, accelerator)
@@ -236,7 +175,7 @@ def run_loop(
             if on_log is not None:
                 on_log(progress.step, {"loss": progress.loss})
         if saving:
-            _save(accelerator, directory, progress.step, config.save_limit)
+            saves.write(progress, plain, optimizer, ema.shadow_params, accelerator)
     bar.close()
     ema.copy_to(plain.parameters())
     if stopping is None or stopping.patience is None:
@@ -259,7 +198,7 @@ def _measure(
     model: nn.Module,
     ema: EMAModel,
     stopping: Stopping,
-    progress: _Progress,
+    progress: Progress,
     on_log: Callable[[int, dict[str, float]], None] | None,
 ) -> None:
     """Measures the averaged weights."""
@@ -277,12 +216,12 @@ def _average(window: list[Tensor], accelerator: Accelerator) -> float:
     return float(accelerator.reduce(torch.stack(window).mean(), reduction="mean"))
 
 
-def _require_healthy(progress: _Progress, config: LoopConfig, directory: Path) -> None:
+def _require_healthy(progress: Progress, config: LoopConfig, directory: Path) -> None:
     average = progress.loss
     if math.isnan(progress.first_loss) and math.isfinite(average):
         progress.first_loss = average
     if not math.isfinite(average) or average > _DIVERGED * progress.first_loss:
-        kept = max(_saves(directory), default=None)
+        kept = max(Saves(directory).steps(), default=None)
         where = f"the last good state is kept in {kept.name}" if kept is not None else "no state was saved yet"
         raise PdiffError(
             f"{config.name}: the loss is {average:.4g} at step {progress.step}, after "
@@ -293,33 +232,20 @@ def _require_healthy(progress: _Progress, config: LoopConfig, directory: Path) -
 
 def any_saved(directory: Path) -> bool:
     """Whether a loop has saved a state in `directory`."""
-    return bool(_saves(directory))
+    return bool(Saves(directory).steps())
 
 
-def _saves(directory: Path) -> list[Path]:
-    return sorted(directory.glob("step-????????"))
+def _advance(schedule: LambdaLR, done: int) -> None:
+    """Puts a new schedule where it is after `done` steps: its rates follow from their number."""
+    schedule.last_epoch = done
+    for group, base, factor in zip(
+        schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+    ):
+        group["lr"] = base * factor(done)
 
 
-def _prune(directory: Path, limit: int) -> None:
-    """Removes what a killed save has left, and all but the newest `limit` saves."""
-    shutil.rmtree(directory / "unfinished", ignore_errors=True)
-    for old in _saves(directory)[:-limit]:
-        shutil.rmtree(old)
-
-
-def _save(accelerator: Accelerator, directory: Path, step: int, limit: int) -> None:
-    """Writes the state into a temporary folder and renames it: a killed save leaves a whole save or none."""
-    target, unfinished = directory / f"step-{step:08d}", directory / "unfinished"
-    if accelerator.is_main_process:
-        directory.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(unfinished, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    with disk_errors_of(target, lambda: "the saves before it stay"):
-        accelerator.save_state(str(unfinished))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(unfinished, target)
-        _prune(directory, limit)
-    accelerator.wait_for_everyone()
+def _stops(progress: Progress, stopping: Stopping | None) -> bool:
+    """Whether the lowest held-out loss is too long ago."""
+    if stopping is None or stopping.patience is None or not progress.measured:
+        return False
+    return len(progress.measured) - 1 - progress.index_of_lowest() >= stopping.patience

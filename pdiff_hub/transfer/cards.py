@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pdiff_hub.errors import printable_lines
+
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
@@ -18,7 +20,8 @@ def render_card(template: Path, data: ModelCardData | DatasetCardData, **values:
     from huggingface_hub import DatasetCard, DatasetCardData, ModelCard
 
     kind: Any = DatasetCard if isinstance(data, DatasetCardData) else ModelCard
-    return str(kind.from_template(data, template_path=str(template), **values).content).rstrip("\n") + "\n"
+    text = str(kind.from_template(data, template_path=str(template), **values).content)
+    return printable_lines(text.rstrip("\n")) + "\n"
 
 
 def accuracy_result(name: str, accuracy: float, dataset: str, dataset_id: str | None) -> EvalResult:

@@ -99,7 +99,8 @@ def _own_family(name: str, options: Mapping[str, Any], task: Task, allow_factory
     if not allow_factory:
         raise PdiffError(
             f"the family {name!r} is made by calling that function, which is not allowed here because its name came "
-            "from somewhere else; look at it, then allow it (allow_factory=True)"
+            "from somewhere else; look at it, then give --trust-remote-code, or trust_remote_code=True "
+            "(allow_factory=True of this function)"
         )
     try:
         json.dumps(dict(options), allow_nan=False)
@@ -107,7 +108,7 @@ def _own_family(name: str, options: Mapping[str, Any], task: Task, allow_factory
         raise PdiffError(
             f"collect.options of family {name!r} must be JSON values (they are stored): {error}."
         ) from error
-    make = _imported(name)
+    make: Callable[..., Family] = factory._import(name, "collect.family")
     try:
         expected = signature(make)
     except ValueError:  # some built-in callables have no signature
@@ -129,10 +130,3 @@ def _own_family(name: str, options: Mapping[str, Any], task: Task, allow_factory
             "object with num_classes (an integer), split and view, as pdiff_hub.collect.family.Family has them."
         )
     return family
-
-
-def _imported(name: str) -> Callable[..., Family]:
-    try:
-        return factory._import(name)
-    except PdiffError as error:  # networks say it in the same words
-        raise PdiffError(str(error).replace(f"network {name!r}", f"collect.family {name!r}")) from None

@@ -79,7 +79,7 @@ def judge_requests(
         drawn_MUP = _asked(pipe, asked_UD, max(SIZES), guidance_scale, seed)
         each_U, ways = _by_condition(pipe, networks, seen, asked_UD, unseen.params_KP, drawn_MUP, guidance_scale, seed)
         progress.update()
-        start_P = _start(dataset, seed)
+        start_P = _start(dataset, seed, trust_remote_code)
         averaged_UP = ways["ensemble"]
         mean_UP = seen.mean_TP.mean(dim=0).expand(len(asked_UD), -1)
         starts = {"scratch": start_P.expand(len(asked_UD), -1), "mean": mean_UP, "generated": drawn_MUP[0]}
@@ -235,8 +235,9 @@ def _all_test(networks: TaskNetworks, asked_UD: Tensor) -> Examples:
     return Examples(*seen)
 
 
-def _start(dataset: CheckpointDataset, seed: int) -> Tensor:
+def _start(dataset: CheckpointDataset, seed: int, trust_remote_code: bool) -> Tensor:
     """The weights that the networks of the family began with, [P]; without a shared start, those of its seed."""
     settings = dataset.collect.get("settings", {})
-    network = build_network(dataset.network, seed=int(settings.get("seed", seed)), pretrained=False)
+    began = int(settings.get("seed", seed))
+    network = build_network(dataset.network, seed=began, pretrained=False, allow_factory=trust_remote_code)
     return dataset.layout.flatten(network.state_dict())

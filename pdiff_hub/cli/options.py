@@ -1,0 +1,105 @@
+"""The application, and the options that several commands have. They are checked before a command begins.
+
+Heavy imports stay inside the functions, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pdiff_hub.errors import PdiffError, printable_lines
+
+app = typer.Typer(
+    name="pdiff",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # importing rich is half of the time that `--help` takes
+    help="Generate the weights of neural networks by latent diffusion. Begin with: pdiff run digits-mlp3",
+)
+REPRODUCED = "table1, table2a to c, table3, figure3, figure4a to c, figure5a, figure5b, frontier"
+
+
+def echo(text: str) -> None:
+    """Prints lines; what may come from a file can do nothing to the terminal."""
+    typer.echo(printable_lines(text))
+
+
+def asked_for(condition: str | None) -> dict[str, str] | None:
+    """`--condition` as a pipeline takes it."""
+    if condition is None:
+        return None
+    name, equals, value = condition.partition("=")
+    if not equals or not value.strip():
+        raise PdiffError(f"--condition is {condition!r}, expected NAME=VALUE such as classes=0,3,7.")
+    return {name.strip(): value.strip()}
+
+
+def in_range(seed: int) -> int:
+    """The seed; PdiffError if torch cannot count that far."""
+    if not -(2**63) <= seed < 2**63:
+        raise PdiffError(f"--seed is {seed}, expected a whole number below 2**63; give a smaller one.")
+    return seed
+
+
+def _usable(device: str) -> str:
+    """The device; PdiffError if torch cannot use it here. Checked before anything is written."""
+    if device != "cpu":
+        import torch
+
+        try:
+            torch.ones(1, device=device).item()  # "meta" holds no numbers
+        # Which error it is differs between devices: a missing GPU, a build without it, a library that is not installed.
+        except (RuntimeError, AssertionError, ImportError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise PdiffError(
+                f"--device {device} cannot be used here: {reason}; give cpu, or cuda with a GPU."
+            ) from error
+    return device
+
+
+def _known_tracker(name: str | None) -> str | None:
+    """The tracker; PdiffError if accelerate does not know it or its package is not installed."""
+    if name is not None:
+        from accelerate.tracking import filter_trackers
+
+        try:
+            found = filter_trackers(name, logging_dir=".")
+        except ValueError as error:
+            raise PdiffError(f"--log-with {name} is refused by accelerate: {error}") from error
+        if not found:
+            raise PdiffError(f"--log-with {name} needs the package {name}: install it, or leave the option out.")
+    return name
+
+
+def _searched(trusted: bool) -> bool:
+    """With trust, modules in the current folder may be named; without, none there is ever imported."""
+    if trusted:
+        from pdiff_hub.networks.factory import search_too
+
+        search_too(Path.cwd())
+    return trusted
+
+
+RecipeName = Annotated[str, typer.Argument(help="A folder or file with a recipe, or the name of a shipped one.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--override", help="Change an option: --override collect.num_checkpoints=50 (repeatable)."),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, ...", callback=_usable)]
+ReportDir = Annotated[Path, typer.Option(help="Where report.html, results.json and the pictures will be.")]
+NumJudged = Annotated[int, typer.Option(help="How many networks to generate and judge.")]
+Seed = Annotated[int, typer.Option(callback=in_range)]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        help="Call functions that are named as module:function. Read them first: they can do anything.",
+        callback=_searched,
+    ),
+]
+Revision = Annotated[str | None, typer.Option(help="Of a Hub repository: a branch, tag or commit. Default: main.")]
+Condition = Annotated[str | None, typer.Option(help="What to ask for, as classes=0,3,7; see `pdiff info`.")]
+Tracker = Annotated[str | None, typer.Option(help="An Accelerate tracker, e.g. tensorboard.", callback=_known_tracker)]

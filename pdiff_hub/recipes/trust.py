@@ -1,0 +1,32 @@
+"""Which functions a recipe would call, and whether it may.
+
+A recipe can name any importable function, with any arguments. Whoever calls `pdiff run` on a downloaded folder does not
+expect that, so a name out of a file needs the user's word; one that was given in Python is the user's own.
+"""
+
+from __future__ import annotations
+
+from pdiff_hub.collect.family import FamilyConfig
+from pdiff_hub.errors import PdiffError
+from pdiff_hub.networks.factory import is_dotted
+from pdiff_hub.recipes.recipe import Recipe
+
+
+def functions_of(recipe: Recipe) -> dict[str, str]:
+    """The dotted paths that collecting imports and calls, by what they make."""
+    network = recipe.network if isinstance(recipe.network, str) else recipe.network.get("name")
+    named = {"network": network}
+    if isinstance(recipe.collect, FamilyConfig):
+        named["family"] = recipe.collect.family
+    return {what: name for what, name in named.items() if isinstance(name, str) and is_dotted(name)}
+
+
+def require_trust(recipe: Recipe, trust_remote_code: bool) -> None:
+    """ValueError if the recipe's file names a function and the user did not say that it may be called."""
+    if recipe.file is None or trust_remote_code:
+        return
+    for what, name in functions_of(recipe).items():
+        raise PdiffError(
+            f"{recipe.file} names {name!r} for its {what}, a function that would be imported and called: read it, and "
+            "if you trust it, give --trust-remote-code (in Python trust_remote_code=True)."
+        )
