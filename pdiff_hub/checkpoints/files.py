@@ -33,6 +33,7 @@ from pdiff_hub.checkpoints.conditions import CONDITION_COLUMN, CONDITION_TYPE
 from pdiff_hub.checkpoints.rows import PARQUET_COLUMN, PickedRows, Rows, pieces_of, write_shard
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.safe_files import remove_unfinished, save_tensors, write_json, write_named_by_content
+from pdiff_hub.safe_files.lock import alone_in
 
 INDEX_NAME = "dataset.json"
 FORMAT = "pdiff-checkpoints"
@@ -90,6 +91,7 @@ def write_folder(
     """Writes a whole set into `path` (made if needed), streaming from `rows`; other files there stay.
 
     A kill leaves the old set or the new one. After an error (OSError for a full disk) what was written is removed.
+    PdiffError if another process writes into `path`.
     """
     if (path / INDEX_NAME).exists():
         read_index(path)  # refuses to replace what this version does not understand
@@ -104,15 +106,16 @@ def write_folder(
         "shards": [],
         "frozen": None,
     }
-    try:
-        index |= _write_rows(path, rows, table, rows.num_params <= MAX_PARQUET_PARAMS, first_data=0, first_shard=0)
-        if frozen:
-            index["frozen"] = write_frozen(path, frozen)
-        write_json(path / INDEX_NAME, index)
-    except BaseException:
-        remove_unlisted(path, read_index(path) if (path / INDEX_NAME).exists() else None)
-        raise
-    remove_unlisted(path, index)
+    with alone_in(path):
+        try:
+            index |= _write_rows(path, rows, table, rows.num_params <= MAX_PARQUET_PARAMS, first_data=0, first_shard=0)
+            if frozen:
+                index["frozen"] = write_frozen(path, frozen)
+            write_json(path / INDEX_NAME, index)
+        except BaseException:
+            remove_unlisted(path, read_index(path) if (path / INDEX_NAME).exists() else None)
+            raise
+        remove_unlisted(path, index)
 
 
 def write_more(path: Path, index: Mapping[str, Any], rows: Rows, table: pa.Table) -> dict[str, Any]:

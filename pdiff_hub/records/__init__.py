@@ -18,7 +18,14 @@ from pdiff_hub.records.results import (
     SimilaritySummary,
     Telling,
 )
-from pdiff_hub.records.run_folder import FIGURES, REQUEST_FIGURES, NetworksFolder, RunFolder, TrainingFolder
+from pdiff_hub.records.run_folder import (
+    FIGURES,
+    REQUEST_FIGURES,
+    AutoencoderFacts,
+    NetworksFolder,
+    RunFolder,
+    TrainingFolder,
+)
 from pdiff_hub.records.training_summary import LossCurve, TrainingSummary
 
 __all__ = [
@@ -27,6 +34,7 @@ __all__ = [
     "AccuracySummary",
     "Area",
     "AuditSummary",
+    "AutoencoderFacts",
     "Checkpoints",
     "Comparison",
     "CopyCount",

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.records.ensemble_curve import EnsembleCurve
-from pdiff_hub.records.json_files import checked
 from pdiff_hub.records.requests import Requests
 from pdiff_hub.records.training_summary import LossCurve
+from pdiff_hub.safe_files.checking import checked
 
 Verdict = Literal["yes", "no", "within the interval", "undefined"]
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pdiff_hub.records.json_files import checked, read_yaml
+from pdiff_hub.records.json_files import read_yaml
 from pdiff_hub.records.results import Results
 from pdiff_hub.records.training_summary import TrainingSummary
 from pdiff_hub.safe_files import read_json
+from pdiff_hub.safe_files.checking import checked
 from pdiff_hub.travelling.pipeline_pdiff import INDEX
 
 REQUEST_FIGURES = ("requests", "fit")
@@ -122,6 +123,18 @@ def companion_patterns() -> list[str]:
 
 
 @dataclass(frozen=True)
+class AutoencoderFacts:
+    """What stage one measured: the held-out deviation R2 (None if there is none), its time, the numbers of a latent.
+
+    seconds: None if it was stopped and resumed.
+    """
+
+    deviation_r2: float | None
+    seconds: float | None
+    num_components: int
+
+
+@dataclass(frozen=True)
 class TrainingFolder:
     """`training/` of a run: what a killed run needs to go on."""
 
@@ -181,6 +194,15 @@ class TrainingFolder:
     def components(self, process: int) -> Path:
         """Where a process keeps the principal components while it fits them."""
         return self.path / f"components-{process}"
+
+    def all_components(self) -> list[Path]:
+        """The folders of components that are here."""
+        return sorted(self.path.glob("components-*"))
+
+    def read_autoencoder_facts(self) -> AutoencoderFacts:
+        """What stage one measured. PdiffError names the file and what is wrong with it."""
+        file = self.autoencoder_facts
+        return checked(AutoencoderFacts, read_json(file), str(file), f"remove {self.path} to train anew.")
 
     def read_summary(self) -> TrainingSummary | None:
         """What training found, None if it has not ended. PdiffError names the file and what is wrong with it."""

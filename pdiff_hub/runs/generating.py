@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,9 @@ from pdiff_hub.errors import PdiffError
 from pdiff_hub.pipeline import PDiffPipeline, sample
 from pdiff_hub.records import NetworksFolder, RunFolder
 from pdiff_hub.safe_files import remove_unfinished, replacing, write_json, write_safetensors
+from pdiff_hub.safe_files.lock import alone_in, holding
 
+_UNFINISHED = "unfinished-generated-"
 _DECODED_BYTES = 256 << 20  # of one slice of P, for all networks that are decoded at once
 
 
@@ -44,11 +47,17 @@ def write_params(
 def generated_rows(
     pipe: PDiffPipeline, num_models: int, directory: Path, *, seed: int, num_inference_steps: int | None = None
 ) -> Iterator[Rows]:
-    """Generated networks [num_models, P] for judging, in a file in `directory` that is deleted when the block ends."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="unfinished-generated-", dir=directory) as temporary:
-        file = RunFolder(Path(temporary)).generated
-        yield write_params(pipe, num_models, file, seed=seed, num_inference_steps=num_inference_steps)
+    """Generated networks [num_models, P] for judging, in a file in `directory` that is deleted when the block ends.
+
+    PdiffError if another process writes into `directory`.
+    """
+    with alone_in(directory):
+        for leftover in directory.glob(f"{_UNFINISHED}????????"):  # of a killed judgement: gigabytes
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover)
+        with TemporaryDirectory(prefix=_UNFINISHED, dir=directory) as temporary:
+            file = Path(temporary) / RunFolder(directory).generated.name
+            yield write_params(pipe, num_models, file, seed=seed, num_inference_steps=num_inference_steps)
 
 
 def write_networks(
@@ -95,15 +104,14 @@ def require_room(directory: Path, num_models: int) -> None:
         )
 
 
+@holding("directory")
 def write_latents(
     pipe: PDiffPipeline, latents_NCL: torch.Tensor, directory: Path, origin: Mapping[str, Any]
 ) -> list[Path]:
     """The networks of scaled latents, as files that load with `strict=True`; `origin` says how to make them again."""
     folder, num_models = NetworksFolder(directory), len(latents_NCL)
     files = [folder.network(index) for index in range(num_models)]
-    directory.mkdir(parents=True, exist_ok=True)
     folder.origin.unlink(missing_ok=True)  # it tells of networks that are now replaced one by one
-    remove_unfinished(directory)
     frozen, batch = pipe.autoencoder.frozen_state(), pipe.default_batch_size()
     for start in range(0, num_models, batch):  # only one batch in memory at once
         stacked = pipe.autoencoder.layout.stack(pipe.decode_latents(latents_NCL[start : start + batch]))

@@ -29,6 +29,7 @@ from pdiff_hub.records import FIGURES, Checkpoints, Facts, LossCurve, Results, R
 from pdiff_hub.runs.generating import generated_rows
 from pdiff_hub.runs.requests import draw_requests, judge_requests, judge_slope, measured_requests
 from pdiff_hub.safe_files import write_json
+from pdiff_hub.safe_files.lock import alone_in
 from pdiff_hub.tasks import load_task
 
 
@@ -216,18 +217,19 @@ def audit(
     _require_same_layout(pipe, dataset)
     require_originals(dataset)
     if dataset.collect.get("method") == "family":
-        return evaluate(
-            pipe,
-            dataset,
-            None,
-            directory,
-            config=_as_in_its_run(folder, wanted=True),
-            name=name,
-            seed=seed,
-            source=folder.path,
-            trust_remote_code=trust_remote_code,
-            unseen=unseen_of(folder.checkpoints),
-        )
+        with alone_in(directory):
+            return evaluate(
+                pipe,
+                dataset,
+                None,
+                directory,
+                config=_as_in_its_run(folder, wanted=True),
+                name=name,
+                seed=seed,
+                source=folder.path,
+                trust_remote_code=trust_remote_code,
+                unseen=unseen_of(folder.checkpoints),
+            )
     began = time.perf_counter()
     wanted = not metrics or bool({"frontier", "ensembles"} & set(metrics))
     with generated_rows(pipe, num_models, directory, seed=seed) as generated:

@@ -21,10 +21,11 @@ from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.recipes import Recipe
 from pdiff_hub.records import Results, RunFolder, TrainingSummary
-from pdiff_hub.records.json_files import checked
 from pdiff_hub.runs.generating import write_params
 from pdiff_hub.runs.judging import evaluate
-from pdiff_hub.safe_files import keep_settings, read_json, replacing, write_json
+from pdiff_hub.safe_files import keep_settings, read_json, remove_unfinished, replacing, write_json
+from pdiff_hub.safe_files.checking import checked
+from pdiff_hub.safe_files.lock import holding
 from pdiff_hub.tasks import load_task
 from pdiff_hub.training.pipeline import train_pipeline
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
@@ -82,6 +83,7 @@ def train(
     )
 
 
+@holding("directory")
 def run(
     recipe: Recipe,
     directory: Path,
@@ -95,7 +97,8 @@ def run(
     """Run all stages of `recipe` in `directory`. A killed run goes on where it stopped if it is started again.
 
     name: of the pipeline in its report; by default the folder's name. dataset: the recipe's checkpoints, if they are
-    collected already. ValueError if `directory` was begun with another recipe; it names what differs.
+    collected already. ValueError if `directory` was begun with another recipe (it names what differs), and if another
+    process runs in it.
     """
     if isinstance(recipe.collect, FamilyConfig):
         require(
@@ -106,6 +109,7 @@ def run(
         )
     folder = RunFolder(directory)
     folder.training.path.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(folder.training.path)
     # A recipe that failed before anything was collected or trained, for a misspelt name say, may be corrected.
     if folder.training.recipe.exists() and (folder.checkpoints.exists() or folder.training.settings.exists()):
         keep_settings(folder.training.recipe, recipe.to_dict())
@@ -123,8 +127,8 @@ def run(
     require_originals(dataset)
     say(f"2/{stages} train on {len(dataset)} checkpoints of {dataset.layout.num_params:,} parameters")
     if not folder.training.summary.exists():
-        train(recipe, dataset, directory, log_with=log_with)
         folder.generated.unlink(missing_ok=True)  # of a pipeline that was here before
+        train(recipe, dataset, directory, log_with=log_with)
     pipe = PDiffPipeline.from_pretrained(directory).to(device)
     generated, unseen = None, None
     if isinstance(recipe.collect, FamilyConfig):

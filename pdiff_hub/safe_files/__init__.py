@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,8 +23,11 @@ from torch import Tensor
 
 from pdiff_hub.errors import PdiffError
 
-# Our temporary files, and those (six random characters) that safetensors leaves if it is killed while writing.
-_UNFINISHED = (".unfinished-*", ".tmp??????")
+# Our temporary files, and those that safetensors leaves if it is killed while writing.
+_UNFINISHED = re.compile(r"\.unfinished-.+|\.tmp[0-9A-Za-z]{6}")
+# What torch says, in a RuntimeError, if its zip files cannot be written.
+_TORCH_WRITES = re.compile(r"PytorchStreamWriter|iostream|write failed|unexpected pos")
+_FAILED = "could not write "
 _MOST_TEXT_BYTES = 1 << 24
 
 
@@ -81,11 +85,36 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str,
     save_file(separate, path, metadata=None if header is None else dict(header))
 
 
-def remove_unfinished(directory: Path) -> None:
-    """Removes the temporary files that a killed write left in `directory` (not below it)."""
-    for pattern in _UNFINISHED:
-        for leftover in directory.glob(pattern):
-            leftover.unlink()
+def remove_unfinished(directory: Path, of: str = "") -> None:
+    """Removes the temporary files that killed writes left in `directory`, if there is one (not below it).
+
+    of: only those of the file of this name, where others may be writing.
+    """
+    if not directory.is_dir():
+        return
+    for leftover in directory.iterdir():
+        named = _UNFINISHED.fullmatch(leftover.name) and leftover.name.startswith(f".unfinished-{of}-" if of else ".")
+        if named and leftover.is_file() and not leftover.is_symlink():
+            leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors_of(path: Path, outcome: Callable[[], str] = lambda: "nothing was changed") -> Iterator[None]:
+    """Raises whatever libraries raise where a file cannot be written (a full disk) as an OSError that names `path`.
+
+    outcome: ends the sentence; says what was changed.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, RuntimeError) and not _TORCH_WRITES.search(told):
+            raise
+        if isinstance(error, OSError) and str(error.strerror or error).startswith(_FAILED):
+            raise  # told already, by a write inside this one
+        text = f"{_FAILED}{path}: {told}; {outcome()}"
+        number = error.errno if isinstance(error, OSError) else None
+        raise (OSError(text) if number is None else OSError(number, text)) from error
 
 
 @contextmanager
@@ -103,13 +132,10 @@ def _whole_or_nothing(path: Path) -> Iterator[tuple[Path, Callable[[Path], None]
             _flush(target.parent)
 
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # what the umask allows; safetensors makes files that only their owner can read
-        yield temporary, put_in_place
-    except OSError as error:
-        raise OSError(error.errno, f"could not write {path}: {error}; {outcome}") from error
-    except SafetensorError as error:  # safetensors raises operating system errors as this type, too
-        raise OSError(f"could not write {path}: {error}; {outcome}") from error
+        with disk_errors_of(path, lambda: outcome):
+            temporary.touch()
+            mode = temporary.stat().st_mode  # what the umask allows; safetensors makes files for their owner only
+            yield temporary, put_in_place
     finally:
         with suppress(OSError):
             temporary.unlink()

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pdiff_hub.errors import PdiffError
+from pdiff_hub.safe_files import disk_errors_of
 from pdiff_hub.seeds import derived_seed
 
 _PLATEAU = 0.02  # held-out losses that differ by less cannot be told apart
@@ -175,6 +176,9 @@ def run_loop(
     ema = EMAModel(plain.parameters(), decay=config.ema_decay, foreach=True)
     progress = _Progress()
     accelerator.register_for_checkpointing(schedule, ema, progress)
+    if accelerator.is_main_process:
+        _prune(directory, config.save_limit)
+    accelerator.wait_for_everyone()
     newest = max(_saves(directory), default=None)
     if newest is not None:
         accelerator.load_state(str(newest))
@@ -270,6 +274,13 @@ def _saves(directory: Path) -> list[Path]:
     return sorted(directory.glob("step-????????"))
 
 
+def _prune(directory: Path, limit: int) -> None:
+    """Removes what a killed save has left, and all but the newest `limit` saves."""
+    shutil.rmtree(directory / "unfinished", ignore_errors=True)
+    for old in _saves(directory)[:-limit]:
+        shutil.rmtree(old)
+
+
 def _save(accelerator: Accelerator, directory: Path, step: int, limit: int) -> None:
     """Writes the state into a temporary folder and renames it: a killed save leaves a whole save or none."""
     target, unfinished = directory / f"step-{step:08d}", directory / "unfinished"
@@ -277,12 +288,12 @@ def _save(accelerator: Accelerator, directory: Path, step: int, limit: int) -> N
         directory.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(unfinished, ignore_errors=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(unfinished))
+    with disk_errors_of(target, lambda: "the saves before it stay"):
+        accelerator.save_state(str(unfinished))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         if target.exists():
             shutil.rmtree(target)
         os.replace(unfinished, target)
-        for old in _saves(directory)[:-limit]:
-            shutil.rmtree(old)
+        _prune(directory, limit)
     accelerator.wait_for_everyone()

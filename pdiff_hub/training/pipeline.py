@@ -11,18 +11,26 @@ import math
 import os
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.records import LossCurve, RunFolder, TrainingFolder, TrainingSummary
+from pdiff_hub.records import AutoencoderFacts, LossCurve, RunFolder, TrainingFolder, TrainingSummary
 from pdiff_hub.records.fingerprint import fingerprint
-from pdiff_hub.safe_files import keep_settings, read_json, write_json, write_safetensors
+from pdiff_hub.safe_files import (
+    disk_errors_of,
+    keep_settings,
+    remove_unfinished,
+    write_json,
+    write_safetensors,
+)
+from pdiff_hub.safe_files.lock import alone_in
+from pdiff_hub.safe_files.tensors import read_tensors
 from pdiff_hub.training.autoencoder import fit_autoencoder, held_out_r2
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 from pdiff_hub.training.diffusion import build_scheduler, length_multiple, train_unet
@@ -32,6 +40,8 @@ from pdiff_hub.training.memory import give_back
 from pdiff_hub.travelling.conditioner import Conditioner
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
+
+_LATENTS = ("latent_KCL", "held_out_HCL")
 
 
 def require_processes(accelerator: Accelerator, asked: int | None = None) -> None:
@@ -66,16 +76,33 @@ def train_pipeline(
         log_with: an Accelerate tracker ("tensorboard", ...), which logs to `output_dir/training/logs`.
 
     Raises:
-        ValueError: one checkpoint only; settings that differ from those of the run in `output_dir`; a loss that is not
-            finite or diverges (the last good state stays).
-    """
+    XX"""
     autoencoder, diffusion = autoencoder or AutoencoderConfig(), diffusion or DiffusionConfig()
     folder = RunFolder(Path(output_dir))
-    state = folder.training
-    precision = _precision(diffusion)
     accelerator = build_accelerator(
-        mixed_precision=precision, log_with=log_with, project_dir=str(state.logs) if log_with else None
+        mixed_precision=_precision(diffusion),
+        log_with=log_with,
+        project_dir=str(folder.training.logs) if log_with else None,
     )
+    with alone_in(folder.path) if accelerator.is_main_process else nullcontext():
+        return _train_stages(
+            dataset, folder, autoencoder, diffusion, accelerator, num_inference_steps, seed=seed, log_with=log_with
+        )
+
+
+def _train_stages(
+    dataset: CheckpointDataset,
+    folder: RunFolder,
+    autoencoder: AutoencoderConfig,
+    diffusion: DiffusionConfig,
+    accelerator: Accelerator,
+    num_inference_steps: int,
+    *,
+    seed: int,
+    log_with: str | None,
+) -> TrainingSummary:
+    """As `train_pipeline`; the first process holds the folder's lock."""
+    state = folder.training
     settings = {
         "autoencoder": asdict(autoencoder),
         "diffusion": asdict(diffusion),
@@ -92,6 +119,7 @@ def train_pipeline(
         settings["conditions_sha256"] = hashlib.sha256(condition_KE.contiguous().numpy().data).hexdigest()
     if accelerator.is_main_process:
         state.path.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(state)
         keep_settings(state.settings, settings)
     accelerator.wait_for_everyone()
     if not state.settings.exists():
@@ -101,21 +129,24 @@ def train_pipeline(
         )
     if not state.latents.exists():
         # Stage one has its own Accelerator, because each saves all that it has prepared.
-        _stage_one(dataset, autoencoder, diffusion, seed, build_accelerator(mixed_precision=precision), state)
+        alike = build_accelerator(mixed_precision=_precision(diffusion))
+        _stage_one(dataset, autoencoder, diffusion, seed, alike, state)
     accelerator.wait_for_everyone()
-    latents = load_file(state.latents)
-    latent_KCL = latents["latent_KCL"]
+    latents = read_tensors(state.latents)
+    if {name: (each.ndim, each.dtype) for name, each in latents.items()} != dict.fromkeys(_LATENTS, (3, torch.float32)):
+        raise PdiffError(f"{state.latents} does not hold {' and '.join(_LATENTS)}; remove {state.path} to train anew.")
+    latent_KCL, held_out_HCL = (latents[name] for name in _LATENTS)
     conditioner = None
     if spec is not None and condition_KD is not None:
         conditioner = Conditioner.fit(spec, condition_KD[train_K], latent_KCL.cpu())
-    first = read_json(state.autoencoder_facts)
+    first = state.read_autoencoder_facts()
     if log_with:
         accelerator.init_trackers("pdiff", config={k: str(v) for k, v in settings.items()})
     finished = state.read_summary()
     resumed, began = any_saved(state.diffusion_steps), time.perf_counter()
     unet, trained = train_unet(
         latent_KCL,
-        latents["held_out_HCL"],
+        held_out_HCL,
         diffusion,
         seed=seed,
         accelerator=accelerator,
@@ -127,11 +158,11 @@ def train_pipeline(
     )
     seconds = None if resumed else time.perf_counter() - began
     summary = TrainingSummary(
-        deviation_r2=first["deviation_r2"],
-        num_components=first["num_components"],
+        deviation_r2=first.deviation_r2,
+        num_components=first.num_components,
         latent_shape=(latent_KCL.shape[1], latent_KCL.shape[2]),
         loss=trained.loss,
-        seconds_autoencoder=first["seconds"],
+        seconds_autoencoder=first.seconds,
         seconds_diffusion=finished.seconds_diffusion if finished else seconds,
         num_processes=accelerator.num_processes,
         curve=_curve(trained),
@@ -155,6 +186,14 @@ def train_pipeline(
     return summary
 
 
+def _remove_leftovers(state: TrainingFolder) -> None:
+    """Removes what killed runs have left and no later one reads; components alone can take gigabytes."""
+    for folder in (state.path, state.autoencoder):
+        remove_unfinished(folder)
+    for components in state.all_components():  # each process writes its own anew if stage one is not done
+        shutil.rmtree(components, ignore_errors=True)
+
+
 def _curve(trained: Trained) -> LossCurve | None:
     if not trained.measured:
         return None
@@ -176,17 +215,16 @@ def _stage_one(
     )
     if accelerator.is_main_process:
         r2 = held_out_r2(fitted, dataset, config.holdout)
-        fitted.to("cpu").save_pretrained(state.autoencoder)
-        write_json(
-            state.autoencoder_facts,
-            {
-                "deviation_r2": r2 if math.isfinite(r2) else None,
-                "seconds": None if resumed else time.perf_counter() - began,
-                "num_components": fitted.config.num_components if config.form == "linear" else latent_KCL[0].numel(),
-            },
+        with disk_errors_of(state.autoencoder):
+            fitted.to("cpu").save_pretrained(state.autoencoder)
+        facts = AutoencoderFacts(
+            deviation_r2=r2 if math.isfinite(r2) else None,
+            seconds=None if resumed else time.perf_counter() - began,
+            num_components=fitted.config.num_components if config.form == "linear" else latent_KCL[0].numel(),
         )
+        write_json(state.autoencoder_facts, asdict(facts))
         # Written last: its presence says that stage one is done.
-        write_safetensors(state.latents, {"latent_KCL": latent_KCL, "held_out_HCL": held_out_HCL})
+        write_safetensors(state.latents, dict(zip(_LATENTS, (latent_KCL, held_out_HCL), strict=True)))
     shutil.rmtree(state.components(accelerator.process_index), ignore_errors=True)  # needed only while fitting
 
 
@@ -194,7 +232,8 @@ def publish(pipe: PDiffPipeline, folder: RunFolder) -> None:
     """Saves the pipeline aside and moves it in, the index last, so that no half pipeline opens after a kill."""
     unfinished = RunFolder(folder.training.unfinished_pipeline)
     shutil.rmtree(unfinished.path, ignore_errors=True)
-    pipe.save_pretrained(unfinished.path)
+    with disk_errors_of(folder.path):
+        pipe.save_pretrained(unfinished.path)
     if not folder.index.exists() or fingerprint(folder) != fingerprint(unfinished):
         for file in folder.companions():  # they describe the pipeline that was there before
             if file != folder.recipe:

@@ -28,7 +28,7 @@ from pdiff_hub.collect.finetune.run import FinetuneRun, trainable
 from pdiff_hub.collect.journal import BackgroundJournal, CheckpointJournal
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import NETWORK_NAMES, build_network, resolve_network
-from pdiff_hub.safe_files import write_safetensors
+from pdiff_hub.safe_files import remove_unfinished, write_safetensors
 from pdiff_hub.tasks import Task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
@@ -131,6 +131,7 @@ def _trained_network(run: FinetuneRun, writer: BackgroundJournal, hide: bool | N
     _train(run, writer, hide)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(file.parent, of=file.name)
         write_safetensors(file, run.network.state_dict())
 
 

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,13 +23,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pdiff_hub.checkpoints import CheckpointDataset, check_finite
-from pdiff_hub.checkpoints.files import INDEX_NAME, metadata_table, read_index
+from pdiff_hub.checkpoints.files import INDEX_NAME, metadata_table, read_index, remove_unlisted
 from pdiff_hub.checkpoints.rows import SHARD_TENSOR, ShardRows
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.safe_files import read_json, remove_unfinished, require_same_settings, write_json, write_safetensors
+from pdiff_hub.safe_files.checking import checked
+from pdiff_hub.safe_files.lock import FolderLock, alone_in
 from pdiff_hub.travelling.conditioner import ConditionSpec
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
+_Kind = TypeVar("_Kind")
 _PARTS = "parts"
 _NAME = re.compile(r"(part|state)-(\d{5,})\.safetensors")
 
@@ -46,7 +49,8 @@ class CheckpointJournal:
     """The checkpoints collected so far in `directory` (made if needed), which will hold the finished data set.
 
     Opening it finds what an earlier run committed: `num_checkpoints` rows, and the `state` to resume from. If
-    `finished` is true, only `finish()` is left to do. Only one process at a time may use it.
+    `finished` is true, only `finish()` is left to do. One process at a time may use it: until `finish` or `close`, it
+    holds the lock of the directory.
 
     Args:
         directory: where the data set will be.
@@ -55,7 +59,7 @@ class CheckpointJournal:
         layout: which tensors are collected.
 
     Raises ValueError if the directory holds checkpoints collected with other settings (the message names those that
-    differ), or if its files are damaged.
+    differ), if its files are damaged, or if another process collects there.
     """
 
     def __init__(self, directory: str | Path, settings: Mapping[str, Any], layout: ParamLayout):
@@ -65,18 +69,17 @@ class CheckpointJournal:
         self._parts = self.directory / _PARTS
         self._files: list[tuple[Path, int]] = []
         self._metadata: list[dict[str, Any]] = []
-        self.finished = (self.directory / INDEX_NAME).exists()
+        self._lock = None if self._is_done() else FolderLock(self.directory)
+        self.finished = self._is_done()  # perhaps by a process that held the lock until now
         if self.finished:
-            index = read_index(self.directory)
-            self._check_same(index["collect"].get("settings", {}), index["layout"])
-            self._remove_parts()
+            self._open_finished()
             return
         self._parts.mkdir(parents=True, exist_ok=True)
         remove_unfinished(self._parts)
         file = self._parts / "settings.json"
         if file.exists():
-            found = read_json(file)
-            self._check_same(found["settings"], found["layout"])
+            found = checked(_Begun, read_json(file), str(file), f"remove {self._parts} to start anew.")
+            self._check_same(found.settings, found.layout)
         else:
             write_json(file, {"settings": self.settings, "layout": layout.to_dict()})
         self._open_parts()
@@ -92,7 +95,7 @@ class CheckpointJournal:
         file = self._state_file(len(self._files))
         if self.finished or not file.exists():
             return None
-        info = json.loads(_header(file)["info"])
+        info = _in_header(file, "info", dict[str, Any])
         return TrainingState(load_file(file), info)
 
     def append(self, params_RP: Tensor, metadata: Sequence[Mapping[str, Any]], state: TrainingState) -> None:
@@ -168,7 +171,25 @@ class CheckpointJournal:
             dataset.save_pretrained(self.directory)
             self.finished = True
             self._remove_parts()
+            self.close()
         return CheckpointDataset.from_pretrained(self.directory)
+
+    def close(self) -> None:
+        """Lets other processes use the directory; so does the end of this object, of its process, and `finish`."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def _is_done(self) -> bool:
+        return (self.directory / INDEX_NAME).exists()
+
+    def _open_finished(self) -> None:
+        index = read_index(self.directory)
+        self._check_same(index["collect"].get("settings", {}), index["layout"])
+        if self._parts.exists():  # a kill came after the data set was saved, and before this
+            with alone_in(self.directory):
+                remove_unlisted(self.directory, index)
+                self._remove_parts()
+        self.close()
 
     def _open_parts(self) -> None:
         numbers: dict[str, set[int]] = {"part": set(), "state": set()}
@@ -184,7 +205,7 @@ class CheckpointJournal:
         for number in numbers["state"] - {count}:  # of a part that was not committed, or of an earlier one
             self._state_file(number).unlink()
         for number in range(count):
-            metadata = json.loads(_header(self._part_file(number))["metadata"])
+            metadata = _in_header(self._part_file(number), "metadata", list[dict[str, str | int | float | bool | None]])
             self._files.append((self._part_file(number), len(metadata)))
             self._metadata += metadata
         ShardRows(self._files, self.layout.num_params)  # raises if a file is truncated or has another shape
@@ -212,9 +233,20 @@ class CheckpointJournal:
             shutil.rmtree(self._parts)
 
 
-def _header(file: Path) -> dict[str, str]:
+@dataclass(frozen=True)
+class _Begun:
+    """What parts/settings.json holds."""
+
+    settings: dict[str, Any]
+    layout: dict[str, Any]
+
+
+def _in_header(file: Path, name: str, kind: type[_Kind]) -> _Kind:
+    """What JSON the header of a safetensors file holds as `name`."""
+    remedy = f"remove {file.parent} to start anew."
     try:
         with safe_open(file, framework="pt") as opened:
-            return dict(opened.metadata() or {})
-    except SafetensorError as error:
-        raise PdiffError(f"{file} is damaged ({error}); remove {file.parent} to start anew.") from error
+            content = json.loads((opened.metadata() or {}).get(name, ""))
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise PdiffError(f"{file} is damaged ({error}); {remedy}") from error
+    return checked(kind, content, f"{file}, {name}", remedy)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import build_network
 from pdiff_hub.prediction.predictions import SplitImages, evaluate
 from pdiff_hub.safe_files import require_same_settings
+from pdiff_hub.safe_files.lock import alone_in
 from pdiff_hub.tasks import Task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
@@ -109,14 +111,17 @@ def collect_population(
     # With cpu=True, a launcher's processes find each other on CPUs too. This comes before the first use of the device,
     # because it gives each process its own GPU.
     processes = PartialState(cpu=not torch.accelerator.is_available())
-    inputs_NX = task.inputs(task.train).to(device)
-    rank, world = processes.process_index, processes.num_processes
-    shares = [directory / f"seeds-{part}-of-{world}" for part in range(world)]
-    _train_share(task, spec, layout, config, shares[rank], settings, rank, world, inputs_NX, progress)
-    processes.wait_for_everyone()
-    if processes.is_main_process:
-        _join(task, spec, layout, config, directory, shares, network, settings)
-    processes.wait_for_everyone()
+    with alone_in(directory) if processes.is_main_process else nullcontext():
+        if (directory / INDEX_NAME).exists():  # another process held the folder until now
+            return _finished(directory, settings)
+        inputs_NX = task.inputs(task.train).to(device)
+        rank, world = processes.process_index, processes.num_processes
+        shares = [directory / f"seeds-{part}-of-{world}" for part in range(world)]
+        _train_share(task, spec, layout, config, shares[rank], settings, rank, world, inputs_NX, progress)
+        processes.wait_for_everyone()
+        if processes.is_main_process:
+            _join(task, spec, layout, config, directory, shares, network, settings)
+        processes.wait_for_everyone()
     return CheckpointDataset.from_pretrained(directory)
 
 

@@ -15,7 +15,7 @@ from pdiff_hub.evaluation.table import verdict
 from pdiff_hub.networks import base_model
 from pdiff_hub.networks.factory import is_dotted
 from pdiff_hub.records import NetworksFolder, Results
-from pdiff_hub.records.json_files import checked
+from pdiff_hub.safe_files.checking import checked
 from pdiff_hub.tasks import TASK_NAMES, hub_id_of
 from pdiff_hub.transfer.cards import accuracy_result, markdown_table, render_card
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
