@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,19 @@ def use_small_files(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint_files, "_SHARD_BYTES", 600)
     if form == "shards":
         monkeypatch.setattr(checkpoint_files, "MAX_PARQUET_PARAMS", 1)
+
+
+def seal(folder: Path) -> None:
+    """Names the files of a set by their content again and writes a dataset.json that fits: as an attacker would."""
+    index = json.loads((folder / "dataset.json").read_text())
+    for entry in [*index["data"], *index["shards"], *([index["frozen"]] if index["frozen"] else [])]:
+        file = folder / entry["path"]
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        renamed = file.with_name(f"{file.stem[:-8]}{digest[:8]}{file.suffix}")
+        file.rename(renamed)
+        entry |= {
+            "path": renamed.relative_to(folder).as_posix(),
+            "bytes": renamed.stat().st_size,
+            "sha256": digest,
+        }
+    (folder / "dataset.json").write_text(json.dumps(index))

@@ -20,7 +20,7 @@ from no_waiting import without_pauses
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints import dataset as checkpoints
 from pdiff_hub.checkpoints.card import render_dataset_card
-from pdiff_hub.checkpoints.files import read_index
+from pdiff_hub.checkpoints.index import read_index
 from pdiff_hub.hub import push_folder
 
 ID = "user/set"

@@ -47,6 +47,8 @@ def check_frozen(layout: ParamLayout, frozen: Mapping[str, Tensor]) -> None:
                 f"frozen tensor {name!r} is {found.get(name, 'missing')}, and the layout expects "
                 f"{expected.get(name, 'no such tensor')}; give what layout.frozen_state returns."
             )
+        if frozen[name].dtype.is_floating_point and bool(torch.isnan(frozen[name]).any()):  # infinity may be a mask
+            raise PdiffError(f"frozen tensor {name!r} holds NaN; expected numbers.")
 
 
 def json_able(name: str, value: Mapping[str, Any]) -> dict[str, Any]:

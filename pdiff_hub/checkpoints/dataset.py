@@ -18,8 +18,9 @@ from torch import Tensor
 
 from pdiff_hub.checkpoints.checks import CheckedRows, check_finite, check_frozen, json_able
 from pdiff_hub.checkpoints.conditions import checked_conditions, from_column, from_table, with_column
-from pdiff_hub.checkpoints.files import INDEX_NAME, metadata_table, read_index, write_folder
+from pdiff_hub.checkpoints.files import metadata_table, write_folder
 from pdiff_hub.checkpoints.hub import append, find_folder, push_folder, require_rows
+from pdiff_hub.checkpoints.index import INDEX_NAME, read_index
 from pdiff_hub.checkpoints.reading import read_folder
 from pdiff_hub.checkpoints.rows import PickedRows, Rows, TensorRows
 from pdiff_hub.errors import PdiffError

@@ -17,8 +17,6 @@ Shapes: K checkpoints, P parameters.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import fsum, isfinite
@@ -30,20 +28,15 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from pdiff_hub.checkpoints.conditions import CONDITION_COLUMN, CONDITION_TYPE
+from pdiff_hub.checkpoints.index import FILE_NAME, FORMAT, FORMAT_VERSION, INDEX_NAME, file_entries, read_index
 from pdiff_hub.checkpoints.rows import PARQUET_COLUMN, PickedRows, Rows, pieces_of, write_shard
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.safe_files import remove_unfinished, save_tensors, write_json, write_named_by_content
 from pdiff_hub.safe_files.lock import alone_in
 
-INDEX_NAME = "dataset.json"
-FORMAT = "pdiff-checkpoints"
-FORMAT_VERSION = 1
 # Above this, `datasets` gets slow, and its viewer on the Hub gives up at row groups of 300 MB (measured).
 MAX_PARQUET_PARAMS = 250_000
 _ROW_GROUP_BYTES, _PARQUET_BYTES, _SHARD_BYTES = 1 << 20, 16 << 20, 256 << 20
-_FILE_NAME = re.compile(
-    r"data/train-\d{5,}-[0-9a-f]{8}\.parquet|shards/params-\d{5,}-[0-9a-f]{8}\.safetensors|frozen-[0-9a-f]{8}\.safetensors"
-)
 # Globs of a data set's files, for listing, downloading or deleting them.
 FILE_PATTERNS = ("data/train-*.parquet", "shards/params-*.safetensors", "frozen-*.safetensors")
 
@@ -244,57 +237,10 @@ def remove_unlisted(path: Path, index: Mapping[str, Any] | None) -> None:
     listed = {path / entry["path"] for entry in file_entries(index)} if index else set()
     for pattern in FILE_PATTERNS:
         for file in set(path.glob(pattern)) - listed:
-            if _FILE_NAME.fullmatch(file.relative_to(path).as_posix()):
+            if FILE_NAME.fullmatch(file.relative_to(path).as_posix()):
                 file.unlink()
     for directory in (path, path / "data", path / "shards"):
         remove_unfinished(directory)
-
-
-def read_index(path: Path) -> dict[str, Any]:
-    """The dataset.json of folder `path`, checked; FileNotFoundError or ValueError says what is wrong with it."""
-    file = path / INDEX_NAME
-    if not file.is_file():
-        raise FileNotFoundError(f"{path} has no {INDEX_NAME}: it is no checkpoint data set, or its save was cut off.")
-    try:
-        index = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise PdiffError(f"{file} is not JSON ({error}).") from error
-    if not isinstance(index, dict) or index.get("format") != FORMAT:
-        raise PdiffError(f'{file} does not describe a checkpoint data set (expected "format": "{FORMAT}").')
-    version = index.get("format_version")
-    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
-        raise PdiffError(
-            f"{file} has format version {version!r}, and this pdiff-hub reads up to {FORMAT_VERSION}; "
-            "upgrade with: pip install -U pdiff-hub."
-        )
-    index.setdefault("frozen", None)
-    expected = {
-        "num_checkpoints": int,
-        "num_params": int,
-        "layout": dict,
-        "data": list,
-        "shards": list,
-        "collect": dict,
-    }
-    for key, kind in expected.items():
-        if not isinstance(index.get(key), kind):
-            raise PdiffError(f"{file}: {key!r} is {index.get(key)!r}, expected a {kind.__name__}; the file is damaged.")
-    for entry in file_entries(index):
-        name = entry.get("path") if isinstance(entry, dict) else None
-        # This also keeps paths inside the folder, whoever wrote the file.
-        if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
-            raise PdiffError(f"{file} lists {entry!r}, which is no file of this format.")
-    if not index["data"]:
-        raise PdiffError(f"{file} lists no file in data/; the file is damaged.")
-    for entry in [*index["data"], *index["shards"]]:
-        if not isinstance(entry.get("rows"), int) or entry["rows"] < 1:
-            raise PdiffError(f"{file}: {entry['path']} has rows={entry.get('rows')!r}, expected 1 or more.")
-    return index
-
-
-def file_entries(index: Mapping[str, Any]) -> list[Any]:
-    """The entries of all files that `index` lists."""
-    return [*index["data"], *index["shards"], *([index["frozen"]] if index.get("frozen") else [])]
 
 
 def _chunks(total: int, size: int) -> list[tuple[int, int]]:

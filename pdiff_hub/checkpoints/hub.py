@@ -16,15 +16,8 @@ from torch import Tensor
 
 from pdiff_hub.checkpoints.card import render_dataset_card
 from pdiff_hub.checkpoints.conditions import joined
-from pdiff_hub.checkpoints.files import (
-    FILE_PATTERNS,
-    INDEX_NAME,
-    columns_of,
-    read_index,
-    statistics_of,
-    write_frozen,
-    write_more,
-)
+from pdiff_hub.checkpoints.files import FILE_PATTERNS, columns_of, statistics_of, write_frozen, write_more
+from pdiff_hub.checkpoints.index import INDEX_NAME, read_index
 from pdiff_hub.checkpoints.reading import files_holding, read_folder
 from pdiff_hub.checkpoints.rows import Rows
 from pdiff_hub.errors import PdiffError

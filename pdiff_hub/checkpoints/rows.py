@@ -5,7 +5,8 @@ Shapes: K checkpoints, P parameters, R some of the rows, S a slice of the parame
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -18,11 +19,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pdiff_hub.errors import PdiffError
+from pdiff_hub.safe_files import open_regular
+from pdiff_hub.safe_files.tensors import Stored, read_header
 from pdiff_hub.travelling.param_autoencoder import safetensors_header
 
 SHARD_TENSOR = "params"
 PARQUET_COLUMN = "params"
 _PIECE_BYTES = 32 << 20
+_PLAIN = {"PLAIN", "RLE", "BIT_PACKED"}  # the latter two code which values are null, not the values
 T = TypeVar("T")
 
 
@@ -35,6 +39,27 @@ class Rows(Protocol):
     def read(self, first: int, last: int, start: int, stop: int) -> Tensor:
         """Rows first..last, columns start..stop -> float32 [R,S] on the CPU; may be a view. Not checked for NaN."""
         ...
+
+
+class Digests:
+    """The sha256 (hex) that files should have. Each is compared once, when numbers are first read from it."""
+
+    def __init__(self, expected: Mapping[Path, str]):
+        self._left = dict(expected)
+
+    def compare(self, file: Path) -> None:
+        """PdiffError if the file is another one; a file that was compared before, or is not listed, is let through."""
+        expected = self._left.get(file)
+        if expected is None:
+            return
+        with open_regular(file) as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+        if found != expected:
+            raise PdiffError(
+                f"{file} was changed or is damaged: its sha256 begins with {found[:8]}, and its data set lists "
+                f"{expected[:8]}; restore it from where the data set came from."
+            )
+        self._left.pop(file, None)
 
 
 class TensorRows:
@@ -82,11 +107,11 @@ class ShardRows:
     Raises ValueError naming a file that is truncated, not safetensors, or of another shape.
     """
 
-    def __init__(self, files: Sequence[tuple[Path, int]], num_params: int):
-        self._files, self.num_params = list(files), num_params
+    def __init__(self, files: Sequence[tuple[Path, int]], num_params: int, digests: Digests | None = None):
+        self._files, self.num_params, self._digests = list(files), num_params, digests or Digests({})
         self.num_rows = sum(rows for _, rows in self._files)
         for path, rows in self._files:
-            self._read_file(path, rows, slice(0, 0), slice(0, 0))
+            self._check(path, rows)
 
     def read(self, first: int, last: int, start: int, stop: int) -> Tensor:
         parts = [
@@ -95,22 +120,25 @@ class ShardRows:
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else torch.empty(0, stop - start)
 
+    def _check(self, path: Path, rows: int) -> None:
+        found, expected = read_header(path).get(SHARD_TENSOR), Stored(torch.float32, (rows, self.num_params))
+        if found != expected:
+            raise PdiffError(
+                f"{path}: tensor {SHARD_TENSOR!r} is {found or 'missing'}, expected {expected}; restore the file from "
+                "where the data set came from."
+            )
+
     def _read_file(self, path: Path, rows: int, which: slice, columns: slice) -> Tensor:
+        self._digests.compare(path)
         try:
             with safe_open(path, framework="pt") as file:
                 tensor = file.get_slice(SHARD_TENSOR)
-                if tensor.get_shape() != [rows, self.num_params] or tensor.get_dtype() != "F32":
-                    raise PdiffError(
-                        f"{path}: tensor {SHARD_TENSOR!r} is {tensor.get_dtype()} {tensor.get_shape()}, "
-                        f"expected F32 {[rows, self.num_params]}."
-                    )
-                part_RS: Tensor = tensor[which, columns] if which.start < which.stop else torch.empty(0)
-                return part_RS
+                part_RS: Tensor = tensor[which, columns]
         except SafetensorError as error:
-            raise PdiffError(
-                f"{path} is truncated or not a safetensors file with a tensor {SHARD_TENSOR!r} "
-                f"({error}); restore it from where the data set came from."
-            ) from error
+            raise PdiffError(f"{path} is damaged ({error}); restore it from where the data set came from.") from error
+        if part_RS.dtype != torch.float32 or tensor.get_shape() != [rows, self.num_params]:
+            raise PdiffError(f"{path} was changed while it was read; leave the files of an open data set as they are.")
+        return part_RS
 
 
 def write_shard(file: Path, num_rows: int, num_params: int, pieces: Iterable[tuple[int, int, Tensor]]) -> None:
@@ -146,8 +174,8 @@ class ParquetRows:
     Raises ValueError naming a file that is truncated, not parquet, or of another shape.
     """
 
-    def __init__(self, files: Sequence[tuple[Path, int]], num_params: int):
-        self._files, self.num_params = list(files), num_params
+    def __init__(self, files: Sequence[tuple[Path, int]], num_params: int, digests: Digests | None = None):
+        self._files, self.num_params, self._digests = list(files), num_params, digests or Digests({})
         self.num_rows = sum(rows for _, rows in self._files)
         expected = (num_params, pa.float32())
         for path, rows in self._files:
@@ -161,6 +189,7 @@ class ParquetRows:
                     )
                 if file.metadata.num_rows != rows:
                     raise PdiffError(f"{path} holds {file.metadata.num_rows} rows, expected {rows}.")
+                require_plain(path, file, 4 * num_params)
 
     def read(self, first: int, last: int, start: int, stop: int) -> Tensor:
         params_RS = torch.empty(last - first, stop - start)
@@ -174,6 +203,7 @@ class ParquetRows:
 
     def _blocks(self, path: Path, first: int, last: int) -> Iterator[NDArray[np.float32]]:
         """Rows first..last of one file, row group by row group."""
+        self._digests.compare(path)
         with open_parquet(path) as file:
             sizes = [(group, file.metadata.row_group(group).num_rows) for group in range(file.num_row_groups)]
             for group, size, a, b in _overlaps(sizes, first, last):
@@ -190,8 +220,21 @@ class ParquetRows:
                 yield values.reshape(size, self.num_params)[a:b]
 
 
+def require_plain(path: Path, file: pq.ParquetFile, row_bytes: int) -> None:
+    """PdiffError if the file takes more memory than disk when it is read, or less than `row_bytes` for each row."""
+    groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
+    columns = [group.column(column) for group in groups for column in range(group.num_columns)]
+    if any(each.compression != "UNCOMPRESSED" or not _PLAIN.issuperset(each.encodings) for each in columns):
+        raise PdiffError(f"{path} is compressed or coded, which no file of this format is; save the data set anew.")
+    rows = file.metadata.num_rows
+    if sum(group.num_rows for group in groups) != rows or rows * row_bytes > path.stat().st_size:
+        raise PdiffError(f"{path} is damaged: it claims {rows:,} rows, which it is too small for.")
+
+
 def open_parquet(path: Path) -> pq.ParquetFile:
     """A memory-mapped parquet file (a context manager); ValueError names it if it is truncated or not parquet."""
+    with open_regular(path):  # a named pipe would never end
+        pass
     try:
         return pq.ParquetFile(path, memory_map=True)
     except FileNotFoundError:

@@ -11,8 +11,8 @@ from typing import Any, Literal, Unpack
 
 from pdiff_hub import transfer
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.checkpoints.files import INDEX_NAME as DATASET_INDEX
 from pdiff_hub.checkpoints.files import read_index
+from pdiff_hub.checkpoints.index import INDEX_NAME as DATASET_INDEX
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.pipeline.opening import download
@@ -136,9 +136,8 @@ def describe(
     index = read_index(folder if local else _dataset_index(str(path_or_id), revision, token))
     layout = ParamLayout.from_dict(index["layout"])
     spec = None if index.get("conditions") is None else ConditionSpec.from_dict(index["conditions"])
-    return (
-        f"data set: {index['num_checkpoints']} checkpoints, {layout}, network {index['network']['name']}{_asked(spec)}"
-    ), None
+    network = index["network"].get("name", "unknown")
+    return f"data set: {index['num_checkpoints']} checkpoints, {layout}, network {network}{_asked(spec)}", None
 
 
 def _asked(spec: ConditionSpec | None) -> str:

@@ -84,25 +84,25 @@ def train_pipeline(
         log_with=log_with,
         project_dir=str(folder.training.logs) if log_with else None,
     )
+    rows = split_rows(dataset, autoencoder.holdout)  # refuses too few before anything is written
     with alone_in(folder.path) if accelerator.is_main_process else nullcontext():
         return _train_stages(
-            dataset, folder, autoencoder, diffusion, accelerator, num_inference_steps, seed=seed, log_with=log_with
+            dataset, rows, folder, (autoencoder, diffusion), accelerator, num_inference_steps, seed, log_with
         )
 
 
 def _train_stages(
     dataset: CheckpointDataset,
+    rows: tuple[list[int], list[int]],
     folder: RunFolder,
-    autoencoder: AutoencoderConfig,
-    diffusion: DiffusionConfig,
+    configs: tuple[AutoencoderConfig, DiffusionConfig],
     accelerator: Accelerator,
     num_inference_steps: int,
-    *,
     seed: int,
     log_with: str | None,
 ) -> TrainingSummary:
-    """As `train_pipeline`; the first process holds the folder's lock."""
-    state = folder.training
+    """As `train_pipeline`; the first process holds the folder's lock. rows: for training, and held out."""
+    (autoencoder, diffusion), state = configs, folder.training
     settings = {
         "autoencoder": asdict(autoencoder),
         "diffusion": asdict(diffusion),
@@ -111,7 +111,7 @@ def _train_stages(
         "num_params": dataset.layout.num_params,
         "checkpoints_sha256": dataset.digest(len(dataset)),
     }
-    train_K, held_out_H = split_rows(dataset, autoencoder.holdout)
+    train_K, held_out_H = rows
     spec, condition_KD, condition_KE = dataset.conditions, dataset.conditions_KD, None
     if spec is not None and condition_KD is not None:
         condition_KE = spec.channels(condition_KD)

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.checkpoints.files import INDEX_NAME
+from pdiff_hub.checkpoints.index import INDEX_NAME
 from pdiff_hub.collect.alignment import AlignmentInfo, align_to_mean, align_to_reference, mean_of, require_alignable
 from pdiff_hub.collect.family.family import Family, build_family, require_view, split_of
 from pdiff_hub.collect.family.split import TaskSplit

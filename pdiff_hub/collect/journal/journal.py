@@ -23,7 +23,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pdiff_hub.checkpoints import CheckpointDataset, check_finite
-from pdiff_hub.checkpoints.files import INDEX_NAME, metadata_table, read_index, remove_unlisted
+from pdiff_hub.checkpoints.files import metadata_table, remove_unlisted
+from pdiff_hub.checkpoints.index import INDEX_NAME, read_index
 from pdiff_hub.checkpoints.rows import SHARD_TENSOR, ShardRows
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.safe_files import read_json, remove_unfinished, require_same_settings, write_json, write_safetensors

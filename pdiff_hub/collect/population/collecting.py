@@ -18,7 +18,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.checkpoints.files import INDEX_NAME
+from pdiff_hub.checkpoints.index import INDEX_NAME
 from pdiff_hub.checkpoints.rows import pieces_of
 from pdiff_hub.collect.alignment import align_to_mean, require_alignable
 from pdiff_hub.collect.journal import CheckpointJournal, TrainingState
