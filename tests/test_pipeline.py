@@ -134,6 +134,14 @@ def test_saved_folder_gives_equal_samples_and_leaks_no_path(pipe: PDiffPipeline,
         assert (str(tmp_path).encode() not in content and b"_name_or_path" not in content) or file.suffix == ".py"
 
 
+def test_saved_files_are_as_readable_as_the_umask_says(pipe: PDiffPipeline, tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    pipe.save_pretrained(tmp_path / "saved")
+    files = [file for file in (tmp_path / "saved").rglob("*") if file.is_file()]
+    assert {file.suffix for file in files} >= {".safetensors", ".json", ".py"}
+    assert {file.stat().st_mode for file in files} == {(tmp_path / "plain").stat().st_mode}
+
+
 def test_from_pretrained_refuses_what_is_no_pipeline(pipe: PDiffPipeline, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no pipeline folder"):
         PDiffPipeline.from_pretrained(str(tmp_path / "nothing" / "here"))

@@ -363,6 +363,8 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         """
         folder = Path(save_directory).resolve()
         super().save_pretrained(folder)
+        for path in folder.glob("*/*.safetensors"):  # safetensors lets only the owner read its files
+            path.chmod((folder / INDEX).stat().st_mode)
         for path in [folder / INDEX, *folder.glob("*/*config.json")]:
             config = json.loads(path.read_text())
             config.pop("_name_or_path", None)
