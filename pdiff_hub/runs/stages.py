@@ -17,7 +17,7 @@ from pdiff_hub.collect.importing import import_checkpoints
 from pdiff_hub.collect.population import PopulationConfig, collect_population
 from pdiff_hub.errors import require
 from pdiff_hub.evaluation.evaluate import require_originals
-from pdiff_hub.networks import resolve_network
+from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.networks.dry_run import build_checked
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.recipes import Recipe, functions_of, require_trust
