@@ -21,6 +21,7 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.cli import app
 from pdiff_hub.collect.family import build_family, unseen_of
 from pdiff_hub.evaluation.ensembles import ensemble_curve
+from pdiff_hub.evaluation.judging import Judge
 from pdiff_hub.evaluation.request_names import FIT_NAMES, SIMPLE_WAYS, STARTS, UNSEEN_NAMES
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.pipeline.card import render_card
@@ -255,7 +256,7 @@ def test_likelihoods_are_sums_of_log_probabilities() -> None:
     )
 
 
-def test_a_scalar_condition_that_can_be_measured_gets_a_slope(tmp_path: Path) -> None:
+def test_a_scalar_condition_that_can_be_measured_gets_a_slope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = recipe_from_dict(
         {
             "task": "digits",
@@ -271,6 +272,27 @@ def test_a_scalar_condition_that_can_be_measured_gets_a_slope(tmp_path: Path) ->
     assert results.measured is not None and (requests := results.measured.requests) is not None
     assert requests.slope is not None and not requests.unseen and len(requests.verdicts) == 1
     assert results.measured.accuracy and requests.verdicts[0] in " ".join(render_card(results).split())
+    # Large networks are made some at a time; that changes nothing.
+    pipe = PDiffPipeline.from_pretrained(tmp_path / "run")
+    dataset, decode, sizes = (
+        CheckpointDataset.from_pretrained(tmp_path / "run" / "checkpoints"),
+        pipe.decode_latents,
+        [],
+    )
+    assert dataset.task is not None
+    judge = Judge(build_network(dataset.network), load_task(dataset.task), dataset.layout, dataset.frozen)
+
+    def counted(latents_bCL: Tensor) -> Tensor:
+        sizes.append(len(latents_bCL))
+        return decode(latents_bCL)
+
+    monkeypatch.setattr(pipe, "decode_latents", counted)
+    for at_once, wanted in ((256, {88}), (40, {40, 8})):
+        most = {"params": at_once, "latent": 256}
+        monkeypatch.setattr(pipe, "default_batch_size", most.__getitem__)
+        sizes.clear()
+        again = slope.judge_slope(pipe, judge, guidance_scale=EvaluateConfig.guidance_scale, seed=0)
+        assert again is not None and again.slope == pytest.approx(requests.slope, abs=1e-4) and set(sizes) == wanted
 
 
 def test_a_slope_is_that_of_the_line_of_least_squares() -> None:

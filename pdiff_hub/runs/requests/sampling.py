@@ -1,9 +1,13 @@
-"""Draws the networks that an audit of requests judges. Shapes: N networks, P parameters, D numbers of a condition."""
+"""Draws the networks that an audit of requests judges.
+
+Shapes: N networks, P parameters, D numbers of a condition, C x L latents.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,15 +27,23 @@ def quiet(pipe: PDiffPipeline) -> Iterator[None]:
 
 
 def sampled(
-    pipe: PDiffPipeline, condition_ND: Tensor | None, num_models: int, *, guidance_scale: float, seed: int
+    pipe: PDiffPipeline,
+    condition_ND: Tensor | None,
+    num_models: int,
+    *,
+    guidance_scale: float,
+    seed: int,
+    output_type: Literal["params", "latent"] = "params",
 ) -> Tensor:
-    """Networks [N,P], one for each row of conditions; without conditions num_models of them."""
+    """Networks [N,P] or latents [N,C,L], one for each row of conditions; without conditions num_models of them."""
     out = pipe(
         num_models,
         condition=condition_ND,
         guidance_scale=guidance_scale,
         generator=torch.Generator().manual_seed(seed),
-        output_type="params",
+        output_type=output_type,
     )
-    assert not isinstance(out, tuple) and out.params is not None
-    return out.params
+    assert not isinstance(out, tuple)
+    made = out.params if output_type == "params" else out.latents
+    assert made is not None
+    return made

@@ -29,13 +29,21 @@ def judge_slope(pipe: PDiffPipeline, judge: Judge, *, guidance_scale: float, see
     asked_V = torch.linspace(spec.low[0], spec.high[0], _VALUES, dtype=torch.float64)
     condition_ND = torch.stack([spec.encode(value) for value in asked_V.tolist() for _ in range(_NETWORKS)])
     with quiet(pipe):
-        made_NP = sampled(
-            pipe, condition_ND, len(condition_ND), guidance_scale=guidance_scale, seed=derived_seed(seed, "slope")
+        latents_NCL = sampled(
+            pipe,
+            condition_ND,
+            len(condition_ND),
+            guidance_scale=guidance_scale,
+            seed=derived_seed(seed, "slope"),
+            output_type="latent",
         )
-    validation = judge(made_NP).validation
-    measured_N = validation.accuracy_B if spec.name == "validation_accuracy" else validation.loss_B
-    assert measured_N is not None
-    measured_V = measured_N.double().view(_VALUES, _NETWORKS).mean(dim=1)
+    measured = []
+    for latents_bCL in latents_NCL.split(pipe.default_batch_size("params")):  # as many networks as fit into memory
+        validation = judge(pipe.decode_latents(latents_bCL)).validation
+        measured_b = validation.accuracy_B if spec.name == "validation_accuracy" else validation.loss_B
+        assert measured_b is not None
+        measured.append(measured_b)
+    measured_V = torch.cat(measured).double().view(_VALUES, _NETWORKS).mean(dim=1)
     slope = _slope(asked_V, measured_V)
     sentence = (
         f"Asked for {spec.name} from {spec.low[0]:.4g} to {spec.high[0]:.4g}, the networks' own goes from "
