@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 from drawn_digits import SPACE  # makes the files of the Space importable
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from pdiff_hub import ParamLayout, PDiffPipeline
@@ -42,6 +44,30 @@ HUGE: list[dict[str, Any]] = [
     {"name": "x" * 10**6},
     {"x" * 10**6: 1},
 ]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 10**12) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=4,
+)
+OPTIONS = st.sampled_from(
+    ["hidden", "widths", "norm", "in_channels", "image_size", "num_classes", "patch_size", "pretrained", "config", "x"]
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.sampled_from(["mlp3", "mlp", "convnet3", "resnet18", "vit_tiny", "a.b"]), st.dictionaries(OPTIONS, JSON))
+def test_whatever_a_spec_says_is_built_as_the_weights_are_or_refused(name: str, more: dict[str, Any]) -> None:
+    base = MLP if name == "mlp3" else {field: MLP[field] for field in ("in_channels", "image_size", "num_classes")}
+    layout = ParamLayout.from_module(build_network(MLP))
+    said, shapes = "", [list(entry.shape) for entry in layout.entries]
+    try:
+        network = build_beside({**base, "name": name, **more}, layout, "the network spec of x")
+        shapes = [list(tensor.shape) for tensor in network.state_dict().values()]
+    except PdiffError as error:
+        said = str(error)
+    assert len(said) < 700 and shapes == [list(entry.shape) for entry in layout.entries]
 
 
 def vit(**more: Any) -> dict[str, Any]:

@@ -67,9 +67,7 @@ def resolve_network(
     options: dict[str, Any] = {"name": spec} if isinstance(spec, str) else copy.deepcopy(dict(spec))
     name = options.pop("name", None)
     if not isinstance(name, str):
-        raise PdiffError(
-            f"a network spec needs a 'name', for example {{'name': 'mlp3'}}; found {reprlib.repr(dict(spec))}"
-        )
+        raise PdiffError(f"a network spec needs a 'name', for example {{'name': 'mlp3'}}; found {reprlib.repr(spec)}")
     explicit = [field for field in _TASK_FIELDS if field in options]
     for field in explicit:
         if (found := options.pop(field)) != shape[field]:
@@ -92,6 +90,8 @@ def build_network(
     spec: Mapping[str, Any], *, seed: int = 0, pretrained: bool = True, allow_factory: bool = True
 ) -> nn.Module:
     """A freshly initialised network of a complete spec, in train mode. Networks with a name are float32.
+
+    What a factory returns is made a plain network, which takes float32 images in any dtype (`unwrapping.plain`).
 
     Args:
         spec: what `resolve_network` returned.
