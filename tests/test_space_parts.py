@@ -127,6 +127,12 @@ def test_too_large_samples_are_refused(ten: sampling.Sample, monkeypatch: pytest
         sampling.sample(ten.opened, 49, 0, 10)
 
 
+def test_a_sample_that_takes_long_is_ended(ten: sampling.Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "_MOST_SECONDS", -1.0)
+    with pytest.raises(ValueError, match="3 networks in 4 steps take longer than"):
+        sampling.sample(ten.opened, 3, 1, 4)
+
+
 def test_a_pipeline_without_its_checkpoints_says_what_is_gone(tmp_path: Path) -> None:
     folder = tmp_path / "<b>alone</b>"
     shutil.copytree(PIPELINE, folder, ignore=shutil.ignore_patterns("checkpoints", "*.png"))
@@ -188,23 +194,18 @@ def test_a_large_repository_is_not_downloaded(hub: LoopbackHub, monkeypatch: pyt
 def test_data_of_a_visitors_pipeline(
     hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, dataset: str, message: str
 ) -> None:
-    hub.add("a/large", {"data.bin": bytes(2_000_000)}, repo_type="dataset")
+    hub.add("a/large", {"data.bin": bytes(5_000_000)}, repo_type="dataset")
     of_the_hub(hub, "someone/else", task={"dataset": dataset})
-    monkeypatch.setattr(opening, "_MOST_BYTES", 1_500_000)
+    monkeypatch.setattr(opening, "_MOST_BYTES", 4_000_000)
     with pytest.raises(ValueError, match=message):
         opening.pull_pipeline("someone/else")
 
 
 def test_a_pipeline_that_never_opens_stops_nobody(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
     of_the_hub(hub, "someone/slow")
-    with monkeypatch.context() as quick:
-        quick.setattr(opening, "_MOST_SECONDS", 0.5)
-        with pytest.raises(ValueError, match=r"someone/slow was not (here|open) after 0\.5 seconds"):
-            opening.pull_pipeline("someone/slow")
-    damaged = of_the_hub(hub, "someone/damaged", network={"name": "mlp3", "hidden": [10**6, 10**6]})
-    with pytest.raises(ValueError, match=r"someone/damaged|network") as caught:
-        opening.pull_pipeline(damaged)
-    assert "\n" not in str(caught.value)
+    monkeypatch.setattr(opening, "_MOST_SECONDS", 0.5)
+    with pytest.raises(ValueError, match=r"someone/slow was not (here|open) after 0\.5 seconds"):
+        opening.pull_pipeline("someone/slow")
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,11 @@ from asking import EXPLAINED, whole_seed
 from drawing import digit_image, read_strokes, vote
 from fit_tab import fit_tab
 from look import COLORS, STYLE, theme
-from opening import Opened, local_pipelines, open_pipeline, pull_pipeline
+from opening import MOST_STEPS, Opened, local_pipelines, open_pipeline, pull_pipeline
 from pad import drawing_pad
 from pictures import accuracy_picture, novelty_pictures, path_picture
 from sampling import (
+    FIRST_SAMPLE,
     MOST_NETWORKS,
     Sample,
     accuracy_by_step,
@@ -39,8 +40,6 @@ from sampling import (
 
 from pdiff_hub.pipeline.opening import download
 
-_FIRST_SAMPLE = 20
-_MOST_STEPS = 250
 _TABS_OF_SAMPLES = 4
 _READERS = 10  # networks that read a drawing
 _BY_STEP = "Accuracy on the way"
@@ -79,13 +78,11 @@ def show_pipeline(before: Opened | None, opened: Opened) -> tuple[Any, ...]:
 
     before: what was open until now.
     """
-    most = min(_MOST_STEPS, int(opened.pipe.scheduler.config.num_train_timesteps))
-    steps = min(most, int(opened.pipe.config.default_num_inference_steps))
     return (
         (str(opened.folder), opened.name),
         views.pipeline_view(opened),
         views.results_view(opened),
-        gr.Slider(maximum=most, value=steps),
+        gr.Slider(maximum=opened.most_steps, value=opened.steps),
         # Networks that have a task each cannot be judged together, so the tabs about samples are hidden. With
         # visible=False, Gradio goes on showing a tab that was visible when the page was built.
         *(gr.Tab(visible="hidden" if opened.own_tasks else True) for _ in range(_TABS_OF_SAMPLES)),
@@ -225,10 +222,8 @@ def build(given: Sequence[Where], directory: Path) -> gr.Blocks:
         with gr.Tabs(overflow_behavior="wrap") as tabs:  # seven are wider than a phone
             with gr.Tab("Sample", id="sample") as sample_tab, gr.Row(equal_height=False):
                 with gr.Column(scale=2, min_width=280):
-                    number = gr.Slider(
-                        1, MOST_NETWORKS, value=_FIRST_SAMPLE, step=1, label="Networks", elem_id="number"
-                    )
-                    steps = gr.Slider(1, _MOST_STEPS, value=50, step=1, label="Sampling steps")
+                    number = gr.Slider(1, MOST_NETWORKS, value=FIRST_SAMPLE, step=1, label="Networks", elem_id="number")
+                    steps = gr.Slider(1, MOST_STEPS, value=50, step=1, label="Sampling steps")
                     seed = gr.Number(
                         0,
                         precision=0,

@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-if sys.platform == "linux":
-    import resource
-
 from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.errors import PdiffError
@@ -30,11 +27,12 @@ _HERE = Path(__file__).resolve().parent
 # In a Space the folder of pipelines lies beside this file. In a source tree it lies at the root.
 _FOLDERS = (_HERE / "pipelines", _HERE.parent.parent / "pipelines")
 _INDEX = RunFolder(Path()).index.name
+MOST_STEPS = 250
 LEAST_ORIGINALS = 3
 """Fewer originals have no spread to compare with."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-# What a visitor's pipeline may take: of the disk (its files, and the images of its task), of memory, of time.
-_MOST_BYTES, _MOST_MEMORY, _MOST_SECONDS = 1 << 29, 6 << 30, 120
+# What a visitor's pipeline may take: of the disk (its files, and the images of its task each), and of time.
+_MOST_BYTES, _MOST_SECONDS = 1 << 29, 120
 _PULLS = ThreadPoolExecutor(4, thread_name_prefix="pull")
 
 
@@ -70,6 +68,16 @@ class Opened:
         """Whether its networks read 8 x 8 digits, so that they can read a drawing."""
         task = self.judge.task
         return task.spec["dataset"] == "digits" and (task.in_channels, task.image_size) == (1, 8)
+
+    @property
+    def most_steps(self) -> int:
+        """The most sampling steps that the page offers."""
+        return min(MOST_STEPS, int(self.pipe.scheduler.config.num_train_timesteps))
+
+    @property
+    def steps(self) -> int:
+        """The number of sampling steps of a first sample."""
+        return min(self.most_steps, int(self.pipe.config.default_num_inference_steps))
 
     @property
     def own_tasks(self) -> bool:
@@ -132,11 +140,11 @@ def pull_pipeline(hub_id: str) -> Path:
 
 @lru_cache(maxsize=1000)
 def _try_out(folder: Path, name: str) -> None:
-    """Opens a pipeline in another process. Raises ValueError if that fails, for each reason that there may be."""
+    """Opens a pipeline, and makes a sample, in another process. Raises ValueError if that fails, for any reason."""
     _require_small_data(folder, name)
     # A Space has the package beside this file; elsewhere the process finds it where this one did.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, str(Path(__file__).resolve()), str(folder), name]
+    command = [sys.executable, str(_HERE / "trying.py"), str(folder), name]
     try:
         done = subprocess.run(
             command,
@@ -215,18 +223,3 @@ def _results(folder: Path) -> tuple[Results | None, str]:
         return RunFolder(folder).read_results(), ""
     except PdiffError:
         return None, "The results.json of this pipeline is damaged."
-
-
-def main() -> None:
-    """Opens the pipeline in the folder `sys.argv[1]`, called `sys.argv[2]`; prints a sentence if that fails."""
-    if sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_DATA, (_MOST_MEMORY, _MOST_MEMORY))
-    try:
-        open_pipeline(Path(sys.argv[1]), sys.argv[2])
-    except (ValueError, OSError, ImportError) as error:
-        print(" ".join(str(error).split()))
-        raise SystemExit(1) from None
-
-
-if __name__ == "__main__":
-    main()

@@ -5,10 +5,12 @@ Shapes: N networks, P parameters, T sampling steps, C x L latents, K originals, 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from opening import Opened
@@ -25,11 +27,12 @@ from pdiff_hub.prediction.predictions import evaluate, predict_logits
 from pdiff_hub.safe_files import write_safetensors
 from pdiff_hub.tasks import Split
 
-MOST_NETWORKS = 50
+MOST_NETWORKS, FIRST_SAMPLE = 50, 20
 FOLLOWED = 8
 """Number of networks whose path from the noise is shown."""
 _MOST_NUMBERS = 1 << 25  # limit for all networks together, and for a trajectory: 128 MiB
 _NOISE = 0.05  # in units of each tensor's standard deviation; the middle one of the three that the package reports
+_MOST_SECONDS = 120.0  # for the steps of a sample, since other visitors wait meanwhile
 _LOOKED_AT = 12  # steps of a trajectory whose networks are judged, besides the noise
 
 
@@ -57,21 +60,39 @@ class Sample:
         return len(self.params_NP)
 
 
+def most_networks(opened: Opened, steps: int) -> int:
+    """How many networks in so many steps the page can hold at once."""
+    layout, config = opened.pipe.autoencoder.layout, opened.pipe.autoencoder.config
+    return _MOST_NUMBERS // max(layout.num_params, (steps + 1) * config.latent_channels * config.latent_length)
+
+
 @lru_cache(maxsize=4)
 def sample(opened: Opened, num_models: int, seed: int, steps: int) -> Sample:
     """Samples and judges the networks that `pdiff generate PIPELINE --num-models --seed --num-inference-steps` makes.
 
-    num_models: 1..50. seed: 0 or larger. steps: 1..1000. Raises ValueError for more numbers than the page can hold.
+    num_models: 1..50. seed: 0 or larger. steps: 1..1000. Raises ValueError for more than the page can hold or wait for.
     """
-    layout, config = opened.pipe.autoencoder.layout, opened.pipe.autoencoder.config
-    each = max(layout.num_params, (steps + 1) * config.latent_channels * config.latent_length)
-    if num_models * each > _MOST_NUMBERS:
+    if num_models > (most := most_networks(opened, steps)):
         raise ValueError(
-            f"{num_models} networks of {layout.num_params:,} numbers in {steps} steps are more than this "
-            f"page can hold; ask for {max(1, _MOST_NUMBERS // each)} or fewer, or for fewer steps."
+            f"{num_models} networks of {opened.pipe.autoencoder.layout.num_params:,} numbers in {steps} steps are more "
+            f"than this page can hold; ask for {max(1, most)} or fewer, or for fewer steps."
         )
+    began = time.monotonic()
+
+    def in_time(*_: Any) -> None:
+        if time.monotonic() - began > _MOST_SECONDS:
+            raise ValueError(
+                f"{num_models} networks in {steps} steps take longer than {_MOST_SECONDS:.0f} seconds here; ask for "
+                "fewer networks or steps."
+            )
+
     out = opened.pipe(
-        num_models, steps, torch.Generator().manual_seed(seed), output_type="params", return_trajectory=True
+        num_models,
+        steps,
+        torch.Generator().manual_seed(seed),
+        output_type="params",
+        return_trajectory=True,
+        callback_on_step_end=in_time,
     )
     judged = opened.judge(out.params)
     similarity_N = nearest_N = None

@@ -97,7 +97,7 @@ def load_arguments(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     if "autoencoder" not in given:
         arguments["autoencoder"].release = give_back
     if "scheduler" not in given:
-        steps = arguments.get("default_num_inference_steps", _DEFAULT_STEPS)
+        steps = index.get("default_num_inference_steps", _DEFAULT_STEPS)
         channels = arguments["autoencoder"].config.latent_channels
         arguments["scheduler"] = load_scheduler(index["scheduler"], folder, steps, channels)
     return arguments
@@ -119,15 +119,15 @@ def _read_index(file: Path) -> dict[str, Any]:
         if name == CONDITIONER and (entry is None or entry == [None, None]):  # as diffusers writes that there is none
             index[name] = None
             continue
-        pair = isinstance(entry, list) and len(entry) == 2 and all(isinstance(each, str) for each in entry)
+        pair = entry if isinstance(entry, list) and len(entry) == 2 else [None, None]
         kind = _KINDS.get(name)
-        if not pair or (kind is not None and entry[1] != kind.__name__):
+        if not all(isinstance(each, str) for each in pair) or (kind is not None and pair[1] != kind.__name__):
             expected = "a scheduler" if kind is None else f"a {kind.__name__}"
             raise PdiffError(
                 f"{file} describes no PDiffPipeline: its {name} is {str(entry)[:80]!r}, expected the file and class of "
                 f"{expected}; restore the file."
             )
-        index[name] = entry[1]
+        index[name] = pair[1]
     return index
 
 
