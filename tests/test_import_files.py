@@ -401,6 +401,9 @@ def test_a_recipe_reaches_the_base_and_ignore(tmp_path: Path, monkeypatch: pytes
     assert recipe_from_dict(recipe.to_dict()) == recipe
     dataset = runs.collect(recipe, tmp_path / "set")
     assert torch.equal(dataset.params_KP, dataset.layout.flatten(built))
+    drawn = recipe_from_dict({**recipe.to_dict(), "collect": {**collect, "base": "network"}})
+    with pytest.raises(ValueError, match="which the network draws at random when it is built"):
+        runs.collect(drawn, tmp_path / "drawn")
     plain = recipe_from_dict({"task": "digits", "network": spec, "collect": {"method": "import", "source": "x"}})
     assert not {"base", "ignore"} & plain.to_dict()["collect"].keys()  # a run begun before there were these goes on
 
