@@ -100,6 +100,40 @@ def test_components_through_either_matrix_are_the_same(normalization: str) -> No
     assert torch.allclose((first_NP * second_NP).sum(dim=1).abs(), torch.ones(6), atol=1e-4)  # signs are free
 
 
+class Odd(nn.Module):
+    """A scalar, complex numbers, one number, a constant, and a mask of -inf."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.tensor(1.0))
+        self.filter = nn.Parameter(torch.zeros(3, 2, dtype=torch.complex64))
+        self.one, self.three = nn.Parameter(torch.ones(1, 1)), nn.Parameter(torch.ones(3))
+        self.register_buffer("constant", torch.tensor(torch.finfo(torch.float32).min))
+        self.register_buffer("mask", torch.full((2, 2), -torch.inf))
+
+
+@pytest.mark.parametrize("normalization", ["none", "per_tensor", "per_parameter"])
+@pytest.mark.parametrize("num", [12, 40])  # fewer and more checkpoints than numbers
+def test_scalars_and_complex_numbers_have_components(tmp_path: Path, normalization: str, num: int) -> None:
+    layout = ParamLayout.from_module(Odd())
+    assert layout.num_params == 18 and [entry.name for entry in layout.frozen] == ["mask"]
+    states, torch_state = [], Odd().state_dict()
+    for k in range(num):
+        angle = torch.tensor(2 * math.pi * k / num)
+        turn = torch.polar(torch.ones(3, 2), angle.expand(3, 2))
+        states.append({**torch_state, "temperature": angle.sin(), "filter": turn, "one": angle.cos().reshape(1, 1)})
+    dataset = CheckpointDataset(
+        layout.flatten(states), layout, network={"name": "x"}, frozen=layout.frozen_state(torch_state)
+    )
+    config = AutoencoderConfig(normalization=normalization, num_components=2, holdout=0.0)
+    autoencoder = fit(dataset, config, tmp_path)
+    decoded = autoencoder.state_dicts(autoencoder.decode(autoencoder.encode(dataset.params_KP)))
+    for state, found in zip(states, decoded, strict=True):
+        Odd().load_state_dict(found, strict=True)
+        for name, tensor in state.items():
+            assert found[name].dtype == tensor.dtype and torch.allclose(found[name], tensor, atol=1e-4), name
+
+
 def test_more_checkpoints_than_numbers(tmp_path: Path) -> None:
     dataset = checkpoints(num=100, rank=6, noise=1e-3, module=nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6)))
     assert dataset.layout.num_params < len(split_rows(dataset, 0.1)[0])

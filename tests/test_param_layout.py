@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import nn
 
-from pdiff_hub.travelling.param_autoencoder import ParamLayout
+from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout, write_tensors
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -151,3 +157,87 @@ def test_bad_state_dicts_name_the_tensor() -> None:
     damaged["entries"][1]["start"] += 1
     with pytest.raises(ValueError, match="damaged"):
         ParamLayout.from_dict(damaged)
+
+
+ALL_DTYPES = (*DTYPES, torch.float64, torch.complex64, torch.int64, torch.int8, torch.bool, torch.float8_e4m3fn)
+
+
+@st.composite
+def odd_modules(draw: st.DrawFn) -> nn.Module:
+    """A module whose parameters and buffers have any shape (also none, also empty) and dtype; some are tied."""
+    module = nn.Module()
+    module.weight = nn.Parameter(torch.zeros(2))  # so that there is something to generate
+    shapes = st.lists(st.integers(0, 3), max_size=4)
+    for number, (shape, dtype, tied, buffer) in enumerate(
+        draw(st.lists(st.tuples(shapes, st.sampled_from(ALL_DTYPES), st.booleans(), st.booleans()), max_size=6))
+    ):
+        tensor = torch.zeros(shape).to(dtype)
+        real = dtype.is_floating_point or dtype.is_complex
+        names = [f"t{number}", f"again{number}"][: 1 + tied]
+        value = tensor if buffer else nn.Parameter(tensor, requires_grad=real and dtype.itemsize > 1)
+        for name in names:
+            if buffer:
+                module.register_buffer(name, value)
+            else:
+                module.register_parameter(name, value)
+    return module
+
+
+def filled(module: nn.Module, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """A state dict of `module` with random values that float32 holds exactly; tied tensors are equal."""
+    drawn: dict[int, torch.Tensor] = {}
+    for tensor in module.state_dict(keep_vars=True).values():
+        values = torch.randint(-4, 5, (2, *tensor.shape), generator=generator).float() / 4
+        is_complex = tensor.dtype.is_complex
+        drawn.setdefault(id(tensor), torch.complex(*values) if is_complex else values[0].to(tensor.dtype))
+    return {name: drawn[id(tensor)] for name, tensor in module.state_dict(keep_vars=True).items()}
+
+
+@settings(max_examples=60, deadline=None)
+@given(odd_modules(), st.integers(1, 3), st.integers(0, 1000))
+def test_any_shape_and_dtype_goes_there_and_back(module: nn.Module, batch: int, seed: int) -> None:
+    layout, generator = ParamLayout.from_module(module), torch.Generator().manual_seed(seed)
+    assert ParamLayout.from_dict(json.loads(json.dumps(layout.to_dict()))) == layout
+    states = [filled(module, generator) for _ in range(batch)]
+    params_BP = layout.flatten(states)
+    assert params_BP.dtype == torch.float32 and params_BP.shape == (batch, layout.num_params)
+    sizes = {n: t.numel() * (2 if t.is_complex() else 1) for n, t in states[0].items()}
+    assert layout.num_params == sum(sizes[entry.name] for entry in layout.entries)
+    assert torch.equal(layout.unstack(layout.stack(params_BP)), params_BP)
+    assert layout.unstack(layout.stack(params_BP[:0])).shape == (0, layout.num_params)
+    # Through the autoencoder, the file of generated networks, and the set of checkpoints.
+    shared = layout.frozen_state(states[0])
+    autoencoder = ParamAutoencoder(layout.to_dict(), slice_size=2, num_components=1)
+    autoencoder.set_frozen_state(shared)
+    for state, found in zip(states, autoencoder.state_dicts(params_BP), strict=True):
+        module.load_state_dict(found, strict=True)
+        for name, tensor in {**state, **shared}.items():
+            assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor)
+    with TemporaryDirectory() as folder:
+        CheckpointDataset(params_BP, layout, network={"name": "x"}, frozen=shared).save_pretrained(folder)
+        dataset = CheckpointDataset.from_pretrained(folder)
+        write_tensors(Path(folder) / "one", found, lambda tensor: None)
+        written = load_file(Path(folder) / "one")
+        assert dataset.layout == layout and torch.equal(dataset.params_KP, params_BP)
+    for name, tensor in dataset.state_dict(batch - 1).items():
+        assert torch.equal(tensor, found[name]) and torch.equal(written[name], found[name])
+    sliced = torch.cat([params for _, _, params in autoencoder.decode_slices(autoencoder.encode(params_BP))], dim=1)
+    assert sliced.shape == params_BP.shape
+
+
+def test_a_mask_of_infinities_is_a_constant() -> None:
+    module = nn.Linear(2, 2)
+    module.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+    layout = ParamLayout.from_module(module)
+    assert [entry.name for entry in layout.entries] == ["weight", "bias"]
+    assert torch.equal(layout.frozen_state(module.state_dict())["mask"], module.mask)
+    named = ParamLayout.from_module(module, ["weight", "mask"])  # whoever names it wants it
+    with pytest.raises(ValueError, match="'mask' holds NaN or Inf"):
+        named.flatten(module.state_dict())
+
+
+def test_a_dtype_that_no_file_holds_is_named() -> None:
+    module = nn.Linear(2, 2)
+    module.register_buffer("table", torch.ones(2, dtype=torch.complex128))
+    with pytest.raises(ValueError, match="tensor 'table' is complex128, which safetensors files cannot hold"):
+        ParamLayout.from_module(module)

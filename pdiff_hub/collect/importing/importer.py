@@ -66,9 +66,9 @@ def import_checkpoints(
         prefix: what to remove from the front of every tensor's name, e.g. "module."; by default the prefix, if there is
             one, with which the names are exactly the network's.
         base: the whole network that the files were trained from, if they hold the trained layers only: a file (also
-            sought in the folder), a folder with a `model.safetensors`, a Hub id ("user/name", or
-            "user/name@revision/file"), or "network", which is the network as `build` makes it. A network whose spec
-            has `pretrained` weights needs none. It gives only what is not selected.
+            sought in the folder, where it is no checkpoint then), a folder with a `model.safetensors`, a Hub id
+            ("user/name", or "user/name@revision/file"), or "network", which is the network as `build` makes it. A
+            network whose spec has `pretrained` weights needs none. It gives only what is not selected.
         ignore: globs of the names of tensors in the files that are left out, e.g. "teacher.*". What thop, AveragedModel
             and a loss with weights leave in state dicts (`total_ops`, `total_params`, `n_averaged`, `criterion.*`) is
             left out by itself, if the network has no such names. All that is left out is said, and recorded in
@@ -171,10 +171,9 @@ class _Reading:
         for entry in self._layout.entries:
             names = (entry.name, *entry.aliases)
             held = next((named.state[name] for name in names if name in named.state), None)
-            if held is not None and entry.aliases:  # safetensors files usually keep only one name
-                for name in entry.aliases:
+            if held is not None:  # safetensors files usually keep only one name
+                for name in names:
                     named.state.setdefault(name, held)
-                named.state.setdefault(entry.name, held)
         return where, named
 
     def flatten(self, state: Mapping[str, Tensor], where: str) -> Tensor:
