@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pdiff_hub.errors import PdiffError, printable
+from pdiff_hub.errors import PdiffError, escape_what_has_no_code, printable
 
 app = typer.Typer(
     name="pdiff",
@@ -348,8 +348,6 @@ def pull(
 
     Example: pdiff pull user/digits-mlp3 digits-mlp3
     """
-    import re
-
     from pdiff_hub.hub import pull as pull_folder
 
     wanted = None
@@ -385,9 +383,7 @@ def main() -> None:
     """Shows our own errors as one sentence for people. Any other error is a bug and shows its trace."""
     # A recipe may name a network function in the current folder, which comes last so that it shadows no library.
     sys.path.append("")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names from elsewhere may hold what no encoding can
+    escape_what_has_no_code(sys.stdout, sys.stderr)
     try:
         app()
     except Exception as error:  # names in `except` would be imported, with torch, whenever the command exits

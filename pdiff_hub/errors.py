@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from io import TextIOWrapper
+from typing import TextIO
 
 _MOST_TO_LIST = 30
 
@@ -28,6 +30,13 @@ def printable(text: object, keep: str = "") -> str:
     """
     escaped = (c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in str(text))
     return "".join(escaped)
+
+
+def escape_what_has_no_code(*streams: TextIO) -> None:
+    """Lets streams show as escapes what their encoding has no code for, such as half of a surrogate in a name."""
+    for stream in streams:
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> PdiffError:

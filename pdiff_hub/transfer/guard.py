@@ -16,6 +16,7 @@ import secrets
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -39,14 +40,11 @@ _LONGEST_WAIT = 60.0  # seconds in one piece
 _QUIET = 15.0  # seconds without an answer, after which we say so
 MOST_BYTES = 32 << 20  # of an answer that is no file
 _MOST_PAGES, _LISTING_SECONDS = 2000, 120.0
-_TALKING = (
-    "utils._http",
-    "file_download",
-    "_snapshot_download",
-    "_tree_cache",
-)  # files of the client that log warnings
+# Files of the client that log warnings.
+_TALKING = ("utils._http", "file_download", "_snapshot_download", "_tree_cache")
 logger = logging.getLogger(__name__)
 _watches: dict[str, Watch] = {}
+_streams: weakref.WeakSet[Any] = weakref.WeakSet()  # the connections of all transfers, which share them
 _lock = threading.Lock()
 
 
@@ -60,7 +58,6 @@ class Watch:
     def __init__(self, place: Place):
         self.place, self.name, self.most_bytes = place, secrets.token_hex(8), MOST_BYTES
         self._waiting: dict[int, tuple[float, float]] = {}  # by thread: since when, and how long it may
-        self._streams: list[Any] = []
         self._asked, self._said, self._refused = 0.0, 0.0, False
         self.new_listing()
 
@@ -111,14 +108,9 @@ class Watch:
     def next_page(self, request: Request, link: str) -> None:
         self._pages += 1
         if _origin(urljoin(str(request.url), link)) not in _hubs():
-            raise PdiffError(f"the list of files of the {self.place} goes on at {link!r}, which is not the Hub.")
+            raise PdiffError(f"the list of files of the {self.place} goes on at {link[:80]!r}, which is not the Hub.")
         if self._pages > _MOST_PAGES or time.monotonic() - self._listing_since > _LISTING_SECONDS:
             raise PdiffError(f"the list of files of the {self.place} has no end: nothing was transferred.")
-
-    def trace(self, event: str, info: dict[str, Any]) -> None:
-        """Notes the connections of this transfer, which may have to be closed."""
-        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
-            self._streams.append(info["return_value"])
 
     def look(self) -> None:
         """Says when an answer takes long, and closes the connections when it takes too long."""
@@ -130,8 +122,7 @@ class Watch:
             self._said = now
             logger.warning("Waiting for the Hub's answer about the %s.", self.place)
         if any(wait > limit for wait, limit in waits):
-            while self._streams:
-                stream = self._streams.pop()
+            for stream in list(_streams):
                 with suppress(OSError, AttributeError):  # it is closed already
                     stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
@@ -188,7 +179,7 @@ def _on_request(request: Request) -> None:
         if _watches:  # uploads carry no header of the client's, and no limit of time
             _limit_time(request, _TIMEOUT_OF_COMMITS)
         return
-    request.extensions = {**request.extensions, _KEY: watch, "trace": watch.trace}
+    request.extensions = {**request.extensions, _KEY: watch, "trace": _note_stream}
     request.headers["accept-encoding"] = "identity"  # a few bytes could become any number
     reads = request.method in ("GET", "HEAD")
     _limit_time(request, _TIMEOUT if reads else _TIMEOUT_OF_COMMITS)
@@ -198,6 +189,12 @@ def _on_request(request: Request) -> None:
             "nothing was sent."
         )
     watch.sent(request.method)
+
+
+def _note_stream(event: str, info: dict[str, Any]) -> None:
+    """Notes the connections that may have to be closed."""
+    if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+        _streams.add(info["return_value"])
 
 
 def _limit_time(request: Request, most: float) -> None:
@@ -221,7 +218,8 @@ def _on_response(response: Response) -> None:
             response.headers["retry-after"] = f"{seconds:.0f}"
     else:
         watch.answered()
-    require_safe_names(response.headers, watch.place)
+    if request.method == "HEAD":  # by which the client asks for the names under which it keeps a file
+        require_safe_names(response.headers, watch.place)
     is_page = response.headers.get("content-type", "").lower().startswith("text/html")
     if status == 200 and is_page and "/api/" in request.url.path:
         raise PdiffError(
