@@ -4,7 +4,7 @@ The client believes what a server says: it waits as long as it is told, reads as
 page, and uses names from headers as names of files. Hooks of its HTTP library see each request and each answer first.
 They keep all of it bounded, in time and in bytes, and send the token nowhere but to the Hub that the client is set to.
 
-A header that never leaves this machine tells which transfer a request belongs to, because the client sends requests
+A header, which the hooks take off again, tells which transfer a request belongs to, because the client sends requests
 from threads of its own. Other users of the client in this process see no difference.
 """
 
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     from httpx2 import Request, Response
 
 HEADER = "x-pdiff-transfer"
-_KEY = "pdiff_transfer"  # of the same among what the HTTP library keeps beside a request
+# What the HTTP library keeps beside a request: its watch, and whether its answer should be data and no page.
+_KEY, _IS_DATA = "pdiff_transfer", "pdiff_is_data"
 # Seconds that one request may wait for the next piece of its answer; uploads and commits take a server longer.
 _TIMEOUT, _TIMEOUT_OF_COMMITS = 20.0, 120.0
 # Seconds, over all tries, without any good answer, after which a transfer is given up.
-GIVE_UP, _GIVE_UP_COMMITS = 60.0, 150.0
+GIVE_UP, _GIVE_UP_COMMITS = 60.0, 600.0
 _MOST_WAITS = 300.0  # seconds that a server may ask to wait in all: the window of the Hub's own rate limits
 _LONGEST_WAIT = 60.0  # seconds in one piece
 _QUIET = 15.0  # seconds without an answer, after which we say so
@@ -56,7 +57,10 @@ class Watch:
     """
 
     def __init__(self, place: Place):
+        from huggingface_hub import constants
+
         self.place, self.name, self.most_bytes = place, secrets.token_hex(8), MOST_BYTES
+        self._patience = max(GIVE_UP, constants.HF_HUB_DOWNLOAD_TIMEOUT)  # which a user of a slow network may raise
         self._waiting: dict[int, tuple[float, float]] = {}  # by thread: since when, and how long it may
         self._asked, self._said, self._refused = 0.0, 0.0, False
         self.new_listing()
@@ -67,7 +71,7 @@ class Watch:
 
     def sent(self, method: str) -> None:
         """This thread waits for an answer; UnansweredError if it and its tries before have waited for too long."""
-        thread, limit = threading.get_ident(), GIVE_UP if method in ("GET", "HEAD") else _GIVE_UP_COMMITS
+        thread, limit = threading.get_ident(), self._patience if method in ("GET", "HEAD") else _GIVE_UP_COMMITS
         since, _ = self._waiting.get(thread, (time.monotonic(), limit))
         self._waiting[thread] = since, limit
         if time.monotonic() - since > limit:
@@ -81,7 +85,7 @@ class Watch:
 
     def reading(self) -> None:
         """This thread waits for the next piece of an answer."""
-        self._waiting[threading.get_ident()] = time.monotonic(), GIVE_UP
+        self._waiting[threading.get_ident()] = time.monotonic(), self._patience
 
     def asked_to_wait(self, seconds: float) -> None:
         """AskedToWaitError if this is longer than the client should wait in one piece, or more than we wait in all."""
@@ -102,7 +106,7 @@ class Watch:
         if seconds >= _QUIET:
             logger.warning("The Hub asks to wait %.0f seconds before the next request; waiting.", seconds)
         thread = threading.get_ident()
-        since, limit = self._waiting.get(thread, (time.monotonic(), GIVE_UP))
+        since, limit = self._waiting.get(thread, (time.monotonic(), self._patience))
         self._waiting[thread] = since + seconds, limit
 
     def next_page(self, request: Request, link: str) -> None:
@@ -179,7 +183,8 @@ def _on_request(request: Request) -> None:
         if _watches:  # uploads carry no header of the client's, and no limit of time
             _limit_time(request, _TIMEOUT_OF_COMMITS)
         return
-    request.extensions = {**request.extensions, _KEY: watch, "trace": _note_stream}
+    is_data = request.extensions.get(_IS_DATA, "/api/" in request.url.path)  # also after it was sent on elsewhere
+    request.extensions = {**request.extensions, _KEY: watch, _IS_DATA: is_data, "trace": _note_stream}
     request.headers["accept-encoding"] = "identity"  # a few bytes could become any number
     reads = request.method in ("GET", "HEAD")
     _limit_time(request, _TIMEOUT if reads else _TIMEOUT_OF_COMMITS)
@@ -221,8 +226,8 @@ def _on_response(response: Response) -> None:
     if request.method == "HEAD":  # by which the client asks for the names under which it keeps a file
         require_safe_names(response.headers, watch.place)
     is_page = response.headers.get("content-type", "").lower().startswith("text/html")
-    if status == 200 and is_page and "/api/" in request.url.path:
-        raise PdiffError(
+    if status == 200 and is_page and request.extensions[_IS_DATA]:
+        raise ConnectionError(
             f"{request.url.host!r} answers with a web page where a Hub answers with data: check HF_ENDPOINT, or log in "
             "to this network."
         )
