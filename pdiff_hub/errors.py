@@ -10,6 +10,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
+from io import TextIOWrapper
+from typing import TextIO
 
 _MOST_TO_LIST = 30
 _MOST_LETTERS = 200  # of a name
@@ -28,6 +30,13 @@ def one_line(error: Exception, most: int = 300) -> str:
     """What an error of a library says, on one line and no longer than people read."""
     text = " ".join(str(error).split())
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def escape_what_has_no_code(*streams: TextIO) -> None:
+    """Lets streams show as escapes what their encoding has no code for, such as half of a surrogate in a name."""
+    for stream in streams:
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> PdiffError:

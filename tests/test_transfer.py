@@ -288,7 +288,9 @@ def test_missing_things(hub: LoopbackHub, tmp_path: Path) -> None:
         push_files({"a": tmp_path / "none"}, ID, repo_type="dataset", commit_message="x")
 
 
-@pytest.mark.parametrize("name", ["", "a/b/c", "a b/c", "../x", "user/x--y", "user/x.git", "-x/y", "user/" + "x" * 97])
+@pytest.mark.parametrize(
+    "name", ["", "a/b/c", "a b/c", "../x", "user/x--y", "user/x.git", "-x/y", "user/x\n", "user/" + "x" * 97]
+)
 def test_names_that_are_not_allowed(hub: LoopbackHub, tmp_path: Path, name: str) -> None:
     for call in (
         lambda: pulled(name),

@@ -145,7 +145,7 @@ def test_lies(
 
 @pytest.mark.slow
 def test_thousands_of_lies(hub: LoopbackHub, lies: Lies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hundreds_of_lies(5000, hub, lies, tmp_path, monkeypatch)
+    hundreds_of_lies(2000, hub, lies, tmp_path, monkeypatch)
 
 
 def at(part: str, change: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -201,6 +201,19 @@ def test_other_content_of_the_same_size_is_noticed_and_not_kept(name: str, lies:
         pull("user/x", **THING)
     lies.hook = None
     assert (pull("user/x", **THING) / name).read_bytes() == FILES[name]
+
+
+def test_a_commit_that_was_asked_for_is_that_commit(lies: Lies, hub: LoopbackHub) -> None:
+    old = hub.head("user/x")
+    hub.add("user/x", {"d.txt": b"else"})
+
+    def change(handler: Any, answer: Any) -> Any:
+        answer.content["sha"] = hub.head("user/x")
+        return answer
+
+    lies.hook = at(f"/revision/{old}", change)
+    with pytest.raises(PdiffError, match=f"its commit {old} is {hub.head('user/x')}"):
+        pull("user/x", revision=old, **THING)
 
 
 def test_what_a_killed_pull_left_unchecked_is_checked(lies: Lies) -> None:
@@ -297,8 +310,12 @@ def test_a_web_page_is_no_hub(lies: Lies) -> None:
         return answer
 
     lies.hook = change
-    with pytest.raises(PdiffError, match=r"answers with a web page .* check HF_ENDPOINT"):
+    with pytest.raises(ConnectionError, match=r"answers with a web page .* check HF_ENDPOINT"):
         pull("user/x", **THING)
+    lies.hook = None
+    copy = pull("user/x", **THING)
+    lies.hook = change
+    assert pull("user/x", **THING) == copy
 
 
 def test_an_endless_body_is_cut(lies: Lies, monkeypatch: pytest.MonkeyPatch) -> None:

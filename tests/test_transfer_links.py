@@ -102,6 +102,14 @@ def test_a_data_set_with_links_is_not_published(hub: LoopbackHub, tmp_path: Path
     assert hub.repos == {}
 
 
+def test_linked_checkpoints_are_not_published(hub: LoopbackHub, folder: Path, tmp_path: Path) -> None:
+    dataset(2).save_pretrained(tmp_path / "private")
+    (folder / "checkpoints").symlink_to(tmp_path / "private", target_is_directory=True)
+    with pytest.raises(PdiffError, match="checkpoints is a link to"):
+        push_folder(folder, "user/a", checkpoints_id="user/set")
+    assert hub.repos == {}
+
+
 def test_a_folder_may_itself_be_reached_by_a_link(hub: LoopbackHub, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "short").symlink_to(folder, target_is_directory=True)
     push_folder(tmp_path / "short", "user/a")

@@ -9,9 +9,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from checkpoint_sets import dataset
 from loopback_hub import LoopbackHub
 from no_waiting import without_pauses
 
+from pdiff_hub.hub import pull as pull_folder
 from pdiff_hub.transfer import pull, staging, temporary_folder
 
 WAITING = (
@@ -81,4 +83,23 @@ def test_half_contents_in_the_cache_are_removed(
     assert not left.exists() and used.read_bytes() == b"half"
     os.close(descriptor)
     pull("user/x", **options)
-    assert not used.exists() and len([*blobs.iterdir()]) == 2
+    assert not used.exists() and len([*blobs.iterdir()]) == 3  # one of them is the Hub's .gitattributes
+
+
+def test_a_pull_removes_what_a_killed_pull_left(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_pauses(monkeypatch)
+    dataset(2).push_to_hub("user/set")
+    left, mine = tmp_path / ".unfinished-target-0123abcd", tmp_path / ".unfinished-targets-0123abcd"
+    for each in (left, mine):
+        each.mkdir()
+        (each / "half").write_bytes(b"half")
+    pull_folder("user/set", tmp_path / "target")
+    assert {each.name for each in tmp_path.iterdir()} == {"target", mine.name}
+    left.mkdir()
+    with pytest.raises(FileNotFoundError):
+        pull_folder("user/none", tmp_path / "target2")
+    with pytest.raises(ValueError, match="does not exist"):
+        pull_folder("user/set", tmp_path / "target", rows=[7])
+    assert {each.name for each in tmp_path.iterdir()} == {"target", mine.name}

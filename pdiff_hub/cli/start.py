@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import typer
 
 from pdiff_hub.cli import commands, hub
 from pdiff_hub.cli.options import app
-from pdiff_hub.errors import PdiffError, printable
+from pdiff_hub.errors import PdiffError, escape_what_has_no_code, printable
 
 __all__ = ["app", "commands", "hub", "main"]
 
@@ -17,6 +18,7 @@ def main() -> None:
     """Shows our own errors as one sentence for people. Any other error is a bug and shows its trace."""
     # Processes that libraries start with `python -c` or `-m` must not import from the current folder either.
     os.environ["PYTHONSAFEPATH"] = "1"
+    escape_what_has_no_code(sys.stdout, sys.stderr)
     try:
         app()
     except Exception as error:  # names in `except` would be imported, with torch, whenever the command exits

@@ -108,6 +108,7 @@ def push_pipeline_folder(
             raise FileNotFoundError(
                 f"{folder} has no {place.checkpoints.name}/, which were to become the data set {checkpoints_id!r}."
             )
+        require_own(place.checkpoints / DATASET_INDEX, place.path)
         dataset = CheckpointDataset.from_pretrained(place.checkpoints)
         dataset.push_to_hub(checkpoints_id, private=options.get("private"), token=options.get("token"))
         checkpoints = Checkpoints(checkpoints_id, dataset.hub_revision)

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,11 +64,15 @@ def noted_commit(repository: Path, revision: str | None) -> str | None:
 
 
 def note_commit(repository: Path, revision: str | None, commit: str) -> None:
-    """Notes, as the client does, which commit a branch or tag is at, so that its copy is found without a network."""
+    """Notes, as the client does, which commit a branch or tag is at, so that its copy is found without a network.
+
+    A cache that cannot be written serves without.
+    """
     if noted_commit(repository, revision) == commit:
         return
     file = repository / "refs" / (revision or "main")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{secrets.token_hex(4)}.tmp")
-    temporary.write_text(commit)
-    os.replace(temporary, file)
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f"{file.name}.{secrets.token_hex(4)}.tmp")
+        temporary.write_text(commit)
+        os.replace(temporary, file)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.transfer.answers import checked_commit, checked_entry, require_few
-from pdiff_hub.transfer.errors import Place, RepoType, asked_delay, explained, is_transient
+from pdiff_hub.transfer.answers import COMMIT, checked_commit, checked_entry, require_few
+from pdiff_hub.transfer.errors import Place, RepoType, asked_delay, explained, is_transient, no_hub
 from pdiff_hub.transfer.guard import HEADER, Watch, watching
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def is_repo_id(name: str) -> bool:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return True
+    return name.isascii() and name.isprintable()  # the client lets a line break at the end pass
 
 
 def place_of(repo_id: str, repo_type: RepoType, revision: str | None) -> Place:
@@ -93,7 +93,10 @@ def client(token: str | bool | None, place: Place, needs_token: bool = False) ->
 def newest_commit(hub: Client, place: Place) -> str:
     """The newest commit; "" if there is none yet."""
     info = hub.api.repo_info(place.repo_id, repo_type=place.repo_type, revision=place.revision, timeout=TIMEOUT)
-    return "" if info.sha is None else checked_commit(info.sha, place)
+    head = "" if info.sha is None else checked_commit(info.sha, place)
+    if place.revision is not None and COMMIT.fullmatch(place.revision) and head != place.revision:
+        raise no_hub(place, f"its commit {place.revision} is {head or 'none'}")
+    return head
 
 
 def commit_and_files(

@@ -4,7 +4,7 @@ The client believes what a server says: it waits as long as it is told, reads as
 page, and uses names from headers as names of files. Hooks of its HTTP library see each request and each answer first.
 They keep all of it bounded, in time and in bytes, and send the token nowhere but to the Hub that the client is set to.
 
-A header that never leaves this machine tells which transfer a request belongs to, because the client sends requests
+A header, which the hooks take off again, tells which transfer a request belongs to, because the client sends requests
 from threads of its own. Other users of the client in this process see no difference.
 """
 
@@ -16,6 +16,7 @@ import secrets
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -29,24 +30,22 @@ if TYPE_CHECKING:
     from httpx2 import Request, Response
 
 HEADER = "x-pdiff-transfer"
-_KEY = "pdiff_transfer"  # of the same among what the HTTP library keeps beside a request
+# What the HTTP library keeps beside a request: its watch, and whether its answer should be data and no page.
+_KEY, _IS_DATA = "pdiff_transfer", "pdiff_is_data"
 # Seconds that one request may wait for the next piece of its answer; uploads and commits take a server longer.
 _TIMEOUT, _TIMEOUT_OF_COMMITS = 20.0, 120.0
 # Seconds, over all tries, without any good answer, after which a transfer is given up.
-GIVE_UP, _GIVE_UP_COMMITS = 60.0, 150.0
+GIVE_UP, _GIVE_UP_COMMITS = 60.0, 600.0
 _MOST_WAITS = 300.0  # seconds that a server may ask to wait in all: the window of the Hub's own rate limits
 _LONGEST_WAIT = 60.0  # seconds in one piece
 _QUIET = 15.0  # seconds without an answer, after which we say so
 MOST_BYTES = 32 << 20  # of an answer that is no file
 _MOST_PAGES, _LISTING_SECONDS = 2000, 120.0
-_TALKING = (
-    "utils._http",
-    "file_download",
-    "_snapshot_download",
-    "_tree_cache",
-)  # files of the client that log warnings
+# Files of the client that log warnings.
+_TALKING = ("utils._http", "file_download", "_snapshot_download", "_tree_cache")
 logger = logging.getLogger(__name__)
 _watches: dict[str, Watch] = {}
+_streams: weakref.WeakSet[Any] = weakref.WeakSet()  # the connections of all transfers, which share them
 _lock = threading.Lock()
 
 
@@ -58,9 +57,11 @@ class Watch:
     """
 
     def __init__(self, place: Place):
+        from huggingface_hub import constants
+
         self.place, self.name, self.most_bytes = place, secrets.token_hex(8), MOST_BYTES
+        self._patience = max(GIVE_UP, constants.HF_HUB_DOWNLOAD_TIMEOUT)  # which a user of a slow network may raise
         self._waiting: dict[int, tuple[float, float]] = {}  # by thread: since when, and how long it may
-        self._streams: list[Any] = []
         self._asked, self._said, self._refused = 0.0, 0.0, False
         self.new_listing()
 
@@ -70,7 +71,7 @@ class Watch:
 
     def sent(self, method: str) -> None:
         """This thread waits for an answer; UnansweredError if it and its tries before have waited for too long."""
-        thread, limit = threading.get_ident(), GIVE_UP if method in ("GET", "HEAD") else _GIVE_UP_COMMITS
+        thread, limit = threading.get_ident(), self._patience if method in ("GET", "HEAD") else _GIVE_UP_COMMITS
         since, _ = self._waiting.get(thread, (time.monotonic(), limit))
         self._waiting[thread] = since, limit
         if time.monotonic() - since > limit:
@@ -84,7 +85,7 @@ class Watch:
 
     def reading(self) -> None:
         """This thread waits for the next piece of an answer."""
-        self._waiting[threading.get_ident()] = time.monotonic(), GIVE_UP
+        self._waiting[threading.get_ident()] = time.monotonic(), self._patience
 
     def asked_to_wait(self, seconds: float) -> None:
         """AskedToWaitError if this is longer than the client should wait in one piece, or more than we wait in all."""
@@ -105,20 +106,15 @@ class Watch:
         if seconds >= _QUIET:
             logger.warning("The Hub asks to wait %.0f seconds before the next request; waiting.", seconds)
         thread = threading.get_ident()
-        since, limit = self._waiting.get(thread, (time.monotonic(), GIVE_UP))
+        since, limit = self._waiting.get(thread, (time.monotonic(), self._patience))
         self._waiting[thread] = since + seconds, limit
 
     def next_page(self, request: Request, link: str) -> None:
         self._pages += 1
         if _origin(urljoin(str(request.url), link)) not in _hubs():
-            raise PdiffError(f"the list of files of the {self.place} goes on at {link!r}, which is not the Hub.")
+            raise PdiffError(f"the list of files of the {self.place} goes on at {link[:80]!r}, which is not the Hub.")
         if self._pages > _MOST_PAGES or time.monotonic() - self._listing_since > _LISTING_SECONDS:
             raise PdiffError(f"the list of files of the {self.place} has no end: nothing was transferred.")
-
-    def trace(self, event: str, info: dict[str, Any]) -> None:
-        """Notes the connections of this transfer, which may have to be closed."""
-        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
-            self._streams.append(info["return_value"])
 
     def look(self) -> None:
         """Says when an answer takes long, and closes the connections when it takes too long."""
@@ -130,8 +126,7 @@ class Watch:
             self._said = now
             logger.warning("Waiting for the Hub's answer about the %s.", self.place)
         if any(wait > limit for wait, limit in waits):
-            while self._streams:
-                stream = self._streams.pop()
+            for stream in list(_streams):
                 with suppress(OSError, AttributeError):  # it is closed already
                     stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
@@ -188,7 +183,8 @@ def _on_request(request: Request) -> None:
         if _watches:  # uploads carry no header of the client's, and no limit of time
             _limit_time(request, _TIMEOUT_OF_COMMITS)
         return
-    request.extensions = {**request.extensions, _KEY: watch, "trace": watch.trace}
+    is_data = request.extensions.get(_IS_DATA, "/api/" in request.url.path)  # also after it was sent on elsewhere
+    request.extensions = {**request.extensions, _KEY: watch, _IS_DATA: is_data, "trace": _note_stream}
     request.headers["accept-encoding"] = "identity"  # a few bytes could become any number
     reads = request.method in ("GET", "HEAD")
     _limit_time(request, _TIMEOUT if reads else _TIMEOUT_OF_COMMITS)
@@ -198,6 +194,12 @@ def _on_request(request: Request) -> None:
             "nothing was sent."
         )
     watch.sent(request.method)
+
+
+def _note_stream(event: str, info: dict[str, Any]) -> None:
+    """Notes the connections that may have to be closed."""
+    if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+        _streams.add(info["return_value"])
 
 
 def _limit_time(request: Request, most: float) -> None:
@@ -221,10 +223,11 @@ def _on_response(response: Response) -> None:
             response.headers["retry-after"] = f"{seconds:.0f}"
     else:
         watch.answered()
-    require_safe_names(response.headers, watch.place)
+    if request.method == "HEAD":  # by which the client asks for the names under which it keeps a file
+        require_safe_names(response.headers, watch.place)
     is_page = response.headers.get("content-type", "").lower().startswith("text/html")
-    if status == 200 and is_page and "/api/" in request.url.path:
-        raise PdiffError(
+    if status == 200 and is_page and request.extensions[_IS_DATA]:
+        raise ConnectionError(
             f"{request.url.host!r} answers with a web page where a Hub answers with data: check HF_ENDPOINT, or log in "
             "to this network."
         )

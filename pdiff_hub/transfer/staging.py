@@ -61,7 +61,8 @@ def remove_partial_downloads(repository: Path) -> None:
         name = partial.name.split(".")[0]
         with _locked(repository.parent / ".locks" / repository.name / f"{name}.lock") as is_ours:
             if is_ours:
-                partial.unlink(missing_ok=True)
+                with suppress(OSError):  # gone, or a cache that cannot be written
+                    partial.unlink()
 
 
 @contextmanager
