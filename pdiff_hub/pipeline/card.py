@@ -10,7 +10,7 @@ from huggingface_hub import ModelCardData
 
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.table import result_tables, seconds_text, training_text, verdict
-from pdiff_hub.recipes import functions_in
+from pdiff_hub.networks.factory import functions_in
 from pdiff_hub.records import Results, RunFolder
 from pdiff_hub.safe_files import replacing
 from pdiff_hub.transfer.cards import accuracy_result, markdown_table

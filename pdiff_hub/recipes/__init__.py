@@ -9,14 +9,13 @@ from pdiff_hub.recipes.recipe import (
     recipe_from_dict,
     recipe_of,
 )
-from pdiff_hub.recipes.trust import functions_in, functions_of, require_trust
+from pdiff_hub.recipes.trust import functions_of, require_trust
 
 __all__ = [
     "EvaluateConfig",
     "GenerateConfig",
     "Recipe",
     "find_recipe",
-    "functions_in",
     "functions_of",
     "load_recipe",
     "recipe_from_dict",

@@ -6,21 +6,9 @@ expect that, so a name out of a file needs the user's word; one that was given i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.networks.factory import is_dotted
+from pdiff_hub.networks.factory import functions_in
 from pdiff_hub.recipes.recipe import Recipe
-
-
-def functions_in(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """The dotted paths that collecting for a recipe (`Recipe.to_dict`) imports and calls, by what they make."""
-    network, collect = recipe.get("network"), recipe.get("collect")
-    named = {"network": network.get("name") if isinstance(network, Mapping) else network}
-    if isinstance(collect, Mapping) and collect.get("method") == "family":
-        named["family"] = collect.get("family")
-    return {what: name for what, name in named.items() if isinstance(name, str) and is_dotted(name)}
 
 
 def functions_of(recipe: Recipe) -> dict[str, str]:
