@@ -62,6 +62,8 @@ def test_with_the_flag_it_does_and_the_current_folder_is_off_the_path_again(fold
     done = CliRunner().invoke(app, ["run", ".", "--output-dir", "out", "--trust-remote-code"])
     assert done.exit_code == 0, done.exception
     assert (folder / "imported").exists() and sys.path == path
+    card = (folder / "out" / "README.md").read_text()
+    assert "--trust-remote-code\n```\n\nIt calls `strangers_networks:make`: read that code" in card
     # Nothing of what the run has left is called by anybody else without the flag.
     for arguments in (["audit", "out"], ["evaluate", "out", "--dataset", "out/checkpoints", "--output-dir", "report"]):
         failed = CliRunner().invoke(app, [*arguments, "--num-models", "2"])

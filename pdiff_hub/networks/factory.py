@@ -6,7 +6,7 @@ import importlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +34,15 @@ def search_too(folder: Path) -> None:
 def is_dotted(name: str) -> bool:
     """Whether `name` is a path to a factory rather than the name of a network."""
     return "." in name or ":" in name
+
+
+def functions_in(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """The dotted paths that collecting for a recipe (`Recipe.to_dict`) imports and calls, by what they make."""
+    network, collect = recipe.get("network"), recipe.get("collect")
+    named = {"network": network.get("name") if isinstance(network, Mapping) else network}
+    if isinstance(collect, Mapping) and collect.get("method") == "family":
+        named["family"] = collect.get("family")
+    return {what: name for what, name in named.items() if isinstance(name, str) and is_dotted(name)}
 
 
 def resolve(name: str, options: dict[str, Any], shape: dict[str, int], explicit: list[str]) -> dict[str, Any]:

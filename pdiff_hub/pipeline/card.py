@@ -10,6 +10,7 @@ from huggingface_hub import ModelCardData
 
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.table import result_tables, seconds_text, training_text, verdict
+from pdiff_hub.networks.factory import functions_in
 from pdiff_hub.records import Results, RunFolder
 from pdiff_hub.safe_files import replacing
 from pdiff_hub.transfer.cards import accuracy_result, markdown_table
@@ -38,6 +39,7 @@ def render_card(results: Results, *, repo_id: str | None = None) -> str:
         measured=measured,
         num_params=f"{facts.num_params:,}",
         recipe=facts.recipe and yaml.safe_dump(facts.recipe, sort_keys=False).rstrip(),
+        functions=" and ".join(f"`{name}`" for name in functions_in(facts.recipe or {}).values()),
         verdict=verdict(results),
         training=training_text(results),
         asked=_asked(results),

@@ -6,19 +6,14 @@ expect that, so a name out of a file needs the user's word; one that was given i
 
 from __future__ import annotations
 
-from pdiff_hub.collect.family import FamilyConfig
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.networks.factory import is_dotted
+from pdiff_hub.networks.factory import functions_in
 from pdiff_hub.recipes.recipe import Recipe
 
 
 def functions_of(recipe: Recipe) -> dict[str, str]:
-    """The dotted paths that collecting imports and calls, by what they make."""
-    network = recipe.network if isinstance(recipe.network, str) else recipe.network.get("name")
-    named = {"network": network}
-    if isinstance(recipe.collect, FamilyConfig):
-        named["family"] = recipe.collect.family
-    return {what: name for what, name in named.items() if isinstance(name, str) and is_dotted(name)}
+    """`functions_in` of a recipe that has been read."""
+    return functions_in(recipe.to_dict())
 
 
 def require_trust(recipe: Recipe, trust_remote_code: bool) -> None:
