@@ -54,6 +54,7 @@ _Device = Annotated[str, typer.Option(help="cpu, cuda, ...", callback=_usable)]
 _ReportDir = Annotated[Path, typer.Option(help="Where report.html, results.json and the pictures will be.")]
 _NumJudged = Annotated[int, typer.Option(help="How many networks to generate and judge.")]
 _Trust = Annotated[bool, typer.Option(help="Call the network function that the data set or pipeline names.")]
+_Images = Annotated[str | None, typer.Option(help="The folder of the task's images, if it is not as in the run.")]
 _Revision = Annotated[str | None, typer.Option(help="Of a Hub repository: a branch, tag or commit. Default: main.")]
 _Condition = Annotated[str | None, typer.Option(help="What to ask for, as classes=0,3,7; see `pdiff info`.")]
 _REPRODUCED = "table1, table2a to c, table3, figure3, figure4a to c, figure5a, figure5b, frontier"
@@ -217,6 +218,7 @@ def evaluate(
     revision: _Revision = None,
     device: _Device = "cpu",
     trust_remote_code: _Trust = False,
+    images: _Images = None,
 ) -> None:
     """Generate networks and compare them with the originals: accuracy, similarity, and whether they are copies.
 
@@ -245,6 +247,7 @@ def evaluate(
             num_inference_steps=num_inference_steps,
             trust_remote_code=trust_remote_code,
             unseen=runs.unseen_of(Path(dataset)),
+            images=images,
         )
     print_results(results)
     typer.echo(f"report.html, results.json and the pictures are in {output_dir}")
@@ -261,6 +264,7 @@ def audit(
     revision: _Revision = None,
     device: _Device = "cpu",
     trust_remote_code: _Trust = False,
+    images: _Images = None,
 ) -> None:
     """Does it generate, or copy and average? Compare a pipeline with every simple baseline, and say which is better.
 
@@ -283,6 +287,7 @@ def audit(
             device=device,
             trust_remote_code=trust_remote_code,
             revision=revision,
+            images=images,
         )
     )
     typer.echo(f"report.html, results.json and the pictures are in {directory}")

@@ -14,7 +14,7 @@ from pdiff_hub.evaluation.judging import Judge, Judged
 from pdiff_hub.evaluation.known_rows import split_known
 from pdiff_hub.networks import build_network
 from pdiff_hub.records import Results, RunFolder
-from pdiff_hub.tasks import load_task
+from pdiff_hub.tasks import load_recorded_task
 from pdiff_hub.transfer import pull
 
 _HERE = Path(__file__).resolve().parent
@@ -113,7 +113,7 @@ def open_pipeline(folder: Path, name: str) -> Opened:
         raise ValueError(f"{name} does not say which network and task it is for, so its networks cannot be judged.")
     # Factories are not allowed, because a name in a downloaded file must not choose a function to call.
     network = build_network(dict(spec), pretrained=False, allow_factory=False)
-    judge = Judge(network, load_task(dict(task)), pipe.autoencoder.layout, pipe.autoencoder.frozen_state())
+    judge = Judge(network, load_recorded_task(dict(task)), pipe.autoencoder.layout, pipe.autoencoder.frozen_state())
     originals, gone = _originals(folder, pipe)
     results, damage = _results(folder)
     return Opened(name, folder, pipe, judge, originals, gone, results, damage)

@@ -29,7 +29,7 @@ from pdiff_hub.records import FIGURES, Checkpoints, Facts, LossCurve, Results, R
 from pdiff_hub.runs.generating import generated_rows
 from pdiff_hub.runs.requests import draw_requests, judge_requests, judge_slope, measured_requests
 from pdiff_hub.safe_files import write_json
-from pdiff_hub.tasks import load_task
+from pdiff_hub.tasks import load_recorded_task
 
 
 def evaluate(
@@ -47,6 +47,7 @@ def evaluate(
     num_inference_steps: int | None = None,
     trust_remote_code: bool = False,
     unseen: CheckpointDataset | None = None,
+    images: str | Path | None = None,
 ) -> Results:
     """Judge networks, and write results, numbers of single networks, report and pictures into `directory`.
 
@@ -58,6 +59,7 @@ def evaluate(
         trust_remote_code: whether to call a function that the data set names to build its network.
         unseen: of a family, the networks of its held-out tasks (`collect.family.unseen_of`). Networks are then asked
             for and fitted on these tasks, and generated_BP is not needed.
+        images: where the task's images are, as in `load_recorded_task`.
     """
     began = time.perf_counter()
     config, folder, source_folder = config or EvaluateConfig(), RunFolder(directory), RunFolder(source or directory)
@@ -71,10 +73,21 @@ def evaluate(
         )
     if dataset.collect.get("method") == "family":
         return _evaluate_requests(
-            pipe, dataset, unseen, directory, config, name, seed, source_folder, seconds, recipe, trust_remote_code
+            pipe,
+            dataset,
+            unseen,
+            directory,
+            config,
+            name,
+            seed,
+            source_folder,
+            seconds,
+            recipe,
+            trust_remote_code,
+            images,
         )
     assert generated_BP is not None, "only families are judged without networks"
-    task = load_task(dataset.task)
+    task = load_recorded_task(dataset.task, images=images)
     deviation_r2, curve, seconds_of_training = _measured_in_training(source_folder)
     recipe = recipe or recipe_of(source_folder)
     directory.mkdir(parents=True, exist_ok=True)
@@ -136,6 +149,7 @@ def _evaluate_requests(
     seconds: Mapping[str, float | None] | None,
     recipe: dict[str, Any] | None,
     trust_remote_code: bool,
+    images: str | Path | None,
 ) -> Results:
     """As `evaluate`, of networks each with a task of its own."""
     began = time.perf_counter()
@@ -147,7 +161,7 @@ def _evaluate_requests(
         )
     assert dataset.task is not None
     settings = dataset.collect.get("settings", {}).get("collect", {})
-    task = load_task(dataset.task)
+    task = load_recorded_task(dataset.task, images=images)
     family = build_family(
         str(settings.get("family")), settings.get("options", {}), task, allow_factory=trust_remote_code
     )
@@ -188,6 +202,7 @@ def audit(
     device: str = "cpu",
     trust_remote_code: bool = False,
     revision: str | None = None,
+    images: str | Path | None = None,
 ) -> Results:
     """Generate networks of the pipeline (a folder, or a Hub id at `revision`) and compare them with every baseline.
 
@@ -197,6 +212,7 @@ def audit(
         metrics: names out of `METRICS`; none means all. With a data set, they only decide whether baselines, frontier
             and ensembles are measured. ValueError for an unknown name, and for one that needs checkpoints if these
             are gone.
+        images: where the task's images are, as in `load_recorded_task`.
     """
     require_known("metric", metrics, METRICS)
     pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
@@ -212,7 +228,8 @@ def audit(
     if dataset is None:
         gone = f"{pipeline} has no {folder.checkpoints.name}/: the data set that it was trained on is gone"
         require_no_originals(metrics, gone)
-        return _audit_without_originals(pipe, RunFolder(directory), name, metrics, num_models, seed, trust_remote_code)
+        report = RunFolder(directory)
+        return _audit_without_originals(pipe, report, name, metrics, num_models, seed, trust_remote_code, images)
     _require_same_layout(pipe, dataset)
     require_originals(dataset)
     if dataset.collect.get("method") == "family":
@@ -227,6 +244,7 @@ def audit(
             source=folder.path,
             trust_remote_code=trust_remote_code,
             unseen=unseen_of(folder.checkpoints),
+            images=images,
         )
     began = time.perf_counter()
     wanted = not metrics or bool({"frontier", "ensembles"} & set(metrics))
@@ -242,6 +260,7 @@ def audit(
             source=folder.path,
             seconds={"generate": time.perf_counter() - began},
             trust_remote_code=trust_remote_code,
+            images=images,
         )
 
 
@@ -262,6 +281,7 @@ def _audit_without_originals(
     num_models: int,
     seed: int,
     trust_remote_code: bool,
+    images: str | Path | None,
 ) -> Results:
     spec, task = pipe.autoencoder.config.network, pipe.autoencoder.config.task
     if spec is None or task is None:
@@ -271,7 +291,8 @@ def _audit_without_originals(
         )
     began = time.perf_counter()
     network = build_network(dict(spec), pretrained=False, allow_factory=trust_remote_code)
-    judge = Judge(network, load_task(dict(task)), pipe.autoencoder.layout, pipe.autoencoder.frozen_state())
+    loaded = load_recorded_task(dict(task), images=images)
+    judge = Judge(network, loaded, pipe.autoencoder.layout, pipe.autoencoder.frozen_state())
     with generated_rows(pipe, num_models, folder.path, seed=seed) as generated:
         _clear(folder)
         measured = evaluate_without_originals(judge, generated, metrics)

@@ -18,12 +18,14 @@ from pdiff_hub.collect.population import PopulationConfig, collect_population
 from pdiff_hub.errors import require
 from pdiff_hub.evaluation.evaluate import require_originals
 from pdiff_hub.networks import build_network, resolve_network
+from pdiff_hub.networks.vision import input_statistics
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.recipes import Recipe
 from pdiff_hub.records import Results, RunFolder, TrainingSummary
 from pdiff_hub.records.json_files import checked
 from pdiff_hub.runs.generating import write_params
 from pdiff_hub.runs.judging import evaluate
+from pdiff_hub.runs.preprocessing import warn_of_preprocessing
 from pdiff_hub.safe_files import keep_settings, read_json, replacing, write_json
 from pdiff_hub.tasks import load_task
 from pdiff_hub.training.pipeline import train_pipeline
@@ -43,6 +45,8 @@ def collect(recipe: Recipe, directory: Path, *, device: str = "cpu", trained: Pa
     spec = resolve_network(
         recipe.network, in_channels=task.in_channels, image_size=task.image_size, num_classes=num_classes
     )
+    if "normalize" not in task.spec and (statistics := input_statistics(spec)) is not None:
+        task = task.normalized(statistics)
     if isinstance(config, FinetuneConfig):
         return collect_finetune(
             task, spec, recipe.select, config, directory, seed=recipe.seed, device=device, trained=trained
@@ -53,7 +57,7 @@ def collect(recipe: Recipe, directory: Path, *, device: str = "cpu", trained: Pa
         return collect_family(task, spec, recipe.select, config, directory, seed=recipe.seed, device=device)
     network = build_network(spec, seed=recipe.seed, pretrained=False)
     layout = ParamLayout.from_module(network, recipe.select, config.buffers)
-    return import_checkpoints(
+    dataset = import_checkpoints(
         config.source,
         layout,
         network=spec,
@@ -65,6 +69,8 @@ def collect(recipe: Recipe, directory: Path, *, device: str = "cpu", trained: Pa
         conditions=config.conditions,
         output_dir=directory,
     )
+    warn_of_preprocessing(dataset, network, task)
+    return dataset
 
 
 def train(
