@@ -20,7 +20,7 @@ from pdiff_hub.networks.beside import build_beside
 from pdiff_hub.pipeline.opening import download
 from pdiff_hub.records import Results, RunFolder
 from pdiff_hub.safe_files import read_json
-from pdiff_hub.tasks import TASK_NAMES, load_task
+from pdiff_hub.tasks import TASK_NAMES, load_recorded_task
 from pdiff_hub.transfer import list_files
 
 _HERE = Path(__file__).resolve().parent
@@ -189,7 +189,7 @@ def open_pipeline(folder: Path, name: str) -> Opened:
         raise ValueError(f"{name} does not say which network and task it is for, so its networks cannot be judged.")
     # Factories are not allowed, because a name in a downloaded file must not choose a function to call.
     network = build_beside(dict(spec), pipe.autoencoder.layout, f"the network spec of {name}", allow_factory=False)
-    judge = Judge(network, load_task(dict(task)), pipe.autoencoder.layout, pipe.autoencoder.frozen_state())
+    judge = Judge(network, load_recorded_task(dict(task)), pipe.autoencoder.layout, pipe.autoencoder.frozen_state())
     originals, gone = _originals(folder, pipe)
     results, damage = _results(folder)
     return Opened(name, folder, pipe, judge, originals, gone, results, damage)

@@ -11,6 +11,7 @@ from pdiff_hub.cli.options import (
     REPRODUCED,
     Condition,
     Device,
+    Images,
     NumJudged,
     Overrides,
     RecipeName,
@@ -198,6 +199,7 @@ def evaluate(
     revision: Revision = None,
     device: Device = "cpu",
     trust_remote_code: Trust = False,
+    images: Images = None,
 ) -> None:
     """Generate networks and compare them with the originals: accuracy, similarity, and whether they are copies.
 
@@ -226,6 +228,7 @@ def evaluate(
             num_inference_steps=num_inference_steps,
             trust_remote_code=trust_remote_code,
             unseen=runs.unseen_of(Path(dataset)),
+            images=images,
         )
     print_results(results)
     echo(f"report.html, results.json and the pictures are in {output_dir}")
@@ -242,6 +245,7 @@ def audit(
     revision: Revision = None,
     device: Device = "cpu",
     trust_remote_code: Trust = False,
+    images: Images = None,
 ) -> None:
     """Does it generate, or copy and average? Compare a pipeline with every simple baseline, and say which is better.
 
@@ -264,6 +268,7 @@ def audit(
             device=device,
             trust_remote_code=trust_remote_code,
             revision=revision,
+            images=images,
         )
     )
     echo(f"report.html, results.json and the pictures are in {directory}")

@@ -100,6 +100,7 @@ Trust = Annotated[
         callback=_searched,
     ),
 ]
+Images = Annotated[str | None, typer.Option(help="The folder of the task's images, if it is not as in the run.")]
 Revision = Annotated[str | None, typer.Option(help="Of a Hub repository: a branch, tag or commit. Default: main.")]
 Condition = Annotated[str | None, typer.Option(help="What to ask for, as classes=0,3,7; see `pdiff info`.")]
 Tracker = Annotated[str | None, typer.Option(help="An Accelerate tracker, e.g. tensorboard.", callback=_known_tracker)]

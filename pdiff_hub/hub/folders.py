@@ -18,6 +18,7 @@ from pdiff_hub.pipeline.opening import download
 from pdiff_hub.pipeline.pushing import push_saved_pipeline
 from pdiff_hub.recipes import recipe_of
 from pdiff_hub.records import Checkpoints, Results, RunFolder
+from pdiff_hub.tasks.normalization import shown
 from pdiff_hub.transfer import PushOptions, require_own, staging
 from pdiff_hub.travelling.conditioner import ConditionSpec
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
@@ -130,14 +131,23 @@ def describe(
         text = printable(
             f"pipeline: {pipe.autoencoder.layout}; {config.form} autoencoder, latents {config.latent_channels} x "
             f"{config.latent_length}; {type(pipe.scheduler).__name__}, {pipe.config.default_num_inference_steps} steps"
+            f"{_normalized(config.task)}"
         )
         return text + _asked(pipe.conditions), RunFolder(pipe.folder).read_results()
     index = read_index(folder if local else _dataset_index(str(path_or_id), revision, token))
     layout = ParamLayout.from_dict(index["layout"])
     spec = None if index.get("conditions") is None else ConditionSpec.from_dict(index["conditions"])
     network = index["network"].get("name", "unknown")
-    text = printable(f"data set: {index['num_checkpoints']} checkpoints, {layout}, network {network}")
+    text = printable(
+        f"data set: {index['num_checkpoints']} checkpoints, {layout}, network {network}{_normalized(index.get('task'))}"
+    )
     return text + _asked(spec), None
+
+
+def _normalized(task: Any) -> str:
+    """How the task's images are normalised; empty if by its training split, as usual."""
+    text = shown(task) if isinstance(task, dict) else None
+    return "" if text is None else f", images normalised by {text}"
 
 
 def _asked(spec: ConditionSpec | None) -> str:

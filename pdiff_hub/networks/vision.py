@@ -60,6 +60,7 @@ _ARCHITECTURES: dict[str, dict[str, Any]] = {
 NAMES = tuple(_ARCHITECTURES)
 
 _MAX_SMALL_IMAGE = 64  # pixels; in larger images the strides of the original stem lose little
+_PROCESSOR = "preprocessor_config.json"
 _NOT_ARCHITECTURE = {
     "id2label",
     "label2id",
@@ -199,6 +200,63 @@ def _read_config(pretrained: str, revision: str | None) -> tuple[dict[str, Any],
     # transformers does not say which commit it read. The name of the snapshot's folder in the cache does.
     cached = None if Path(pretrained).is_dir() else try_to_load_from_cache(pretrained, "config.json", revision=revision)
     return plain, Path(cached).parent.name if isinstance(cached, str) else revision
+
+
+def input_statistics(spec: dict[str, Any]) -> dict[str, list[float]] | None:
+    """The mean and std, of pixels in [0, 1], that the pretrained model of a complete spec was trained with.
+
+    They are those of its image processor; None for a network without pretrained weights, and for a model without one.
+
+    Raises:
+        ValueError: the processor's file cannot be had, or says something else than a mean and a std.
+    """
+    pretrained = spec.get("pretrained")
+    if spec["name"] not in NAMES or pretrained is None:
+        return None
+    file = _processor_file(pretrained, spec.get("revision"))
+    if file is None:
+        return None
+    what, channels = f"the image processor of {pretrained!r} ({_PROCESSOR})", spec["in_channels"]
+    hint = "; set task.normalize to what the model was trained with"
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        factor = values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1.0
+        mean, std = (values["image_mean"], values["image_std"]) if values.get("do_normalize", True) else (0.0, 1.0)
+        # pixel * factor, less the mean, over the std; here the pixel is divided by 255 first
+        numbers = [
+            [float(each) / (255 * factor) for each in (value if isinstance(value, list) else [value] * channels)]
+            for value in (mean, std)
+        ]
+    except (ValueError, TypeError, LookupError, AttributeError, ZeroDivisionError, RecursionError) as error:
+        raise PdiffError(f"{what} cannot be read ({error!r}){hint}") from error
+    if [len(each) for each in numbers] != [channels] * 2:
+        raise PdiffError(f"{what} is not for images of {channels} channels{hint}")
+    return dict(zip(("mean", "std"), numbers, strict=True))
+
+
+def _processor_file(pretrained: str, revision: str | None) -> Path | None:
+    """The file of the image processor; None if there is none. PdiffError if that is not known."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if (folder := Path(pretrained)).is_dir():
+        file = folder / _PROCESSOR
+        return file if file.is_file() else None
+    try:
+        cached = try_to_load_from_cache(pretrained, _PROCESSOR, revision=revision)
+        if cached is not None:  # a path, or the note that there is none
+            return Path(cached) if isinstance(cached, str) else None
+        return Path(hf_hub_download(pretrained, _PROCESSOR, revision=revision))
+    except (HFValidationError, LocalEntryNotFoundError) as error:
+        missing: Exception = error
+    except EntryNotFoundError:
+        return None
+    except HfHubHTTPError as error:
+        missing = error
+    raise PdiffError(
+        f"{_PROCESSOR} of {pretrained!r}, which says how its images are normalised, cannot be had from the Hub; "
+        "connect once, or set task.normalize"
+    ) from missing
 
 
 def _check_config(name: str, pretrained: Any, config: Any, in_channels: int, image_size: int | None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from pdiff_hub.networks import base_model
 from pdiff_hub.records import Checkpoints, Facts
 from pdiff_hub.tasks import hub_id_of
+from pdiff_hub.tasks.normalization import shown
 from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 
@@ -41,5 +42,6 @@ def facts_of(
         recipe=recipe,
         figures=list(figures),
         checkpoints=checkpoints,
+        normalize=None if task is None else shown(task),
         conditions=None if pipe.conditions is None else pipe.conditions.to_dict(),
     )

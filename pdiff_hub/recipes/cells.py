@@ -52,7 +52,7 @@ _DATA = {
     "flowers102": _Data(_PRETRAINED_SIZE, 100, {"augment": _PHOTOGRAPH}),  # 1,020 training images
     "pets": _Data(_PRETRAINED_SIZE, 30, {"augment": _PHOTOGRAPH}),
     "food101": _Data(_PRETRAINED_SIZE, 5, {"augment": _PHOTOGRAPH, "validation_size": 2_000}),
-    # One epoch: the pretrained weights are for this very task; only the images are normalised in another way.
+    # One epoch: the pretrained weights are for this very task.
     "imagenet-1k": _Data(
         _PRETRAINED_SIZE, 1, {"augment": _PHOTOGRAPH, "train_size": 100_000, "validation_size": 5_000}
     ),

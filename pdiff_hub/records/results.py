@@ -197,6 +197,7 @@ class Facts:
         recipe: the whole recipe, if it is known. figures: stems of the pictures beside the results.
         checkpoints: the data set that it was trained on, if that is on the Hub.
         conditions: `ConditionSpec.to_dict()` of what its networks can be asked for; None if they cannot.
+        normalize: what the task's option says of how images are normalised; None if it says nothing.
     """
 
     name: str
@@ -211,6 +212,7 @@ class Facts:
     figures: list[str]
     checkpoints: Checkpoints | None
     conditions: dict[str, Any] | None = None
+    normalize: str | None = None
 
 
 @dataclass(frozen=True)
@@ -278,6 +280,8 @@ class Results:
         data = asdict(self.facts)
         if self.facts.conditions is None:  # as results were before there were any
             del data["conditions"]
+        if self.facts.normalize is None:
+            del data["normalize"]
         if self.measured is not None:
             measured = asdict(self.measured)
             # An empty object says that nothing was measured; null says that a number is undefined.

@@ -26,6 +26,7 @@ from pdiff_hub.runs.generating import require_room, write_latents
 from pdiff_hub.safe_files import read_json
 from pdiff_hub.seeds import generator_of
 from pdiff_hub.tasks import Split, Task, load_task
+from pdiff_hub.tasks.normalization import recorded_statistics
 
 _TUNE_STEPS, _TUNE_LEARNING_RATE = 100, 3e-3  # docs/measurements.md, "Asking"
 
@@ -136,10 +137,10 @@ def _open(task: str | Mapping[str, Any], pipe: PDiffPipeline) -> Task:
             f"{str(error).rstrip('.')}. --task takes options as a recipe does: "
             f"--task '{{dataset: {spec}, image_size: 8, test_size: 0.2}}'."
         ) from error
-    resolved = own.get("resolved", {})
-    if len(resolved.get("mean", ())) == loaded.in_channels:
-        return replace(loaded, mean=tuple(resolved["mean"]), std=tuple(resolved["std"]))
-    return loaded
+    recorded = recorded_statistics(own)
+    if recorded is None or len(recorded[0]) != loaded.in_channels or "normalize" in loaded.spec:
+        return loaded
+    return replace(loaded, mean=recorded[0], std=recorded[1])
 
 
 def _answers(task: Task, network: Mapping[str, Any], classes: str | None) -> Task:

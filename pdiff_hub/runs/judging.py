@@ -30,7 +30,7 @@ from pdiff_hub.runs.generating import generated_rows
 from pdiff_hub.runs.requests import draw_requests, judge_requests, judge_slope, measured_requests
 from pdiff_hub.safe_files import write_json
 from pdiff_hub.safe_files.lock import alone_in
-from pdiff_hub.tasks import load_task
+from pdiff_hub.tasks import load_recorded_task
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +48,7 @@ class _Judgement:
     recipe: dict[str, Any] | None
     num_inference_steps: int | None
     trust_remote_code: bool
+    images: str | Path | None
 
     def written(self, measured: Measurements, seconds_of_training: Mapping[str, float | None], began: float) -> Results:
         """The results of what was measured since `began` (`time.perf_counter`), as they were written."""
@@ -81,6 +82,7 @@ def evaluate(
     num_inference_steps: int | None = None,
     trust_remote_code: bool = False,
     unseen: CheckpointDataset | None = None,
+    images: str | Path | None = None,
 ) -> Results:
     """Judge networks, and write results, numbers of single networks, report and pictures into `directory`.
 
@@ -92,6 +94,7 @@ def evaluate(
         trust_remote_code: whether to call a function that the data set names to build its network.
         unseen: of a family, the networks of its held-out tasks (`collect.family.unseen_of`). Networks are then asked
             for and fitted on these tasks, and generated_BP is not needed.
+        images: where the task's images are, as in `load_recorded_task`.
     """
     began = time.perf_counter()
     config, folder, source_folder = config or EvaluateConfig(), RunFolder(directory), RunFolder(source or directory)
@@ -115,11 +118,12 @@ def evaluate(
         recipe or recipe_of(source_folder),
         num_inference_steps,
         trust_remote_code,
+        images,
     )
     if dataset.collect.get("method") == "family":
         return _evaluate_requests(judgement, unseen)
     assert generated_BP is not None, "only families are judged without networks"
-    task = load_task(dataset.task)
+    task = load_recorded_task(dataset.task, images=images)
     deviation_r2, curve, seconds_of_training = _measured_in_training(source_folder)
     directory.mkdir(parents=True, exist_ok=True)
     _clear(folder)
@@ -157,7 +161,7 @@ def _evaluate_requests(asked: _Judgement, unseen: CheckpointDataset | None) -> R
         )
     assert dataset.task is not None
     settings = dataset.collect.get("settings", {}).get("collect", {})
-    task = load_task(dataset.task)
+    task = load_recorded_task(dataset.task, images=asked.images)
     family = build_family(
         str(settings.get("family")), settings.get("options", {}), task, allow_factory=asked.trust_remote_code
     )
@@ -193,6 +197,7 @@ def audit(
     device: str = "cpu",
     trust_remote_code: bool = False,
     revision: str | None = None,
+    images: str | Path | None = None,
 ) -> Results:
     """Generate networks of the pipeline (a folder, or a Hub id at `revision`) and compare them with every baseline.
 
@@ -202,6 +207,7 @@ def audit(
         metrics: names out of `METRICS`; none means all. With a data set, they only decide whether baselines, frontier
             and ensembles are measured. ValueError for an unknown name, for one that needs checkpoints if these are
             gone, and for any if each network has a task of its own: what comes of requests is measured whole.
+        images: where the task's images are, as in `load_recorded_task`.
     """
     require_known("metric", metrics, METRICS)
     pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
@@ -223,7 +229,8 @@ def audit(
     if dataset is None:
         gone = f"{pipeline} has no {folder.checkpoints.name}/: the data set that it was trained on is gone"
         require_no_originals(metrics, gone)
-        return _audit_without_originals(pipe, RunFolder(directory), name, metrics, num_models, seed, trust_remote_code)
+        report = RunFolder(directory)
+        return _audit_without_originals(pipe, report, name, metrics, num_models, seed, trust_remote_code, images)
     _require_same_layout(pipe, dataset)
     require_originals(dataset)
     if dataset.collect.get("method") == "family":
@@ -239,6 +246,7 @@ def audit(
                 source=folder.path,
                 trust_remote_code=trust_remote_code,
                 unseen=unseen_of(folder.checkpoints),
+                images=images,
             )
     began = time.perf_counter()
     wanted = not metrics or bool({"frontier", "ensembles"} & set(metrics))
@@ -254,6 +262,7 @@ def audit(
             source=folder.path,
             seconds={"generate": time.perf_counter() - began},
             trust_remote_code=trust_remote_code,
+            images=images,
         )
 
 
@@ -280,6 +289,7 @@ def _audit_without_originals(
     num_models: int,
     seed: int,
     trust_remote_code: bool,
+    images: str | Path | None,
 ) -> Results:
     spec, task = pipe.autoencoder.config.network, pipe.autoencoder.config.task
     if spec is None or task is None:
@@ -289,7 +299,8 @@ def _audit_without_originals(
         )
     began = time.perf_counter()
     network = build_to_judge(spec, pipe.autoencoder.layout, "the pipeline", allow_factory=trust_remote_code)
-    judge = Judge(network, load_task(dict(task)), pipe.autoencoder.layout, pipe.autoencoder.frozen_state())
+    loaded = load_recorded_task(dict(task), images=images)
+    judge = Judge(network, loaded, pipe.autoencoder.layout, pipe.autoencoder.frozen_state())
     with generated_rows(pipe, num_models, folder.path, seed=seed) as generated:
         _clear(folder)
         measured = evaluate_without_originals(judge, generated, metrics)

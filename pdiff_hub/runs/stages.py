@@ -19,11 +19,13 @@ from pdiff_hub.errors import require
 from pdiff_hub.evaluation.evaluate import require_originals
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.networks.dry_run import build_checked
+from pdiff_hub.networks.vision import input_statistics
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.recipes import Recipe, functions_of, require_trust
 from pdiff_hub.records import Results, RunFolder, TrainingSummary
 from pdiff_hub.runs.generating import write_params
 from pdiff_hub.runs.judging import evaluate
+from pdiff_hub.runs.preprocessing import warn_of_preprocessing
 from pdiff_hub.safe_files import (
     keep_settings,
     read_json,
@@ -86,6 +88,8 @@ def _collect(
     recipe: Recipe, task: Task, spec: dict[str, Any], directory: Path, device: str, trained: Path | None
 ) -> CheckpointDataset:
     config = recipe.collect
+    if "normalize" not in task.spec and (statistics := input_statistics(spec)) is not None:
+        task = task.normalized(statistics)
     if isinstance(config, FinetuneConfig):
         return collect_finetune(
             task, spec, recipe.select, config, directory, seed=recipe.seed, device=device, trained=trained
@@ -96,7 +100,7 @@ def _collect(
         return collect_family(task, spec, recipe.select, config, directory, seed=recipe.seed, device=device)
     network = build_checked(spec, seed=recipe.seed, from_files=True)
     layout = ParamLayout.from_module(network, recipe.select, config.buffers)
-    return import_checkpoints(
+    dataset = import_checkpoints(
         config.source,
         layout,
         network=spec,
@@ -111,6 +115,8 @@ def _collect(
         build=lambda seed: build_network(spec, seed=seed),
         output_dir=directory,
     )
+    warn_of_preprocessing(dataset, network, task)
+    return dataset
 
 
 def train(

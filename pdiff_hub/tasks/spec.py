@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pdiff_hub.errors import PdiffError, require_known, unknown_name
+from pdiff_hub.tasks.listing import local_folder
+from pdiff_hub.tasks.normalization import checked_normalize
 
 RESOLVED = "resolved"
 SIZES = ("train_size", "validation_size", "test_size")
@@ -21,7 +22,7 @@ HUB_OPTIONS = (
     "validation_split",
     "test_split",
 )
-_OPTIONS = ("dataset", *HUB_OPTIONS, *SIZES, "image_size", "augment", "seed")
+_OPTIONS = ("dataset", *HUB_OPTIONS, *SIZES, "image_size", "normalize", "augment", "seed")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _AUGMENT = {"flip": False, "crop_padding": 0}
 
@@ -41,11 +42,16 @@ HUB_DATASETS: dict[str, dict[str, str]] = {
 TASK_NAMES = ("digits", *HUB_DATASETS)
 
 
+def is_hub_id(dataset: str) -> bool:
+    """Whether `dataset` is written as an id on the Hub."""
+    return _HUB_ID.fullmatch(dataset) is not None
+
+
 def hub_id_of(task: Mapping[str, Any]) -> str | None:
     """The Hub id of a task's data, from the task's complete spec; None if the data are not on the Hub."""
     dataset = task["dataset"]
     # A data set's source is its id if it was read from the Hub, and an absolute path if it was read from a folder.
-    if _HUB_ID.fullmatch(dataset) and task.get(RESOLVED, {}).get("source") == dataset:
+    if is_hub_id(dataset) and task.get(RESOLVED, {}).get("source") == dataset:
         return str(dataset)
     return HUB_DATASETS.get(dataset, {}).get("id")
 
@@ -54,7 +60,7 @@ def complete_spec(spec: str | Mapping[str, Any], seed: int) -> tuple[dict[str, A
     """The options with their defaults, and what an earlier `load_task` recorded (None in a user's own spec).
 
     `HUB_OPTIONS` that neither the spec nor `HUB_DATASETS` gives stay absent: whether they apply depends on where the
-    data are found.
+    data are found. So does `normalize`, whose default the training split gives.
     """
     if not isinstance(spec, (str, Mapping)):
         raise PdiffError(f"a task is the name of a data set or a mapping with a 'dataset', found {spec!r}")
@@ -66,7 +72,7 @@ def complete_spec(spec: str | Mapping[str, Any], seed: int) -> tuple[dict[str, A
     dataset = given.get("dataset")
     if not isinstance(dataset, str) or not dataset:
         raise PdiffError(f"a task needs a 'dataset', for example {{'dataset': 'digits'}}; found {spec!r}")
-    if dataset not in TASK_NAMES and "/" not in dataset and not Path(dataset).expanduser().is_dir():
+    if dataset not in TASK_NAMES and "/" not in dataset and local_folder(dataset) is None:
         raise PdiffError(
             f"{unknown_name('task', dataset, TASK_NAMES)}; a data set on the Hub is written owner/name, "
             "a local folder must exist"
@@ -86,6 +92,8 @@ def complete_spec(spec: str | Mapping[str, Any], seed: int) -> tuple[dict[str, A
     options["image_size"] = given.get("image_size")
     if options["image_size"] is not None:
         _whole_number("image_size", options["image_size"], 1)
+    if given.get("normalize") is not None:
+        options["normalize"] = checked_normalize(given["normalize"])
     options["augment"] = _augment(given.get("augment"))
     options["seed"] = _whole_number("seed", given.get("seed", seed), 0)
     if options["seed"] >= 2**32:

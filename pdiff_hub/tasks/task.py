@@ -5,11 +5,14 @@ Shape suffixes: N images, C channels, H and W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from pdiff_hub.tasks.normalization import checked_normalize, statistics_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +38,7 @@ class Task:
         spec: the complete, JSON-able spec: `load_task(task.spec)` gives the same task. `spec["resolved"]` records the
             source, the sizes of the splits, a sha256 fingerprint of their indices and labels, the class names, and
             the attributes below.
-        mean, std: per channel over the training split, with pixels scaled to [0, 1].
+        mean, std: per channel, for pixels scaled to [0, 1]: over the training split, or what `normalize` asks for.
     """
 
     spec: dict[str, Any]
@@ -49,11 +52,19 @@ class Task:
     test: Split
 
     def inputs(self, split: Split, index: Tensor | slice | None = None) -> Tensor:
-        """float32 [N, C, H, W]: the images of `split` (at `index`), with mean 0 and std 1 over the training split."""
+        """float32 [N, C, H, W]: the images of `split` (at `index`), less the mean and over the std."""
         images = split.images_NCHW if index is None else split.images_NCHW[index]
         scale = torch.tensor([1 / (255 * std) for std in self.std], device=images.device)
         shift = torch.tensor([-mean / std for mean, std in zip(self.mean, self.std, strict=True)], device=images.device)
         return images.to(torch.float32).mul_(scale[:, None, None]).add_(shift[:, None, None])
+
+    def normalized(self, normalize: str | Mapping[str, Any]) -> Task:
+        """The task with its images normalised in another way, which its spec records: as the option of `load_task`."""
+        option = checked_normalize(normalize)
+        mean, std = statistics_of(option, self.in_channels)
+        rest = {name: value for name, value in self.spec.items() if name not in ("normalize", "resolved")}
+        resolved = {**self.spec.get("resolved", {}), "mean": list(mean), "std": list(std)}
+        return replace(self, spec={**rest, "normalize": option, "resolved": resolved}, mean=mean, std=std)
 
     def augment(self, images_NCHW: Tensor, generator: torch.Generator) -> Tensor:
         """Mirrors each image with probability 1/2 and shifts it by up to `crop_padding` pixels, as the spec asks.

@@ -93,6 +93,7 @@ def collect_finetune(
         "select": layout.select,
         "task": task.spec["resolved"]["fingerprint"],
         "augment": task.spec["augment"],
+        **({"normalize": task.spec["normalize"]} if "normalize" in task.spec else {}),
     }
     journal = CheckpointJournal(directory, settings, layout)
     if journal.finished:
