@@ -250,10 +250,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as place:
             sweep = Sweep(command, Path(place))
             kills = range(1, sweep.count + 1, given.stride)
-            wrong = {number: found for number in kills if (found := sweep.kill_at(number))}
-            for number, found in wrong.items():
-                print(f"{command} at {number}: {found}", flush=True)
-            totals[command] = {"operations": sweep.count, "kills": len(kills), "wrong": len(wrong)}
+            wrong = 0
+            for number in kills:
+                if found := sweep.kill_at(number):
+                    wrong += 1
+                    print(f"{command} at {number} of {sweep.count}: {found}", flush=True)
+            totals[command] = {"operations": sweep.count, "kills": len(kills), "wrong": wrong}
             print(command, json.dumps(totals[command]), flush=True)
 
 
