@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -67,6 +69,46 @@ def dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(dataset_dir: Path, output_dir: Path, extra: list[str] | None = None) -> list[str]:
     overrides = [part for option in OPTIONS for part in ("--override", option)]
     return ["--dataset", str(dataset_dir), "--output-dir", str(output_dir), *overrides, *(extra or [])]
+
+
+def test_leftovers_of_killed_runs_are_removed(tmp_path: Path) -> None:
+    training, config = TrainingFolder(tmp_path / "training"), DiffusionConfig(steps=4, widths=(16,), batch_size=16)
+    train_pipeline(checkpoints(), tmp_path, diffusion=config)
+    whole = sorted(path for path in tmp_path.rglob("*"))
+    for leftover in (
+        tmp_path / ".unfinished-recipe.yaml-0123abcd",
+        training.path / ".unfinished-latents.safetensors-0123abcd",
+        training.autoencoder / ".tmpAbC123",
+        training.components(0) / "slice-00000.safetensors",
+        training.components(3) / "slice-00000.safetensors",
+        training.diffusion_steps / "unfinished" / "model.safetensors",
+        training.unfinished_pipeline / "unet" / "config.json",
+    ):
+        leftover.parent.mkdir(exist_ok=True, parents=True)
+        leftover.write_bytes(b"half")
+    train_pipeline(checkpoints(), tmp_path, diffusion=config)
+    assert sorted(path for path in tmp_path.rglob("*")) == whole
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    config = DiffusionConfig(steps=4, widths=(16,), batch_size=16)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    failures: list[OSError] = []
+    for limit in (5_000, 20_000, 60_000):  # in stage one, and in stage two
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            train_pipeline(checkpoints(), tmp_path, diffusion=config)
+        except OSError as error:
+            failures.append(error)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(failures) == 3
+    for failure in failures:
+        assert re.search(rf"could not write {tmp_path}.*(too large|os error 27)", str(failure), re.IGNORECASE)
+        assert "\n" not in str(failure)
+    train_pipeline(checkpoints(), tmp_path, diffusion=config)  # once there is room, it goes on
+    train_pipeline(checkpoints(), tmp_path / "whole", diffusion=config)
+    assert all(torch.equal(each, weights(tmp_path / "whole")[name]) for name, each in weights(tmp_path).items())
 
 
 def environment() -> dict[str, str]:
