@@ -37,7 +37,5 @@ def test_what_other_people_wrote_is_shown_as_text(tmp_path: Path) -> None:
     print_results(results, Console(file=shown, width=200))
     report = write_results_page(results, RunFolder(tmp_path)).read_text()
     for page in (shown.getvalue(), report, render_card(results)):
-        assert "[/x] [bold red]all good[/bold red] :smile: \\x1b]0;owned\\x07 \\u202e \\ud800" in page.replace(
-            "\\\\", "\\"
-        )
+        assert "[/x] [bold red]all good[/bold red] :smile: \\x1b]0;owned\\x07 \\u202e end" in " ".join(page.split())
         assert not {"\x1b", "\x07", "\u202e"} & {*page}
