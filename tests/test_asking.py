@@ -24,7 +24,7 @@ from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.cli import app
 from pdiff_hub.networks import build_network
-from pdiff_hub.recipes import load_recipe
+from pdiff_hub.recipes import load_recipe, recipe_from_dict
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
 from pdiff_hub.training.diffusion import build_scheduler, build_unet
 from pdiff_hub.training.pipeline import train_pipeline
@@ -251,7 +251,7 @@ def test_a_recipe_names_a_column() -> None:
     assert recipe.condition == "validation_accuracy" and recipe.to_dict()["condition"] == "validation_accuracy"
     assert "condition" not in load_recipe("digits-mlp3").to_dict()
     with pytest.raises(ValueError, match="condition is 3"):
-        load_recipe("digits-mlp3", ["condition=3"])
+        recipe_from_dict({**recipe.to_dict(), "condition": 3})
 
 
 ALONE = (

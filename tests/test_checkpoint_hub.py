@@ -325,8 +325,8 @@ def hostile(files: dict[str, bytes], form: str) -> dict[str, dict[str, bytes]]:
     cases = {
         "format version 2": with_index(format_version=2),
         "does not describe": with_index(format="else"),
-        "no file of this format": with_index(frozen={"path": "../../x.safetensors", "bytes": 1}),
-        "no file of this format ": with_index(data=[{"path": "/etc/passwd", "bytes": 1, "rows": 7}], shards=[]),
+        "the name of a file of this format": with_index(frozen={"path": "../../x.safetensors", "bytes": 1}),
+        "a file of this format, found": with_index(data=[{"path": "/etc/passwd", "bytes": 1, "rows": 7}], shards=[]),
         "not JSON": {**files, "dataset.json": b"[" * 100_000},
         "not JSON ": {**files, "dataset.json": b"\xff\xfe"},
         "expected rows 0 to": with_index(num_checkpoints=10**15),

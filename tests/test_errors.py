@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pdiff_hub import cli
+from pdiff_hub.cli import start
 from pdiff_hub.errors import MissingPackageError, PdiffError, require, require_known
 from pdiff_hub.safe_files import keep_settings
 from pdiff_hub.travelling.conditioner import ConditionError
@@ -23,9 +23,9 @@ def test_sentences_for_people_are_one_line(
     def app() -> None:
         raise error("the sentence")
 
-    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr(start, "app", app)
     with pytest.raises(SystemExit) as stopped:
-        cli.main()
+        start.main()
     assert stopped.value.code == 1 and capsys.readouterr().err == "pdiff: the sentence\n"
 
 
@@ -34,9 +34,9 @@ def test_what_a_library_raises_shows_its_trace(error: type[Exception], monkeypat
     def app() -> None:
         raise error("an accident")
 
-    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr(start, "app", app)
     with pytest.raises(error, match="an accident"):
-        cli.main()
+        start.main()
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "\xff"])

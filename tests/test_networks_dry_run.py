@@ -195,7 +195,7 @@ def test_every_way_to_collect_checks_first(method: str, task: Task, tmp_path: Pa
         "finetune": lambda: collect_finetune(task, spec_of("one_logit"), "all", TINY, place, **options),
         "population": lambda: collect_population(task, spec_of("one_logit"), "all", population, place, **options),
         "family": lambda: collect_family(task, spec_of("one_logit", 2), "all", family, place, **options),
-        "import": lambda: collect(load_recipe(tmp_path), place),
+        "import": lambda: collect(load_recipe(tmp_path), place, trust_remote_code=True),
     }
     with pytest.raises(ValueError, match=r"network 'odd_networks:one_logit' .*it has 1 logits, and the task has"):
         ways[method]()

@@ -17,6 +17,7 @@ __all__ = ["app", "commands", "hub", "main"]
 def main() -> None:
     """Shows our own errors as one sentence for people. Any other error is a bug and shows its trace."""
     # Processes that libraries start with `python -c` or `-m` must not import from the current folder either.
+    before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     escape_what_has_no_code(sys.stdout, sys.stderr)
     try:
@@ -33,6 +34,11 @@ def main() -> None:
             raise
         typer.secho(f"pdiff: {printable(sentence)}", fg="red", err=True)
         raise SystemExit(1) from None
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -28,8 +28,13 @@ def sketching(num_tensors: int) -> Iterator[None]:
     num_tensors: how many there should be. PdiffError ends a constructor that goes on and on making more.
     """
     most = min(_CALLS_PER_TENSOR * num_tensors + _MORE_CALLS, _MOST_CALLS)
-    with one_at_a_time, torch.device("meta"), _Ending(most, num_tensors):
-        yield
+    gradients = torch.is_grad_enabled()
+    try:
+        with one_at_a_time, torch.device("meta"), _Ending(most, num_tensors):
+            yield
+    finally:
+        # Initialisers turn gradients off and on again, and the second call may be the one that is ended.
+        torch.set_grad_enabled(gradients)
 
 
 class _Ending(TorchFunctionMode):
