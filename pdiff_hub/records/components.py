@@ -36,7 +36,7 @@ def load_component(kind: type[T], folder: Path, release: Callable[[Tensor], None
 
     Args:
         kind: `UNet1DModel`, `ParamAutoencoder` or `Conditioner`.
-        release: called with each tensor of a large file once it has been looked at, so that its memory can be used
+        release: called with each tensor of a large component once it has been looked at, so that its memory can be used
             for others.
 
     Raises:
@@ -63,9 +63,11 @@ def load_component(kind: type[T], folder: Path, release: Callable[[Tensor], None
     expected = component.state_dict()
     _require_fit(there, places, expected, config_file)
     weights: dict[str, Tensor] = {}
-    for file in dict.fromkeys(places.values()):
+    files = dict.fromkeys(places.values())
+    large = sum(file.stat().st_size for file in files) > _LARGE_BYTES
+    for file in files:
         tensors = {name: tensor.to(expected[name].dtype) for name, tensor in read_tensors(file).items()}
-        require_finite(file, tensors, release if file.stat().st_size > _LARGE_BYTES else None)
+        require_finite(file, tensors, release if large else None)
         weights |= tensors
     component.load_state_dict(weights, assign=True)
     return component.eval()
