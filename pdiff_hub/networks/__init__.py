@@ -72,7 +72,7 @@ def resolve_network(
     for field in explicit:
         if (found := options.pop(field)) != shape[field]:
             raise PdiffError(
-                f"network {name!r} was given {field}={found!r}, but the task has {field}={shape[field]}; "
+                f"network {name!r} was given {field}={reprlib.repr(found)}, but the task has {field}={shape[field]}; "
                 f"leave {field} out of the network's spec, it is taken from the task"
             )
     if name in small.NAMES:
