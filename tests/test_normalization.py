@@ -193,7 +193,7 @@ def pale_task() -> Task:
     for number in (150, 30, 30):
         labels_N = torch.arange(number) % 3
         noise = 4 * torch.randn(number, 1, 6, 6, generator=generator)
-        splits.append(Split((196 + 10 * labels_N[:, None, None, None] + noise).clamp(0, 255).to(torch.uint8), labels_N))
+        splits.append(Split((150 + 40 * labels_N[:, None, None, None] + noise).clamp(0, 255).to(torch.uint8), labels_N))
     pixels = splits[0].images_NCHW.double() / 255
     mean, std = (pixels.mean().item(),), (pixels.std().item(),)
     return Task({"dataset": "pale"}, 3, 1, 6, mean, std, *splits)
@@ -206,7 +206,7 @@ def trained_on(task: Task) -> tuple[CheckpointDataset, nn.Module]:
     for seed in range(2):
         network = build_network(spec, seed=seed)
         optimizer = torch.optim.Adam(network.parameters(), 2e-2)
-        for _ in range(150):
+        for _ in range(250):
             optimizer.zero_grad()
             F.cross_entropy(network(task.inputs(task.train)), task.train.labels_N).backward()
             optimizer.step()

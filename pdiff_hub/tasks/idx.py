@@ -7,10 +7,10 @@ byte), a byte for the number of dimensions, each dimension as a big-endian 32-bi
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import zlib
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def read_idx(path: Path, *, dimensions: int) -> np.ndarray:
         raise PdiffError(f"{path} is truncated or damaged ({error}); copy it again") from None
 
 
-def _read(file: IO[bytes], path: Path, dimensions: int) -> np.ndarray:
+def _read(file: io.BufferedIOBase, path: Path, dimensions: int) -> np.ndarray:
     start = 4 + 4 * dimensions
     magic = bytes([0, 0, _UNSIGNED_BYTE, dimensions])
     header = file.read(start)

@@ -10,6 +10,8 @@ import logging
 import re
 from collections import Counter
 
+from huggingface_hub import constants
+
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.tasks.listing import Listing
 from pdiff_hub.tasks.split_names import SPLIT_OF, split_named
@@ -27,7 +29,7 @@ _Parts = tuple[str, ...]
 
 def states_its_files(listing: Listing) -> bool:
     """Whether the folder says itself, as repositories of the Hub do, which file belongs to which split."""
-    card = listing.folder / "README.md"
+    card = listing.folder / constants.REPOCARD_NAME
     if (listing.folder / ".huggingface.yaml").is_file():
         return True
     return card.is_file() and _STATED.match(card.read_text(encoding="utf-8", errors="replace")) is not None
