@@ -279,7 +279,8 @@ def test_fine_tuned_equals_one_after_another(
 def test_a_network_too_large_for_its_batch_is_fine_tuned_on_pieces_of_it(
     task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module, seen = Classifier(), []
+    module = Classifier()
+    seen: list[int] = []
     checkpoints = classifiers(3, "all", module)
     monkeypatch.setattr(fine_tuning, "_GROUP_BYTES", 1)
     whole_BP = fine_tuning.fine_tuned(checkpoints, 2, rng(), module, task, 4)
