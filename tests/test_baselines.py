@@ -276,6 +276,21 @@ def test_fine_tuned_equals_one_after_another(
         assert (same.sum(dim=1) == 1).all()
 
 
+def test_a_network_too_large_for_its_batch_is_fine_tuned_on_pieces_of_it(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = Classifier()
+    seen: list[int] = []
+    checkpoints = classifiers(3, "all", module)
+    monkeypatch.setattr(fine_tuning, "_GROUP_BYTES", 1)
+    whole_BP = fine_tuning.fine_tuned(checkpoints, 2, rng(), module, task, 4)
+    monkeypatch.setattr(fine_tuning, "_PIECE_BYTES", 1 << 16)
+    module.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    made_BP = fine_tuning.fine_tuned(checkpoints, 2, rng(), module, task, 4)
+    assert max(seen[-8:]) < 32 and sum(seen) > 2 * 4 * 64
+    torch.testing.assert_close(made_BP, whole_BP, rtol=1e-3, atol=2e-5)
+
+
 def test_fine_tuning_learns_and_bounds_its_memory(task: Task) -> None:
     module = Classifier()
     checkpoints = classifiers(3, "head", module)

@@ -5,6 +5,7 @@ Shapes: B networks to make, b of them in one group, P parameters, N images, c cl
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 
@@ -23,7 +24,9 @@ from pdiff_hub.prediction.predictions import can_vmap, eval_mode, tensor_names
 from pdiff_hub.tasks import Task
 
 _BATCH, _LEARNING_RATE, _WEIGHT_DECAY = 64, 1e-3, 0.01  # the defaults of the second phase of `FinetuneConfig`
+_BYTES_PER_PARAM = 16  # weight, gradient and AdamW's two moments
 _GROUP_BYTES = 1 << 30  # most memory for one step of the networks that train together
+_PIECE_BYTES = 256 << 20  # most of it for the images, where one network takes more than all of that
 
 
 def fine_tuned(
@@ -79,10 +82,11 @@ def fine_tuned(
         optimizer = torch.optim.AdamW(leaves.values(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY, fused=True)
         for _ in range(steps):
             inputs_NCHW, labels_N = batch()
-            logits_bnc = together(stacked, inputs_NCHW).float()
-            loss_bN = F.cross_entropy(logits_bnc.flatten(0, 1), labels_N.repeat(len(rows)), reduction="none")
             optimizer.zero_grad()
-            torch.autograd.backward(loss_bN.sum() / _BATCH)  # a network's loss depends on its own weights only
+            for inputs_nCHW, labels_n in zip(inputs_NCHW.chunk(pieces), labels_N.chunk(pieces), strict=True):
+                logits_bnc = together(stacked, inputs_nCHW).float()
+                loss_bn = F.cross_entropy(logits_bnc.flatten(0, 1), labels_n.repeat(len(rows)), reduction="none")
+                torch.autograd.backward(loss_bn.sum() / _BATCH)  # a network's loss depends on its own weights only
             optimizer.step()
             progress.update(len(rows))
         return {name: tensor.detach() for name, tensor in stacked.items()}
@@ -94,7 +98,10 @@ def fine_tuned(
         probe = task.inputs(task.train, slice(0, _BATCH)).to(device)
         with torch.no_grad():
             together = vmap(forward, in_dims=(0, None)) if can_vmap(forward, own, probe[:2]) else _one_by_one(forward)
-        size = min(len(dataset), max(1, _GROUP_BYTES // _step_bytes(forward, own, trained, probe)))
+        needed = _step_bytes(forward, own, trained, probe)
+        size = min(len(dataset), max(1, _GROUP_BYTES // needed))
+        of_images = needed - _BYTES_PER_PARAM * sum(own[name].numel() for name in trained)
+        pieces = 1 if needed <= _GROUP_BYTES else min(_BATCH, max(1, math.ceil(of_images / _PIECE_BYTES)))
         for b in range(0, num_models, size):
             networks = slice(b, min(b + size, num_models))
             made = train(torch.randperm(len(dataset), generator=generator)[: networks.stop - b].tolist())
@@ -125,12 +132,11 @@ def _step_bytes(forward: Forward, own: Mapping[str, Tensor], trained: list[str],
     saves for the backward pass, because that pass makes as much again."""
     saved = 0
 
-    def note(tensor: Tensor) -> Tensor:
+    def note(tensor: Tensor) -> None:  # nothing is kept: there is no backward pass
         nonlocal saved
         saved += tensor.numel() * tensor.element_size()
-        return tensor
 
     leaves = {name: own[name].detach().float().requires_grad_() for name in trained}
     with saved_tensors_hooks(note, lambda tensor: tensor):
         forward({**own, **leaves}, inputs)
-    return 16 * sum(tensor.numel() for tensor in leaves.values()) + 2 * saved
+    return _BYTES_PER_PARAM * sum(tensor.numel() for tensor in leaves.values()) + 2 * saved
