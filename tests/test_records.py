@@ -32,7 +32,7 @@ def names() -> set[str]:
 
 # These are other files with the same names: the card of a data set, and the settings of a journal and a reproduction.
 OTHERS = {"checkpoints/hub.py": {"README.md"}, "collect/journal/journal.py": {"settings.json"}}
-OTHERS |= dict.fromkeys(("reproduce/reproduce.py", "collect/population/collecting.py"), {"settings.json"})
+OTHERS |= {file: {"settings.json"} for file in ("reproduce/reproduce.py", "collect/population/collecting.py")}
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if room_of(file) != "records"])

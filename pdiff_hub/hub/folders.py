@@ -10,8 +10,8 @@ from typing import Any, Literal, Unpack
 
 from pdiff_hub import transfer
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.checkpoints.files import read_index
 from pdiff_hub.checkpoints.index import INDEX_NAME as DATASET_INDEX
+from pdiff_hub.checkpoints.index import read_index
 from pdiff_hub.errors import PdiffError, printable
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.pipeline.opening import download
