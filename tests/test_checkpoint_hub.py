@@ -333,12 +333,12 @@ def hostile(files: dict[str, bytes], form: str) -> dict[str, dict[str, bytes]]:
         "layout entry '0.weight'": with_index(layout=grown),
         "damaged": with_index(layout={"entries": 5}),
         "frozen tensor": with_index(layout={**layout, "frozen": []}),
-        "truncated or not a safetensors": with_file(index["frozen"], claims),
-        "truncated or not a safetensors ": with_file(index["frozen"], huge),
-        "truncated or not a safetensors  ": with_file(index["frozen"], b"\x80\x04pickle"),
+        "no safetensors file": with_file(index["frozen"], claims),
+        "no safetensors file ": with_file(index["frozen"], huge),
+        "no safetensors file  ": with_file(index["frozen"], b"\x80\x04pickle"),
         "truncated": with_file(large, whole[: len(whole) // 2]),
-        "truncated or not": with_file(large, claims),
-        "truncated or not ": with_file(large, huge),
+        "truncated or not|no safetensors file": with_file(large, claims),
+        "truncated or not|no safetensors file ": with_file(large, huge),
     }
     if form == "parquet":
         cases["damaged|truncated|metadata"] = with_file(large, whole[: len(whole) // 2] + bytes(len(whole) // 2))

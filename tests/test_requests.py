@@ -309,7 +309,7 @@ def test_a_family_that_cannot_be_judged_is_refused_before_it_is_collected(tmp_pa
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match="condition is 'run', and a family has conditions of its own"):
         recipe_from_dict({**RECIPE, "condition": "run"})
-    with pytest.raises(ValueError, match=r"evaluate.num_labels is 20, expected numbers"):
+    with pytest.raises(ValueError, match=r"evaluate.num_labels is 20, expected a list"):
         recipe_from_dict({**RECIPE, "evaluate": {"num_labels": 20}})
 
 

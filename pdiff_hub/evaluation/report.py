@@ -125,7 +125,7 @@ def _numeric_columns(table: Table) -> list[bool]:
 
 
 def _paragraphs(text: str) -> list[str]:
-    return [paragraph for paragraph in re.split(r"\n\s*\n", text.strip()) if paragraph]
+    return [printable_lines(paragraph) for paragraph in re.split(r"\n\s*\n", text.strip()) if paragraph]
 
 
 def _check(title: str, sections: Sequence[Section]) -> None:
