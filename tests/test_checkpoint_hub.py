@@ -336,7 +336,7 @@ def hostile(files: dict[str, bytes], form: str) -> dict[str, dict[str, bytes]]:
         "no safetensors file": with_file(index["frozen"], claims),
         "no safetensors file ": with_file(index["frozen"], huge),
         "no safetensors file  ": with_file(index["frozen"], b"\x80\x04pickle"),
-        "truncated": with_file(large, whole[: len(whole) // 2]),
+        "truncated|no safetensors file  ": with_file(large, whole[: len(whole) // 2]),
         "truncated or not|no safetensors file": with_file(large, claims),
         "truncated or not|no safetensors file ": with_file(large, huge),
     }

@@ -71,6 +71,7 @@ def test_every_type_that_the_library_writes(tmp_path: Path) -> None:
         ({"a": ENTRY, "b": ENTRY}, "'b' begins at byte 0, expected 8"),
         ({"a": {**ENTRY, "shape": [1], "data_offsets": [4, 8]}}, "'a' begins at byte 4, expected 0"),
         ({}, "claims 0 bytes of numbers, and it has 8"),
+        ({"a" * 501: ENTRY}, "is longer than 500 letters"),
         ([], "its header is list, expected an object"),
         (b"[" * 100_000, "its header is not JSON"),
         (b"{" + b"9" * 5000, "its header is not JSON"),

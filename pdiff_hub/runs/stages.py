@@ -35,7 +35,7 @@ from pdiff_hub.safe_files import (
     write_json,
 )
 from pdiff_hub.safe_files.checking import checked
-from pdiff_hub.safe_files.lock import holding
+from pdiff_hub.safe_files.lock import alone_in
 from pdiff_hub.tasks import Task, load_task
 from pdiff_hub.training.pipeline import train_pipeline
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
@@ -134,7 +134,6 @@ def train(
     )
 
 
-@holding("directory")
 def run(
     recipe: Recipe,
     directory: Path,
@@ -160,6 +159,21 @@ def run(
             recipe.collect.held_out_tasks,
             "at least 1 to judge by; without, use `pdiff collect` and `pdiff train`",
         )
+    with alone_in(directory):
+        return _run(recipe, directory, device, log_with, name, dataset, say, trust_remote_code)
+
+
+def _run(
+    recipe: Recipe,
+    directory: Path,
+    device: str,
+    log_with: str | None,
+    name: str,
+    dataset: CheckpointDataset | None,
+    say: Callable[[str], None],
+    trust_remote_code: bool,
+) -> Results:
+    """As `run`, after what a recipe alone tells was checked, in a folder that nobody else writes into."""
     folder = RunFolder(directory)
     folder.training.path.mkdir(parents=True, exist_ok=True)
     remove_unfinished(folder.training.path)

@@ -85,7 +85,6 @@ class _Held:
     file: Path
     descriptor: int
     times: int = 1
-    made: bool = False
 
 
 _held: dict[Path, _Held] = {}
@@ -101,7 +100,6 @@ class FolderLock:
 
     def __init__(self, folder: str | Path):
         folder = Path(folder)
-        made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         place = folder.resolve()
         with _guard:
@@ -109,7 +107,7 @@ class FolderLock:
             held = _held.get(place)
             if held is None or held.process != os.getpid():  # a forked process does not hold what its parent holds
                 _held[place] = _take(folder, place)
-                _held[place].made, fresh = made, True
+                fresh = True
             else:
                 if held.thread != threading.get_ident() and held.thread in alive:
                     raise _Busy(folder, _Owner.me())
@@ -210,6 +208,4 @@ def _give_back(place: Path, process: int) -> None:
             os.ftruncate(held.descriptor, 0)  # nobody holds an empty one: where an open file cannot be removed
             if _is_at(held.descriptor, held.file):
                 held.file.unlink()
-                if held.made:
-                    place.rmdir()  # which fails unless nothing was written: then as little should be left
         os.close(held.descriptor)

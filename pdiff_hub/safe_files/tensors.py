@@ -19,9 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pdiff_hub.errors import PdiffError, one_line
+from pdiff_hub.errors import PdiffError, one_line, shortened
 from pdiff_hub.safe_files import open_regular
 
+MOST_LETTERS = 500
+"""Of the name of a tensor. No network has longer ones, and they would fill every message."""
 _MOST_HEADER_BYTES = 1 << 23  # of 10,000 tensors it has about 2 MB; Python takes some 20 times as much to read it
 DTYPES = {
     **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "BOOL": torch.bool},
@@ -70,6 +72,8 @@ def read_header(file: Path) -> dict[str, Stored]:
     if not isinstance(header, dict):
         raise _damaged(file, f"its header is {type(header).__name__}, expected an object")
     header.pop("__metadata__", None)
+    if long := [name for name in header if len(name) > MOST_LETTERS]:
+        raise _damaged(file, f"a tensor's name, {shortened(long[0])}, is longer than {MOST_LETTERS} letters")
     spans = {name: _span(file, name, entry) for name, entry in header.items()}
     if (claimed := max((end for _, end in spans.values()), default=0)) != size - 8 - length:
         raise _damaged(file, f"its header claims {claimed:,} bytes of numbers, and it has {size - 8 - length:,}")

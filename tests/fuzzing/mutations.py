@@ -187,7 +187,7 @@ def _change_thing(file: Path, random_: random.Random, canary: Path) -> str:
         os.mkfifo(file)
         return "a pipe"
     if way == 3:
-        target = random_.choice([file, Path("/dev/zero"), canary, Path("/nowhere")])
+        target = random_.choice([file, Path("/dev/zero"), Path("/nowhere")])
         file.symlink_to(target)
         return f"a link to {'itself' if target == file else target.name}"
     if way == 4:

@@ -19,6 +19,7 @@ from typing import Any
 
 from pdiff_hub.checkpoints.files import metadata_table
 from pdiff_hub.errors import PdiffError, require, unknown_name
+from pdiff_hub.safe_files import open_regular
 
 _KEY = "file"
 _REMEDY = "leave it empty (null in JSON) where it is not known"
@@ -52,8 +53,9 @@ def read_condition_table(path: Path, names: Sequence[str]) -> ConditionTable:
     kinds = {".csv": _csv_rows, ".json": _json_rows}
     require(path.suffix in kinds, "conditions", str(path), "a .csv or .json file with a row per checkpoint")
     try:
-        content = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError) as error:
+        with open_regular(path) as file:
+            content = file.read()
+    except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{path} is no file; conditions names a table, and is sought in the folder of the checkpoints (with "
             "revisions, in the current folder)."

@@ -20,8 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pdiff_hub.errors import PdiffError
+from pdiff_hub.errors import PdiffError, shortened
 from pdiff_hub.safe_files import read_json
+from pdiff_hub.safe_files.tensors import MOST_LETTERS
 
 INDEX_SUFFIX = ".index.json"
 KINDS = f"safetensors, torch.save or *{INDEX_SUFFIX}"
@@ -172,8 +173,8 @@ def _state_dict(content: Any, key: str | None, where: str, ignore: Sequence[str]
         raise PdiffError(f"{where} holds a {type(content).__name__}, expected a state dict.")
     state: dict[str, Tensor] = {}
     for name, value in content.items():
-        if not isinstance(name, str):
-            raise PdiffError(f"{where}: {name!r} is no name of a tensor; expected a state dict.")
+        if not isinstance(name, str) or len(name) > MOST_LETTERS:
+            raise PdiffError(f"{where}: {shortened(name)} is no name of a tensor; expected a state dict.")
         if not isinstance(value, Tensor):
             if any(fnmatchcase(name, glob) for glob in ignore):
                 continue
