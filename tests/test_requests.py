@@ -322,6 +322,7 @@ def test_more_labels_than_there_are_images_are_left_out(family_run: tuple[Path, 
     assert found.requests.fit is None and not any("labelled" in each for each in found.requests.verdicts)
 
 
+@pytest.mark.slow  # with the defaults of the command, which fit for many tasks
 def test_a_family_is_evaluated_by_command(family_run: tuple[Path, Results], tmp_path: Path) -> None:
     folder, results = family_run
     options = ("--dataset", str(folder / "checkpoints"), "--num-models", "1", "--output-dir", str(tmp_path))
