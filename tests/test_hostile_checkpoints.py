@@ -103,6 +103,11 @@ def test_every_field_of_the_index_has_its_type(folder: Path) -> None:
                 told.append(str(error))
     assert told and all("\n" not in each and str(folder) in each for each in told)
     assert opened < 130  # what describes the network and how it was trained may say anything
+    index = json.loads(text)
+    index["layout"]["entries"][0]["__class__"] = 1
+    (folder / "dataset.json").write_text(json.dumps(index))
+    with pytest.raises(PdiffError, match=r"'layout\.entries\.0\.__class__' is wrong"):
+        describe(folder)
 
 
 def test_a_header_that_lies_about_its_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

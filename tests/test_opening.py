@@ -116,6 +116,7 @@ def test_a_false_autoencoder(folder: Path, changes: dict[str, Any], message: str
     [
         ({"dtype": "int32"}, "is of type 'int32', expected one that holds fractions"),
         ({"dtype": "load"}, "is of type 'load'"),
+        ({"__class__": 1}, "'layout.entries.0.__class__' is wrong"),
         ({"dtype": "quint8"}, "is of type 'quint8'"),
         ({"name": "fc1.bias"}, "has the tensor 'fc1.bias' twice"),
         ({"aliases": ["fc1.weight"]}, "has the tensor 'fc1.weight' twice"),

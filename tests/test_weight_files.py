@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +86,11 @@ def test_other_contents(tmp_path: Path, content: Any, key: str | None, message: 
     torch.save(content, tmp_path / "x.pt")
     with pytest.raises(ValueError, match=f"^a/x:? {message}"):
         read_state_dict(tmp_path / "x.pt", "a/x", key)
+
+
+def test_a_sentence_stays_short_whatever_the_header_says(tmp_path: Path) -> None:
+    header = json.dumps({"a": "x" * 10_000}).encode()
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(ValueError, match="is truncated or not a safetensors file") as refused:
+        read_state_dict(tmp_path / "x.safetensors", "x.safetensors")
+    assert len(str(refused.value)) < 500

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from pdiff_hub.errors import PdiffError
@@ -100,6 +100,8 @@ class _Part(_File):
 
 @dataclass(frozen=True)
 class _Frozen:
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")  # what there is becomes an argument by its name
+
     name: str
     shape: _Shape
     dtype: _Dtype

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pdiff_hub.errors import PdiffError
+from pdiff_hub.errors import PdiffError, one_line
 from pdiff_hub.safe_files import open_regular
 from pdiff_hub.safe_files.tensors import Stored, read_header
 from pdiff_hub.travelling.param_autoencoder import safetensors_header
@@ -243,7 +243,8 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         raise
     except (pa.ArrowException, OSError) as error:  # OSError for damaged file metadata
         raise PdiffError(
-            f"{path} is truncated or not a parquet file ({error}); restore it from where the data set came from."
+            f"{path} is truncated or not a parquet file ({one_line(error)}); restore it from where the data set came "
+            "from."
         ) from error
 
 

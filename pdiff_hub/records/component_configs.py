@@ -9,11 +9,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from diffusers import UNet1DModel
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.safe_files.checking import checked
@@ -60,6 +60,8 @@ class _UNet:
 
 @dataclass(frozen=True)
 class _Tensor:
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")  # what there is becomes an argument by its name
+
     name: str
     shape: _Shape
     dtype: str

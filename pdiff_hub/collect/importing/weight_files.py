@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pdiff_hub.errors import PdiffError, shortened
+from pdiff_hub.errors import PdiffError, one_line, shortened
 from pdiff_hub.safe_files import read_json
 from pdiff_hub.safe_files.tensors import MOST_LETTERS
 
@@ -137,7 +137,7 @@ def _read(path: Path, where: str) -> Any:
             what = (
                 "is a pickle (torch.save), not safetensors: call it .pt"
                 if pickled
-                else f"is truncated or not a safetensors file ({error})"
+                else f"is truncated or not a safetensors file ({one_line(error)})"
             )
             raise PdiffError(f"{where} {what}.") from error
     _check_not_packed(path, where)
