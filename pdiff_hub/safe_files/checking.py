@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from pdiff_hub.errors import PdiffError
+from pdiff_hub.errors import PdiffError, shortened
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ def checked(kind: type[T], data: object, what: str, remedy: str) -> T:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
         found = "" if first["type"] == "missing" else f", found {str(first['input'])[:60]!r}"
-        raise PdiffError(f"{what}: {key!r} is wrong ({first['msg']}{found}); {remedy}") from error
+        raise PdiffError(f"{what}: {shortened(key)} is wrong ({first['msg']}{found}); {remedy}") from error
 
 
 @cache
