@@ -24,20 +24,22 @@ class Lies:
         self.hook: Hook | None = None
         self.tokens: list[str] = []
         self.elsewhere = elsewhere.endpoint.replace("127.0.0.1", "localhost")
-        lies = self
+        me = self
 
         class Lying(Handler):
+            lies = me
+
             def _send(self, answer: Any) -> None:
-                told = answer if lies.hook is None else lies.hook(self, answer)
+                told = answer if me.hook is None else me.hook(self, answer)
                 if told is not None:
                     super()._send(told)
 
         class Listening(Handler):
             def _send(self, answer: Any) -> None:
-                lies.tokens += self.headers.get_all("Authorization") or []
+                me.tokens += self.headers.get_all("Authorization") or []
                 super()._send(answer)
 
-        Lying.hub, Listening.hub, Lying.lies = hub, elsewhere, self  # type: ignore[attr-defined]
+        Lying.hub, Listening.hub = hub, elsewhere
         hub._server.RequestHandlerClass, elsewhere._server.RequestHandlerClass = Lying, Listening
 
 

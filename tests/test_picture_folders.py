@@ -235,7 +235,10 @@ def test_pictures_with_metadata(tmp_path: Path, caplog: pytest.LogCaptureFixture
 # What `datasets` reads where its guess is right, is read in the same order
 
 
-_NAME = st.text("ab -_.1Z", min_size=1, max_size=4).filter(lambda name: name.strip(". ") and not name.startswith("."))
+# `datasets` drops whatever begins with two underscores without a word, a class too; we do not (below).
+_NAME = st.text("ab -_.1Z", min_size=1, max_size=4).filter(
+    lambda name: name.strip(". ") and not name.startswith((".", "__"))
+)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -259,6 +262,12 @@ def test_order_and_classes_are_those_of_datasets(
     remaining = iter(rows)
     assert all(each in remaining for each in ours), "a subsequence, in the same order"
     assert len(task.train) + len(task.validation) + (len(task.test) if more else 0) == len(rows)
+
+
+def test_a_class_may_begin_with_underscores(tmp_path: Path) -> None:
+    folder = draw(tmp_path / "u", {"__": range(4), "__b": range(4), "Z": range(4), "__MACOSX": [1], ".cache": [1]})
+    task = load_task({"dataset": str(folder), "test_size": 2, "validation_size": 1})
+    assert task.spec["resolved"]["classes"] == ["Z", "__", "__b"] and sum(sizes(task)) == 12
 
 
 @pytest.mark.parametrize(

@@ -361,6 +361,7 @@ def spoiled(**network: Any) -> bytes:
         ({"config.json": None}, (ValueError, FileNotFoundError), "config.json"),
         ({"config.json": b"{"}, ValueError, "is not JSON"),
         ({"config.json": b"[1]"}, ValueError, "no generated network"),
+        ({"config.json": b'{"a":' * 3000 + b"1" + b"}" * 3000}, ValueError, "is not JSON"),
         ({"config.json": b'{"format_version": 1, "network": "mlp3"}'}, ValueError, "network with a name"),
         ({"config.json": b'{"format_version": 2, "network": {"name": "mlp3"}}'}, ValueError, "reads up to 1; upgrade"),
         ({"config.json": spoiled(name="os.system", command="touch hacked")}, ValueError, "not allowed here"),

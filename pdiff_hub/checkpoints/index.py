@@ -6,15 +6,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
-from pdiff_hub.errors import PdiffError
+from pdiff_hub.errors import PdiffError, shortened
 from pdiff_hub.safe_files import read_json
 from pdiff_hub.safe_files.checking import checked
+from pdiff_hub.safe_files.layouts import LayoutFields
 
 INDEX_NAME = "dataset.json"
 FORMAT = "pdiff-checkpoints"
@@ -41,7 +42,13 @@ def read_index(path: Path) -> dict[str, Any]:
             "upgrade with: pip install -U pdiff-hub."
         )
     index.setdefault("frozen", None)
-    checked(_Index, index, str(file), _REMEDY)
+    found = checked(_Index, index, str(file), _REMEDY)
+    for tensor in (*found.layout.entries, *found.layout.frozen):
+        if not isinstance(getattr(torch, tensor.dtype, None), torch.dtype):
+            raise PdiffError(
+                f"{file}: tensor {tensor.name!r} is of type {shortened(tensor.dtype)}, expected a type of torch; "
+                f"{_REMEDY}"
+            )
     entries = file_entries(index)
     for entry in entries:  # the name also keeps paths inside the folder
         if not Path(entry["path"]).stem.endswith(entry["sha256"][:8]):
@@ -65,17 +72,9 @@ def _known_name(path: str) -> str:
     return path
 
 
-def _known_dtype(name: str) -> str:
-    if not isinstance(getattr(torch, name, None), torch.dtype):
-        raise ValueError("expected a type of torch")
-    return name
-
-
 _Count = Annotated[int, Field(ge=1, lt=2**63)]
 _Place = Annotated[int, Field(ge=0, lt=2**63)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
-_Shape = Annotated[list[_Place], Field(max_length=64)]
-_Dtype = Annotated[str, AfterValidator(_known_dtype)]
 
 
 class _Statistics(TypedDict):
@@ -96,30 +95,6 @@ class _File:
 class _Part(_File):
     rows: _Count
     statistics: dict[str, _Statistics] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Frozen:
-    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")  # what there is becomes an argument by its name
-
-    name: str
-    shape: _Shape
-    dtype: _Dtype
-
-
-@dataclass(frozen=True)
-class _Entry(_Frozen):
-    start: _Place
-    stop: _Place
-    aliases: list[str]
-    log: bool = False
-
-
-@dataclass(frozen=True)
-class _Layout:
-    select: str | list[str]
-    entries: list[_Entry]
-    frozen: list[_Frozen]
 
 
 class _Network(TypedDict, total=False):
@@ -145,7 +120,7 @@ class _Collect(TypedDict, total=False):
 class _Index:
     num_checkpoints: _Count
     num_params: _Place
-    layout: _Layout
+    layout: LayoutFields
     network: _Network
     task: dict[str, Any] | None
     collect: _Collect

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pdiff_hub.errors import PdiffError
+from pdiff_hub.errors import PdiffError, one_line
 
 _PACKAGE, _TORCH = (str(Path(file).parents[depth]) for file, depth in ((__file__, 1), (str(torch.__file__), 0)))
 _MOST_LETTERS = 200  # of an error of the network's own
@@ -72,8 +72,7 @@ def described(error: Exception) -> str:
         if not frame.filename.startswith((_PACKAGE, _TORCH, "<"))
     ]
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:_MOST_LETTERS]}{'...' if len(text) > _MOST_LETTERS else ''}{place}"
+    return f"{type(error).__name__}: {one_line(error, _MOST_LETTERS)}{place}"
 
 
 class _Passing(nn.Module):
@@ -85,7 +84,7 @@ class _Passing(nn.Module):
         self.add_module(attribute, inner)
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
-        return self._modules[self._attribute](*arguments, **named)  # type: ignore[misc]  # set in __init__
+        return self.get_submodule(self._attribute)(*arguments, **named)
 
     def __getattr__(self, name: str) -> Any:
         try:

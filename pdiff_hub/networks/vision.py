@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from pdiff_hub.errors import MissingPackageError, PdiffError, require_known
+from pdiff_hub.errors import MissingPackageError, PdiffError, one_line, require_known
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -192,9 +192,7 @@ def _read_config(pretrained: str, revision: str | None) -> tuple[dict[str, Any],
     except (OSError, ImportError):  # with a good message of its own, if there is no such repository
         raise
     except Exception as error:  # transformers checks the types of some values, and fails at others anywhere
-        raise PdiffError(
-            f"{pretrained!r} has no config that transformers can read: {' '.join(str(error).split())[:300]}"
-        ) from error
+        raise PdiffError(f"{pretrained!r} has no config that transformers can read: {one_line(error)}") from error
     values = {key: value for key, value in config.to_dict().items() if key not in _NOT_ARCHITECTURE}
     plain: dict[str, Any] = json.loads(json.dumps(values))
     # transformers does not say which commit it read. The name of the snapshot's folder in the cache does.

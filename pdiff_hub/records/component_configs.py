@@ -9,27 +9,25 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from diffusers import UNet1DModel
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.safe_files.checking import checked
+from pdiff_hub.safe_files.layouts import MOST, EntryFields, LayoutFields, Place
 from pdiff_hub.safe_files.tensors import DTYPES
 from pdiff_hub.travelling.conditioner import Conditioner
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 
-_MOST = 2**53  # what a number in JSON can hold exactly
-_MOST_LEVELS = 64  # of a U-Net, layers of an autoencoder, dimensions of a tensor
+_MOST_LEVELS = 64  # of a U-Net, layers of an autoencoder
 _LARGEST_BLOCK = 2**20  # parameters that one column of latents stands for, in a network that has fewer
 
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (*DTYPES.values(), torch.complex128)}
 
-_Size = Annotated[int, Field(ge=1, le=_MOST)]
-_Place = Annotated[int, Field(ge=0, le=_MOST)]
-_Shape = Annotated[list[_Place], Field(max_length=_MOST_LEVELS)]
+_Size = Annotated[int, Field(ge=1, le=MOST)]
 _Widths = Annotated[list[_Size], Field(min_length=1, max_length=_MOST_LEVELS)]
 _Names = Annotated[list[str], Field(max_length=_MOST_LEVELS)]
 _Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -42,7 +40,7 @@ class _UNet:
     up_block_types: _Names
     in_channels: _Size
     out_channels: _Size
-    extra_in_channels: _Place = 0
+    extra_in_channels: Place = 0
     layers_per_block: _Size = 1
     mid_block_type: str | None = None
     out_block_type: str | None = None
@@ -54,49 +52,25 @@ class _UNet:
     use_timestep_embedding: bool = False
     downsample_each_block: bool = False
     freq_shift: _Number = 0.0
-    sample_size: _Place | None = None
-    sample_rate: _Place | None = None
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")  # what there is becomes an argument by its name
-
-    name: str
-    shape: _Shape
-    dtype: str
-
-
-@dataclass(frozen=True)
-class _Generated(_Tensor):
-    start: _Place
-    stop: _Place
-    log: bool = False
-    aliases: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Layout:
-    select: str | list[str]
-    entries: list[_Generated]
-    frozen: list[_Tensor]
+    sample_size: Place | None = None
+    sample_rate: Place | None = None
 
 
 @dataclass(frozen=True)
 class _Autoencoder:
-    layout: _Layout
+    layout: LayoutFields
     form: str = "linear"
     normalization: str = "per_tensor"
     latent_channels: _Size = 4
     latent_length: _Size = 16
-    num_components: _Place = 64  # none in the other form
+    num_components: Place = 64  # none in the other form
     encoder_widths: _Widths = field(default_factory=lambda: [4, 4, 4, 4])
     decoder_widths: _Widths = field(default_factory=lambda: [4, 256, 256, 8])
     kernel_size: _Size = 5
     slice_size: _Size = 1_000_000
     network: dict[str, Any] | None = None
     task: dict[str, Any] | None = None
-    held_out: list[_Place] = field(default_factory=list)
+    held_out: list[Place] = field(default_factory=list)
     num_checkpoints: _Size | None = None
     checkpoints_sha256: str | None = None
 
@@ -139,10 +113,10 @@ def require_numbers(value: Any, what: str, finite: bool = True) -> None:
         for key, each in value.items() if isinstance(value, dict) else enumerate(value):
             require_numbers(each, f"{what}: {key}" if isinstance(key, str) else what, finite)
     elif (isinstance(value, float) and (math.isnan(value) or (finite and math.isinf(value)))) or (
-        isinstance(value, int) and abs(value) > _MOST
+        isinstance(value, int) and abs(value) > MOST
     ):
         text = "a whole number with very many digits" if isinstance(value, int) else str(value)
-        raise PdiffError(f"{what}: {text} is there, expected a number of at most {_MOST:,}; restore the file.")
+        raise PdiffError(f"{what}: {text} is there, expected a number of at most {MOST:,}; restore the file.")
 
 
 def _check_autoencoder(config: _Autoencoder, file: Path, num_tensors: int) -> None:
@@ -150,13 +124,13 @@ def _check_autoencoder(config: _Autoencoder, file: Path, num_tensors: int) -> No
     names: set[str] = set()
     for entry in [*config.layout.entries, *config.layout.frozen]:
         dtype = _DTYPES.get(entry.dtype)
-        generated = isinstance(entry, _Generated)
+        generated = isinstance(entry, EntryFields)
         if dtype is None or (generated and not (dtype.is_floating_point or dtype.is_complex)):
             raise PdiffError(
                 f"{what}: the layout's tensor {entry.name!r} is of type {entry.dtype!r}, expected "
                 f"{'one that holds fractions' if generated else 'one that is stored'}, such as 'float32'."
             )
-        for name in (entry.name, *(entry.aliases if isinstance(entry, _Generated) else ())):
+        for name in (entry.name, *(entry.aliases if isinstance(entry, EntryFields) else ())):
             if name in names:
                 raise PdiffError(f"{what}: the layout has the tensor {name!r} twice; restore the file.")
             names.add(name)

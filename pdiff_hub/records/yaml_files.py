@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import stat
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pdiff_hub.errors import PdiffError
+from pdiff_hub.errors import PdiffError, one_line
+from pdiff_hub.safe_files import open_regular
 
 _MOST_BYTES = 1 << 20
 _MOST_VALUES, _MOST_LEVELS = 100_000, 50
@@ -46,19 +46,18 @@ _Loader.add_constructor("!scientific", _scientific)
 
 def read_yaml(file: Path) -> dict[str, Any]:
     """The mapping in a YAML file; PdiffError if the file holds none, or is no regular file of a recipe's size."""
-    status = file.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise PdiffError(f"{file} is no regular file; expected one of YAML.")
-    if status.st_size > _MOST_BYTES:
-        raise PdiffError(f"{file} has {status.st_size:,} bytes, expected YAML of at most {_MOST_BYTES:,}.")
+    with open_regular(file) as opened:
+        content = opened.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise PdiffError(f"{file} is too large, expected YAML of at most {_MOST_BYTES:,} bytes.")
     try:
-        text = file.read_bytes()[: _MOST_BYTES + 1].decode("utf-8")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise PdiffError(f"{file} is no valid YAML: {error}") from error
-    content = parse_yaml(text, str(file))
-    if not isinstance(content, dict):
-        raise PdiffError(f"{file} holds {type(content).__name__}, expected a mapping.")
-    return content
+    value = parse_yaml(text, str(file))
+    if not isinstance(value, dict):
+        raise PdiffError(f"{file} holds {type(value).__name__}, expected a mapping.")
+    return value
 
 
 def parse_yaml(text: str, what: str) -> Any:
@@ -70,8 +69,7 @@ def parse_yaml(text: str, what: str) -> Any:
         raise
     # A tag that does not fit its value (`!!bool maybe`) raises whatever the conversion raises.
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
-        reason = " ".join(str(error).split())
-        raise PdiffError(f"{what} is no valid YAML: {reason}") from error
+        raise PdiffError(f"{what} is no valid YAML: {one_line(error)}") from error
 
 
 def _require_small(text: str, what: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from pdiff_hub.errors import PdiffError
+from pdiff_hub.errors import PdiffError, one_line
 
 if TYPE_CHECKING:
     from datasets import Image as Feature
@@ -33,7 +33,7 @@ def opened(feature: Feature, value: Any, name: str) -> Image | None:
         image: Image = feature.decode_example(value)
         return image
     except Exception as error:  # a damaged file can make Pillow's readers raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise PdiffError(
             f"{name} cannot be read as a picture: {reason}; put a whole one there, or remove it."
         ) from error

@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
@@ -157,18 +157,23 @@ def _install_hooks() -> None:
     with _lock:
         # The client has a function to set a factory, and none to ask for the user's own, which must be kept.
         factory = _http._GLOBAL_CLIENT_FACTORY
-        if not getattr(factory, "watches", False):
-
-            def watched() -> Any:
-                session = factory()
-                _add_hooks(session)
-                return session
-
-            watched.watches = True  # type: ignore[attr-defined]
-            _http._GLOBAL_CLIENT_FACTORY = watched
+        if not isinstance(factory, _Watched):
+            _http._GLOBAL_CLIENT_FACTORY = _Watched(factory)
         _add_hooks(_http.get_session())
     for name in _TALKING:
         logging.getLogger(f"huggingface_hub.{name}").addFilter(_is_wanted)
+
+
+class _Watched:
+    """A factory of sessions that adds our hooks to those of another."""
+
+    def __init__(self, factory: Callable[[], Any]):
+        self._factory = factory
+
+    def __call__(self) -> Any:
+        session = self._factory()
+        _add_hooks(session)
+        return session
 
 
 def _add_hooks(session: Any) -> None:

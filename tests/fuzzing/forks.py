@@ -60,7 +60,8 @@ def _answers(reading: int, child: int, start: int, stop: int) -> Iterator[tuple[
             break
         *lines, buffer = (buffer + data).split(b"\n")
         for line in lines:
-            yield tuple(json.loads(line))  # type: ignore[misc]
+            number, outcome, detail, seconds = json.loads(line)
+            yield number, outcome, detail, seconds
             index += 1
     _, status = os.waitpid(child, 0)
     if index < stop and (killed or status):

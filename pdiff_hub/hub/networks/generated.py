@@ -8,7 +8,6 @@ Safetensors only: weights in a pickle could run code when they are read.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import NETWORK_NAMES, build_network, logits
 from pdiff_hub.networks.beside import require_bounded, sketch
-from pdiff_hub.safe_files import write_json, write_safetensors
+from pdiff_hub.safe_files import read_json, write_json, write_safetensors
 from pdiff_hub.transfer import pull
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -113,10 +112,9 @@ def _read_spec(file: Path, name: str) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"{name} is no generated network: it has no {CONFIG}. `push_network` publishes one.")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PdiffError(f"{name} is no generated network: its {CONFIG} is not JSON ({error}).") from error
-    config = config if isinstance(config, dict) else {}
+        config = read_json(file)
+    except PdiffError as error:
+        raise PdiffError(f"{name} is no generated network: {error}") from error
     if "model_type" in config:
         raise PdiffError(
             f"{name} is a network of transformers: open it with "
