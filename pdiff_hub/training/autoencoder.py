@@ -20,8 +20,8 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.files import MAX_PARQUET_PARAMS
 from pdiff_hub.checkpoints.rows import PickedRows
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.records import TrainingFolder
 from pdiff_hub.progress import progress_bar
+from pdiff_hub.records import TrainingFolder
 from pdiff_hub.safe_files import write_safetensors
 from pdiff_hub.training.config import AutoencoderConfig
 from pdiff_hub.training.holdout import split_rows
