@@ -6,6 +6,7 @@ Run with `pytest -m gpu`. `torch.cuda.set_sync_debug_mode` makes CUDA raise an e
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def test_sampling_on_a_gpu_is_sampling_on_the_cpu_and_waits_for_nothing() -> Non
 
 
 def test_a_training_step_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seed_of, average = loop.derived_seed, loop._average
+    seed_of, average, measure = loop.derived_seed, loop._average, loop._measure
 
     def seeded(seed: int, stage: str, step: int) -> int:  # called at the beginning of every step
         torch.cuda.set_sync_debug_mode("error" if step > 1 else "default")
@@ -64,8 +65,13 @@ def test_a_training_step_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.M
         torch.cuda.set_sync_debug_mode("default")
         return average(window, accelerator)
 
+    def measured(*arguments: Any) -> None:  # so may what is measured: it decides whether training ends
+        torch.cuda.set_sync_debug_mode("default")
+        measure(*arguments)
+
     monkeypatch.setattr(loop, "derived_seed", seeded)
     monkeypatch.setattr(loop, "_average", averaged)
+    monkeypatch.setattr(loop, "_measure", measured)
     try:
         summary = train_pipeline(
             checkpoints(), tmp_path, diffusion=DiffusionConfig(steps=20, widths=(16,), batch_size=8)

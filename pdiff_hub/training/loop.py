@@ -203,12 +203,13 @@ def _measure(
     on_log: Callable[[int, dict[str, float]], None] | None,
 ) -> None:
     """Measures the averaged weights."""
-    ema.store(model.parameters())
+    own = [parameter.detach().clone() for parameter in model.parameters()]  # `ema.store` would take them to the CPU
     ema.copy_to(model.parameters())
     with torch.no_grad():
         losses = stopping.measure(model)
         progress.add(losses, list(model.parameters()))
-    ema.restore(model.parameters())
+        for parameter, before in zip(model.parameters(), own, strict=True):
+            parameter.copy_(before)
     if on_log is not None:
         on_log(progress.step, losses)
 
