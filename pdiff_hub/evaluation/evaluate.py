@@ -112,7 +112,7 @@ def evaluate_networks(
             f"{originals.layout.num_params}]: originals and generated networks have different layouts."
         )
     chosen = evenly_spaced(len(originals), num_originals or len(originals))
-    bar = progress_bar(3 + (fresh is not None) + len(variants), "judge", "set of networks")
+    bar = progress_bar(3 + (fresh is not None) + len(variants), "judge", "set")
     measure = Measure(judge, originals, chosen, autoencoder)
     bar.update()
     measured = {"original": measure.own, "generated": measure(generated, decoded=True)}
