@@ -21,6 +21,7 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     recipe.write_text("seed: 1\n")
     folder = tmp_path / "run"
     (folder / "unet").mkdir(parents=True)
+    (folder / "training").mkdir()
     (folder / "unet" / "weights").write_text("w")
     (folder / "results.json").write_text("{}")
     remember(folder, "mine", ["a.b=1"], recipe, "It does not copy.")
