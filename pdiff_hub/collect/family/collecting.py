@@ -27,6 +27,7 @@ from pdiff_hub.errors import require
 from pdiff_hub.networks import build_network
 from pdiff_hub.networks.dry_run import build_checked
 from pdiff_hub.safe_files import require_same_settings
+from pdiff_hub.safe_files.lock import remove_stale_lock
 from pdiff_hub.tasks import Task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
@@ -115,6 +116,7 @@ def collect_family(
     if (directory / INDEX_NAME).exists():  # written last
         dataset = CheckpointDataset.from_pretrained(directory)
         require_same_settings(directory, dataset.collect.get("settings", {}), settings)
+        remove_stale_lock(directory)
         return dataset
     network = build_checked(spec, seed=seed)
     layout = whole_layout(network, select, "family", "each network trains for itself")

@@ -29,7 +29,7 @@ from pdiff_hub.checkpoints.rows import SHARD_TENSOR, ShardRows
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.safe_files import read_json, remove_unfinished, require_same_settings, write_json, write_safetensors
 from pdiff_hub.safe_files.checking import checked
-from pdiff_hub.safe_files.lock import FolderLock, alone_in
+from pdiff_hub.safe_files.lock import FolderLock, alone_in, remove_stale_lock
 from pdiff_hub.travelling.conditioner import ConditionSpec
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
@@ -191,6 +191,7 @@ class CheckpointJournal:
                 remove_unlisted(self.directory, index)
                 self._remove_parts()
         self.close()
+        remove_stale_lock(self.directory)
 
     def _open_parts(self) -> None:
         numbers: dict[str, set[int]] = {"part": set(), "state": set()}
