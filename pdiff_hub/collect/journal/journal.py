@@ -171,7 +171,7 @@ class CheckpointJournal:
             )
             dataset.save_pretrained(self.directory)
             self.finished = True
-            self._remove_parts()
+            shutil.rmtree(self._parts)
             self.close()
         return CheckpointDataset.from_pretrained(self.directory)
 
@@ -186,12 +186,8 @@ class CheckpointJournal:
     def _open_finished(self) -> None:
         index = read_index(self.directory)
         self._check_same(index["collect"].get("settings", {}), index["layout"])
-        if self._parts.exists():  # a kill came after the data set was saved, and before this
-            with alone_in(self.directory):
-                remove_unlisted(self.directory, index)
-                self._remove_parts()
+        tidy_finished(self.directory)
         self.close()
-        remove_stale_lock(self.directory)
 
     def _open_parts(self) -> None:
         numbers: dict[str, set[int]] = {"part": set(), "state": set()}
@@ -230,9 +226,15 @@ class CheckpointJournal:
         others = [] if same else ["the layout (which tensors, and their shapes)"]
         require_same_settings(self.directory, settings, self.settings, others)
 
-    def _remove_parts(self) -> None:
-        if self._parts.exists():
-            shutil.rmtree(self._parts)
+
+def tidy_finished(directory: Path) -> None:
+    """Removes what a process left that was killed after the data set in `directory` was saved."""
+    parts = directory / _PARTS
+    if parts.exists():
+        with alone_in(directory):
+            remove_unlisted(directory, read_index(directory))
+            shutil.rmtree(parts)
+    remove_stale_lock(directory)
 
 
 @dataclass(frozen=True)
