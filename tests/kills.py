@@ -75,7 +75,9 @@ COMMANDS = {
     "evaluate": Command(
         ("evaluate", "pipe", "--dataset", "set", *_OUT, "--num-models", "3", "--baselines", "0"), needs=("pipe", "set")
     ),
-    "audit": Command(("audit", "pipe", "--dataset", "set", *_OUT, "--num-models", "3"), needs=("pipe", "set")),
+    "audit": Command(
+        ("audit", "pipe", "--dataset", "set", *_OUT, "--num-models", "3", "--metric", "accuracy"), needs=("pipe", "set")
+    ),
     "fit": Command(
         ("fit", "pipe", "--task", "{dataset: digits}", "--num-models", "2", "--num-labels", "10", *_OUT),
         needs=("pipe",),
