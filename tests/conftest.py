@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -49,34 +48,12 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackHub]:
     """A Hub on this machine that clients in this process use, with an empty cache and a token that may write."""
-    import datasets.config
-    from huggingface_hub import HfFileSystem, constants, hf_api
-    from loopback_hub import LoopbackHub
+    from huggingface_hub import HfFileSystem
+    from loopback_hub import LoopbackHub, point_clients
 
     home = tmp_path_factory.mktemp("hf-home")
     with LoopbackHub() as server:
-        files = "{repo_id}/resolve/{revision}"
-        # The libraries read these variables only once, when they are imported, so their constants are replaced.
-        for name, value in (
-            ("ENDPOINT", server.endpoint),
-            ("HF_HUB_OFFLINE", False),
-            ("HUGGINGFACE_CO_URL_TEMPLATE", f"{server.endpoint}/{files}/{{filename}}"),
-            ("HF_HOME", str(home)),
-            ("HF_HUB_CACHE", str(home / "hub")),
-            ("HF_TOKEN_PATH", str(home / "token")),
-        ):
-            monkeypatch.setattr(constants, name, value)
-        monkeypatch.setattr(hf_api.api, "endpoint", server.endpoint)
-        for name, value in (
-            ("HF_ENDPOINT", server.endpoint),
-            ("HF_HUB_OFFLINE", False),
-            ("HF_DATASETS_CACHE", home / "datasets"),
-            ("HUB_DATASETS_URL", f"{server.endpoint}/datasets/{files}/{{path}}"),
-        ):
-            monkeypatch.setattr(datasets.config, name, value)
-        if "transformers.utils.hub" in sys.modules:  # it may still hold a client for the server of an earlier test
-            monkeypatch.setattr(sys.modules["transformers.utils.hub"], "_hf_api", None)
-        monkeypatch.setenv("HF_TOKEN", server.token)
+        point_clients(server.endpoint, server.token, home, monkeypatch)
         HfFileSystem.clear_instance_cache()  # its instances were made for the server of another test
         yield server
         HfFileSystem.clear_instance_cache()

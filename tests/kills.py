@@ -1,9 +1,10 @@
-"""Kills a command at one of its file operations, as a power cut would, and starts it again.
+"""Kills a command at one of its operations, as a power cut would, and starts it again.
 
-    python tests/kills.py run --stride 1      (every operation of `pdiff run`; a table of what went wrong)
+    python tests/kills.py run      (every operation of `pdiff run`; a table of what went wrong. Without words: all)
 
-A file operation is one that changes a folder: opening for writing, renaming, removing, making a folder, `fsync`, and
-what safetensors writes (of which half is left). Python reports them all to an audit hook, whoever asks for them.
+An operation changes a folder: opening for writing, renaming, removing, making a folder, `fsync`, and what safetensors
+writes (of which half is left). Python reports them all to an audit hook, whoever asks for them. Each request to a Hub
+is one too. Nothing but times may differ then from what a command leaves that nobody killed.
 """
 
 from __future__ import annotations
@@ -11,14 +12,21 @@ from __future__ import annotations
 import argparse
 import filecmp
 import json
+import os
 import shutil
+import signal
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import processes
+from kill_worker import HOME, TEMPORARY, Ended, Order, serve
+from loopback_hub import LoopbackHub
 
 _TINY = [
     "network.hidden=[4, 4]",
@@ -34,71 +42,16 @@ _TINY = [
     "evaluate.baselines=0",
 ]
 _LEFT = (".unfinished", "unfinished", ".tmp", ".pdiff-lock", "components-", "parts", "seeds-")
-_CHILD = """
-import os, signal, sys, traceback
-from pathlib import Path
-
-import safetensors.torch
-
-from pdiff_hub.cli import main
-
-root, number, told, *words = sys.argv[1:]
-sys.stdout = sys.stderr = open(told, "w")
-os.chdir(root)
-done, number, writes = 0, int(number), os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-events = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "os.link", "os.symlink")
-
-def count():
-    global done
-    done += 1
-    return done == number
-
-def watch(event, given):
-    if event == "open":
-        if not isinstance(given[0], (str, os.PathLike)) or not isinstance(given[2], int) or not given[2] & writes:
-            return
-    elif event not in events or not isinstance(given[0], (str, os.PathLike)):
-        return
-    if os.path.abspath(os.fspath(given[0])).startswith(root + os.sep) and count():
-        os.kill(os.getpid(), signal.SIGKILL)
-
-def counted(function, half=None):
-    def call(*given, **options):
-        if count():
-            if half is not None:
-                half(*given)
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*given, **options)
-    return call
-
-os.fsync = counted(os.fsync)
-safetensors.torch.serialize_file = counted(
-    safetensors.torch.serialize_file,
-    lambda tensors, path, *more: (Path(path).parent / ".tmpKilled").write_bytes(bytes(100)),
-)
-sys.addaudithook(watch)
-sys.argv = ["pdiff", *words]
-status = 0
-try:
-    main()
-except SystemExit as error:
-    status = error.code or 0
-except BaseException:
-    traceback.print_exc()
-    status = 70
-sys.stdout.flush()
-with open(told + ".count", "w") as file:
-    file.write(str(done))
-os._exit(status)
-"""
 
 
 @dataclass(frozen=True)
 class Command:
-    """words: of the command line. needs: what the folder that it runs in holds before."""
+    """words: of the command line. needs: what the folder that it runs in holds before. published: and the Hub."""
 
     words: tuple[str, ...]
     needs: tuple[str, ...] = ()
+    published: str | None = None
+    asks_hub: bool = False
 
 
 def _with(*options: str) -> tuple[str, ...]:
@@ -122,51 +75,70 @@ COMMANDS = {
     "evaluate": Command(
         ("evaluate", "pipe", "--dataset", "set", *_OUT, "--num-models", "3", "--baselines", "0"), needs=("pipe", "set")
     ),
+    "audit": Command(
+        ("audit", "pipe", "--dataset", "set", *_OUT, "--num-models", "3", "--metric", "accuracy"), needs=("pipe", "set")
+    ),
+    "fit": Command(
+        ("fit", "pipe", "--task", "{dataset: digits}", "--num-models", "2", "--num-labels", "10", *_OUT),
+        needs=("pipe",),
+    ),
     "run": Command(("run", "digits-mlp3", *_OUT, *_with(*_TINY))),
+    "push": Command(("push", "pipe", "user/it"), needs=("pipe",), asks_hub=True),
+    "push-set": Command(("push", "set", "user/it"), needs=("set",), asks_hub=True),
+    "push-more": Command(("push", "set", "user/it", "--append"), needs=("set",), published="set", asks_hub=True),
+    "pull": Command(("pull", "user/it", "out"), published="pipe", asks_hub=True),
+    "pull-set": Command(("pull", "user/it", "out"), published="set", asks_hub=True),
 }
 # What tells how long something took, or when it was made.
 _TIMED = {"report.html", "results.json", "README.md", "seconds.json", "summary.json", "autoencoder.json", "recipe.yaml"}
-
-
-@dataclass(frozen=True)
-class Ended:
-    """status: that of the command, negative if a signal ended it. count: the file operations, if it ended itself."""
-
-    status: int
-    told: str
-    count: int
+_NOT_COMPARED = (HOME, TEMPORARY)
 
 
 class Sweep:
-    """Runs `command` in folders below `place`."""
+    """Runs `command` in folders below `place`, until `close`."""
 
     def __init__(self, command: str, place: Path):
         self.command, self.place = COMMANDS[command], place.resolve()
         self.inputs = self.place / "inputs"
+        self.hub: LoopbackHub | None = None
+        self._open = ExitStack()
+        self._orders: Connection | None = None
         self._prepare()
+        if self.command.asks_hub:
+            self.hub = self._open.enter_context(LoopbackHub())
+        self._start()
+        ended = self.run(self.fresh("first"))
+        assert ended.status == 0, ended.told
         self.whole = self.fresh("whole")
         ended = self.run(self.whole)
         assert ended.status == 0, ended.told
-        self.count = ended.count
+        self.count, self.whole_hub = ended.count, self._on_hub()
+
+    def __enter__(self) -> Sweep:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop()
+        self._open.close()
 
     def fresh(self, name: str) -> Path:
-        """A folder with the command's inputs."""
+        """A folder with the command's inputs, and what is on the Hub before it."""
         folder = self.place / name
         folder.mkdir()
         for need in self.command.needs:
             shutil.copytree(self.inputs / need, folder / need)
+        if self.hub is not None:
+            self.hub.repos.clear()
+            self.hub.lfs.clear()
+            if self.command.published is not None:
+                source = self.inputs / self.command.published
+                files = {str(file.relative_to(source)): file.read_bytes() for file in _files(source)}
+                self.hub.add("user/it", files, "dataset" if self.command.published == "set" else "model")
         return folder
 
-    def run(self, folder: Path, killed_at: int = -1) -> Ended:
-        """Runs the command in `folder`, killed before its file operation of this number (from 1)."""
-        told = self.place / "told.txt"
-        told.with_name("told.txt.count").unlink(missing_ok=True)
-        process = processes.start(_CHILD, str(folder), str(killed_at), str(told), *self.command.words)
-        process.join()
-        assert process.exitcode is not None
-        counted = told.with_name("told.txt.count")
-        text = told.read_text() if told.exists() else ""
-        return Ended(process.exitcode, text, int(counted.read_text()) if counted.exists() else 0)
+    def run(self, folder: Path, killed_at: int = 0) -> Ended:
+        """Runs the command in `folder`, killed before its operation of this number (from 1; 0: not at all)."""
+        return self._order(folder, self.command.words, killed_at)
 
     def wrong(self, folder: Path) -> list[str]:
         """What is wrong in a folder in which the command was killed, once it has run again; empty if nothing is."""
@@ -177,14 +149,17 @@ class Sweep:
         found += [
             f"left: {name}" for name in _names(folder) if any(part.startswith(_LEFT) for part in Path(name).parts)
         ]
-        found += [f"differs: {name}" for name in _differences(self.whole, folder) if Path(name).name not in _TIMED]
+        found += [f"left: {file.name}" for file in (folder / HOME).rglob("*.incomplete")]
+        found += [f"differs: {name}" for name in _differences(self.whole, folder)]
+        if self._on_hub() != self.whole_hub:
+            found.append("the Hub holds something else")
         return found
 
     def kill_at(self, number: int) -> list[str]:
         """Kills at one operation and starts again; -> what is wrong then."""
         folder = self.fresh(f"at-{number}")
         ended = self.run(folder, number)
-        if ended.status != -9:
+        if ended.status != -signal.SIGKILL:
             return [f"was not killed but ended with {ended.status}: {ended.told[-200:]}"]
         found = self.wrong(folder)
         shutil.rmtree(folder)
@@ -193,50 +168,70 @@ class Sweep:
     def kill_again_and_again(self, every: int) -> list[str]:
         """Kills one run at its operation `every`, and each time a few later; -> what is wrong once it has ended."""
         folder, number = self.fresh("often"), every
-        while (ended := self.run(folder, number)).status == -9:
+        while (ended := self.run(folder, number)).status == -signal.SIGKILL:
             number += max(1, every // 5)
         return [f"exit {ended.status}: {ended.told[-300:]}"] if ended.status else self.wrong(folder)
 
-    def _prepare(self) -> None:
-        self.inputs.mkdir(parents=True)
-        made = {
-            "set": self._make_set,
-            "pipe": self._make_pipe,
-            "networks": self._make_nets,
+    def _on_hub(self) -> dict[tuple[str, str], tuple[int, dict[str, bytes]]]:
+        """Of each repository: how many commits it has, and its files; a card's text may tell times."""
+        if self.hub is None:
+            return {}
+        return {
+            (kind, name): (len(repo.commits), self.hub.files(name, kind))
+            for (kind, name), repo in self.hub.repos.items()
         }
-        for need in self.command.needs:
-            made[need]()
 
-    def _make_set(self) -> None:
-        self._make("collect", "digits-mlp3", "--output-dir", "set", *_with(*_TINY))
+    def _start(self) -> None:
+        self._process, self._orders = processes.start_server(serve)
 
-    def _make_pipe(self) -> None:
-        if not (self.inputs / "set").exists():
-            self._make_set()
-        self._make("train", "digits-mlp3", "--dataset", "set", "--output-dir", "pipe", *_with(*_TINY))
+    def _stop(self) -> None:
+        if self._orders is not None:
+            self._orders.send(None)
+            self._process.join()
+            self._orders.close()
+            self._orders = None
 
-    def _make_nets(self) -> None:
-        self._make_pipe()
-        self._make("generate", "pipe", "--num-models", "3", "--output-dir", "networks")
-        (self.inputs / "networks" / "generated.json").unlink()
+    def _order(self, folder: Path, words: tuple[str, ...], killed_at: int = 0) -> Ended:
+        assert self._orders is not None
+        self._orders.send(Order(folder, words, killed_at, (self.hub.endpoint, self.hub.token) if self.hub else None))
+        ended = self._orders.recv()
+        assert isinstance(ended, Ended)
+        return ended
+
+    def _prepare(self) -> None:
+        """Makes the command's inputs, by other commands."""
+        self.inputs.mkdir(parents=True)
+        wanted = {*self.command.needs, self.command.published}
+        if wanted & {"set", "pipe", "networks"}:
+            self._make("collect", "digits-mlp3", "--output-dir", "set", *_with(*_TINY))
+        if wanted & {"pipe", "networks"}:
+            self._make("train", "digits-mlp3", "--dataset", "set", "--output-dir", "pipe", *_with(*_TINY))
+        if "networks" in wanted:
+            self._make("generate", "pipe", "--num-models", "3", "--output-dir", "networks")
+            (self.inputs / "networks" / "generated.json").unlink()
 
     def _make(self, *words: str) -> None:
-        told = self.place / "made.txt"
-        process = processes.start(_CHILD, str(self.inputs), "-1", str(told), *words)
-        process.join()
-        assert process.exitcode == 0, told.read_text()
+        self._start()
+        ended = self._order(self.inputs, words)
+        self._stop()
+        assert ended.status == 0, ended.told
+
+
+def _files(folder: Path) -> list[Path]:
+    return [file for file in folder.rglob("*") if file.is_file()]
 
 
 def _names(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if HOME not in path.relative_to(folder).parts}
 
 
 def _differences(one: Path, other: Path) -> Iterator[str]:
-    """The names of files that only one folder has, or that are not equal in both."""
-    names = _names(one), _names(other)
+    """The names of files that only one folder has, or that differ in more than times."""
+    names = [{name for name in _names(folder) if name.split("/")[0] not in _NOT_COMPARED} for folder in (one, other)]
     yield from names[0] ^ names[1]
     for name in names[0] & names[1]:
-        if (one / name).is_file() and not filecmp.cmp(one / name, other / name, shallow=False):
+        file = Path(name)
+        if file.name not in _TIMED and (one / file).is_file() and not filecmp.cmp(one / file, other / file, False):
             yield name
 
 
@@ -245,10 +240,14 @@ def main() -> None:
     parser.add_argument("command", nargs="*", default=[*COMMANDS])
     parser.add_argument("--stride", type=int, default=1)
     given = parser.parse_args()
+    home = tempfile.TemporaryDirectory(prefix="pdiff-kills-home-")
+    # The processes that run commands inherit this; tests/conftest.py does it for tests.
+    os.environ.update(HF_HOME=home.name, HF_HUB_OFFLINE="1", HF_HUB_DISABLE_XET="1")
+    os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", MPLBACKEND="Agg")
     totals: dict[str, Any] = {}
     for command in given.command:
-        with tempfile.TemporaryDirectory() as place:
-            sweep = Sweep(command, Path(place))
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory() as place, Sweep(command, Path(place)) as sweep:
             kills = range(1, sweep.count + 1, given.stride)
             wrong = 0
             for number in kills:
@@ -256,6 +255,7 @@ def main() -> None:
                     wrong += 1
                     print(f"{command} at {number} of {sweep.count}: {found}", flush=True)
             totals[command] = {"operations": sweep.count, "kills": len(kills), "wrong": wrong}
+            totals[command]["seconds"] = round(time.monotonic() - began)
             print(command, json.dumps(totals[command]), flush=True)
 
 

@@ -12,22 +12,60 @@ must run with HF_HUB_DISABLE_XET=1. `loopback_repos` keeps the contents, `loopba
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from loopback_endpoints import Handler
 from loopback_faults import Fault, Planned, Request
 from loopback_repos import Commit, Repo, is_lfs, lfs_oid
 
-__all__ = ["Commit", "Fault", "LoopbackHub", "Repo", "Request"]
+if TYPE_CHECKING:
+    import pytest
+
+__all__ = ["Commit", "Fault", "LoopbackHub", "Repo", "Request", "point_clients"]
+
+
+def point_clients(endpoint: str, token: str, home: Path, patch: pytest.MonkeyPatch) -> None:
+    """Lets the clients in this process use the Hub at `endpoint`, with this token, and `home` for their caches."""
+    import datasets.config
+    from huggingface_hub import constants, hf_api
+
+    files = "{repo_id}/resolve/{revision}"
+    # The libraries read these variables only once, when they are imported, so their constants are replaced.
+    for name, value in (
+        ("ENDPOINT", endpoint),
+        ("HF_HUB_OFFLINE", False),
+        ("HUGGINGFACE_CO_URL_TEMPLATE", f"{endpoint}/{files}/{{filename}}"),
+        ("HF_HOME", str(home)),
+        ("HF_HUB_CACHE", str(home / "hub")),
+        ("HF_TOKEN_PATH", str(home / "token")),
+    ):
+        patch.setattr(constants, name, value)
+    patch.setattr(hf_api.api, "endpoint", endpoint)
+    for name, value in (
+        ("HF_ENDPOINT", endpoint),
+        ("HF_HUB_OFFLINE", False),
+        ("HF_DATASETS_CACHE", home / "datasets"),
+        ("HUB_DATASETS_URL", f"{endpoint}/datasets/{files}/{{path}}"),
+    ):
+        patch.setattr(datasets.config, name, value)
+    if "transformers.utils.hub" in sys.modules:  # it may still hold a client for the server of an earlier test
+        patch.setattr(sys.modules["transformers.utils.hub"], "_hf_api", None)
+    patch.setenv("HF_TOKEN", token)
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True  # a client may keep its connection open for ever
     request_queue_size = 64  # a client may open many connections at once; one that finds no room waits for a second
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client that was killed
+            super().handle_error(request, client_address)
 
 
 class LoopbackHub:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 
 import torch
@@ -25,6 +27,20 @@ def run(code: str, *arguments: str) -> None:
     process = start(code, *arguments)
     process.join()
     assert process.exitcode == 0
+
+
+def start_server(serve: Callable[[Connection], None]) -> tuple[ForkServerProcess, Connection]:
+    """Starts a process on one thread that calls `serve` with its end of a pipe; -> the process, and our end."""
+    ours, theirs = _SERVER.Pipe()
+    process = _SERVER.Process(target=_serve, args=(serve, theirs))
+    process.start()
+    theirs.close()
+    return process, ours
+
+
+def _serve(serve: Callable[[Connection], None], orders: Connection) -> None:
+    torch.set_num_threads(1)
+    serve(orders)
 
 
 def _run(code: str, arguments: tuple[str, ...]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from pdiff_hub.errors import MissingPackageError, PdiffError, one_line, require_known
+from pdiff_hub.transfer import bounded
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -158,16 +160,17 @@ def _shrink_stem(network: Any, in_channels: int, stride: int) -> None:
 def _load(model_class: Any, spec: dict[str, Any], config: PretrainedConfig) -> Any:
     """The network with pretrained weights. Only the classifier may be new, if the number of classes differs."""
     try:
-        network, report = model_class.from_pretrained(
-            spec["pretrained"],
-            config=config,
-            revision=spec["revision"] or "main",
-            dtype=torch.float32,
-            use_safetensors=True,  # never unpickle what was downloaded,
-            trust_remote_code=False,  # and never run it
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        with _fetching(spec["pretrained"], spec["revision"]):
+            network, report = model_class.from_pretrained(
+                spec["pretrained"],
+                config=config,
+                revision=spec["revision"] or "main",
+                dtype=torch.float32,
+                use_safetensors=True,  # never unpickle what was downloaded,
+                trust_remote_code=False,  # and never run it
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
     except SafetensorError as error:  # an OSError, for files that are not there, has a good message of its own
         raise PdiffError(f"the weights of {spec['pretrained']!r} are damaged: {error}") from error
     strangers = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
@@ -182,13 +185,19 @@ def _load(model_class: Any, spec: dict[str, Any], config: PretrainedConfig) -> A
     return network
 
 
+def _fetching(pretrained: str, revision: str | None) -> AbstractContextManager[None]:
+    """Bounds what is fetched of a pretrained model; nothing is of one in a folder."""
+    return nullcontext() if Path(pretrained).is_dir() else bounded(pretrained, repo_type="model", revision=revision)
+
+
 def _read_config(pretrained: str, revision: str | None) -> tuple[dict[str, Any], str | None]:
     """The config of a pretrained model, without its class names, and the commit that it was read from."""
     from huggingface_hub import try_to_load_from_cache
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(pretrained, revision=revision or "main", trust_remote_code=False)
+        with _fetching(pretrained, revision):
+            config = AutoConfig.from_pretrained(pretrained, revision=revision or "main", trust_remote_code=False)
     except (OSError, ImportError):  # with a good message of its own, if there is no such repository
         raise
     except Exception as error:  # transformers checks the types of some values, and fails at others anywhere
@@ -244,7 +253,8 @@ def _processor_file(pretrained: str, revision: str | None) -> Path | None:
         cached = try_to_load_from_cache(pretrained, _PROCESSOR, revision=revision)
         if cached is not None:  # a path, or the note that there is none
             return Path(cached) if isinstance(cached, str) else None
-        return Path(hf_hub_download(pretrained, _PROCESSOR, revision=revision))
+        with _fetching(pretrained, revision):
+            return Path(hf_hub_download(pretrained, _PROCESSOR, revision=revision))
     except (HFValidationError, LocalEntryNotFoundError) as error:
         missing: Exception = error
     except EntryNotFoundError:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from pdiff_hub.errors import PdiffError
+from pdiff_hub.errors import PdiffError, shortened
 from pdiff_hub.records.ensemble_curve import EnsembleCurve
 from pdiff_hub.records.requests import Requests
 from pdiff_hub.records.training_summary import LossCurve
@@ -254,10 +254,10 @@ class Measurements:
         ):
             return "the losses of training have other numbers of values than of steps, or none"
         if strangers := self.methods.keys() - self.accuracy.keys():
-            return f"there is no accuracy of {min(strangers)!r}, which is among the methods"
+            return f"there is no accuracy of {shortened(min(strangers))}, which is among the methods"
         for name, curve in (self.ensembles or {}).items():
             if len({len(each) for each in (curve.sizes, curve.accuracy, curve.nll, curve.calibration_error)}) > 1:
-                return f"the ensembles of {name!r} have other numbers of values than of sizes"
+                return f"the ensembles of {shortened(name)} have other numbers of values than of sizes"
         return None
 
 

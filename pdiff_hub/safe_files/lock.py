@@ -128,6 +128,13 @@ def alone_in(folder: str | Path) -> Iterator[None]:
         lock.release()
 
 
+def remove_stale_lock(folder: Path) -> None:
+    """Removes the file of a lock that nobody holds, where a killed process had nothing left to do but that."""
+    if (folder / LOCK_NAME).exists():
+        with suppress(_Busy), alone_in(folder):
+            pass
+
+
 def holding(argument: str) -> Callable[[Callable[_Given, _Result]], Callable[_Given, _Result]]:
     """Decorates a function that holds the lock of a folder, its argument of this name, while it runs."""
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pdiff_hub.errors import PdiffError, unknown_name
+from pdiff_hub.errors import PdiffError, one_line, unknown_name
 from pdiff_hub.tasks.images import decode_images, opened
 from pdiff_hub.tasks.listing import local_folder
 from pdiff_hub.tasks.source import Source, number_classes
 from pdiff_hub.tasks.spec import HUB_DATASETS
 from pdiff_hub.tasks.split_names import name_splits
+from pdiff_hub.transfer import bounded
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_MOST_LETTERS = 1000  # of what `datasets` says
 logger = logging.getLogger(__name__)
 
 
@@ -81,7 +84,8 @@ def _load(location: str, options: dict[str, Any], files: Mapping[str, Sequence[s
 
     config, revision = options.get("config_name"), options.get("revision")
     try:
-        loaded = load_dataset(location, name=config, revision=revision, data_files=files)
+        with bounded(location, repo_type="dataset", revision=revision) if files is None else nullcontext():
+            loaded = load_dataset(location, name=config, revision=revision, data_files=files)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
             f"the data set {location!r} is neither a local folder with data nor one that the Hub gives: {error}"
@@ -89,7 +93,7 @@ def _load(location: str, options: dict[str, Any], files: Mapping[str, Sequence[s
     except (
         Exception
     ) as error:  # a damaged file, or a config that is none of the set's, can make datasets raise anything
-        reason = " ".join(str(error.__cause__ or error).split())
+        reason = one_line(error.__cause__ if isinstance(error.__cause__, Exception) else error, _MOST_LETTERS)
         raise PdiffError(f"the data set {location!r} could not be read: {reason}") from error
     return {str(name): table for name, table in loaded.items()}
 

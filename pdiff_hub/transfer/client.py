@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.transfer.answers import COMMIT, checked_commit, checked_entry, require_few
-from pdiff_hub.transfer.errors import Place, RepoType, asked_delay, explained, is_transient, no_hub
+from pdiff_hub.transfer.errors import (
+    AskedToWaitError,
+    Place,
+    RepoType,
+    UnansweredError,
+    asked_delay,
+    explained,
+    is_transient,
+    no_hub,
+)
 from pdiff_hub.transfer.guard import HEADER, Watch, watching
 
 if TYPE_CHECKING:
@@ -88,6 +99,42 @@ def client(token: str | bool | None, place: Place, needs_token: bool = False) ->
     with watching(place) as watch, _progress_bars():
         headers = {HEADER: watch.name}
         yield Client(HfApi(token=token, headers=headers), watch, headers)
+
+
+@contextmanager
+def bounded(repo_id: str, *, repo_type: RepoType, revision: str | None = None) -> Iterator[None]:
+    """Bounds what a library asks the Hub for, in time and bytes, while it fetches a repository in this block.
+
+    PdiffError or ConnectionError for an answer that goes beyond a bound; other errors are the library's own.
+    """
+    from huggingface_hub import constants, is_offline_mode
+
+    if is_offline_mode() or not is_repo_id(repo_id):  # it fetches nothing, or says itself what it does not understand
+        yield
+        return
+    place = place_of(repo_id, repo_type, revision)
+    failure: Exception | None = None
+    with watching(place, of_library=True) as watch:
+        home = Path(constants.HF_HOME).expanduser()
+        there = next(folder for folder in (home, *home.parents) if folder.exists())
+        watch.most_bytes = shutil.disk_usage(there).free
+        try:
+            yield
+        except Exception as error:  # raised again below
+            ours = (PdiffError, UnansweredError, AskedToWaitError)
+            failure = next((each for each in _causes(error) if isinstance(each, ours)), None)
+            if failure is None:
+                raise
+    if failure is not None:  # outside of the `except`, so that the library's error is not chained to it
+        raise failure
+
+
+def _causes(error: Exception) -> Iterator[Exception]:
+    """An error, and those while whose handling it was raised."""
+    cause: BaseException | None = error
+    while isinstance(cause, Exception):
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def newest_commit(hub: Client, place: Place) -> str:

@@ -5,7 +5,8 @@ page, and uses names from headers as names of files. Hooks of its HTTP library s
 They keep all of it bounded, in time and in bytes, and send the token nowhere but to the Hub that the client is set to.
 
 A header, which the hooks take off again, tells which transfer a request belongs to, because the client sends requests
-from threads of its own. Other users of the client in this process see no difference.
+from threads of its own. Other users of the client in this process see no difference, but while a library that knows no
+such header fetches something: then each request without a header is taken for that library's.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ _MOST_PAGES, _LISTING_SECONDS = 2000, 120.0
 _TALKING = ("utils._http", "file_download", "_snapshot_download", "_tree_cache")
 logger = logging.getLogger(__name__)
 _watches: dict[str, Watch] = {}
+_of_libraries: list[Watch] = []
 _streams: weakref.WeakSet[Any] = weakref.WeakSet()  # the connections of all transfers, which share them
 _lock = threading.Lock()
 
@@ -132,8 +134,11 @@ class Watch:
 
 
 @contextmanager
-def watching(place: Place) -> Iterator[Watch]:
-    """Watches the requests that carry `HEADER` with the watch's name, until the end of the block."""
+def watching(place: Place, of_library: bool = False) -> Iterator[Watch]:
+    """Watches the requests that carry `HEADER` with the watch's name, until the end of the block.
+
+    of_library: watches those that carry no `HEADER`, too.
+    """
     _install_hooks()
     watch, done = Watch(place), threading.Event()
 
@@ -142,12 +147,16 @@ def watching(place: Place) -> Iterator[Watch]:
             watch.look()
 
     _watches[watch.name] = watch
+    if of_library:
+        _of_libraries.append(watch)
     threading.Thread(target=look_now_and_then, daemon=True).start()
     try:
         yield watch
     finally:
         done.set()
         del _watches[watch.name]
+        if of_library:
+            _of_libraries.remove(watch)
 
 
 def _install_hooks() -> None:
@@ -184,6 +193,7 @@ def _add_hooks(session: Any) -> None:
 
 def _on_request(request: Request) -> None:
     watch = _watches.get(request.headers.pop(HEADER, "")) or request.extensions.get(_KEY)
+    watch = watch or next(iter(_of_libraries), None)
     if watch is None:
         if _watches:  # uploads carry no header of the client's, and no limit of time
             _limit_time(request, _TIMEOUT_OF_COMMITS)
@@ -263,7 +273,9 @@ def _hubs() -> set[tuple[str, str, int | None]]:
     """The servers that may get the token: the Hub that the client is set to, and the Hub itself."""
     from huggingface_hub import constants
 
-    return {_origin(url) for url in (constants.ENDPOINT, "https://huggingface.co", "https://hf.co")}
+    hubs = (constants.ENDPOINT, "https://huggingface.co", "https://hf.co")
+    # `datasets` asks a part of the Hub what it knows of a data set.
+    return {_origin(url) for hub in hubs for url in (hub, hub.replace("://", "://datasets-server."))}
 
 
 def _duration(seconds: float) -> str:

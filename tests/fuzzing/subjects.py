@@ -8,7 +8,7 @@ import io
 import shutil
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,17 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.collect.importing.condition_table import read_condition_table
 from pdiff_hub.collect.importing.importer import import_checkpoints
 from pdiff_hub.errors import PdiffError
+from pdiff_hub.evaluation.results_page import write_results_page
 from pdiff_hub.evaluation.table import print_results
-from pdiff_hub.hub import describe
+from pdiff_hub.hub import GeneratedNetwork, describe
+from pdiff_hub.hub.networks.generated import write_generated_network
 from pdiff_hub.networks import build_network, resolve_network
+from pdiff_hub.pipeline.card import render_card
 from pdiff_hub.recipes import load_recipe
-from pdiff_hub.records import RunFolder
+from pdiff_hub.records import NetworksFolder, RunFolder
+from pdiff_hub.records.run_folder import AutoencoderFacts
+from pdiff_hub.records.training_summary import LossCurve, TrainingSummary
+from pdiff_hub.safe_files import write_json, write_safetensors
 from pdiff_hub.tasks import load_task
 from pdiff_hub.training.diffusion import build_scheduler, build_unet
 from pdiff_hub.travelling.conditioner import ConditionError
@@ -153,6 +159,57 @@ def _open_results(folder: Path) -> str:
     return _digest(_printed(lambda: print_results(results)))
 
 
+def _make_judged(folder: Path) -> None:
+    """What a run keeps of its measurements, and how long its training went."""
+    (folder / "training").mkdir(parents=True)
+    run = RunFolder(folder)
+    shutil.copyfile(SHIPPED / "digits-mlp3" / run.results.name, run.results)
+    write_json(run.networks, {"original": {"accuracy": [0.9, 0.8]}, "generated": {"accuracy": [0.9, None]}})
+    write_json(run.training.autoencoder_facts, asdict(AutoencoderFacts(0.5, 2.0, 14)))
+    curve = LossCurve((0, 10), (0.5, 0.4), (0.5, 0.3), 10)
+    write_json(run.training.summary, asdict(TrainingSummary(0.5, 14, (4, 4), 0.1, 2.0, 3.0, 1, curve)))
+
+
+def _open_judged(folder: Path) -> str:
+    run = RunFolder(folder)
+    results = run.read_results()
+    if results is None or not run.networks.is_file():
+        raise FileNotFoundError(f"{folder} was not judged")
+    if results.measured is None:
+        raise PdiffError(f"{folder} was not judged")
+    facts, summary = run.training.read_autoencoder_facts(), run.training.read_summary()
+    page = write_results_page(results, run).read_text(encoding="utf-8")
+    return _digest(render_card(results), page, run.read_networks(), facts, summary)
+
+
+def _make_published(folder: Path) -> None:
+    torch.manual_seed(0)
+    folder.mkdir()
+    write_generated_network(folder, _NETWORK, build_network(_NETWORK).state_dict())
+
+
+def _open_published(folder: Path) -> str:
+    network = GeneratedNetwork.from_pretrained(folder)
+    size = network.spec["image_size"]
+    answers = network(torch.ones(1, network.spec["in_channels"], size, size))
+    return _digest(network.spec, *network.state_dict().values(), answers)
+
+
+def _make_generated(folder: Path) -> None:
+    """A folder of `pdiff generate`."""
+    folder.mkdir()
+    torch.manual_seed(0)
+    for k in range(3):
+        write_safetensors(NetworksFolder(folder).network(k), build_network(_NETWORK).state_dict(), {"format": "pt"})
+    write_json(NetworksFolder(folder).origin, {"seed": 0, "num_models": 3, "num_inference_steps": 2})
+
+
+def _open_generated(folder: Path) -> str:
+    layout = ParamLayout.from_module(build_network(_NETWORK))
+    imported = import_checkpoints(folder, layout, network=_NETWORK)
+    return _digest(imported.params_KP, imported.metadata)
+
+
 def _make_imports(suffix: str) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         folder.mkdir()
@@ -215,6 +272,9 @@ SUBJECTS = (
     Subject("data set, shards", _make_set("shards"), _open_set, sealed=(".safetensors", ".parquet")),
     Subject("recipe", _make_recipe, _open_recipe),
     Subject("results", _make_results, _open_results),
+    Subject("judged run", _make_judged, _open_judged),
+    Subject("published network", _make_published, _open_published),
+    Subject("generated networks", _make_generated, _open_generated),
     Subject("imports, safetensors", _make_imports(".safetensors"), _open_imports(".safetensors")),
     Subject("imports, torch", _make_imports(".pt"), _open_imports(".pt")),
     Subject("folder of pictures", _make_pictures, _open_task),

@@ -19,7 +19,7 @@ from pdiff_hub.checkpoints.index import INDEX_NAME
 from pdiff_hub.collect.alignment import AlignmentInfo, align_to_mean, align_to_reference, mean_of, require_alignable
 from pdiff_hub.collect.family.family import Family, build_family, require_view, split_of
 from pdiff_hub.collect.family.split import TaskSplit
-from pdiff_hub.collect.journal import CheckpointJournal, TrainingState
+from pdiff_hub.collect.journal import CheckpointJournal, TrainingState, tidy_finished
 from pdiff_hub.collect.population.batched_training import BatchedTrainer
 from pdiff_hub.collect.population.training_groups import train_in_groups
 from pdiff_hub.collect.whole_networks import require_shared, require_shared_start, whole_layout
@@ -115,6 +115,7 @@ def collect_family(
     if (directory / INDEX_NAME).exists():  # written last
         dataset = CheckpointDataset.from_pretrained(directory)
         require_same_settings(directory, dataset.collect.get("settings", {}), settings)
+        tidy_finished(directory)
         return dataset
     network = build_checked(spec, seed=seed)
     layout = whole_layout(network, select, "family", "each network trains for itself")

@@ -29,7 +29,7 @@ from pdiff_hub.checkpoints.rows import SHARD_TENSOR, ShardRows
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.safe_files import read_json, remove_unfinished, require_same_settings, write_json, write_safetensors
 from pdiff_hub.safe_files.checking import checked
-from pdiff_hub.safe_files.lock import FolderLock, alone_in
+from pdiff_hub.safe_files.lock import FolderLock, alone_in, remove_stale_lock
 from pdiff_hub.travelling.conditioner import ConditionSpec
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
@@ -171,7 +171,7 @@ class CheckpointJournal:
             )
             dataset.save_pretrained(self.directory)
             self.finished = True
-            self._remove_parts()
+            shutil.rmtree(self._parts)
             self.close()
         return CheckpointDataset.from_pretrained(self.directory)
 
@@ -186,10 +186,7 @@ class CheckpointJournal:
     def _open_finished(self) -> None:
         index = read_index(self.directory)
         self._check_same(index["collect"].get("settings", {}), index["layout"])
-        if self._parts.exists():  # a kill came after the data set was saved, and before this
-            with alone_in(self.directory):
-                remove_unlisted(self.directory, index)
-                self._remove_parts()
+        tidy_finished(self.directory)
         self.close()
 
     def _open_parts(self) -> None:
@@ -229,9 +226,15 @@ class CheckpointJournal:
         others = [] if same else ["the layout (which tensors, and their shapes)"]
         require_same_settings(self.directory, settings, self.settings, others)
 
-    def _remove_parts(self) -> None:
-        if self._parts.exists():
-            shutil.rmtree(self._parts)
+
+def tidy_finished(directory: Path) -> None:
+    """Removes what a process left that was killed after the data set in `directory` was saved."""
+    parts = directory / _PARTS
+    if parts.exists():
+        with alone_in(directory):
+            remove_unlisted(directory, read_index(directory))
+            shutil.rmtree(parts)
+    remove_stale_lock(directory)
 
 
 @dataclass(frozen=True)

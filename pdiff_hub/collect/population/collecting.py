@@ -32,7 +32,7 @@ from pdiff_hub.networks import build_network
 from pdiff_hub.networks.dry_run import build_checked
 from pdiff_hub.prediction.predictions import SplitImages, evaluate
 from pdiff_hub.safe_files import read_json, require_same_settings
-from pdiff_hub.safe_files.lock import alone_in
+from pdiff_hub.safe_files.lock import alone_in, remove_stale_lock
 from pdiff_hub.tasks import Task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
@@ -258,6 +258,7 @@ def _finished(directory: Path, settings: dict[str, Any]) -> CheckpointDataset:
     dataset = CheckpointDataset.from_pretrained(directory)
     require_same_settings(directory, dataset.collect.get("settings", {}), settings)
     _remove_shares(directory, settings)  # a kill may have come after the data set was saved, but before this
+    remove_stale_lock(directory)
     return dataset
 
 

@@ -8,19 +8,19 @@ Safetensors only: weights in a pickle could run code when they are read.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import PyTorchModelHubMixin
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import NETWORK_NAMES, build_network, logits
 from pdiff_hub.networks.beside import require_bounded, sketch
 from pdiff_hub.safe_files import read_json, write_json, write_safetensors
+from pdiff_hub.safe_files.tensors import read_tensors, require_finite
 from pdiff_hub.transfer import pull
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -97,6 +97,7 @@ class GeneratedNetwork(
             _require_fit(sketch(spec, where, len(state)), state, name)
         network = build_network(spec, pretrained=False, allow_factory=trust_remote_code)
         _require_fit(network, state, name)
+        _require_numbers(folder / WEIGHTS, network, state)
         network.load_state_dict(state, strict=True)
         return cls(spec, network).eval()
 
@@ -139,10 +140,19 @@ def _read_weights(file: Path, name: str) -> dict[str, Tensor]:
             f"{name} has no {WEIGHTS}. Weights in another format are not opened, because reading a pickle "
             "can run code; ask its author for safetensors."
         )
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise PdiffError(f"{name}: its {WEIGHTS} is damaged or no safetensors file ({error}).") from error
+    return read_tensors(file)
+
+
+def _require_numbers(file: Path, network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """PdiffError if a number is NaN, or infinite in what is trained; a mask may hold infinities."""
+    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    require_finite(
+        file,
+        {
+            name: tensor if name in trained else tensor.nan_to_num(nan=math.nan, posinf=0, neginf=0)
+            for name, tensor in state.items()
+        },
+    )
 
 
 def _require_fit(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
