@@ -81,7 +81,7 @@ def program_content(network: nn.Module, usage: Usage, name: str, facts: Mapping[
             "images is normalised, which the file would have to do; write the weights alone (format safetensors)."
         )
     shape = (spec["in_channels"], spec["image_size"], spec["image_size"])
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), _quiet(), _fixed(network):
         program = _program(RawImages(network, mean, std).eval(), shape, name)
         text = json.dumps(facts)
         return _onnx(program, text, name) if format == ONNX else _pt2(program, text)
@@ -140,6 +140,19 @@ def _refused(name: str, error: Exception) -> PdiffError:
         f"{name} was not written: the network's computation cannot be exported, since {reason}; change its forward "
         "pass, or write its weights alone (format safetensors)."
     )
+
+
+@contextmanager
+def _fixed(network: nn.Module) -> Iterator[None]:
+    """The network without gradients, so that what its program answers has none either."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 @contextmanager
