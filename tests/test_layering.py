@@ -26,7 +26,7 @@ TIERS = [
     {"errors", "progress", "seeds", "travelling"},
     {"building", "safe_files", "transfer"},
     {"networks", "tasks"},
-    {"checkpoints", "records"},
+    {"checkpoints", "exporting", "records"},
     {"prediction", "training"},
     {"collect", "evaluation"},
     {"recipes"},

@@ -189,7 +189,12 @@ def test_made_again_from_its_card(task: Task, hub: LoopbackHub, tmp_path: Path) 
     text = files["README.md"].decode()
     published = load(files["model.safetensors"])
 
-    use, again = code_blocks(text, "python")
+    plain, use, again = code_blocks(text, "python")
+    pixels = task.test.images_NCHW[:5]
+    exec(plain, names := {"pixels": pixels})  # without the package
+    with torch.no_grad():
+        expected = GeneratedNetwork.from_pretrained("me/net")(task.inputs(task.test)[:5])
+    assert torch.allclose(names["logits"], expected, rtol=1e-4, atol=1e-5)
     assert len(again.splitlines()) == 5
     exec(again, names := dict[str, Any]())
     assert all(torch.equal(published[name], tensor) for name, tensor in names["network"].state_dict().items())
@@ -216,6 +221,7 @@ def test_made_again_from_its_card(task: Task, hub: LoopbackHub, tmp_path: Path) 
         f"**{VERDICT}**",
         "20 of its networks",
         '["0", "1", "2"',
+        "15 times the value",
     ):
         assert said in text, said
 
@@ -244,7 +250,7 @@ def test_cards_are_valid_and_say_only_what_is_known(task: Task, hub: LoopbackHub
     for path, digest in weights.items():
         assert digest == hashlib.sha256((folder / path).read_bytes()).hexdigest()
         assert digest in card.text
-    again = code_blocks(card.text, "python")[1].replace("path/to/pipeline", str(folder))
+    again = code_blocks(card.text, "python")[-1].replace("path/to/pipeline", str(folder))
     exec(again, names := dict[str, Any]())
     published = load(files["model.safetensors"])
     assert all(torch.equal(published[name], tensor) for name, tensor in names["network"].state_dict().items())
