@@ -79,9 +79,7 @@ class Halved(PipelineCallback):  # type: ignore[misc]
 
     tensor_inputs = ("latents",)
 
-    def callback_fn(
-        self, pipeline: Any, step: int, time: int, given: dict[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
+    def callback_fn(self, pipeline: Any, step: int, time: int, given: dict[str, Any]) -> dict[str, Any]:
         return {"latents": given["latents"] / 2}
 
 

@@ -9,7 +9,7 @@ from pdiff_hub import transfer
 from pdiff_hub.checkpoints.index import INDEX_NAME as DATASET_INDEX
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.hub.networks.generated import CONFIG
-from pdiff_hub.records import NetworksFolder
+from pdiff_hub.records import NetworksFolder, RunFolder
 from pdiff_hub.records.shipped import hint
 from pdiff_hub.travelling.pipeline_pdiff import INDEX
 
@@ -87,5 +87,5 @@ def network_files(repo_id: str, revision: str | None, token: str | bool | None) 
         required=_NETWORK,
         revision=revision,
         token=token,
-        allow_patterns=[*_NETWORK_FILES, "README.md"],
+        allow_patterns=[*_NETWORK_FILES, RunFolder(Path()).card.name],
     )
