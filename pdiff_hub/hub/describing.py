@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pdiff_hub.travelling.param_autoencoder import ParamLayout
 # Of `generated.json`: what people want to know, in this order.
 _TOLD = ("pipeline", "revision", "seed", "index", "num_models", "num_inference_steps", "num_labels", "classes")
 _TOLD += ("condition", "guidance_scale", "scheduler")
+_FORMATS = (".safetensors", ".pt2", ".onnx")
 
 
 def describe(
@@ -82,15 +84,17 @@ def _networks(folder: Path) -> str:
     place = NetworksFolder(folder)
     origin = read_json(place.origin) if place.origin.is_file() else {}
     config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
-    files = [*place.networks()] or sorted(folder.glob("model*.safetensors"))
-    number = len([*place.networks()]) or 1
-    parts = files[:1] if number > 1 else files  # one network may be in several files
+    files = sorted(file for file in folder.glob("model*") if file.suffix in _FORMATS)
+    # Without a number it is one network, perhaps in several files.
+    own = [file for file in files if re.fullmatch(r"model-\d+", file.stem)]
+    parts = [file for file in (own[:1] or files) if file.suffix == _FORMATS[0]]
     tensors = [stored for file in parts for stored in read_header(file).values()]
     numbers = sum(math.prod(stored.shape) for stored in tensors)
     network = config.get("network") or origin.get("network")
     called = network.get("name") if isinstance(network, dict) else config.get("model_type")
-    what = f"{number} generated networks" if number > 1 else "generated network"
-    text = f"{what}: {'' if called is None else f'{called}, '}{numbers:,} numbers in {len(tensors)} tensors"
+    what = f"{len(own)} generated networks" if len(own) > 1 else "generated network"
+    size = f"{numbers:,} numbers in {len(tensors)} tensors" if tensors else ", ".join(file.name for file in files[:1])
+    text = f"{what}: {'' if called is None else f'{called}, '}{size or 'no file of it is here'}"
     told = [f"{key} {shortened(origin[key])}" for key in _TOLD if origin.get(key) is not None]
     made = f"made with {', '.join(told)}" if told else f"how it was made is not known: there is no {place.origin.name}"
     return f"{printable(text)}\n{printable(made)}"

@@ -17,7 +17,10 @@ Kind = Literal["pipeline", "data set", "network"]
 
 
 _NETWORK = NetworksFolder(Path()).origin.name
-_NETWORK_FILES = (_NETWORK, CONFIG, "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json")
+_NETWORK_FILES = (
+    *(_NETWORK, CONFIG, "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json"),
+    *("model.pt2", "model.onnx"),
+)
 
 
 def kind_of(repo_id: str, *, revision: str | None = None, token: str | bool | None = None) -> Kind:
@@ -57,7 +60,7 @@ def kind_of_folder(folder: Path) -> Kind:
         return "pipeline"
     if (folder / DATASET_INDEX).is_file():
         return "data set"
-    if next(NetworksFolder(folder).networks(), None) is not None or (folder / _NETWORK).is_file():
+    if (folder / _NETWORK).is_file() or next(NetworksFolder(folder).networks(), None) is not None:
         return "network"
     raise FileNotFoundError(
         f"{folder} holds no pipeline (it has no {INDEX}), no checkpoint data set (no {DATASET_INDEX}) and no generated "
