@@ -10,7 +10,7 @@ from pdiff_hub import PDiffPipeline, load_task
 from pdiff_hub.hub import push_network
 
 
-def main(repo_id: str, pipeline: str = "pipelines/digits-mlp3") -> None:
+def main(repo_id: str, pipeline: str = "digits-mlp3") -> None:
     pipe = PDiffPipeline.from_pretrained(pipeline)
     network = pipe.build_network(pipe(generator=torch.Generator().manual_seed(0)).state_dicts[0])
     task = load_task(pipe.autoencoder.config.task)

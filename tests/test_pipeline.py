@@ -148,7 +148,7 @@ def test_from_pretrained_refuses_what_is_no_pipeline(pipe: PDiffPipeline, tmp_pa
     with pytest.raises(FileNotFoundError, match=r"has no model_index\.json"):
         PDiffPipeline.from_pretrained(tmp_path)
     pipe.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="unknown option 'shceduler'"):
+    with pytest.raises(ValueError, match="unknown option of from_pretrained: 'shceduler'"):
         PDiffPipeline.from_pretrained(tmp_path, shceduler=None)
     index = json.loads((tmp_path / "model_index.json").read_text())
     index["scheduler"][1] = "DDPMSheduler"

@@ -57,11 +57,6 @@ def test_trained_again_nothing_false_stays(tmp_path: Path) -> None:
     assert not names(folder) & TELLING
 
 
-def test_saving_takes_a_folder_and_nothing_else(tmp_path: Path) -> None:
-    with pytest.raises(TypeError):
-        PDiffPipeline.from_pretrained(SHIPPED).save_pretrained(tmp_path, push_to_hub=True)  # type: ignore[call-arg]
-
-
 @pytest.mark.parametrize("index", [{"weight_map": {}}, [], {"weight_map": {"mean_P": "../elsewhere.safetensors"}}])
 def test_an_index_of_shards_that_is_not_true(tmp_path: Path, index: object) -> None:
     folder = copied(tmp_path / "pipeline")

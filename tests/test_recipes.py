@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.recipes import find_recipe, load_recipe, recipe_from_dict
@@ -23,9 +24,15 @@ def test_shipped_recipes_are_short_and_resolve(file: Path) -> None:
     assert recipe == load_recipe(file.parent) == load_recipe(file)
     dataset = recipe.task if isinstance(recipe.task, str) else recipe.task["dataset"]
     channels, size, classes = SHAPES[dataset]
+    if isinstance(recipe.task, dict):
+        size = recipe.task.get("image_size", size)
+    if recipe.method == "family" and recipe.to_dict()["collect"]["family"] == "class-subsets":
+        classes = 2
     spec = resolve_network(recipe.network, in_channels=channels, image_size=size, num_classes=classes)
     with torch.device("meta"):
         layout = ParamLayout.from_module(build_network(spec, pretrained=False), recipe.select)
+    listed = yaml.safe_load((file.parents[1] / "list.yaml").read_text())
+    assert listed[file.parent.name]["numbers"] == layout.num_params and len(listed) == len(SHIPPED)
     if "resnet18-norms" in file.parent.name:
         assert layout.num_params == 2048
     if file.parent.name != "digits-mlp3":

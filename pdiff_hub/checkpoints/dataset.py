@@ -5,11 +5,11 @@ Shapes: K checkpoints, P parameters, R some of the rows, S a slice of the parame
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import pyarrow as pa
 import torch
@@ -98,6 +98,31 @@ class CheckpointDataset:
 
     def __len__(self) -> int:
         return self._rows.num_rows
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> CheckpointDataset: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | CheckpointDataset:
+        """A checkpoint as a row: its metadata, its "params" (float32 [P]) and, if the set has conditions, its
+        "condition" (float32 [D]). -1 is the last one; a slice gives a set of those checkpoints.
+        """
+        if isinstance(index, slice):
+            return self.select_rows(range(*index.indices(len(self))))
+        if not isinstance(index, int) or isinstance(index, bool):
+            raise TypeError(f"a checkpoint's index is {index!r}, expected a whole number or a slice.")
+        if not -len(self) <= index < len(self):  # Python ends a loop by this error
+            raise IndexError(f"checkpoint {index} does not exist; there are {len(self)}, counted from 0.")
+        return self._row(index % len(self), self.rows)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The rows, as `dataset[i]` gives them; of a large set one at a time is in memory."""
+        rows = self.rows
+        return (self._row(index, rows) for index in range(len(self)))
+
+    def _row(self, index: int, rows: Rows) -> dict[str, Any]:
+        row = {"params": rows.read(index, index + 1, 0, self.layout.num_params)[0], **self.metadata[index]}
+        return row if self.conditions_KD is None else {**row, "condition": self.conditions_KD[index]}
 
     def __repr__(self) -> str:
         return f"CheckpointDataset(num_checkpoints={len(self)}, num_params={self.layout.num_params})"

@@ -9,12 +9,18 @@ import typer
 
 from pdiff_hub.cli.options import (
     REPRODUCED,
+    Baselines,
     Condition,
     Device,
+    Guidance,
     Images,
     NumJudged,
+    NumModels,
+    NumSteps,
     Overrides,
+    PipelineName,
     RecipeName,
+    RecipeSeed,
     ReportDir,
     Revision,
     Seed,
@@ -24,6 +30,7 @@ from pdiff_hub.cli.options import (
     asked_for,
     echo,
     in_range,
+    named_task,
 )
 from pdiff_hub.errors import PdiffError
 
@@ -111,14 +118,14 @@ def train(
 
 @app.command()
 def generate(
-    pipeline: Annotated[str, typer.Argument(help="A pipeline's folder or Hub id.")],
+    pipeline: PipelineName,
     output_dir: Annotated[Path | None, typer.Option(help="Where the networks will be.")] = None,
-    num_models: Annotated[int, typer.Option(help="How many, at least 1.")] = 1,
+    num_models: NumModels = 1,
     seed: Annotated[int, typer.Option(help="The same seed gives the same networks.", callback=in_range)] = 0,
-    num_inference_steps: Annotated[int | None, typer.Option(help="Default: the pipeline's own.")] = None,
+    num_inference_steps: NumSteps = None,
     push_to_hub: Annotated[str | None, typer.Option(help="Publish it as a Hub repository of this name.")] = None,
     condition: Condition = None,
-    guidance_scale: Annotated[float, typer.Option(help="How strictly to follow the condition; 1 asks once.")] = 1.0,
+    guidance_scale: Guidance = 1.0,
     format: Annotated[
         str, typer.Option(help="safetensors; torch-export or onnx: programs that run without this package.")
     ] = "safetensors",
@@ -132,9 +139,9 @@ def generate(
     generated.json beside them says how to use them without this package. A folder that holds more networks than these
     is refused.
 
-    Example: pdiff generate pipelines/digits-mlp3 --num-models 10 --seed 0 --output-dir networks
+    Example: pdiff generate digits-mlp3 --num-models 10 --seed 0 --output-dir networks
 
-    Example: pdiff generate pipelines/digits-mlp3 --num-models 5 --ensemble --format torch-export --output-dir networks
+    Example: pdiff generate digits-mlp3 --num-models 5 --ensemble --format torch-export --output-dir networks
     """
     from pdiff_hub import runs
     from pdiff_hub.hub import push_network
@@ -181,11 +188,13 @@ def generate(
 
 @app.command()
 def fit(
-    pipeline: Annotated[str, typer.Argument(help="A pipeline's folder or Hub id.")],
-    task: Annotated[str, typer.Option(help="A folder with a sub-folder per class, or a task as in a recipe.")],
+    pipeline: PipelineName,
+    task: Annotated[
+        str, typer.Option(help="A folder with a sub-folder per class, or a task as in a recipe.", callback=named_task)
+    ],
     output_dir: Annotated[Path, typer.Option(help="Where the networks will be.")],
     num_labels: Annotated[int, typer.Option(help="How many training images are used, evenly over the answers.")] = 50,
-    num_models: Annotated[int, typer.Option(help="How many, at least 1; all together say how sure they are.")] = 5,
+    num_models: NumModels = 5,
     classes: Annotated[str | None, typer.Option(help="For yes/no networks: which labels are yes, as 0,3,7.")] = None,
     condition: Condition = None,
     seed: Annotated[
@@ -197,7 +206,9 @@ def fit(
 ) -> None:
     """Find networks that give the labels of a few images, write them as `pdiff generate` does, and judge them.
 
-    Example: pdiff fit PIPELINE --task '{dataset: digits}' --classes 0,3,7 --num-labels 50 --output-dir networks
+    Several networks say together how sure they are.
+
+    Example: pdiff fit digits-subsets --task '{dataset: digits}' --classes 0,3,7 --num-labels 50 --output-dir networks
     """
     from pdiff_hub.pipeline import PDiffPipeline
     from pdiff_hub.runs.fitting import fit_networks
@@ -210,13 +221,13 @@ def fit(
 
 @app.command()
 def evaluate(
-    pipeline: Annotated[str, typer.Argument(help="A pipeline's folder or Hub id.")],
-    dataset: Annotated[str, typer.Option(help="The data set it was trained on: folder or Hub id.")],
+    pipeline: PipelineName,
     output_dir: ReportDir,
-    num_models: NumJudged = 200,
-    seed: Seed = 0,
-    num_inference_steps: int | None = None,
-    baselines: Annotated[int, typer.Option(help="Networks that each baseline makes; 0: no baselines.")] = 100,
+    dataset: Annotated[str | None, typer.Option(help="Its training data. Default: its own checkpoints/.")] = None,
+    num_models: NumJudged = None,
+    seed: RecipeSeed = None,
+    num_inference_steps: NumSteps = None,
+    baselines: Baselines = None,
     revision: Revision = None,
     device: Device = "cpu",
     trust_remote_code: Trust = False,
@@ -224,31 +235,36 @@ def evaluate(
 ) -> None:
     """Generate networks and compare them with the originals: accuracy, similarity, and whether they are copies.
 
-    Example: pdiff evaluate runs/digits --dataset runs/digits/checkpoints --output-dir report
+    Example: pdiff evaluate runs/digits --output-dir report
     """
     from pdiff_hub import runs
     from pdiff_hub.checkpoints import CheckpointDataset
     from pdiff_hub.evaluation.table import print_results
     from pdiff_hub.pipeline import PDiffPipeline
-    from pdiff_hub.recipes import EvaluateConfig
+    from pdiff_hub.records import RunFolder
 
     pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
-    originals = CheckpointDataset.from_pretrained(dataset)
+    assert pipe.folder is not None
+    folder = RunFolder(pipe.folder)
+    originals = runs.own_checkpoints(folder) if dataset is None else CheckpointDataset.from_pretrained(dataset)
+    if originals is None:
+        raise PdiffError(f"{pipeline} has no {folder.checkpoints.name}/: say with --dataset what it was trained on.")
+    numbers = runs.judging_numbers(folder, num_models=num_models, seed=seed, baselines=baselines)
     with runs.generated_rows(
-        pipe, num_models, output_dir, seed=seed, num_inference_steps=num_inference_steps
+        pipe, numbers.num_models, output_dir, seed=numbers.seed, num_inference_steps=num_inference_steps
     ) as generated:
         results = runs.evaluate(
             pipe,
             originals,
             generated,
             output_dir,
-            config=EvaluateConfig(baselines=baselines),
+            config=numbers.config,
             name=Path(pipeline).name,
-            seed=seed,
-            source=pipe.folder,
+            seed=numbers.seed,
+            source=folder.path,
             num_inference_steps=num_inference_steps,
             trust_remote_code=trust_remote_code,
-            unseen=runs.unseen_of(Path(dataset)),
+            unseen=runs.unseen_of(folder.checkpoints if dataset is None else Path(dataset)),
             images=images,
         )
     print_results(results)
@@ -257,12 +273,14 @@ def evaluate(
 
 @app.command()
 def audit(
-    pipeline: Annotated[str, typer.Argument(help="A pipeline's folder or Hub id.")],
+    pipeline: PipelineName,
     dataset: Annotated[str | None, typer.Option(help="Its training data. Default: its own checkpoints/.")] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Default: runs/NAME-audit.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Measure only this (repeatable).")] = None,
-    num_models: NumJudged = 200,
-    seed: Seed = 0,
+    num_models: NumJudged = None,
+    seed: RecipeSeed = None,
+    num_inference_steps: NumSteps = None,
+    baselines: Baselines = None,
     revision: Revision = None,
     device: Device = "cpu",
     trust_remote_code: Trust = False,
@@ -270,7 +288,7 @@ def audit(
 ) -> None:
     """Does it generate, or copy and average? Compare a pipeline with every simple baseline, and say which is better.
 
-    Example: pdiff audit pipelines/digits-mlp3
+    Example: pdiff audit digits-mlp3
     """
     from pdiff_hub import runs
     from pdiff_hub.checkpoints import CheckpointDataset
@@ -286,6 +304,8 @@ def audit(
             metrics=metric or (),
             num_models=num_models,
             seed=seed,
+            num_inference_steps=num_inference_steps,
+            baselines=baselines,
             device=device,
             trust_remote_code=trust_remote_code,
             revision=revision,

@@ -13,7 +13,7 @@ from pdiff_hub.errors import PdiffError
 
 @app.command()
 def push(
-    folder: Annotated[Path, typer.Argument(help="A pipeline's or a data set's folder.")],
+    folder: Annotated[str, typer.Argument(help="A pipeline's or a data set's folder, or a name of `pdiff list`.")],
     repo_id: Annotated[str, typer.Argument(help="Where on the Hub: user/name.")],
     checkpoints_id: Annotated[
         str | None,
@@ -27,7 +27,7 @@ def push(
 ) -> None:
     """Put a pipeline or a data set on the Hub, with a card, in one commit. Log in first: hf auth login
 
-    Example: pdiff push pipelines/digits-mlp3 user/digits-mlp3 --checkpoints-id user/digits-mlp3-checkpoints
+    Example: pdiff push digits-mlp3 user/digits-mlp3 --checkpoints-id user/digits-mlp3-checkpoints
     """
     from pdiff_hub.hub import push_folder
     from pdiff_hub.transfer import PushOptions
@@ -40,12 +40,12 @@ def push(
 
 @app.command()
 def pull(
-    repo_id: Annotated[str, typer.Argument(help="A pipeline or data set on the Hub: user/name.")],
+    repo_id: Annotated[str, typer.Argument(help="A pipeline, data set or network on the Hub: user/name.")],
     directory: Annotated[Path, typer.Argument(help="A new folder; it ends whole, or is not there.")],
     revision: Revision = None,
     rows: Annotated[str | None, typer.Option(help="A data set's: only these checkpoints, as 0:10 (not 10).")] = None,
 ) -> None:
-    """Download a pipeline or a data set into a folder.
+    """Download a pipeline, a data set or a generated network into a folder.
 
     Example: pdiff pull user/digits-mlp3 digits-mlp3
     """
@@ -65,12 +65,14 @@ def pull(
 
 @app.command()
 def info(
-    path: Annotated[str, typer.Argument(help="A pipeline's or a data set's folder or Hub id.")],
+    path: Annotated[
+        str, typer.Argument(help="Of a pipeline, data set or generated networks: a folder, name or Hub id.")
+    ],
     revision: Revision = None,
 ) -> None:
     """Say what a folder or Hub repository holds, and its results.
 
-    Example: pdiff info pipelines/digits-mlp3
+    Example: pdiff info digits-mlp3
     """
     from pdiff_hub.evaluation.table import print_results
     from pdiff_hub.hub import describe

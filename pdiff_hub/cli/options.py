@@ -5,12 +5,13 @@ Heavy imports stay inside the functions, so that `--help` answers at once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pdiff_hub.errors import PdiffError, printable_lines
+from pdiff_hub.errors import PdiffError, printable_lines, require
 
 app = typer.Typer(
     name="pdiff",
@@ -20,6 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing rich is half of the time that `--help` takes
     help="Generate the weights of neural networks by latent diffusion. Begin with: pdiff run digits-mlp3",
 )
+MOST_NETWORKS, MOST_STEPS = 1_000_000, 1_000_000
 REPRODUCED = "table1, table2a to c, table3, figure3, figure4a to c, figure5a, figure5b, frontier"
 
 
@@ -38,11 +40,51 @@ def asked_for(condition: str | None) -> dict[str, str] | None:
     return {name.strip(): value.strip()}
 
 
-def in_range(seed: int) -> int:
+def in_range(seed: int | None) -> int | None:
     """The seed; PdiffError if torch cannot count that far."""
-    if not -(2**63) <= seed < 2**63:
+    if seed is not None and not -(2**63) <= seed < 2**63:
         raise PdiffError(f"--seed is {seed}, expected a whole number below 2**63; give a smaller one.")
     return seed
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version as version_of  # importing it takes longer than all else here
+
+        typer.echo(f"pdiff-hub {version_of('pdiff-hub')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of `pdiff` itself."""
+
+
+def _count(least: int, most: int) -> Callable[[typer.CallbackParam, int | None], int | None]:
+    """Checks a number of something, before anything is opened or made."""
+
+    def checked(param: typer.CallbackParam, value: int | None) -> int | None:
+        fits = value is None or least <= value <= most
+        require(fits, param.opts[0], value, f"a whole number from {least:,} to {most:,}")
+        return value
+
+    return checked
+
+
+def _scale(scale: float) -> float:
+    """How strictly a condition is followed; PdiffError for what is no number, which torch would carry through."""
+    require(0 <= scale < float("inf"), "--guidance-scale", scale, "a number of at least 0")
+    return scale
+
+
+def named_task(task: str) -> str:
+    """The text that names a task; PdiffError if there is none, which would mean the current folder."""
+    require(bool(task.strip()), "--task", task, "a folder of images, a data set, or a task such as '{dataset: digits}'")
+    return task
 
 
 def _usable(device: str) -> str:
@@ -91,8 +133,34 @@ Overrides = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...", callback=_usable)]
 ReportDir = Annotated[Path, typer.Option(help="Where report.html, results.json and the pictures will be.")]
-NumJudged = Annotated[int, typer.Option(help="How many networks to generate and judge.")]
+PipelineName = Annotated[str, typer.Argument(help="A pipeline: a folder, a name of `pdiff list`, or a Hub id.")]
+NumModels = Annotated[int, typer.Option(help="How many, at least 1.", callback=_count(1, MOST_NETWORKS))]
+NumSteps = Annotated[
+    int | None,
+    typer.Option("--num-inference-steps", help="Default: the pipeline's own.", callback=_count(1, MOST_STEPS)),
+]
+NumJudged = Annotated[
+    int | None,
+    typer.Option(
+        "--num-models",
+        help="How many networks to generate and judge. Default: as its recipe.",
+        callback=_count(1, MOST_NETWORKS),
+    ),
+]
+Baselines = Annotated[
+    int | None,
+    typer.Option(
+        "--baselines",
+        help="Networks that each baseline makes; 0: no baselines. Default: as its recipe.",
+        callback=_count(0, MOST_NETWORKS),
+    ),
+]
+Guidance = Annotated[
+    float,
+    typer.Option("--guidance-scale", help="How strictly to follow the condition; 1 asks once.", callback=_scale),
+]
 Seed = Annotated[int, typer.Option(callback=in_range)]
+RecipeSeed = Annotated[int | None, typer.Option("--seed", help="Default: as its recipe.", callback=in_range)]
 Trust = Annotated[
     bool,
     typer.Option(

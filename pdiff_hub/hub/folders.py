@@ -1,4 +1,4 @@
-"""What `pdiff push`, `pull` and `info` do: they tell pipelines from data sets, and push, download or describe them."""
+"""What `pdiff push` and `pull` do: they tell pipelines from data sets, and push or download them."""
 
 from __future__ import annotations
 
@@ -6,52 +6,22 @@ import filecmp
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Unpack
 
 from pdiff_hub import transfer
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.index import INDEX_NAME as DATASET_INDEX
 from pdiff_hub.checkpoints.index import read_index
-from pdiff_hub.errors import PdiffError, printable
+from pdiff_hub.errors import PdiffError
+from pdiff_hub.hub.kinds import Kind, dataset_index, kind_of, network_files
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.pipeline.opening import download
 from pdiff_hub.pipeline.pushing import push_saved_pipeline
 from pdiff_hub.recipes import recipe_of
-from pdiff_hub.records import Checkpoints, Results, RunFolder
-from pdiff_hub.tasks.normalization import shown
+from pdiff_hub.records import Checkpoints, RunFolder
+from pdiff_hub.records.shipped import hint, local_folder
 from pdiff_hub.transfer import PushOptions, require_own, staging
-from pdiff_hub.travelling.conditioner import ConditionSpec
-from pdiff_hub.travelling.param_autoencoder import ParamLayout
 from pdiff_hub.travelling.pipeline_pdiff import INDEX
-
-Kind = Literal["pipeline", "data set"]
-
-
-def kind_of(repo_id: str, *, revision: str | None = None, token: str | bool | None = None) -> Kind:
-    """Whether a repository on the Hub is a pipeline or a data set. If both have this name: the pipeline.
-
-    ValueError if it is neither. If there is no such repository, errors as in `pdiff_hub.transfer.list_files`.
-    """
-    found: list[str] = []
-    failure: Exception | None = None
-    kinds: tuple[tuple[Kind, Literal["model", "dataset"], str], ...] = (
-        ("pipeline", "model", INDEX),
-        ("data set", "dataset", DATASET_INDEX),
-    )
-    for kind, repo_type, index in kinds:
-        try:
-            _, files = transfer.list_files(repo_id, repo_type=repo_type, revision=revision, token=token)
-        except (FileNotFoundError, PermissionError) as error:
-            failure = failure or error
-            continue
-        if index in files:
-            return kind
-        found.append(f"{'model repository' if repo_type == 'model' else 'data set'} without {index}")
-    if not found and failure is not None:
-        raise failure
-    raise PdiffError(
-        f"{repo_id!r} is neither a pipeline nor a checkpoint data set of this package: it is a {' and a '.join(found)}."
-    )
 
 
 def push_folder(
@@ -65,11 +35,12 @@ def push_folder(
     """Push the pipeline or checkpoint data set in `folder`; -> the commit's URL.
 
     Args:
+        folder: or the name of a pipeline that comes with the package.
         checkpoints_id: as in `push_pipeline_folder`; for a pipeline only.
         append: as in `CheckpointDataset.push_to_hub`; for a data set only.
         options: private, revision, commit_message, create_pr and token, as in these two.
     """
-    folder = Path(folder)
+    name, folder = str(folder), local_folder(folder) or Path(folder)
     if RunFolder(folder).index.is_file():
         if append:
             raise PdiffError(f"{folder} is a pipeline, which cannot be appended to another; append is for data sets.")
@@ -77,6 +48,7 @@ def push_folder(
     if not (folder / DATASET_INDEX).is_file():
         raise FileNotFoundError(
             f"{folder} is neither a pipeline (it has no {INDEX}) nor a checkpoint data set (no {DATASET_INDEX})."
+            f"{hint(name)}"
         )
     if checkpoints_id is not None:
         raise PdiffError(f"{folder} is a data set itself: push it to one name, without checkpoints_id.")
@@ -117,58 +89,6 @@ def push_pipeline_folder(
     return pushed.url
 
 
-def describe(
-    path_or_id: str | Path, *, revision: str | None = None, token: str | bool | None = None
-) -> tuple[str, Results | None]:
-    """One line about the pipeline or data set in a folder or on the Hub, and the pipeline's results, if it has any."""
-    folder = Path(path_or_id)
-    local = folder.is_dir()
-    kind = kind_of(str(path_or_id), revision=revision, token=token) if not local else None
-    if kind == "pipeline" or (local and (folder / INDEX).is_file()):
-        pipe = PDiffPipeline.from_pretrained(path_or_id, revision=revision, token=token)
-        config: Any = pipe.autoencoder.config
-        assert pipe.folder is not None
-        text = printable(
-            f"pipeline: {pipe.autoencoder.layout}; {config.form} autoencoder, latents {config.latent_channels} x "
-            f"{config.latent_length}; {type(pipe.scheduler).__name__}, {pipe.config.default_num_inference_steps} steps"
-            f"{_normalized(config.task)}"
-        )
-        return text + _asked(pipe.conditions), RunFolder(pipe.folder).read_results()
-    index = read_index(folder if local else _dataset_index(str(path_or_id), revision, token))
-    layout = ParamLayout.from_dict(index["layout"])
-    spec = None if index.get("conditions") is None else ConditionSpec.from_dict(index["conditions"])
-    network = index["network"].get("name", "unknown")
-    text = printable(
-        f"data set: {index['num_checkpoints']} checkpoints, {layout}, network {network}{_normalized(index.get('task'))}"
-    )
-    return text + _asked(spec), None
-
-
-def _normalized(task: Any) -> str:
-    """How the task's images are normalised; empty if by its training split, as usual."""
-    text = shown(task) if isinstance(task, dict) else None
-    return "" if text is None else f", images normalised by {text}"
-
-
-def _asked(spec: ConditionSpec | None) -> str:
-    """What can be asked for, with an example as the command takes it; empty if nothing can."""
-    if spec is None:
-        return ""
-    if spec.kind in ("bits", "class"):
-        what = f"{'some' if spec.kind == 'bits' else 'one'} of {', '.join(spec.names)}"
-    elif spec.kind == "text":
-        return "\n" + printable(f"ask for {spec.name}: the {spec.size} numbers that {spec.names[0]} gives for a text")
-    else:
-        spans = [f"{low:g} to {high:g}" for low, high in zip(spec.low, spec.high, strict=True)]
-        names = spec.names or ("",) * len(spans)
-        what = ", ".join(f"{name} {span}".strip() for name, span in zip(names, spans, strict=True))
-    value = spec.example()[spec.name]
-    example = ",".join(
-        f"{each:g}" if isinstance(each, float) else each for each in ([value] if not isinstance(value, list) else value)
-    )
-    return "\n" + printable(f"ask for {spec.name}: {what} (--condition {spec.name}={example})")
-
-
 def pull(
     repo_id: str,
     directory: str | Path,
@@ -177,7 +97,7 @@ def pull(
     rows: slice | Sequence[int] | None = None,
     token: str | bool | None = None,
 ) -> Kind:
-    """Download a pipeline or a checkpoint data set into `directory`; -> which of the two it is.
+    """Download a pipeline, a checkpoint data set or a generated network into `directory`; -> which of them it is.
 
     Afterwards `directory` is complete, or as it was before.
 
@@ -199,6 +119,8 @@ def pull(
             folder = download(repo_id, revision=revision, token=token)
             PDiffPipeline.from_pretrained(folder)  # raises an error that says what is wrong with it
             _copy_files(folder, staged)
+        elif kind == "network":
+            _copy_files(network_files(repo_id, revision, token), staged)
         else:
             _open_rows(repo_id, rows, revision, token).save_pretrained(staged)
         _put_in_place(staged, directory)
@@ -219,25 +141,12 @@ def _open_rows(
 ) -> CheckpointDataset:
     if not isinstance(rows, slice):
         return CheckpointDataset.from_pretrained(repo_id, revision=revision, token=token, rows=rows)
-    index = _dataset_index(repo_id, revision, token)
+    index = dataset_index(repo_id, revision, token)
     number = read_index(index)["num_checkpoints"]
     # One row beyond the end is enough to raise the error.
     stop = number if rows.stop is None else min(rows.stop, number + 1)
     return CheckpointDataset.from_pretrained(
         repo_id, revision=transfer.commit_of(index), token=token, rows=range(rows.start or 0, stop)
-    )
-
-
-def _dataset_index(repo_id: str, revision: str | None, token: str | bool | None) -> Path:
-    """A folder with the index of a data set on the Hub, without its checkpoints."""
-    return transfer.pull(
-        repo_id,
-        repo_type="dataset",
-        what="checkpoint data set",
-        required=DATASET_INDEX,
-        revision=revision,
-        token=token,
-        allow_patterns=[DATASET_INDEX],
     )
 
 

@@ -19,6 +19,7 @@ from pdiff_hub.errors import PdiffError, one_line, require
 from pdiff_hub.pipeline.schedulers import MOST_TRAIN_TIMESTEPS, load_scheduler
 from pdiff_hub.records.components import load_component
 from pdiff_hub.records.run_folder import companion_patterns
+from pdiff_hub.records.shipped import hint, shipped
 from pdiff_hub.safe_files import read_json
 from pdiff_hub.training.memory import give_back
 from pdiff_hub.transfer import is_repo_id, list_files, pull
@@ -36,6 +37,8 @@ from pdiff_hub.travelling.pipeline_pdiff import (
 
 _KINDS: dict[str, Any] = {"autoencoder": ParamAutoencoder, "unet": UNet1DModel, CONDITIONER: Conditioner}
 _SETTINGS = ("default_num_inference_steps", "format_version")
+ARGUMENTS = (*COMPONENTS, CONDITIONER, *_SETTINGS)
+"""What `load_arguments` takes instead of what is in the folder."""
 _DEFAULT_STEPS = 50  # as in the pipeline's constructor
 # Only these files are downloaded: no code, no pickles, nothing that is not ours.
 _DOWNLOADED = (
@@ -69,9 +72,10 @@ def download(repo_id: str, *, most_bytes: int | None = None, **options: Any) -> 
                     f"most {_MOST_FILES} files with {most_bytes:,} bytes; open a smaller pipeline here."
                 )
         return pull(repo_id, repo_type="model", what="pipeline", required=INDEX, allow_patterns=_DOWNLOADED, **options)
-    except FileNotFoundError as error:
-        missing = f"{repo_id!r} is no folder here, and {error}"
-    raise FileNotFoundError(missing)
+    except (FileNotFoundError, ConnectionError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ConnectionError
+        missing = f"{repo_id!r} is no folder here, and {error}{hint(repo_id)}"
+    raise kind(missing)
 
 
 def load_arguments(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,15 +84,15 @@ def load_arguments(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     This is a part of `PDiffPipeline.from_pretrained`; errors as there.
     """
     if not (folder / INDEX).is_file():
+        other = shipped().get(str(folder))
+        instead = "" if other is None else f" The shipped pipeline of this name is in {other}."
         raise FileNotFoundError(
-            f"{folder} is no pipeline: it has no {INDEX}. `pdiff run` and `pdiff train` write such a folder."
+            f"{folder} is no pipeline: it has no {INDEX}. `pdiff run` and `pdiff train` write such a folder.{instead}"
         )
-    unknown = set(given) - {*COMPONENTS, CONDITIONER, *_SETTINGS}
-    if unknown:
-        raise PdiffError(
-            f"unknown option {sorted(unknown)[0]!r} for from_pretrained; expected a component name, "
-            "revision, cache_dir, token, local_files_only or torch_dtype."
-        )
+    for name in set(COMPONENTS) & given.keys():
+        # A compiled U-Net is no `UNet1DModel`, but all have a configuration.
+        expected = f"a {getattr(_KINDS.get(name), '__name__', 'scheduler')}; leave it out to take the folder's"
+        require(hasattr(given[name], "config"), name, given[name], expected)
     index = _read_index(folder / INDEX)
     arguments = {**{name: index[name] for name in _SETTINGS if name in index}, **given}
     for name, kind in _KINDS.items():

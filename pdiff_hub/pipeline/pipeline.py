@@ -7,14 +7,16 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from pdiff_hub.errors import PdiffError, require
 from pdiff_hub.networks.beside import build_beside
 from pdiff_hub.networks.dry_run import dry_run
+from pdiff_hub.pipeline.calling import TypedPipeline
 from pdiff_hub.pipeline.fitting import (
     STEPS,
     centers,
@@ -24,17 +26,28 @@ from pdiff_hub.pipeline.fitting import (
     identity,
     with_gradients,
 )
-from pdiff_hub.pipeline.opening import download, load_arguments, rehearse
+from pdiff_hub.pipeline.opening import ARGUMENTS, download, load_arguments, rehearse
+from pdiff_hub.pipeline.options import check_opening, check_saving, check_sharing, device_of, dtype_of
 from pdiff_hub.pipeline.pushing import push_pipeline
 from pdiff_hub.progress import progress_bar
 from pdiff_hub.records import RunFolder
 from pdiff_hub.records.fingerprint import fingerprint
+from pdiff_hub.records.shipped import local_folder
 from pdiff_hub.transfer import commit_of, require_own
 from pdiff_hub.travelling import pipeline_pdiff
-from pdiff_hub.travelling.pipeline_pdiff import COMPONENTS, CONDITIONER, PDiffPipelineOutput, require_finite
+from pdiff_hub.travelling.pipeline_pdiff import (
+    COMPONENTS,
+    CONDITIONER,
+    PDiffPipelineOutput,
+    require_finite,
+    require_generators,
+)
+
+if TYPE_CHECKING:
+    from pdiff_hub.pipeline.calling import NetworksOutput
 
 
-class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
+class PDiffPipeline(TypedPipeline):
     """Generates networks (Neural Network Diffusion, arXiv 2402.13144): a latent DDPM over trained parameters.
 
     It extends the class that travels to the Hub. Both write the pipeline itself in the same way.
@@ -58,35 +71,72 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
         token: str | bool | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
+        subfolder: str | None = None,
+        dtype: torch.dtype | None = None,
         torch_dtype: torch.dtype | None = None,
+        device_map: str | torch.device | None = None,
         **components: Any,
     ) -> PDiffPipeline:
-        """Open a pipeline folder or Hub repository with this package's classes; downloaded code is never run.
+        """Open a pipeline with this package's classes; downloaded code is never run.
 
         Args:
+            pretrained_model_name_or_path: a folder; else the name of a pipeline that comes with the package, such as
+                "digits-mlp3"; else the id of a Hub repository.
             revision, token, cache_dir, local_files_only: of a Hub repository, as in diffusers.
-            components: by name, to use instead of those in the folder (`scheduler=...`).
+            subfolder: in which the pipeline is; of a folder only.
+            dtype, torch_dtype: of the components, by either name; None: float32.
+            device_map: the device for all components; None: the CPU.
+            components: by name, to use instead of those in the folder (`scheduler=...`). Other options of diffusers'
+                `from_pretrained` are taken if they ask for what is done anyway (`use_safetensors=True`).
 
         Raises:
             FileNotFoundError: no such folder or repository, or a folder that is no pipeline.
-            ValueError: a repository that is no pipeline, a newer format, a file that is damaged or does not fit the
-                rest; the message names the file.
+            ValueError: a repository that is no pipeline, a recipe without weights, a newer format, a file that is
+                damaged or does not fit the rest (the message names it), an option that cannot be had or is unknown.
             Others as `pdiff_hub.transfer.pull` raises them.
         """
-        folder = Path(pretrained_model_name_or_path)
-        hub_id = None if folder.is_dir() else str(pretrained_model_name_or_path)
-        if hub_id is not None:
-            folder = download(
-                hub_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        components = check_opening(components, ARGUMENTS)
+        number, device = dtype_of(dtype, torch_dtype), device_of(device_map)
+        name = str(pretrained_model_name_or_path)
+        found = local_folder(pretrained_model_name_or_path)
+        if found is not None and revision is not None:
+            what = "a local folder" if Path(name).is_dir() else "shipped with this package"
+            raise PdiffError(f"{name} is {what}, which has no revision {revision!r}.")
+        if found is None and subfolder is not None:
+            raise PdiffError(
+                f"subfolder is {subfolder!r}, and a Hub repository has its pipeline at its root: download {name} with "
+                "`hf download`, and open the folder in it."
             )
-        elif revision is not None:
-            raise PdiffError(f"{folder} is a local folder, which has no revision {revision!r}.")
+        folder = found or download(
+            name, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
+        folder = folder if subfolder is None else folder / subfolder
         pipe = cls(**load_arguments(folder, components))
         rehearse(pipe, folder)
         pipe.folder = folder.resolve()
-        if hub_id is not None:
-            pipe.hub_id, pipe.hub_revision = hub_id, commit_of(folder)
-        return pipe.to(dtype=torch_dtype) if torch_dtype is not None else pipe
+        if found is None:
+            pipe.hub_id, pipe.hub_revision = name, commit_of(folder)
+        moved = {key: value for key, value in (("dtype", number), ("device", device)) if value is not None}
+        return pipe.to(**moved) if moved else pipe
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **components: Any) -> PDiffPipeline:
+        """A pipeline with the components of another one, which take no further memory; it is of the same folder.
+
+        components: by name, to use instead (`scheduler=...`, `default_num_inference_steps=...`). ValueError for a
+        pipeline of another kind, and for an option that is unknown or cannot be had.
+        """
+        if not isinstance(pipeline, pipeline_pdiff.PDiffPipeline):
+            raise PdiffError(
+                f"from_pipe takes a PDiffPipeline, and this is a {type(pipeline).__name__} of other classes; open its "
+                "folder with PDiffPipeline.from_pretrained."
+            )
+        check_sharing(components, ARGUMENTS)
+        steps = pipeline.config.default_num_inference_steps
+        made = cls(**{**pipeline.components, "default_num_inference_steps": steps, **components})
+        for name in ("folder", "hub_id", "hub_revision"):
+            setattr(made, name, getattr(pipeline, name, None))
+        return made
 
     def build_network(self, state_dict: dict[str, Tensor] | None = None, trust_remote_code: bool = False) -> nn.Module:
         """The target network in eval mode, with the weights of `state_dict` if it is given.
@@ -116,7 +166,7 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
         *,
         num_steps: int = STEPS,
         trust_remote_code: bool = False,
-    ) -> PDiffPipelineOutput:
+    ) -> NetworksOutput:
         """Networks that give the labels of a few examples, out of those that the pipeline knows.
 
         The first is the most probable one, for use alone. The others differ from it where the labels do not decide, so
@@ -141,6 +191,10 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
         if spec is None:
             raise PdiffError("this pipeline does not say which network it generates, so nothing can be fitted.")
         check_examples(inputs, labels, spec)
+        require_generators(generator)
+        if isinstance(generator, list | tuple):
+            raise PdiffError("generator is a list, expected one: a fit draws for all networks together.")
+        require(type(num_models) is int and num_models >= 1, "num_models", num_models, "an integer of at least 1")
         require(type(num_steps) is int and num_steps >= 1, "num_steps", num_steps, "an integer of at least 1")
         network = self.build_network(trust_remote_code=trust_remote_code)
         dry_run(network, spec)
@@ -178,7 +232,8 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
         latents = torch.cat(fitted).cpu()
         params = self.decode_latents(latents)
         require_finite(params)
-        return PDiffPipelineOutput(params=params, state_dicts=self.autoencoder.state_dicts(params), latents=latents)
+        out: Any = PDiffPipelineOutput(params=params, state_dicts=self.autoencoder.state_dicts(params), latents=latents)
+        return out
 
     def progress_bar(self, iterable: Iterable[Any] | None = None, total: int | None = None) -> Any:
         """As in diffusers. Where its bar would be hidden, since nobody watches a terminal, lines say how far it is."""
@@ -187,13 +242,18 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
             return super().progress_bar(iterable, total)
         return progress_bar(total, config.get("desc", "generate"), config.get("unit", "step"))
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], safe_serialization: bool = True, **options: Any
+    ) -> None:
         """Write the pipeline as a folder with the same files as its Hub repository, code included.
 
         `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` opens it without this package. Recipe, results,
         report, pictures and card are copied from the folder that the pipeline was opened from, unless the pipeline has
         changed since. If `save_directory` holds such files of another pipeline, all but its recipe are removed.
+
+        ValueError for an option of diffusers that cannot be had (`safe_serialization=False`, `variant="fp16"`).
         """
+        check_saving(safe_serialization, options)
         target = RunFolder(Path(save_directory).resolve())
         parts = [file for name in (*COMPONENTS, CONDITIONER) for file in (target.path / name).glob("*")]
         for file in (target.index, *parts, *target.companions()):

@@ -15,6 +15,7 @@ from pdiff_hub.errors import PdiffError, require, require_known, shortened, unkn
 from pdiff_hub.recipes.cells import CELL_NAMES, cell
 from pdiff_hub.recipes.values import from_text, plain, typed
 from pdiff_hub.records import RunFolder
+from pdiff_hub.records.shipped import FOLDERS, shipped
 from pdiff_hub.records.yaml_files import read_yaml
 from pdiff_hub.tasks.spec import HUB_OPTIONS
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig, with_preset
@@ -27,8 +28,6 @@ _METHODS: dict[str, type[CollectConfig]] = {
     "family": FamilyConfig,
     "import": ImportConfig,
 }
-# In a wheel the recipes are inside the package; in a source tree they are beside it.
-_RECIPE_FOLDERS = (Path(__file__).parents[1] / "pipelines", Path(__file__).parents[2] / "pipelines")
 _Config = TypeVar("_Config")
 
 
@@ -226,16 +225,16 @@ def find_recipe(name: str | Path) -> Path:
         return path / RECIPE_FILE
     if path.is_file():
         return path
-    shipped = {file.parent.name: file for folder in _RECIPE_FOLDERS for file in folder.glob(f"*/{RECIPE_FILE}")}
+    known = shipped()
     # `pipelines/digits-mlp3` means the shipped one even if the current folder has no such path.
     if path.parent in (Path("."), Path("pipelines")):
-        if path.name in shipped:
-            return shipped[path.name]
+        if path.name in known:
+            return known[path.name] / RECIPE_FILE
         if path.name in CELL_NAMES:
-            return _RECIPE_FOLDERS[0] / path.name / RECIPE_FILE
+            return FOLDERS[0] / path.name / RECIPE_FILE
     if path.is_dir():
         raise FileNotFoundError(f"{path} holds no {RECIPE_FILE}.")
-    raise unknown_name("recipe", str(name), [*shipped, *CELL_NAMES])
+    raise unknown_name("recipe", str(name), [*known, *CELL_NAMES])
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -2,7 +2,8 @@
 
 from pdiff_hub.collect.family import unseen_of
 from pdiff_hub.runs.generating import generated_rows, write_networks, write_params
-from pdiff_hub.runs.judging import audit, evaluate
+from pdiff_hub.runs.judging import audit, evaluate, own_checkpoints
+from pdiff_hub.runs.recipe_numbers import judging_numbers
 from pdiff_hub.runs.stages import collect, run, train
 
 __all__ = [
@@ -10,6 +11,8 @@ __all__ = [
     "collect",
     "evaluate",
     "generated_rows",
+    "judging_numbers",
+    "own_checkpoints",
     "run",
     "train",
     "unseen_of",

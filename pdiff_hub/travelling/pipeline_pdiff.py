@@ -77,6 +77,7 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     model_cpu_offload_seq = "unet->autoencoder"
     _optional_components: ClassVar[list[str]] = [CONDITIONER]  # diffusers reads it
+    _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
 
     def __init__(
         self,
@@ -122,6 +123,7 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         batch_size: int | None = None,
         condition: Mapping[str, Any] | Tensor | None = None,
         guidance_scale: float = 1.0,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> PDiffPipelineOutput | tuple[Any, ...]:
         """Sample `num_models` networks.
 
@@ -141,6 +143,8 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
                 per network, [N,D] (sets N). None asks for nothing.
             guidance_scale: 0 or more. 1 asks once; above, what the condition changes is taken so many times
                 (classifier-free guidance, arXiv 2207.12598, with the scale of diffusers).
+            callback_on_step_end_tensor_inputs: what the callback gets: "latents", or nothing. A callback of diffusers
+                (`PipelineCallback`) says it itself.
 
         Raises:
             ValueError: for any argument out of range, before work begins; for a scheduler that fails; for a network
@@ -152,26 +156,20 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         if asked is not None and len(asked) > 1 and num_models == 1:
             num_models = len(asked)
         num_models = self._check(num_models, steps, generator, output_type, latents, batch_size, shape)
+        names = getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs)
+        self._check_call(callback_on_step_end, names, return_dict)
         channels_NE = None if asked is None else self._channels(asked, num_models)
         device = self._execution_device
         noise, step_generators = self._noise(num_models, shape, generator, latents)
         batch = batch_size or self.default_batch_size(output_type)
         ends, paths = [], []
-        wanted = output_type != "latent"
-        params_NP = torch.empty(num_models, self.autoencoder.layout.num_params) if wanted else None
+        params_NP = None if output_type == "latent" else torch.empty(num_models, self.autoencoder.layout.num_params)
         with self.progress_bar(total=steps * -(-num_models // batch)) as bar:
+            options = (steps, callback_on_step_end, names, return_trajectory, bar)
             for start in range(0, num_models, batch):
                 one = slice(start, min(start + batch, num_models))
                 ask = self._ask(None if channels_NE is None else channels_NE[one].to(device), guidance_scale)
-                path = self._denoise(
-                    noise[one].to(device),
-                    steps,
-                    step_generators[one],
-                    callback_on_step_end,
-                    return_trajectory,
-                    bar,
-                    ask,
-                )
+                path = self._denoise(noise[one].to(device), step_generators[one], ask, *options)
                 ends.append(path[-1].cpu())
                 if return_trajectory:
                     paths.append(torch.stack(path).cpu())
@@ -182,34 +180,32 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         require_finite(latents_NCL)
         if params_NP is not None:
             require_finite(params_NP)
+        # All at once: an output of diffusers has as its items what it was made with.
         output = PDiffPipelineOutput(
             params=params_NP,
+            state_dicts=self.autoencoder.state_dicts(params_NP) if output_type == "state_dict" else None,
             latents=latents_NCL,
             trajectory=torch.cat(paths, dim=1) if paths else None,
         )
-        if output_type == "state_dict":
-            output.state_dicts = self.autoencoder.state_dicts(output.params)
         return output if return_dict else output.to_tuple()
 
+    def _check_call(self, callback: Any, names: Any, return_dict: Any) -> None:
+        _require(isinstance(return_dict, bool), "return_dict", return_dict, "True or False")
+        _require(callback is None or callable(callback), "callback_on_step_end", callback, "a function")
+        known = self._callback_tensor_inputs
+        fits = isinstance(names, list | tuple) and all(name in known for name in names)
+        _require(fits, "callback_on_step_end_tensor_inputs", names, f"a list of some of {known}")
+
     def _check(
-        self,
-        num_models: int,
-        steps: int,
-        generator: Any,
-        output_type: str,
-        latents: Tensor | None,
-        batch_size: int | None,
-        shape: tuple[int, int],
+        self, num_models: Any, steps: Any, generator: Any, output_type: Any, latents: Any, batch_size: Any, shape: Any
     ) -> int:
-        if output_type not in ("state_dict", "params", "latent"):
-            raise SamplingError(f"output_type is {output_type!r}, expected 'state_dict', 'params' or 'latent'.")
+        fits = output_type in ("state_dict", "params", "latent")
+        _require(fits, "output_type", output_type, "'state_dict', 'params' or 'latent'")
         for name, value in (("num_models", num_models), ("num_inference_steps", steps), ("batch_size", batch_size)):
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise SamplingError(f"{name} is {value!r}, expected an integer of at least 1.")
+            _require(value is None or (type(value) is int and value >= 1), name, value, "an integer of at least 1")
         require_one_call(self.scheduler)
         most = self.scheduler.config.num_train_timesteps
-        if steps > most:
-            raise SamplingError(f"num_inference_steps is {steps}, expected at most the {most} steps trained with.")
+        _require(steps <= most, "num_inference_steps", steps, f"at most the {most} steps trained with")
         if latents is not None:
             if not isinstance(latents, Tensor) or latents.ndim != 3 or tuple(latents.shape[1:]) != shape:
                 found = list(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
@@ -219,9 +215,10 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
             if not bool(latents.isfinite().all()):
                 raise SamplingError("latents hold NaN or infinity, expected finite numbers.")
             num_models = len(latents)
+        require_generators(generator)
         if isinstance(generator, Sequence) and len(generator) != num_models:
             raise SamplingError(f"generator is a list of {len(generator)}, expected one for each of {num_models}.")
-        return num_models
+        return int(num_models)
 
     def _noise(
         self, num_models: int, shape: tuple[int, int], generator: Any, latents: Tensor | None
@@ -242,12 +239,13 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     def _asked(self, condition: Mapping[str, Any] | Tensor | None, guidance_scale: float) -> Tensor | None:
         """The numbers that are asked for, [1,D] or [N,D]; NaN for nothing; None if the pipeline takes no condition."""
-        if not isinstance(guidance_scale, (int, float)) or not 0 <= guidance_scale < math.inf:
-            raise SamplingError(f"guidance_scale is {guidance_scale!r}, expected a number of at least 0.")
+        fits = isinstance(guidance_scale, int | float) and 0 <= guidance_scale < math.inf
+        _require(fits, "guidance_scale", guidance_scale, "a number of at least 0")
         spec = self.conditions
         if spec is None:
-            if condition is not None:
-                raise SamplingError("this pipeline takes no condition: its networks are of one kind. Leave it out.")
+            if condition is not None or guidance_scale != 1:
+                what = "the condition" if condition is not None else "guidance_scale"
+                raise SamplingError(f"this pipeline takes no condition: its networks are of one kind. Omit {what}.")
             return None
         if condition is None:
             return torch.full((1, spec.size), math.nan)
@@ -316,20 +314,14 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
         return expected
 
     def _denoise(
-        self,
-        noise: Tensor,
-        steps: int,
-        generators: list[torch.Generator],
-        callback: Any,
-        keep: bool,
-        bar: Any,
-        ask: Callable[[Tensor, Tensor], Tensor],
+        self, noise: Tensor, generators: Any, ask: Any, steps: int, callback: Any, names: Any, keep: bool, bar: Any
     ) -> list[Tensor]:
         path: list[Tensor] = []
 
         def after_step(index: int, timestep: Tensor, sample: Tensor) -> Tensor:
             if callback is not None:
-                sample = (callback(self, index, int(timestep), {"latents": sample}) or {}).get("latents", sample)
+                given = {"latents": sample} if names else {}
+                sample = (callback(self, index, int(timestep), given) or {}).get("latents", sample)
             path[:] = [*path, sample] if keep else [sample]
             bar.update()
             return sample
@@ -453,6 +445,18 @@ def require_one_call(scheduler: Any) -> None:
             f"a step of the scheduler {type(scheduler).__name__} needs {', '.join(needed)}, and this pipeline "
             "has an answer of its U-Net, a time step and a sample; take another scheduler, such as DDIMScheduler."
         )
+
+
+def require_generators(generator: Any) -> None:
+    """Raise ValueError unless it is a generator, several, or None; a number, as numpy takes for a seed, is none."""
+    for each in generator if isinstance(generator, Sequence) else [] if generator is None else [generator]:
+        expected = "a torch.Generator such as torch.Generator().manual_seed(0), or a list of them, one for each network"
+        _require(isinstance(each, torch.Generator), "generator", each, expected)
+
+
+def _require(fits: bool, name: str, found: Any, expected: str) -> None:
+    if not fits:
+        raise SamplingError(f"{name} is {found!r:.60}, expected {expected}.")
 
 
 def require_finite(numbers_NX: Tensor, first: int = 0) -> None:
