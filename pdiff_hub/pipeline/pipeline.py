@@ -70,7 +70,8 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
             FileNotFoundError: no such folder or repository, or a folder that is no pipeline.
             ValueError: a repository that is no pipeline, a newer format, a file that is damaged or does not fit the
                 rest; the message names the file.
-            Others as `pdiff_hub.transfer.pull` raises them.
+
+        Others as `pdiff_hub.transfer.pull` raises them.
         """
         folder = Path(pretrained_model_name_or_path)
         hub_id = None if folder.is_dir() else str(pretrained_model_name_or_path)

@@ -69,7 +69,8 @@ def push_network(
     Raises:
         ValueError: an argument out of range, a pipeline that does not say which network it generates or that was
             changed since it was loaded from the Hub, a repository that holds a pipeline.
-        Others as `pdiff_hub.transfer.push_files` raises them.
+
+    Others as `pdiff_hub.transfer.push_files` raises them.
     """
     _check(repo_id, seed, index, num_models, accuracy)
     if pipe.autoencoder.config.network is None:
