@@ -7,6 +7,7 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 READY := .venv/.installed
+DOCS_READY := .venv/.installed-docs
 # The first of these that runs and is new enough.
 PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,$(shell $(python) -c \
 	'import sys; print("$(python)") if sys.version_info >= (3, 11) else None' 2>/dev/null)))
@@ -15,13 +16,14 @@ PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,
 TEST_PROCESSES ?= 2
 TEST_THREADS ?= 1
 
-.PHONY: help demo test test-slow fuzz lint bench bench-scale clean install browser
+.PHONY: help demo test test-slow fuzz lint docs docs-serve bench bench-scale clean install browser
 
 help:
 	@echo 'make demo   train a generator on digits and ask it for networks: tables, and pictures in demo-output/'
 	@echo 'make test   the tests (make test-slow: those that take minutes)'
 	@echo 'make fuzz   10,000 damaged folders: each must open rightly, or say what is wrong in one sentence'
 	@echo 'make lint   ruff and mypy'
+	@echo 'make docs   the documentation as a site in site/, to be opened at site/index.html (make docs-serve: while writing)'
 	@echo 'make bench  the measured comparisons, which write benchmarks/RESULTS.md'
 	@echo 'make bench-scale  how time and memory grow with networks and sets of them'
 	@echo 'make clean  remove what the above wrote, .venv included'
@@ -48,6 +50,12 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(DOCS_READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: $(DOCS_READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
 bench: $(READY)
 	$(BIN)/python benchmarks/run_all.py
 
@@ -55,7 +63,7 @@ bench-scale: $(READY)
 	$(BIN)/python benchmarks/growth.py
 
 clean:
-	rm -rf .venv demo-output test-output runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv demo-output test-output runs site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 install: $(READY)
@@ -84,3 +92,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt hatchling editables
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev,space,tensorboard,transformers]'
 	touch $(READY)
+
+# Only those who build the site need these, so `make demo` does not wait for them.
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[docs]'
+	touch $(DOCS_READY)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.recipes import load_recipe, recipe_from_dict
-from pdiff_hub.recipes.recipe import _METHODS, _SECTIONS
-from pdiff_hub.recipes.values import _EXPECTED, _is_list, _is_mapping, _kinds
+from pdiff_hub.recipes.recipe import METHODS, SECTIONS
+from pdiff_hub.recipes.values import _EXPECTED, _is_list, _is_mapping, kinds_of
 from pdiff_hub.records.yaml_files import read_yaml
 
 BASE = "task: digits\nnetwork: mlp3\n"
@@ -29,9 +29,9 @@ def recipe(folder: Path, text: str = BASE, *overrides: str) -> Any:
 
 
 def test_every_declared_type_can_be_checked() -> None:
-    for kind in (*_SECTIONS.values(), *_METHODS.values()):
+    for kind in (*SECTIONS.values(), *METHODS.values()):
         for name, declared in get_type_hints(kind).items():
-            for each in _kinds(declared):
+            for each in kinds_of(declared):
                 known = each in (*_EXPECTED, type(None)) or _is_list(each) or _is_mapping(each)
                 assert known, f"{kind.__name__}.{name}"
 

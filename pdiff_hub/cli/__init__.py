@@ -1,4 +1,4 @@
-"""The `pdiff` command: `options`, `commands` and `hub` have what it does, `start` how it begins and ends.
+"""The `pdiff` command: `start` has how it begins and ends, the other files what it does.
 
 Nothing is imported here, not even from `__future__`: `python -m pdiff_hub.cli` puts the current folder, which may be a
 stranger's, on the path, and `__main__` first takes it away.

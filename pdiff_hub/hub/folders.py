@@ -69,7 +69,8 @@ def push_pipeline_folder(
 
     Raises:
         FileNotFoundError, ValueError: the folder holds no pipeline, or one that is damaged; or no checkpoints.
-        Others as `pdiff_hub.transfer.push_files` raises them.
+
+    Others as `pdiff_hub.transfer.push_files` raises them.
     """
     place = RunFolder(Path(folder))
     if not place.path.is_dir():
@@ -109,7 +110,8 @@ def pull(
     Raises:
         FileExistsError: something else is in `directory`.
         ValueError: the repository is neither, a file of it is damaged, or a row does not exist.
-        Others as `pdiff_hub.transfer.pull` raises them.
+
+    Others as `pdiff_hub.transfer.pull` raises them.
     """
     directory = Path(directory).absolute()
     kind: Kind = "data set" if rows is not None else kind_of(repo_id, revision=revision, token=token)

@@ -14,14 +14,11 @@ from typing import Any
 from torch import nn
 
 from pdiff_hub.errors import PdiffError, require_known, unknown_name
+from pdiff_hub.networks.options import SMALL, defaults
 
-NAMES = ("mlp", "mlp3", "convnet3")
+NAMES = tuple(SMALL)
 
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "mlp": {"hidden": [32]},  # of any depth
-    "mlp3": {"hidden": [64, 64]},
-    "convnet3": {"widths": [8, 16, 16], "norm": "none", "downsample": "max_pool", "global_pool": False},
-}
+_DEFAULTS: dict[str, dict[str, Any]] = {name: defaults(options) for name, options in SMALL.items()}
 _MOST_LAYERS = 1000  # a list that is longer is no network, and would take minutes to build
 _CHOICES = {"norm": ("none", "batch", "group"), "downsample": ("max_pool", "stride")}
 

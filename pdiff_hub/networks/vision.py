@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from pdiff_hub.errors import MissingPackageError, PdiffError, one_line, require_known
+from pdiff_hub.networks.options import PatchOptions, ResnetOptions, defaults
 from pdiff_hub.transfer import bounded
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ def resolve(
     if importlib.util.find_spec("transformers") is None:
         raise MissingPackageError(f"the network {name!r} needs transformers: pip install 'pdiff-hub[transformers]'")
     model_type = _ARCHITECTURES[name]["model_type"]
-    own = ("small_images", "stem_stride") if model_type == "resnet" else ("patch_size",)
-    require_known(f"option of network {name!r}", options, ("pretrained", "revision", "config", *own))
+    own = defaults(ResnetOptions if model_type == "resnet" else PatchOptions)
+    require_known(f"option of network {name!r}", options, (*own, "config"))
     pretrained, revision = options.get("pretrained"), options.get("revision")
     for key, value in (("pretrained", pretrained), ("revision", revision)):
         if value is not None and not isinstance(value, str):
@@ -96,8 +97,8 @@ def resolve(
     if config is not None:
         _check_config(name, pretrained, config, in_channels, image_size if model_type == "vit" else None)
     if model_type == "resnet":
-        small = options.get("small_images", pretrained is None and image_size <= _MAX_SMALL_IMAGE)
-        stride = options.get("stem_stride", 1 if small else 2)
+        small = _given(options, "small_images", pretrained is None and image_size <= _MAX_SMALL_IMAGE)
+        stride = _given(options, "stem_stride", 1 if small else 2)
         if not isinstance(small, bool):
             raise PdiffError(f"small_images of network {name!r} must be true or false, found {small!r}")
         if small and pretrained is not None:
@@ -106,7 +107,7 @@ def resolve(
             raise PdiffError(f"stem_stride of network {name!r} must be 2, or 1 with small_images, found {stride!r}")
         return {**resolved, "small_images": small, "stem_stride": stride}
     default = _default_patch(model_type, image_size) if config is None else config["patch_size"]
-    patch = options.get("patch_size", default)
+    patch = _given(options, "patch_size", default)
     if type(patch) is not int or patch < 1:
         raise PdiffError(f"patch_size of network {name!r} must be a positive integer, found {patch!r}")
     if config is not None and patch != config["patch_size"]:
@@ -120,6 +121,10 @@ def resolve(
             f"{image_size // patch}; set the task's image_size to {8 * patch} or more, or patch_size lower"
         )
     return {**resolved, "patch_size": patch}
+
+
+def _given(options: dict[str, Any], name: str, default: Any) -> Any:
+    return default if options.get(name) is None else options[name]
 
 
 def build(spec: dict[str, Any], *, pretrained: bool) -> nn.Module:

@@ -93,7 +93,8 @@ class PDiffPipeline(TypedPipeline):
             FileNotFoundError: no such folder or repository, or a folder that is no pipeline.
             ValueError: a repository that is no pipeline, a recipe without weights, a newer format, a file that is
                 damaged or does not fit the rest (the message names it), an option that cannot be had or is unknown.
-            Others as `pdiff_hub.transfer.pull` raises them.
+
+        Others as `pdiff_hub.transfer.pull` raises them.
         """
         components = check_opening(components, ARGUMENTS)
         number, device = dtype_of(dtype, torch_dtype), device_of(device_map)

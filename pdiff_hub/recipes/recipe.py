@@ -22,7 +22,7 @@ from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig, with_p
 
 RECIPE_FILE = RunFolder(Path()).recipe.name
 CollectConfig = FinetuneConfig | PopulationConfig | FamilyConfig | ImportConfig
-_METHODS: dict[str, type[CollectConfig]] = {
+METHODS: dict[str, type[CollectConfig]] = {
     "finetune": FinetuneConfig,
     "population": PopulationConfig,
     "family": FamilyConfig,
@@ -33,7 +33,12 @@ _Config = TypeVar("_Config")
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """num_models (at least 1) networks are generated for judging, in num_inference_steps (1..1000) sampling steps."""
+    """How networks are generated for judging.
+
+    Attributes:
+        num_models (at least 1): how many.
+        num_inference_steps (at least 1, at most 1000): sampling steps; the pipeline's own default, too.
+    """
 
     num_models: int = 200
     num_inference_steps: int = 50
@@ -50,11 +55,12 @@ class EvaluateConfig:
     """How networks are judged.
 
     Attributes:
-        num_originals: how many checkpoints are judged, evenly spaced; None means all.
-        baselines: how many networks each baseline makes; 0 leaves out baselines, frontier and ensembles.
-        fine_tune_steps: steps of the baseline that trains originals further.
-        guidance_scale: of families: with which networks are asked for (docs/measurements.md, "Asking").
-        fit_tasks, num_labels: of families: to how many held-out tasks networks are fitted, and to how many labels each.
+        num_originals (at least 2): how many checkpoints are judged, evenly spaced; null means all.
+        baselines (at least 0): how many networks each baseline makes; 0 leaves out baselines, frontier and ensembles.
+        fine_tune_steps (at least 1): steps of the baseline that trains originals further.
+        guidance_scale (at least 0): of families: with which networks are asked for (docs/measurements.md, "Asking").
+        fit_tasks (at least 0): of families: to how many held-out tasks networks are fitted.
+        num_labels (each at least 2): of families: to how many labels networks are fitted, one fit for each number.
     """
 
     num_originals: int | None = None
@@ -92,11 +98,23 @@ class Recipe:
     """Everything that decides which networks are generated. `task` and `network` alone give a sound pipeline.
 
     Attributes:
-        task, network: as `load_task` and `resolve_network` take them: a name, or a mapping.
-        select: as `ParamLayout.from_module` takes it.
-        method: "finetune", "population", "family" or "import", with its options in `collect`.
-        condition: a column of the checkpoints' metadata by which networks can be asked for; None: by none.
-        seed: decides every random choice, from 0 to 2**32 - 1.
+        task (a name, a Hub id, a folder, or a mapping): the images that networks are trained and judged on, as
+            `load_task` takes them.
+        network (a name, a function, or a mapping): the network whose weights are generated: one of those below, or
+            `some.module:function`, as `resolve_network` takes it.
+        select (a text, or a list of tensors): which of its tensors are generated; the others stay as they are. `all`;
+            `head`: the last layer; `last_norms:N`: the last N norm layers; `norms:A-B`: norm layers A to B;
+            `modules:GLOB,GLOB`: modules by name.
+        method ("finetune", "population", "family" or "import"): where checkpoints come from: one network trained
+            further, many seeds, many tasks, or files that are there; each has options of its own.
+        collect: the options of the method.
+        condition: a column of the checkpoints' metadata by which networks can be asked for, such as
+            validation_accuracy; null: by none. Families have conditions of their own.
+        autoencoder: the options of stage one.
+        diffusion: the options of stage two.
+        generate: how networks are generated for judging.
+        evaluate: how networks are judged.
+        seed (at least 0, at most 4294967295): decides every random choice.
         file: what the recipe was read from; None if it was made in Python.
     """
 
@@ -135,7 +153,7 @@ class Recipe:
         return data
 
 
-_SECTIONS: dict[str, type[Any]] = {
+SECTIONS: dict[str, type[Any]] = {
     "autoencoder": AutoencoderConfig,
     "diffusion": DiffusionConfig,
     "generate": GenerateConfig,
@@ -155,7 +173,7 @@ _TYPES: dict[str, Any] = {
 
 def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
     """Merge `data` over the defaults. ValueError for an option that is missing, unknown, mistyped or out of range."""
-    require_known("recipe key", data, [*_TYPES, "collect", *_SECTIONS])
+    require_known("recipe key", data, [*_TYPES, "collect", *SECTIONS])
     for name in ("task", "network"):
         if data.get(name) in (None, "", {}):
             raise PdiffError(
@@ -168,21 +186,21 @@ def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
     require(0 <= seed < 2**32, "seed", seed, "a whole number from 0 to 2**32 - 1")
     collect = dict(_mapping("collect", data.get("collect")))
     method = collect.pop("method", "finetune")
-    if not isinstance(method, str) or method not in _METHODS:
-        raise unknown_name("collect.method", shortened(method) if not isinstance(method, str) else method, _METHODS)
+    if not isinstance(method, str) or method not in METHODS:
+        raise unknown_name("collect.method", shortened(method) if not isinstance(method, str) else method, METHODS)
     if method == "family" and condition is not None:
         raise PdiffError(
             f"condition is {condition!r}, and a family has conditions of its own, those of its tasks; leave it out."
         )
-    options = {name: _mapping(name, data.get(name)) for name in _SECTIONS}
+    options = {name: _mapping(name, data.get(name)) for name in SECTIONS}
     options["autoencoder"] = with_preset(options["autoencoder"])
-    made: dict[str, Any] = {name: _section(name, kind, options[name]) for name, kind in _SECTIONS.items()}
+    made: dict[str, Any] = {name: _section(name, kind, options[name]) for name, kind in SECTIONS.items()}
     return Recipe(
         task=_name_or_mapping("task", free["task"]),
         network=_name_or_mapping("network", free["network"]),
         select=select if isinstance(select, str) else list(select),
         method=method,
-        collect=_section("collect", _METHODS[method], collect),
+        collect=_section("collect", METHODS[method], collect),
         condition=condition,
         seed=seed,
         **made,
@@ -276,7 +294,7 @@ def _type_of(keys: list[str], data: Mapping[str, Any]) -> Any:
         return str | None
     collect = data.get("collect")
     method = collect.get("method", "finetune") if isinstance(collect, Mapping) else "finetune"
-    kind = {**_SECTIONS, "collect": _METHODS.get(method, FinetuneConfig) if isinstance(method, str) else None}
+    kind = {**SECTIONS, "collect": METHODS.get(method, FinetuneConfig) if isinstance(method, str) else None}
     declared = get_type_hints(kind[section]) if kind.get(section) is not None else {}
     return declared.get(rest[0], Any) if len(rest) == 1 else Any
 

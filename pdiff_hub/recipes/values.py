@@ -26,14 +26,14 @@ def typed(option: str, kind: Any, value: Any) -> Any:
     A whole number fits where a number is expected, and one such as 1e3 or 2.0 where it must be whole. Lists become
     tuples. `Any`: whatever JSON can hold.
     """
-    kinds = _kinds(kind)
+    kinds = kinds_of(kind)
     if value is None and NoneType in kinds:
         return None
     fitting = [each for each in kinds if each is not NoneType]
     for each in fitting:
         if each is Any or _is_of(each, value):
             return _as(option, each, value)
-    raise PdiffError(f"{option} is {shortened(value)}, expected {' or '.join(map(_described, fitting))}.")
+    raise PdiffError(f"{option} is {shortened(value)}, expected {' or '.join(map(described, fitting))}.")
 
 
 def from_text(option: str, kind: Any, text: str) -> Any:
@@ -41,7 +41,7 @@ def from_text(option: str, kind: Any, text: str) -> Any:
 
     Where a text may stand, it is taken as it is, unless it begins like a list or a mapping and one may stand there.
     """
-    kinds = _kinds(kind)
+    kinds = kinds_of(kind)
     if NoneType in kinds and text.strip().lower() in _NOTHING:
         return None
     brackets = {"[": any(map(_is_list, kinds)), "{": any(map(_is_mapping, kinds))}
@@ -87,7 +87,7 @@ def plain(option: str, value: Any, texts: Sequence[str] = ()) -> Any:
     raise PdiffError(f"{option} is {shortened(value)}, expected a text, a finite number, a list or a mapping.")
 
 
-def _kinds(kind: Any) -> list[Any]:
+def kinds_of(kind: Any) -> list[Any]:
     """The types of a union, or the one type."""
     return list(get_args(kind)) if get_origin(kind) in (Union, UnionType) else [kind]
 
@@ -129,9 +129,9 @@ def _as(option: str, kind: Any, value: Any) -> Any:
     return float(value) if isinstance(value, float) else value
 
 
-def _described(kind: Any) -> str:
+def described(kind: Any) -> str:
     if _is_mapping(kind):
         return "a mapping"
     if _is_list(kind):
-        return f"a list, each {_described(get_args(kind)[0])}"
+        return f"a list, each {described(get_args(kind)[0])}"
     return _EXPECTED[kind]

@@ -37,24 +37,10 @@ def load_task(spec: str | Mapping[str, Any], *, seed: int = 0) -> Task:
               validation (val); with the four IDX files of MNIST or Fashion-MNIST, plain or .gz; or in any format that
               `datasets.load_dataset` reads.
 
-            Options:
-
-            - `train_size`, `validation_size`, `test_size`: a number of images (int) or a fraction (float in (0, 1)).
-              If the data have a test (validation) split, a part of it is taken; if not, the part is cut off the
-              training split. Default: all of a split; 10 % for validation that is cut off; for `digits` 40 % for test
-              and 20 % of the rest for validation. Classes keep their proportions.
-            - `image_size`: side in pixels; images are centre-cropped to squares and resized. Default: no change.
-            - `normalize`: how pixels become inputs. `zero_one`: 0 to 1, as of torchvision's `ToTensor`; `none`: 0 to
-              255; `imagenet`: 0 to 1, less the mean and over the standard deviation of ImageNet; `{"mean": [...],
-              "std": [...]}`: the same with these, of each channel. Default: the mean and standard deviation of the
-              training split. Networks that were trained elsewhere need what they were trained with.
-            - `augment`: `{"flip": bool, "crop_padding": int}`, what `Task.augment` does. Default: nothing.
-            - `seed`: of the splits, 0 to 2**32 - 1; default: the argument `seed`.
-            - for data that `datasets.load_dataset` reads: `config_name`, `revision`, `image_column`, `label_column`,
-              `train_split` (default "train"), `validation_split` (default: none), `test_split` (default "test", if
-              there is one). A column must be named only if several are possible.
+            The other options are those of `TaskOptions`; `pdiff options task` lists them.
 
             A spec from `Task.spec` gives the same task again, or an error if the data have changed.
+        seed: of the splits, if the spec gives none; 0 to 2**32 - 1.
 
     Raises:
         ValueError: an unknown data set, option, column or split, a size out of range, damaged files, images of

@@ -10,6 +10,7 @@ from typing import Any
 from pdiff_hub.errors import PdiffError, require_known, unknown_name
 from pdiff_hub.tasks.listing import local_folder
 from pdiff_hub.tasks.normalization import checked_normalize
+from pdiff_hub.tasks.options import TASK_OPTIONS
 
 RESOLVED = "resolved"
 SIZES = ("train_size", "validation_size", "test_size")
@@ -22,7 +23,6 @@ HUB_OPTIONS = (
     "validation_split",
     "test_split",
 )
-_OPTIONS = ("dataset", *HUB_OPTIONS, *SIZES, "image_size", "normalize", "augment", "seed")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _AUGMENT = {"flip": False, "crop_padding": 0}
 
@@ -79,7 +79,7 @@ def complete_spec(spec: str | Mapping[str, Any], seed: int) -> tuple[dict[str, A
     recorded = given.pop(RESOLVED, None)
     if recorded is not None and not isinstance(recorded, dict):
         raise PdiffError(f"{RESOLVED!r} of a task is what load_task recorded, a dict; found {recorded!r}")
-    require_known("task option", given, _OPTIONS)
+    require_known("task option", given, TASK_OPTIONS)
     dataset = given.get("dataset")
     if not isinstance(dataset, str) or not dataset:
         raise PdiffError(f"a task needs a 'dataset', for example {{'dataset': 'digits'}}; found {spec!r}")
@@ -106,7 +106,7 @@ def complete_spec(spec: str | Mapping[str, Any], seed: int) -> tuple[dict[str, A
     if given.get("normalize") is not None:
         options["normalize"] = checked_normalize(given["normalize"])
     options["augment"] = _augment(given.get("augment"))
-    options["seed"] = _whole_number("seed", given.get("seed", seed), 0)
+    options["seed"] = _whole_number("seed", seed if given.get("seed") is None else given["seed"], 0)
     if options["seed"] >= 2**32:
         raise PdiffError(f"the seed of a task must be below 2**32, found {options['seed']}")
     return options, recorded

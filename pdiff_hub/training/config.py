@@ -26,24 +26,30 @@ def with_preset(options: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """Stage one.
+    """Stage one: checkpoints to latents, and back.
 
     Attributes:
-        form: "linear" (principal components in closed form) or "conv" (the paper's 1-D CNN).
-        num_components: linear form; None takes the fewest that hold `explained` of the held-out deviations.
-        explained: in (0, 1]; used where num_components is None.
-        max_components: upper bound on the automatic choice; its lower bound is 24. It never takes more than two for
-            three training checkpoints.
-        latent_channels: C.
-        normalization: "none", "per_tensor" or "per_parameter".
-        steps: gradient steps; 0 keeps the closed form (linear form only). Conv: a step sees about 65,000 numbers of a
-            larger network, which therefore needs more steps.
-        batch_size, learning_rate, weight_decay: AdamW of these steps.
-        input_noise, latent_noise: standard deviations of the noise augmentation, in raw weight units and in
-            unscaled latents (p-diff sec. 3.2: 0.001 and 0.1).
-        holdout: share of the checkpoints that neither stage is trained on (`holdout.split_rows` says which). They
-            decide the number of components and when the denoiser's training ends, and are the fresh networks of an
-            audit. With 0, neither is possible.
+        form ("linear" or "conv"): principal components in closed form, or the paper's 1-D CNN.
+        num_components (at least 1): linear form; null takes the fewest that hold `explained` of held-out deviations.
+        explained (above 0, at most 1): used where num_components is null.
+        max_components (at least 1): upper bound on the automatic choice; its lower bound is 24. It never takes more
+            than two for three training checkpoints.
+        latent_channels (at least 1): channels of a latent; the U-Net's input has as many.
+        normalization ("none", "per_tensor" or "per_parameter"): the unit of deviations from the mean checkpoint: none,
+            one of each tensor, or one of each number.
+        steps (at least 0): gradient steps; 0 keeps the closed form (linear form only). Conv: a step sees about 65,000
+            numbers of a larger network, which therefore needs more steps.
+        batch_size (at least 1): checkpoints per gradient step.
+        learning_rate (above 0): of AdamW in these steps.
+        weight_decay (at least 0): of the same.
+        input_noise (at least 0): standard deviation of noise on the weights, in their units (p-diff sec. 3.2: 0.001).
+        latent_noise (at least 0): standard deviation of noise on unscaled latents (p-diff sec. 3.2: 0.1).
+        encoder_widths (each at least 1): conv form: channels of each layer of the encoder.
+        decoder_widths (each at least 1): conv form: channels of each layer of the decoder, as many layers.
+        kernel_size (at least 1): conv form: of all its layers.
+        holdout (at least 0, below 1): share of the checkpoints that neither stage is trained on. They decide the number
+            of components and when the denoiser's training ends, and are the fresh networks of an audit. With 0, neither
+            is possible.
     """
 
     form: str = "linear"
@@ -106,24 +112,30 @@ class DiffusionConfig:
     again.
 
     Attributes:
-        prediction: "v_prediction" or "epsilon" (as p-diff does). With the first, the U-Net starts as the Gaussian that
-            has the latents' mean and standard deviations, and learns what is different from it.
-        widths: U-Net channels per level, multiples of 8. One level sees 21 latent positions, which is all of a short
-            latent; each further level halves the length.
-        layers_per_block: residual blocks per level, minus one.
-        steps, batch_size, learning_rate, warmup_steps, weight_decay, max_grad_norm: AdamW, warm-up and cosine;
-            batch_size is that of all processes together, and steps an upper bound.
-        eval_every: steps between measurements of the held-out loss.
-        patience: training ends after so many measurements without a new lowest loss. None takes all steps and keeps
-            the last weights, as is done if no checkpoint is held out; then most generated networks are copies.
-        latent_noise: standard deviation of noise on the (scaled) latents that are trained on.
-        condition_dropout: in [0, 1), of sets with conditions: how often a network is shown without its own.
-        ema_decay: in [0, 1); the averaged weights are kept.
+        prediction ("v_prediction" or "epsilon"): the second as p-diff does. With the first, the U-Net starts as the
+            Gaussian that has the latents' mean and standard deviations, and learns what is different from it.
+        widths (each a positive multiple of 8): U-Net channels per level. One level sees 21 latent positions, which is
+            all of a short latent; each further level halves the length.
+        layers_per_block (at least 1): residual blocks per level, minus one.
+        steps (at least 1): an upper bound; see `patience`.
+        batch_size (at least 1): latents per step, in all processes together.
+        learning_rate (above 0): of AdamW, with warm-up and cosine.
+        warmup_steps (at least 0): steps until the learning rate has its peak.
+        weight_decay (at least 0): of AdamW.
+        max_grad_norm (above 0): gradients are clipped to this norm.
+        ema_decay (at least 0, below 1): how slowly the averaged weights follow; these are kept.
+        eval_every (at least 1): steps between measurements of the held-out loss.
+        patience (at least 1): training ends after so many measurements without a new lowest loss. null takes all
+            steps and keeps the last weights, as is done if no checkpoint is held out; then most generated networks
+            are copies.
+        latent_noise (at least 0): standard deviation of noise on the (scaled) latents that are trained on.
+        condition_dropout (at least 0, below 1): of sets with conditions: how often a network is shown without its own.
         compile: `torch.compile` of the U-Net. On two CPU cores it takes half a minute; it saves a fifth of each step on
             latents of length 16 and nothing on shorter ones. It pays for long trainings.
-        mixed_precision: "auto" (bf16 if the GPU has it), "no", "fp16" or "bf16".
-        save_every, save_limit: steps between saves, and how many are kept.
-        log_every: steps between checks of the loss (for the tracker, and for divergence).
+        mixed_precision ("auto", "no", "fp16" or "bf16"): auto: bf16 if the GPU has it.
+        save_every (at least 1): steps between saves, from which a killed run goes on.
+        save_limit (at least 1): how many of these are kept.
+        log_every (at least 1): steps between checks of the loss (for the tracker, and for divergence).
     """
 
     prediction: str = "v_prediction"
@@ -171,7 +183,8 @@ class DiffusionConfig:
         require(isinstance(self.compile, bool), "diffusion.compile", self.compile, "true or false")
         require(self.learning_rate > 0, "diffusion.learning_rate", self.learning_rate, "a positive number")
         require(self.max_grad_norm > 0, "diffusion.max_grad_norm", self.max_grad_norm, "a positive number")
-        require(self.warmup_steps >= 0, "diffusion.warmup_steps", self.warmup_steps, "at least 0")
+        for name in ("warmup_steps", "weight_decay"):
+            require(getattr(self, name) >= 0, f"diffusion.{name}", getattr(self, name), "at least 0")
         require(0 <= self.ema_decay < 1, "diffusion.ema_decay", self.ema_decay, "a number in [0, 1)")
         require(
             len(self.widths) >= 1 and all(w > 0 and w % 8 == 0 for w in self.widths),

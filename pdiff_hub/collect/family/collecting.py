@@ -36,13 +36,21 @@ _SAMPLE = 16  # inputs on which alignment is checked
 
 @dataclass(frozen=True)
 class FamilyConfig:
-    """How `collect_family` trains.
+    """Networks of many related tasks are trained from one start; networks can then be asked for tasks never seen.
 
     Args:
-        family: "class-subsets", "rotation", or `some.module:factory`. options: of the family (`family.build_family`).
-        num_tasks: seen tasks, 2 or more. seeds_per_task: networks for each of them, 1 or more.
-        held_out_tasks: tasks that nothing is trained on but their own networks, 0 or more; one network each.
-        epochs, batch_size: 1 or more. learning_rate, weight_decay: of batched AdamW with warm-up and cosine.
+        family ("class-subsets", "rotation", or a function): what the tasks are. class-subsets: is the label one of
+            these classes? rotation: the images are turned by an angle. `some.module:function`, of yours, gets the task
+            and `options`, and gives an object as `pdiff_hub.collect.family.Family` describes.
+        options: of the family; class-subsets has none, those of rotation are below.
+        num_tasks (at least 2): tasks that are seen.
+        seeds_per_task (at least 1): networks for each of them.
+        held_out_tasks (at least 0): tasks that nothing is trained on but their own networks, one each; the audit asks
+            for networks of these.
+        epochs (at least 1): of each network's training.
+        batch_size (at least 1): images per step of each network.
+        learning_rate (above 0): of batched AdamW, with warm-up and cosine.
+        weight_decay (at least 0): of the same.
         shared_start: whether all networks start from the same weights. If not, each starts from the weights of its own
             seed, and the trained networks are aligned to the mean of those of seen tasks, as populations are. They are
             then less alike, and harder to learn; the weight decay of populations, 1.0, helps.

@@ -21,9 +21,11 @@ class Rotation:
     """Images turned counter-clockwise about their middle; what comes in from outside is black.
 
     Args:
-        low, high: the seen angles, but for those in the gap.
-        gap_low, gap_high: held out, inside the seen range.
-        beyond: held out: from `high` so many degrees on.
+        low (below gap_low): the least seen angle, in degrees.
+        high (above gap_high): the largest seen angle.
+        gap_low (below gap_high): where the gap begins: held out, inside the seen range.
+        gap_high (above gap_low): where the gap ends.
+        beyond (above 0): held out, too: from `high` so many degrees on.
 
     Raises ValueError unless low < gap_low < gap_high < high, beyond > 0, and all of it is less than a full turn.
     """

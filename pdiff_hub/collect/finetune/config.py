@@ -10,16 +10,19 @@ from pdiff_hub.errors import PdiffError
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """How `collect_finetune` trains.
+    """One network is trained, then trained further while snapshots are kept.
 
     Args:
-        num_checkpoints, save_every: K, 2 or more; and the steps from one checkpoint to the next, 1 or more.
-        epochs: of the first phase; with 0, collecting starts from the initial or pretrained weights.
-        batch_size: at most the number of training images is used; the last incomplete batch of an epoch is left out.
-        learning_rate: of AdamW in the first phase: the peak of a linear warm-up followed by half a cosine.
-        finetune_learning_rate: of a fresh AdamW in the second phase; constant.
-        weight_decay, label_smoothing: of both phases; 0 or more, and in [0, 1).
-        buffers: whether running statistics are collected, as in `ParamLayout.from_module`.
+        num_checkpoints (at least 2): how many checkpoints are kept.
+        save_every (at least 1): steps of the second phase from one checkpoint to the next.
+        epochs (at least 0): of the first phase; with 0, collecting starts from the initial or pretrained weights.
+        batch_size (at least 1): at most the number of training images is used; the last incomplete batch of an epoch is
+            left out.
+        learning_rate (above 0): of AdamW in the first phase: the peak of a linear warm-up followed by half a cosine.
+        finetune_learning_rate (above 0): of a fresh AdamW in the second phase; constant.
+        weight_decay (at least 0): of both phases.
+        buffers: whether running statistics are collected, too; null: only if `select` is all.
+        label_smoothing (at least 0, below 1): of both phases.
 
     Raises ValueError naming the option that is out of range.
     """

@@ -22,14 +22,24 @@ class HubFile:
 
 @dataclass(frozen=True)
 class ImportConfig:
-    """The options of `collect: {method: import, ...}` in a recipe, as `import_checkpoints` takes them.
+    """Checkpoints that are there are read (`import_checkpoints`).
 
     Args:
-        source: a folder; with `revisions`, a Hub repository id.
-        buffers: whether running statistics are kept, as in `ParamLayout.from_module`.
-        pattern, key, prefix, base, ignore: as in `import_checkpoints`.
-        revisions, filename: of the Hub repository.
-        conditions: as in `import_checkpoints`.
+        source (needed, a folder or a Hub id): a folder of checkpoints; with `revisions`, a Hub repository id.
+        buffers: whether running statistics are kept, too; null: only if `select` is all.
+        pattern: which files, as a glob in the folder, such as `*/model.safetensors`; null: all .safetensors, .pt and
+            .pth directly in it, or if there are none, other files of weights. Not with `revisions`.
+        key: the entry of a torch.save file that holds the state dict, if another dict is around it, such as state_dict
+            or checkpoint.model (one inside another); null: the file is the state dict.
+        prefix: what to remove from the front of every tensor's name, such as `module.`; empty: the prefix, if there is
+            one, with which the names are exactly the network's.
+        revisions: of the Hub repository: each gives one checkpoint, in this order.
+        filename: the file that is read of each revision.
+        conditions: a .csv or .json table of what is known of the checkpoints; its column `file` has their names, its
+            other columns can be asked for (`condition`).
+        base: the whole network that the files were trained from, if they hold the trained layers only: a file, a folder
+            with a model.safetensors, a Hub id, or "network".
+        ignore: globs of the names of tensors in the files that are left out, such as `teacher.*`; one, or a list.
 
     Raises ValueError naming the option that is out of range.
     """

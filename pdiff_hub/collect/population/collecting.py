@@ -42,17 +42,20 @@ _SHARE = re.compile(r"seeds-\d+-of-\d+")
 
 @dataclass(frozen=True)
 class PopulationConfig:
-    """How `collect_population` trains.
+    """Many networks are trained from independent seeds, then their hidden units are put into one order.
 
     Args:
-        num_checkpoints: K, 2 or more; the seeds are seed, seed + 1, ...
-        epochs, batch_size: 1 or more.
-        learning_rate, weight_decay, label_smoothing: of batched AdamW with warm-up and cosine. A strong decay removes
-            what is left of the initial weights, so that aligned networks are alike.
+        num_checkpoints (at least 2): how many networks are trained; the seeds are seed, seed + 1, ...
+        epochs (at least 1): of each network's training.
+        batch_size (at least 1): images per step of each network.
+        learning_rate (above 0): of batched AdamW, with warm-up and cosine.
+        weight_decay (at least 0): a strong one removes what is left of the initial weights, so that aligned networks
+            are alike.
+        label_smoothing (at least 0, below 1): of the loss that the networks are trained with.
         align: put hidden units into one order (git re-basin).
-        align_rounds: 1 or more; how often all networks are matched to a new mean network.
-        networks_at_once: how many are trained as one program; None takes as many as fit into 1 GiB with their weights,
-            gradients and moments.
+        align_rounds (at least 1): how often all networks are matched to a new mean network.
+        networks_at_once (at least 1): how many are trained as one program; null takes as many as fit into 1 GiB with
+            their weights, gradients and moments.
 
     Raises ValueError naming the option that is out of range.
     """

@@ -76,7 +76,8 @@ class GeneratedNetwork(
         Raises:
             ValueError: no generated network, a newer format, a function that is not trusted, weights that are not
                 safetensors or do not fit the network.
-            Others as `pdiff_hub.transfer.pull` raises them.
+
+        Others as `pdiff_hub.transfer.pull` raises them.
         """
         name, folder = str(pretrained_model_name_or_path), Path(pretrained_model_name_or_path)
         if not folder.is_dir():

@@ -83,7 +83,8 @@ def push_network(
         ValueError: an argument out of range, a network that `export_network` refuses, a pipeline that does not say
             which network it generates or that was changed since it was loaded from the Hub, a repository that holds a
             pipeline.
-        Others as `pdiff_hub.transfer.push_files` raises them.
+
+    Others as `pdiff_hub.transfer.push_files` raises them.
     """
     _check(repo_id, seed, index, num_models, accuracy)
     require_format(format)
