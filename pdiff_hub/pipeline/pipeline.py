@@ -28,6 +28,7 @@ from pdiff_hub.pipeline.opening import download, load_arguments, rehearse
 from pdiff_hub.pipeline.pushing import push_pipeline
 from pdiff_hub.records import RunFolder
 from pdiff_hub.records.fingerprint import fingerprint
+from pdiff_hub.records.made_here import forget, is_trusted
 from pdiff_hub.transfer import commit_of, require_own
 from pdiff_hub.travelling import pipeline_pdiff
 from pdiff_hub.travelling.pipeline_pdiff import COMPONENTS, CONDITIONER, PDiffPipelineOutput, require_finite
@@ -91,7 +92,8 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
         """The target network in eval mode, with the weights of `state_dict` if it is given.
 
         Only networks that the package knows by name are built, so that somebody else's pipeline cannot run code of its
-        choice. With `trust_remote_code=True`, a function that the pipeline names is called, too.
+        choice. With `trust_remote_code=True`, a function that the pipeline names is called, too. The folder of a run
+        that the user let call this function on this machine needs no flag.
         """
         spec = self.autoencoder.config.network
         if spec is None:
@@ -100,7 +102,8 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
                 "out.state_dicts[0] into it."
             )
         where = f"the network spec of {self.hub_id or self.folder or 'this pipeline'}"
-        network = build_beside(dict(spec), self.autoencoder.layout, where, allow_factory=trust_remote_code)
+        allowed = is_trusted(spec, self.folder, trust_remote_code)
+        network = build_beside(dict(spec), self.autoencoder.layout, where, allow_factory=allowed)
         if state_dict is not None:
             network.load_state_dict(state_dict, strict=True)
         return network.eval()
@@ -193,6 +196,8 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
         there = target.companions() if target.index.is_file() else []
         before = fingerprint(target) if there else None
         super().save_pretrained(target.path)
+        if self.folder != target.path:
+            forget(target.path)
         if before is not None and before != fingerprint(target):
             stale = [file for file in there if file != target.recipe]
             for file in stale:

@@ -81,6 +81,11 @@ class RunFolder:
         return self.path / "generated" / "params.safetensors"
 
     @property
+    def made_here(self) -> Path:
+        """The note that the user made on this machine what is here, and which functions were called for it."""
+        return self.path / ".made-here.json"
+
+    @property
     def training(self) -> TrainingFolder:
         return TrainingFolder(self.path / "training")
 

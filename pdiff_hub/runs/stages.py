@@ -21,8 +21,9 @@ from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.networks.dry_run import build_checked
 from pdiff_hub.networks.vision import input_statistics
 from pdiff_hub.pipeline import PDiffPipeline
-from pdiff_hub.recipes import Recipe, functions_of, require_trust
+from pdiff_hub.recipes import Recipe, functions_of, remember_made, require_trust
 from pdiff_hub.records import Results, RunFolder, TrainingSummary
+from pdiff_hub.records.made_here import pass_on
 from pdiff_hub.runs.generating import write_params
 from pdiff_hub.runs.judging import evaluate
 from pdiff_hub.runs.preprocessing import warn_of_preprocessing
@@ -62,6 +63,7 @@ def collect(
     spec = _spec_of(recipe, task)
     dataset = _collect(recipe, task, spec, directory, device, trained)
     _require_of(recipe, spec, dataset, directory)
+    remember_made(directory, recipe, spec)
     return dataset
 
 
@@ -123,7 +125,7 @@ def train(
     recipe: Recipe, dataset: CheckpointDataset, directory: Path, *, log_with: str | None = None
 ) -> TrainingSummary:
     """Train `recipe`'s pipeline on `dataset` and write it into `directory`."""
-    return train_pipeline(
+    summary = train_pipeline(
         dataset if recipe.condition is None else dataset.with_conditions(recipe.condition),
         directory,
         recipe.autoencoder,
@@ -132,6 +134,8 @@ def train(
         num_inference_steps=recipe.generate.num_inference_steps,
         log_with=log_with,
     )
+    pass_on(dataset.folder, directory)
+    return summary
 
 
 def run(
@@ -202,6 +206,7 @@ def _run(
     if not folder.training.summary.exists():
         folder.generated.unlink(missing_ok=True)  # of a pipeline that was here before
         train(recipe, dataset, directory, log_with=log_with)
+    remember_made(directory, recipe, dataset.network)
     pipe = PDiffPipeline.from_pretrained(directory).to(device)
     # What is called is what the recipe names, never what a pipeline names that somebody has put here.
     named = pipe.autoencoder.config.network
