@@ -13,7 +13,7 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.rows import ShardRows
 from pdiff_hub.collect.family import FamilyConfig, collect_family, family_classes, unseen_of
 from pdiff_hub.collect.finetune import FinetuneConfig, collect_finetune
-from pdiff_hub.collect.importing import import_checkpoints
+from pdiff_hub.collect.importing import Alignment, import_checkpoints
 from pdiff_hub.collect.population import PopulationConfig, collect_population
 from pdiff_hub.errors import require
 from pdiff_hub.evaluation.evaluate import require_originals
@@ -42,6 +42,7 @@ from pdiff_hub.training.pipeline import train_pipeline
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _Result = TypeVar("_Result")
+_SAMPLE = 16  # images on which alignment is checked
 
 
 def collect(
@@ -102,6 +103,10 @@ def _collect(
         return collect_family(task, spec, recipe.select, config, directory, seed=recipe.seed, device=device)
     network = build_checked(spec, seed=recipe.seed, from_files=True)
     layout = ParamLayout.from_module(network, recipe.select, config.buffers)
+    align = None
+    if config.align:
+        sample_NX = task.inputs(task.validation, slice(0, _SAMPLE))
+        align = Alignment(network, sample_NX, config.align_rounds, recipe.seed)
     dataset = import_checkpoints(
         config.source,
         layout,
@@ -115,6 +120,7 @@ def _collect(
         hub=config.hub,
         conditions=config.conditions,
         build=lambda seed: build_network(spec, seed=seed),
+        align=align,
         output_dir=directory,
     )
     warn_of_preprocessing(dataset, network, task)
