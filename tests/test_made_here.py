@@ -12,18 +12,21 @@ from typing import Any
 
 import pytest
 import torch
+from loopback_hub import LoopbackHub
 from test_trust import MODULE, SMALL
 from typer.testing import CliRunner
 
 from pdiff_hub import CheckpointDataset, PDiffPipeline
 from pdiff_hub.cli import app
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.hub import pull
+from pdiff_hub.hub import pull, write_card
 from pdiff_hub.networks import factory
 from pdiff_hub.networks.sources import source_of
-from pdiff_hub.recipes import is_trusted_to_judge
+from pdiff_hub.pipeline.card import code_text
+from pdiff_hub.recipes import is_trusted_to_judge, recipe_from_dict
 from pdiff_hub.records import RunFolder
 from pdiff_hub.records import made_here as notes
+from pdiff_hub.runs.own_code import keep_sources
 
 REFUSED = "which is not allowed here because the spec came from"
 MODULES = ("own_networks", "own_package")
@@ -235,6 +238,91 @@ def test_code_that_has_changed_is_not_called(run: Path, made: Path, tmp_path: Pa
         sys.path.remove(str(tmp_path))
     assert not (tmp_path / "called").exists()
     assert isinstance(build(run), torch.nn.Sequential)
+
+
+def test_the_source_goes_with_the_pipeline_as_a_text(
+    run: Path, made: Path, tmp_path: Path, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = made / "own_networks.py"
+    copy = run / "network_source" / "own_networks.py"
+    assert copy.read_bytes() == source.read_bytes() and RunFolder(run).sources() == [copy]
+    pushed = CliRunner().invoke(app, ["push", str(run), "user/own"])
+    assert pushed.exit_code == 0 and f"{copy} goes with it" in pushed.output.replace("\n", "")
+    files = hub.files("user/own")
+    assert files["network_source/own_networks.py"] == source.read_bytes()
+    assert not [path for path in files if "made-here" in path or path.startswith("training/")]
+    card = " ".join(files["README.md"].decode().split())
+    assert "network = pipe.build_network(out.state_dicts[0], trust_remote_code=True) ```" in card
+    assert "`build_network` calls `own_networks:make`. Its source is [`network_source/own_networks.py`]" in card
+    assert "`hf download user/own network_source/own_networks.py --local-dir .` fetches it" in card
+    assert "PYTHONPATH=network_source" in card and "pdiff run recipe.yaml --output-dir own --trust-remote-code" in card
+    # Whoever opens it gets no code, and none is run.
+    theirs = PDiffPipeline.from_pretrained("user/own")
+    assert theirs.folder is not None and not [*theirs.folder.rglob("*.py")]
+    for folder in (theirs.folder, tmp_path / "pulled"):
+        if folder != theirs.folder:
+            pull("user/own", folder)
+        with pytest.raises(PdiffError, match=REFUSED):
+            build(folder)
+    # What the card says works.
+    (tmp_path / "network_source").mkdir()
+    (tmp_path / "network_source" / "own_networks.py").write_bytes(files["network_source/own_networks.py"])
+    monkeypatch.syspath_prepend(tmp_path / "network_source")
+    assert isinstance(theirs.build_network(trust_remote_code=True), torch.nn.Sequential)
+    # Without the file, the card says whom to ask.
+    copy.unlink()
+    write_card(run)
+    assert "ask the author of this pipeline for the file of the Python module `own_networks`" in " ".join(
+        RunFolder(run).card.read_text().split()
+    )
+
+
+def test_saved_with_its_source_and_through_no_link(run: Path, tmp_path: Path) -> None:
+    pipe = PDiffPipeline.from_pretrained(run)
+    pipe.save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / "network_source" / "own_networks.py").is_file()
+    assert not RunFolder(tmp_path / "saved").made_here.exists()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "network_source").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PdiffError, match="is a link to"):
+        pipe.save_pretrained(tmp_path / "linked")
+    assert not [*(tmp_path / "elsewhere").iterdir()]
+    source = run / "network_source" / "own_networks.py"
+    source.unlink()
+    (tmp_path / "secret.py").write_text("token = 1")
+    source.symlink_to(tmp_path / "secret.py")
+    with pytest.raises(PdiffError, match="is a link to"):
+        pipe.save_pretrained(tmp_path / "again")
+
+
+def test_which_sources_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+
+    def kept(name: str) -> list[str]:
+        keep_sources(folder.path, recipe_from_dict({"task": "digits", "network": name}))
+        return [file.relative_to(folder.path).as_posix() for file in folder.sources()]
+
+    (tmp_path / "own_package").mkdir()
+    (tmp_path / "own_package" / "networks.py").write_text("x = 1")
+    assert kept("own_package.networks:make") == ["network_source/own_package/networks.py"]
+    (tmp_path / "own_networks.py").write_text("#" * (1 << 20))
+    assert kept("own_networks:make") == ["network_source/own_networks.py"]  # in place of the earlier one
+    (tmp_path / "own_networks.py").write_text("#" * ((1 << 20) + 1))
+    for name in (
+        "own_networks:make",
+        "torch.nn:Linear",
+        "json.decoder:JSONDecoder",
+        "posix:system",
+        "none:make",
+        "mlp3",
+    ):
+        assert kept(name) == []
+    assert code_text("torch.nn:Linear", [], None) == (
+        "It is a function of the package `torch`, which has to be installed."
+    )
 
 
 @pytest.mark.skipif(os.name != "posix", reason="these are permissions of POSIX")

@@ -186,8 +186,9 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
         """Write the pipeline as a folder with the same files as its Hub repository, code included.
 
         `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` opens it without this package. Recipe, results,
-        report, pictures and card are copied from the folder that the pipeline was opened from, unless the pipeline has
-        changed since. If `save_directory` holds such files of another pipeline, all but its recipe are removed.
+        report, pictures, sources of functions and card are copied from the folder that the pipeline was opened from,
+        unless the pipeline has changed since. If `save_directory` holds such files of another pipeline, all but its
+        recipe are removed.
         """
         target = RunFolder(Path(save_directory).resolve())
         parts = [file for name in (*COMPONENTS, CONDITIONER) for file in (target.path / name).glob("*")]
@@ -221,7 +222,9 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
             )
             return
         for file in companions:
-            shutil.copyfile(require_own(file, source.path), target.path / file.name)
+            copy = require_own(target.path / file.relative_to(source.path), target.path)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(require_own(file, source.path), copy)
 
     def push_to_hub(
         self,

@@ -26,6 +26,7 @@ from pdiff_hub.records import Results, RunFolder, TrainingSummary
 from pdiff_hub.records.made_here import pass_on
 from pdiff_hub.runs.generating import write_params
 from pdiff_hub.runs.judging import evaluate
+from pdiff_hub.runs.own_code import keep_sources
 from pdiff_hub.runs.preprocessing import warn_of_preprocessing
 from pdiff_hub.safe_files import (
     keep_settings,
@@ -213,6 +214,7 @@ def _run(
         folder.generated.unlink(missing_ok=True)  # of a pipeline that was here before
         train(recipe, dataset, directory, log_with=log_with)
     remember_made(directory, recipe, dataset.network)
+    keep_sources(directory, recipe)
     pipe = PDiffPipeline.from_pretrained(directory).to(device)
     # What is called is what the recipe names, never what a pipeline names that somebody has put here.
     named = pipe.autoencoder.config.network
