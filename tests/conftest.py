@@ -27,6 +27,7 @@ os.environ.update(
     HF_HUB_CACHE=os.path.join(_HF_HOME, "hub"),
     HF_DATASETS_CACHE=os.path.join(_HF_HOME, "datasets"),
     HF_MODULES_CACHE=os.path.join(_HF_HOME, "modules"),
+    PDIFF_HUB_STATE=os.path.join(_HF_HOME, "state"),
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_XET="1",  # Xet is the client's default transfer, and the loopback Hub cannot serve it
     HF_HUB_DISABLE_TELEMETRY="1",

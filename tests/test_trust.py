@@ -57,14 +57,17 @@ def test_a_recipe_calls_nothing_without_the_flag(command: str, folder: Path) -> 
     assert str(folder) not in sys.path and "" not in sys.path
 
 
-def test_with_the_flag_it_does_and_the_current_folder_is_off_the_path_again(folder: Path) -> None:
+def test_with_the_flag_it_does_and_the_current_folder_is_off_the_path_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = [*sys.path]
     done = CliRunner().invoke(app, ["run", ".", "--output-dir", "out", "--trust-remote-code"])
     assert done.exit_code == 0, done.exception
     assert (folder / "imported").exists() and sys.path == path
     card = (folder / "out" / "README.md").read_text()
     assert "--trust-remote-code\n```\n\nIt calls `strangers_networks:make`: read that code" in card
-    # Nothing of what the run has left is called by anybody else without the flag.
+    # Nothing of what the run has left is called by anybody else without the flag (for the user: test_made_here.py).
+    monkeypatch.setenv("PDIFF_HUB_STATE", str(folder / "of another user"))
     for arguments in (["audit", "out"], ["evaluate", "out", "--dataset", "out/checkpoints", "--output-dir", "report"]):
         failed = CliRunner().invoke(app, [*arguments, "--num-models", "2"])
         assert "which is not allowed here because the spec came from" in str(failed.exception)

@@ -128,6 +128,11 @@ class CheckpointDataset:
         return f"CheckpointDataset(num_checkpoints={len(self)}, num_params={self.layout.num_params})"
 
     @property
+    def folder(self) -> Path | None:
+        """The folder that it was opened from (from the Hub: the copy in the cache), or None."""
+        return self._folder
+
+    @property
     def rows(self) -> Rows:
         """The checkpoints as `Rows`, for streaming. A small set is read once and kept in memory."""
         if 4 * len(self) * self.layout.num_params <= _KEPT_BYTES:  # else every read decodes parquet again

@@ -30,11 +30,14 @@ def push(
     Example: pdiff push digits-mlp3 user/digits-mlp3 --checkpoints-id user/digits-mlp3-checkpoints
     """
     from pdiff_hub.hub import push_folder
+    from pdiff_hub.records import RunFolder
     from pdiff_hub.transfer import PushOptions
 
     options = PushOptions(private=private or None, revision=revision, create_pr=create_pr)
     if message is not None:
         options["commit_message"] = message
+    for source in RunFolder(folder).sources():
+        echo(f"{source} goes with it, so that others can see how its networks are built.")
     echo(push_folder(folder, repo_id, checkpoints_id=checkpoints_id, append=append, **options))
 
 

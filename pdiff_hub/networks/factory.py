@@ -6,7 +6,7 @@ import importlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +34,13 @@ def search_too(folder: Path) -> None:
 def is_dotted(name: str) -> bool:
     """Whether `name` is a path to a factory rather than the name of a network."""
     return "." in name or ":" in name
+
+
+def module_of(name: str) -> str | None:
+    """The module of a dotted path to a function; None if it is no such path."""
+    module_name, _, path = name.partition(":") if ":" in name else name.rpartition(".")
+    parts = [*module_name.split("."), *path.split(".")]
+    return module_name if all(part.isidentifier() for part in parts) else None
 
 
 def functions_in(recipe: Mapping[str, Any]) -> dict[str, str]:
@@ -98,10 +105,10 @@ def build(spec: dict[str, Any]) -> nn.Module:
 
 def _import(name: str, what: str = "network") -> Callable[..., Any]:
     """The function or class that a dotted path names; ValueError if there is none. what: how errors call the name."""
-    module_name, _, path = name.partition(":") if ":" in name else name.rpartition(".")
-    parts = [*module_name.split("."), *path.split(".")]
-    if not all(part.isidentifier() for part in parts):
+    module_name = module_of(name)
+    if module_name is None:
         raise PdiffError(f"{what} {name!r} is not a path to a factory; write some.module:factory")
+    path = name[len(module_name) + 1 :]
     found: Any = _module(name, module_name, what)
     for part in path.split("."):
         if not hasattr(found, part):
@@ -116,7 +123,7 @@ def _import(name: str, what: str = "network") -> Callable[..., Any]:
 
 def _module(name: str, module_name: str, what: str) -> ModuleType:
     try:
-        with _on_the_path(_searched):
+        with on_the_path():
             return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         missing = error.name or ""
@@ -132,8 +139,9 @@ def _module(name: str, module_name: str, what: str) -> ModuleType:
 
 
 @contextmanager
-def _on_the_path(folders: list[str]) -> Iterator[None]:
-    added = [folder for folder in folders if folder not in sys.path]
+def on_the_path(more: Sequence[str] = ()) -> Iterator[None]:
+    """Lets Python look into the folders of `search_too`, and then into `more`, after all others."""
+    added = [folder for folder in dict.fromkeys((*_searched, *more)) if folder not in sys.path]
     sys.path.extend(added)
     try:
         yield

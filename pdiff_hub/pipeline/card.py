@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from huggingface_hub import ModelCardData
 
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.table import result_tables, seconds_text, training_text, verdict
-from pdiff_hub.networks.factory import functions_in
+from pdiff_hub.networks.factory import functions_in, is_dotted, module_of
 from pdiff_hub.records import Results, RunFolder
 from pdiff_hub.safe_files import replacing
 from pdiff_hub.transfer.cards import accuracy_result, markdown_table
@@ -21,15 +23,18 @@ _TEMPLATE = Path(__file__).with_name("card_template.md")
 _TAGS = ["neural-network-diffusion", "weight-generation", "pdiff-hub"]
 
 
-def render_card(results: Results, *, repo_id: str | None = None) -> str:
+def render_card(results: Results, *, repo_id: str | None = None, files: Collection[str] = ()) -> str:
     """The card (README.md) of a pipeline, with or without measurements.
 
     Args:
         repo_id: the pipeline's id on the Hub; None for a folder.
+        files: that lie beside the card, by their paths there; sources of functions are named if they are among them.
     """
     facts, measured = results.facts, results.measured
     name = repo_id.split("/")[-1] if repo_id else facts.name
     tables = {} if measured is None else result_tables(measured)
+    functions = functions_in({**(facts.recipe or {}), "network": facts.network}).values()
+    network = facts.network if facts.network is not None and is_dotted(facts.network) else None
     return fill_in(
         _TEMPLATE,
         _metadata(results, name),
@@ -39,7 +44,11 @@ def render_card(results: Results, *, repo_id: str | None = None) -> str:
         measured=measured,
         num_params=f"{facts.num_params:,}",
         recipe=facts.recipe and yaml.safe_dump(facts.recipe, sort_keys=False).rstrip(),
-        functions=" and ".join(f"`{name}`" for name in functions_in(facts.recipe or {}).values()),
+        functions=" and ".join(f"`{name}`" for name in functions),
+        trust=", trust_remote_code=True" if network else "",
+        flag=" --trust-remote-code" if network else "",
+        network_code=network and f"calls `{network}`. {code_text(network, files, repo_id)}",
+        family_code="".join(f" {code_text(name, files, repo_id)}" for name in functions if name != network),
         verdict=verdict(results),
         training=training_text(results),
         asked=_asked(results),
@@ -47,6 +56,24 @@ def render_card(results: Results, *, repo_id: str | None = None) -> str:
         notes={part: table.note for part, table in tables.items()},
         **{part: markdown_table(table.columns, table.rows) for part, table in tables.items()},
     )
+
+
+def code_text(function: str, files: Collection[str], repo_id: str | None) -> str:
+    """Where readers of a card find the code of a function that a pipeline names.
+
+    files, repo_id: as in `render_card`.
+    """
+    module = module_of(function) or function
+    path = RunFolder(Path()).source(function).as_posix()
+    if path in files:
+        fetch = f" (`hf download {repo_id} {path} --local-dir .` fetches it)" if repo_id else ""
+        return (
+            f"Its source is [`{path}`]({path}), a text that nothing runs by itself: read it{fetch}. If you trust it, "
+            f"start Python or `pdiff` with `PYTHONPATH={path.partition('/')[0]}`, which lets it be found as `{module}`."
+        )
+    if packages := packages_distributions().get(module.partition(".")[0]):
+        return f"It is a function of the package `{packages[0]}`, which has to be installed."
+    return f"Its source is not here: ask the author of this pipeline for the file of the Python module `{module}`."
 
 
 def _asked(results: Results) -> str:
@@ -61,8 +88,9 @@ def write_card(folder: Path) -> None:
     results = place.read_results()
     if results is None:
         raise PdiffError(f"{folder} has no {place.results.name}; evaluate the pipeline first.")
+    sources = [file.relative_to(folder).as_posix() for file in place.sources()]
     with replacing(place.card) as temporary:
-        temporary.write_text(render_card(results), encoding="utf-8")
+        temporary.write_text(render_card(results, files=sources), encoding="utf-8")
 
 
 def _metadata(results: Results, name: str) -> ModelCardData:

@@ -32,6 +32,7 @@ from pdiff_hub.pipeline.pushing import push_pipeline
 from pdiff_hub.progress import progress_bar
 from pdiff_hub.records import RunFolder
 from pdiff_hub.records.fingerprint import fingerprint
+from pdiff_hub.records.made_here import forget, is_trusted
 from pdiff_hub.records.shipped import local_folder
 from pdiff_hub.transfer import commit_of, require_own
 from pdiff_hub.travelling import pipeline_pdiff
@@ -143,7 +144,8 @@ class PDiffPipeline(TypedPipeline):
         """The target network in eval mode, with the weights of `state_dict` if it is given.
 
         Only networks that the package knows by name are built, so that somebody else's pipeline cannot run code of its
-        choice. With `trust_remote_code=True`, a function that the pipeline names is called, too.
+        choice. With `trust_remote_code=True`, a function that the pipeline names is called, too. The folder of a run
+        that the user let call this function on this machine needs no flag.
         """
         spec = self.autoencoder.config.network
         if spec is None:
@@ -152,7 +154,8 @@ class PDiffPipeline(TypedPipeline):
                 "out.state_dicts[0] into it."
             )
         where = f"the network spec of {self.hub_id or self.folder or 'this pipeline'}"
-        network = build_beside(dict(spec), self.autoencoder.layout, where, allow_factory=trust_remote_code)
+        allowed = is_trusted(spec, self.folder, trust_remote_code)
+        network = build_beside(dict(spec), self.autoencoder.layout, where, allow_factory=allowed)
         if state_dict is not None:
             network.load_state_dict(state_dict, strict=True)
         return network.eval()
@@ -249,8 +252,9 @@ class PDiffPipeline(TypedPipeline):
         """Write the pipeline as a folder with the same files as its Hub repository, code included.
 
         `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` opens it without this package. Recipe, results,
-        report, pictures and card are copied from the folder that the pipeline was opened from, unless the pipeline has
-        changed since. If `save_directory` holds such files of another pipeline, all but its recipe are removed.
+        report, pictures, sources of functions and card are copied from the folder that the pipeline was opened from,
+        unless the pipeline has changed since. If `save_directory` holds such files of another pipeline, all but its
+        recipe are removed.
 
         ValueError for an option of diffusers that cannot be had (`safe_serialization=False`, `variant="fp16"`).
         """
@@ -262,6 +266,8 @@ class PDiffPipeline(TypedPipeline):
         there = target.companions() if target.index.is_file() else []
         before = fingerprint(target) if there else None
         super().save_pretrained(target.path)
+        if self.folder != target.path:
+            forget(target.path)
         if before is not None and before != fingerprint(target):
             stale = [file for file in there if file != target.recipe]
             for file in stale:
@@ -285,7 +291,9 @@ class PDiffPipeline(TypedPipeline):
             )
             return
         for file in companions:
-            shutil.copyfile(require_own(file, source.path), target.path / file.name)
+            copy = require_own(target.path / file.relative_to(source.path), target.path)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(require_own(file, source.path), copy)
 
     def push_to_hub(
         self,

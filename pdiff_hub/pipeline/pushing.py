@@ -18,6 +18,7 @@ from pdiff_hub.pipeline.public import public
 from pdiff_hub.records import Checkpoints, Results, RunFolder
 from pdiff_hub.records.components import weight_files
 from pdiff_hub.records.fingerprint import config_files
+from pdiff_hub.records.run_folder import SOURCES
 from pdiff_hub.records.yaml_files import read_yaml
 from pdiff_hub.safe_files import read_json, write_json
 from pdiff_hub.transfer import Pushed, PushOptions, push_files, require_own, temporary_folder
@@ -62,6 +63,7 @@ def push_saved_pipeline(
     # An earlier pipeline in the same repository may have files that this one has not.
     replaces = [f"{name}/*" for name in (*COMPONENTS, CONDITIONER)]
     replaces += [str(file) for file in (ours.recipe, ours.results, ours.networks, ours.report, *ours.pictures())]
+    replaces.append(f"{SOURCES}/*")
     options.setdefault("commit_message", "Upload pipeline")
     with temporary_folder("pdiff-push") as made:
         files = _described(pipe, folder, repo_id, checkpoints, recipe, RunFolder(made))
@@ -98,7 +100,7 @@ def _described(
             for picture in {each.name for each in made.pictures()} & files.keys():
                 shutil.copyfile(files[picture], made.path / picture)
             files[made.report.name] = write_results_page(results, made)
-    made.card.write_text(render_card(results, repo_id=repo_id), encoding="utf-8")
+    made.card.write_text(render_card(results, repo_id=repo_id, files=files), encoding="utf-8")
     code = _CODE if pipe.conditions is None else _CONDITIONAL_CODE
     return {**files, made.card.name: made.card, **{path: Path(source) for path, source in code.items()}}
 
@@ -106,7 +108,7 @@ def _described(
 def _shown(folder: RunFolder, made: RunFolder) -> dict[str, Path]:
     """Path in the repository -> file. Files with paths of this machine are written anew into `made`, without them."""
     known = [folder.index, *config_files(folder.path), folder.recipe, folder.results, folder.networks, folder.report]
-    known += folder.pictures()
+    known += [*folder.pictures(), *folder.sources()]
     for name in (*COMPONENTS[:2], *([CONDITIONER] if (folder.path / CONDITIONER).is_dir() else [])):
         known += [*weight_files(folder.path / name), folder.path / name / SAFE_WEIGHTS_INDEX_NAME]
     there = [require_own(file, folder.path) for file in known if file.exists()]

@@ -9,7 +9,7 @@ from pdiff_hub.recipes.recipe import (
     recipe_from_dict,
     recipe_of,
 )
-from pdiff_hub.recipes.trust import functions_of, require_trust
+from pdiff_hub.recipes.trust import functions_of, is_trusted_to_judge, remember_made, require_trust
 
 __all__ = [
     "EvaluateConfig",
@@ -17,8 +17,10 @@ __all__ = [
     "Recipe",
     "find_recipe",
     "functions_of",
+    "is_trusted_to_judge",
     "load_recipe",
     "recipe_from_dict",
     "recipe_of",
+    "remember_made",
     "require_trust",
 ]

@@ -145,6 +145,8 @@ class Recipe:
         for name in ("base", "ignore"):  # of imports; so that one begun before there were these options goes on
             if not data["collect"].get(name, True):
                 del data["collect"][name]
+        if self.method == "import" and not data["collect"]["align"]:  # for the same reason
+            del data["collect"]["align"], data["collect"]["align_rounds"]
         if self.condition is None:  # so that a run begun before there were conditions goes on
             del data["condition"]
             if self.method != "family":

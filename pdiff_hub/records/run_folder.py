@@ -4,6 +4,7 @@ A run's folder is its pipeline's folder, shaped as the repository on the Hub:
 
     model_index.json, autoencoder/, unet/, scheduler/      the pipeline
     README.md, recipe.yaml                                 its card, and how it was made
+    network_source/                                        the user's functions that it names, to be read
     results.json, networks.json, report.html, *.png, *.svg what was measured
     checkpoints/, generated/, training/                    what the run keeps for itself
 """
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pdiff_hub.networks.factory import module_of
 from pdiff_hub.records.results import Results
 from pdiff_hub.records.training_summary import TrainingSummary
 from pdiff_hub.records.yaml_files import read_yaml
@@ -36,6 +38,8 @@ FIGURES = (
 )
 """Stems of a report's pictures, in the order shown. A picture is missing if what it shows was not measured."""
 _PICTURES = ("png", "svg")
+SOURCES = "network_source"
+"""The folder of the source files of functions."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,11 @@ class RunFolder:
         return self.path / "generated" / "params.safetensors"
 
     @property
+    def made_here(self) -> Path:
+        """The note that the user made on this machine what is here, and which functions were called for it."""
+        return self.path / ".made-here.json"
+
+    @property
     def training(self) -> TrainingFolder:
         return TrainingFolder(self.path / "training")
 
@@ -92,10 +101,20 @@ class RunFolder:
         """The PNG file of a picture."""
         return self.path / f"{stem}.png"
 
+    def source(self, function: str) -> Path:
+        """The source of the module of a function ("module:function"), to be read; nothing is imported from here."""
+        module = module_of(function) or ""
+        return self.path / SOURCES / f"{module.replace('.', '/')}.py"
+
+    def sources(self) -> list[Path]:
+        """The source files of functions that are here."""
+        return [file for file in sorted(self.path.glob(f"{SOURCES}/**/*.py")) if file.is_file()]
+
     def companions(self) -> list[Path]:
-        """The files here that describe this pipeline: card, recipe, results, numbers per network, report, pictures."""
+        """The files here that describe this pipeline: card, recipe, results, numbers per network, report, pictures,
+        sources of functions."""
         found = (file for pattern in companion_patterns() for file in sorted(self.path.glob(pattern)))
-        return [file for file in found if file.is_file()]
+        return [*(file for file in found if file.is_file()), *self.sources()]
 
     def read_results(self) -> Results | None:
         """The content of `results.json`, None if there is none. PdiffError names the file and what is wrong with it."""
@@ -116,7 +135,7 @@ class RunFolder:
 
 
 def companion_patterns() -> list[str]:
-    """The names of a pipeline's companions, and globs for pictures."""
+    """The names of a pipeline's companions that are downloaded, and globs for pictures: all but code."""
     folder = RunFolder(Path())
     named = (folder.card, folder.recipe, folder.results, folder.networks, folder.report)
     return [*map(str, named), *(f"*.{suffix}" for suffix in _PICTURES)]

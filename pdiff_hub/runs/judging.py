@@ -24,8 +24,9 @@ from pdiff_hub.evaluation.without_originals import METRICS, evaluate_without_ori
 from pdiff_hub.networks.dry_run import build_to_judge
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.pipeline.facts import facts_of
-from pdiff_hub.recipes import EvaluateConfig, recipe_of
+from pdiff_hub.recipes import EvaluateConfig, is_trusted_to_judge, recipe_of
 from pdiff_hub.records import FIGURES, Checkpoints, LossCurve, Measurements, Results, RunFolder
+from pdiff_hub.records.made_here import is_trusted
 from pdiff_hub.records.shipped import is_shipped
 from pdiff_hub.runs.generating import generated_rows
 from pdiff_hub.runs.recipe_numbers import JudgingNumbers, judging_numbers
@@ -93,7 +94,8 @@ def evaluate(
         recipe: what they say about how it was made; by default the recipe in the pipeline's folder.
         num_inference_steps: the steps that the networks were generated with; None: the pipeline's own.
         source: the pipeline's folder, which holds what training measured; None: `directory`.
-        trust_remote_code: whether to call a function that the data set names to build its network.
+        trust_remote_code: whether to call functions that data set and pipeline name. Those that the user's own run on
+            this machine called for what is in these folders are called in any case.
         unseen: of a family, the networks of its held-out tasks (`collect.family.unseen_of`). Networks are then asked
             for and fitted on these tasks, and generated_BP is not needed.
         images: where the task's images are, as in `load_recorded_task`.
@@ -108,6 +110,7 @@ def evaluate(
             "the data set does not say which task its networks are for, so they cannot be judged; import "
             "it again with a task."
         )
+    trust_remote_code = is_trusted_to_judge(dataset, pipe.autoencoder.config.network, pipe.folder, trust_remote_code)
     judgement = _Judgement(
         pipe,
         dataset,
@@ -322,7 +325,8 @@ def _audit_without_originals(
             "judged; give the data set that it was trained on."
         )
     began = time.perf_counter()
-    network = build_to_judge(spec, pipe.autoencoder.layout, "the pipeline", allow_factory=trust_remote_code)
+    allowed = is_trusted(spec, pipe.folder, trust_remote_code)
+    network = build_to_judge(spec, pipe.autoencoder.layout, "the pipeline", allow_factory=allowed)
     loaded = load_recorded_task(dict(task), images=images)
     judge = Judge(network, loaded, pipe.autoencoder.layout, pipe.autoencoder.frozen_state())
     with generated_rows(

@@ -13,7 +13,7 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.rows import ShardRows
 from pdiff_hub.collect.family import FamilyConfig, collect_family, family_classes, unseen_of
 from pdiff_hub.collect.finetune import FinetuneConfig, collect_finetune
-from pdiff_hub.collect.importing import import_checkpoints
+from pdiff_hub.collect.importing import Alignment, import_checkpoints
 from pdiff_hub.collect.population import PopulationConfig, collect_population
 from pdiff_hub.errors import require
 from pdiff_hub.evaluation.evaluate import require_originals
@@ -21,10 +21,12 @@ from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.networks.dry_run import build_checked
 from pdiff_hub.networks.vision import input_statistics
 from pdiff_hub.pipeline import PDiffPipeline
-from pdiff_hub.recipes import Recipe, functions_of, require_trust
+from pdiff_hub.recipes import Recipe, functions_of, remember_made, require_trust
 from pdiff_hub.records import Results, RunFolder, TrainingSummary
+from pdiff_hub.records.made_here import pass_on
 from pdiff_hub.runs.generating import write_params
 from pdiff_hub.runs.judging import evaluate
+from pdiff_hub.runs.own_code import keep_sources
 from pdiff_hub.runs.preprocessing import warn_of_preprocessing
 from pdiff_hub.safe_files import (
     keep_settings,
@@ -41,6 +43,7 @@ from pdiff_hub.training.pipeline import train_pipeline
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _Result = TypeVar("_Result")
+_SAMPLE = 16  # images on which alignment is checked
 
 
 def collect(
@@ -62,6 +65,7 @@ def collect(
     spec = _spec_of(recipe, task)
     dataset = _collect(recipe, task, spec, directory, device, trained)
     _require_of(recipe, spec, dataset, directory)
+    remember_made(directory, recipe, spec)
     return dataset
 
 
@@ -100,6 +104,10 @@ def _collect(
         return collect_family(task, spec, recipe.select, config, directory, seed=recipe.seed, device=device)
     network = build_checked(spec, seed=recipe.seed, from_files=True)
     layout = ParamLayout.from_module(network, recipe.select, config.buffers)
+    align = None
+    if config.align:
+        sample_NX = task.inputs(task.validation, slice(0, _SAMPLE))
+        align = Alignment(network, sample_NX, config.align_rounds, recipe.seed)
     dataset = import_checkpoints(
         config.source,
         layout,
@@ -113,6 +121,7 @@ def _collect(
         hub=config.hub,
         conditions=config.conditions,
         build=lambda seed: build_network(spec, seed=seed),
+        align=align,
         output_dir=directory,
     )
     warn_of_preprocessing(dataset, network, task)
@@ -123,7 +132,7 @@ def train(
     recipe: Recipe, dataset: CheckpointDataset, directory: Path, *, log_with: str | None = None
 ) -> TrainingSummary:
     """Train `recipe`'s pipeline on `dataset` and write it into `directory`."""
-    return train_pipeline(
+    summary = train_pipeline(
         dataset if recipe.condition is None else dataset.with_conditions(recipe.condition),
         directory,
         recipe.autoencoder,
@@ -132,6 +141,8 @@ def train(
         num_inference_steps=recipe.generate.num_inference_steps,
         log_with=log_with,
     )
+    pass_on(dataset.folder, directory)
+    return summary
 
 
 def run(
@@ -202,6 +213,8 @@ def _run(
     if not folder.training.summary.exists():
         folder.generated.unlink(missing_ok=True)  # of a pipeline that was here before
         train(recipe, dataset, directory, log_with=log_with)
+    remember_made(directory, recipe, dataset.network)
+    keep_sources(directory, recipe)
     pipe = PDiffPipeline.from_pretrained(directory).to(device)
     # What is called is what the recipe names, never what a pipeline names that somebody has put here.
     named = pipe.autoencoder.config.network

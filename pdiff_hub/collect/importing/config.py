@@ -40,6 +40,9 @@ class ImportConfig:
         base: the whole network that the files were trained from, if they hold the trained layers only: a file, a folder
             with a model.safetensors, a Hub id, or "network".
         ignore: globs of the names of tensors in the files that are left out, such as `teacher.*`; one, or a list.
+        align: put the hidden units of networks that were trained independently into one order (git re-basin); not for
+            snapshots of one training, whose units are in one order already.
+        align_rounds: 1 or more; how often all networks are matched to a new mean network.
 
     Raises ValueError naming the option that is out of range.
     """
@@ -54,6 +57,8 @@ class ImportConfig:
     conditions: str | None = None
     base: str | None = None
     ignore: str | Sequence[str] = ()
+    align: bool = False
+    align_rounds: int = 4
 
     def __post_init__(self) -> None:
         if not self.source or not isinstance(self.source, str):
@@ -76,6 +81,9 @@ class ImportConfig:
             value = getattr(self, option)
             require(value is None or (isinstance(value, str) and bool(value)), option, value, expected)
         require(isinstance(self.filename, str) and bool(self.filename), "filename", self.filename, "a file's name")
+        require(type(self.align) is bool, "align", self.align, "true or false")
+        rounds = self.align_rounds
+        require(type(rounds) is int and rounds >= 1, "align_rounds", rounds, "an integer from 1")
         several = isinstance(self.ignore, str | list | tuple) and all(isinstance(each, str) for each in self.ignore)
         require(several, "ignore", self.ignore, "names of tensors to leave out, as globs such as criterion.*")
 

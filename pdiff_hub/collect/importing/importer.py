@@ -1,6 +1,7 @@
 """Checkpoints that exist already: files of a folder, or revisions on the Hub.
 
-One file is read at a time and reduced to its selected tensors, so memory holds K times the selection and one network.
+One file is read at a time and reduced to its selected tensors, so memory holds K times the selection and one network;
+with a folder to collect into, the selection lies there. Networks that are aligned are in memory together, once.
 Shapes: K checkpoints, P parameters.
 """
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset, check_finite
+from pdiff_hub.collect.importing.aligning import Alignment
 from pdiff_hub.collect.importing.base import NETWORK, Base
 from pdiff_hub.collect.importing.condition_table import read_condition_table
 from pdiff_hub.collect.importing.config import HubFile
@@ -47,6 +49,7 @@ def import_checkpoints(
     hub: HubFile | None = None,
     conditions: str | Path | None = None,
     build: Callable[[int], nn.Module] | None = None,
+    align: Alignment | None = None,
     output_dir: str | Path | None = None,
 ) -> CheckpointDataset:
     """Reads existing checkpoints of one network into a `CheckpointDataset`.
@@ -79,6 +82,9 @@ def import_checkpoints(
             `file` does; with `hub`, their revisions. Its other columns, of numbers or names, become columns of the
             metadata, so that `with_conditions` and a recipe's `condition` take them.
         build: makes the network from a seed, with its pretrained weights, when `base` needs it.
+        align: puts the hidden units of networks that were trained independently into one order (git re-basin), so that
+            they can be learned together. What each network answers stays the same. `collect["alignment"]` says what was
+            done.
         output_dir: collect into this folder: a killed import can then resume, and the rows are not kept in memory.
 
     What is not selected must be equal in all files, also integers; only counters of batches may differ, and are taken
@@ -87,6 +93,8 @@ def import_checkpoints(
     tensor that is missing, unexpected, mis-shaped or not finite; also for a file that is truncated, needs to run code
     or is of another network, and for one checkpoint only. Errors of `conditions` are those of `read_condition_table`.
     """
+    if align is not None:
+        align.require_fit(layout)
     folder = None if hub else at_home(source)
     source, ignore = str(source), tuple(ignore)
     rest = Base(base, folder, TensorNames(layout, "", ()), key, build, bool(network.get("pretrained")))
@@ -101,6 +109,8 @@ def import_checkpoints(
         collect["base"] = NETWORK if base == NETWORK else rest.file.name if rest.file else str(base)
     if ignore:
         collect["ignore"] = list(ignore)
+    if align is not None:
+        collect["align"] = align.settings()
     keys = list(hub.revisions) if hub else names
     table = None
     if table_file is not None:
@@ -152,8 +162,12 @@ def import_checkpoints(
     done = {"wrappers": list(first.wrappers), "ignored": sorted(ignored), "base": rest.source}
     collect |= {name: value for name, value in done.items() if value}
     _say(source, prefix, collect)
+    if align is not None:
+        params_RP = journal.collected() if journal else params_RP
+        collect["alignment"] = align.apply(params_RP, layout, frozen)
     if journal:
-        return journal.finish(network=network, task=task, frozen=frozen, collect=collect)
+        aligned_KP = None if align is None else params_RP
+        return journal.finish(network=network, task=task, frozen=frozen, collect=collect, params_KP=aligned_KP)
     return CheckpointDataset(
         params_RP, layout, network=network, task=task, frozen=frozen, metadata=metadata, collect=collect
     )
