@@ -77,7 +77,9 @@ def resolve(
 ) -> dict[str, Any]:
     """All options of network `name`, checked. With `pretrained` also that model's config, which is read only once."""
     if importlib.util.find_spec("transformers") is None:
-        raise MissingPackageError(f"the network {name!r} needs transformers: pip install 'pdiff-hub[transformers]'")
+        raise MissingPackageError(
+            f"the network {name!r} needs transformers: pip install '.[transformers]' in the source of pdiff-hub."
+        )
     model_type = _ARCHITECTURES[name]["model_type"]
     own = ("small_images", "stem_stride") if model_type == "resnet" else ("patch_size",)
     require_known(f"option of network {name!r}", options, ("pretrained", "revision", "config", *own))
