@@ -21,7 +21,7 @@ from pdiff_hub.reproduce.workbench import Run, Workbench, noisy_copies, with_che
 
 _POINT = 0.01  # one percentage point of accuracy
 _PERCENT = "Accuracy on test in percent; best is chosen on validation, and may lie below the mean."
-_READ_OFF = "Published: CIFAR-100, ResNet-18, read off a figure."
+_READ_OFF = "The paper's: CIFAR-100, ResNet-18, read off a figure."
 
 Failed = Sequence[tuple[str, Measurements]]
 """Cells in which an ordering did not hold."""
@@ -185,9 +185,9 @@ def table2a(bench: Workbench, settings: Settings) -> Reproduced:
                     "median",
                     "max similarity, mean",
                     "max similarity, range",
-                    "published best",
-                    "published mean",
-                    "published median",
+                    "paper's best",
+                    "paper's mean",
+                    "paper's median",
                 ),
                 rows,
                 f"{_PERCENT} Similarity is the highest IoU of errors with any that the generator was trained on; "
@@ -255,9 +255,9 @@ def table2b(bench: Workbench, settings: Settings) -> Reproduced:
                     "best",
                     "mean",
                     "median",
-                    "published best",
-                    "published mean",
-                    "published median",
+                    "paper's best",
+                    "paper's mean",
+                    "paper's median",
                 ),
                 [
                     (
@@ -310,9 +310,9 @@ def table2c(bench: Workbench, settings: Settings) -> Reproduced:
                     "median",
                     "deviation R2",
                     "spread",
-                    "published best",
-                    "published mean",
-                    "published median",
+                    "paper's best",
+                    "paper's mean",
+                    "paper's median",
                 ),
                 [
                     (
