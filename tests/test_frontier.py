@@ -9,7 +9,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -86,9 +86,9 @@ def test_single_networks_differ_by_their_accuracies(pairs: list[tuple[int, int]]
     left, right = (points_of(torch.tensor([a / GRID]), torch.tensor([v / GRID])) for a, v in pairs)
     found = compare(left, right, rng())
     expected = (pairs[0][0] - pairs[1][0]) / GRID
-    assert (found.difference, found.low, found.high) == pytest.approx((expected,) * 3, abs=1e-6)
+    assert found.difference == pytest.approx(expected, abs=1e-6) and found.low is None and found.high is None
     assert found.shared_novelty == pytest.approx(min(pairs[0][1], pairs[1][1]) / GRID)
-    assert found.verdict == ("yes" if expected > 0 else "no" if expected < 0 else "within the interval")
+    assert found.verdict == "undefined"  # one pair has no interval
 
 
 @settings(max_examples=6, deadline=None)
@@ -97,6 +97,7 @@ def test_comparison_equals_one_resample_after_another(
     first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]
 ) -> None:
     left, right = points_of(*first), points_of(*second)
+    assume(sum(each.num_undefined + 1 < len(each.accuracy_B) for each in (left, right)))  # not one against one
     sets = []
     for accuracy_B, novelty_B in (first, second):
         defined = ~novelty_B.isnan()
@@ -221,6 +222,25 @@ def test_noise_that_is_far_and_bad_does_not_win(seed: int, far: float, count: in
     assert measured.verdict == "At the same distance, p-diff beats noise raw."
     assert measure_frontier({"generated": noise, "good": good}, rng(), floor=0.1).verdict == (
         "At the same distance, p-diff loses to good."
+    )
+
+
+def test_one_network_against_one_wins_and_loses_nothing() -> None:
+    better, worse = (
+        points_of(torch.tensor([0.9]), torch.tensor([0.1])),
+        points_of(torch.tensor([0.8]), torch.tensor([0.1])),
+    )
+    found = compare(worse, better, rng())
+    assert found.verdict == "undefined" and found.low is None and found.high is None
+    assert found.difference == pytest.approx(-0.1)
+    many = points_of(torch.full((5,), 0.95), torch.full((5,), 0.1))
+    measured = measure_frontier(
+        {"generated": worse, "ensemble": better, "same": worse, "original": many}, rng(), floor=0.1
+    )
+    assert measured.verdict == (
+        "At the same novelty of errors, the one generated network loses to original; is 10.00 points worse than "
+        "ensemble (one network against one, which decides nothing); is as good as same (one network against one, which "
+        "decides nothing)."
     )
 
 

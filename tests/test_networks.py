@@ -311,7 +311,7 @@ def test_bad_shapes_seeds_and_incomplete_specs() -> None:
 
 def test_missing_transformers_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"pip install 'pdiff-hub\[transformers\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[transformers\]'"):
         resolve("resnet18")
 
 

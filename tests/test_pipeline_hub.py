@@ -238,7 +238,7 @@ def test_opens_without_the_package(hub: LoopbackHub, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"refused: The repository for {ID} contains custom code in pipeline_pdiff.py")
     assert "trust_remote_code=True" in done.stdout
-    assert done.stdout.count("pip install pdiff-hub") == 2
+    assert done.stdout.count("pip install . in a copy of its source") == 2
     params = torch.load(tmp_path / "params.pt", weights_only=True)
     assert float((params - sample(PDiffPipeline.from_pretrained(ID))).abs().max()) == 0
     assert torch.equal(sample(PDiffPipeline.from_pretrained(tmp_path / "saved")), params)

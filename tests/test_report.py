@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from browser import Browser
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -168,6 +168,7 @@ def test_a_table_without_rows(tmp_path: Path) -> None:
     assert [text for tag, text in page.texts if tag == "th"] == ["a", "b"]
 
 
+@settings(deadline=None)
 @given(text=st.text(st.sampled_from("<>&\"'{}%#/ ax=\n;-!\N{SNOWMAN}"), min_size=1).filter(str.strip))
 def test_every_text_is_shown_as_it_is(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.getbasetemp() / "escaped.html"

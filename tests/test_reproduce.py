@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser import Browser
+from rich.console import Console
 
 from pdiff_hub import runs
 from pdiff_hub.checkpoints.rows import evenly_spaced
 from pdiff_hub.collect.finetune import FinetuneConfig
+from pdiff_hub.evaluation.report import Table
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.recipes import Recipe
 from pdiff_hub.reproduce import figures, published, settings
@@ -63,8 +66,12 @@ def short(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return trained
 
 
-def test_all_of_it_leaves_one_report_and_is_not_done_twice(short: list[str], tmp_path: Path, browser: Browser) -> None:
+def test_all_of_it_leaves_one_report_and_is_not_done_twice(
+    short: list[str], tmp_path: Path, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
+    printed = StringIO()
+    monkeypatch.setattr("pdiff_hub.reproduce.reproduce.Console", lambda: Console(file=printed, width=80))
     parts = reproduce("all", tmp_path, say=said.append)
     assert [part.name for part in parts] == list(PARTS)
     page = (tmp_path / "report.html").read_text()
@@ -77,6 +84,14 @@ def test_all_of_it_leaves_one_report_and_is_not_done_twice(short: list[str], tmp
     written = json.loads((tmp_path / "reproduction.json").read_text())
     claims = [each for part in written["parts"].values() for each in part["orderings"]]
     assert len(claims) >= 12 and all(each["numbers"] and each["held"] in (True, False) for each in claims)
+    assert all(each["held"] == (each["why_not"] == "") for each in claims)  # a sentence for each that did not hold
+    lines = printed.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    words = {*printed.getvalue().split()}
+    for block in (block for part in parts for block in part.blocks if isinstance(block, Table)):
+        shown = block.columns if block.short is None else []
+        assert {word for text in (*shown, *(row[0] for row in block.rows)) for word in text.split()} <= words
+    assert {word for each in claims for word in each["why_not"].split()} <= words
     assert all(
         (tmp_path / "figures" / f"{name}.{suffix}").exists()
         for name in ("figure3", "figure4a", "figure4b", "figure4c", "figure5a", "figure5b", "frontier")

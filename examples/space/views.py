@@ -11,7 +11,7 @@ from opening import Opened
 from sampling import Sample, table_rows
 from torch import Tensor
 
-from pdiff_hub.evaluation.table import ACCURACY_NOTE, result_tables, verdict
+from pdiff_hub.evaluation.table import accuracy_note, result_tables, verdict
 
 TITLE = "Networks out of noise"
 INTRODUCTION = f"""<header class="pd-head"><h1>{TITLE}</h1>
@@ -91,7 +91,7 @@ def summary_view(drawn: Sample) -> str:
         facts.append(("mean highest IoU", f"{float(drawn.similarity_N.nanmean()):.3f}"))
     if drawn.nearest_N is not None:
         facts.append(("mean nearest L2", f"{float(drawn.nearest_N.mean()):.3f}"))
-    note = ACCURACY_NOTE
+    note = accuracy_note([drawn.judged.summary()])
     if drawn.opened.pipe.conditions is not None:
         note += " Nothing was asked for, so these are networks of every kind that the pipeline knows."
     return (

@@ -39,7 +39,7 @@ def read_index(path: Path) -> dict[str, Any]:
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise PdiffError(
             f"{file} has format version {version!r}, and this pdiff-hub reads up to {FORMAT_VERSION}; "
-            "upgrade with: pip install -U pdiff-hub."
+            "upgrade with: pip install . in a newer copy of its source."
         )
     index.setdefault("frozen", None)
     found = checked(_Index, index, str(file), _REMEDY)

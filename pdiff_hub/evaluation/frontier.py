@@ -58,8 +58,8 @@ def compare(generated: MethodPoints, baseline: MethodPoints, generator: torch.Ge
 
     Each of 1,000 bootstrap resamples draws n = min(B generated, B baseline) networks from each set, because the
     frontier of more networks is higher. If one of the two draws has no novelty above 0, the difference is that of the
-    best accuracies. The result holds the median and the 95 % interval over the resamples. Raises ValueError for two
-    kinds of novelty.
+    best accuracies. The result holds the median and the 95 % interval over the resamples; of one network against one
+    there is no interval, and no verdict. Raises ValueError for two kinds of novelty.
     """
     shared_kind((generated, baseline))
     left, right = generated.by_novelty(), baseline.by_novelty()
@@ -72,6 +72,8 @@ def compare(generated: MethodPoints, baseline: MethodPoints, generator: torch.Ge
     difference_R = _mean_R(accuracy_Rn, novelty_Rn, shared_R) - _mean_R(other_accuracy_Rn, other_novelty_Rn, shared_R)
     # Rounding errors make equal frontiers with steps at different places differ; they must not decide a verdict.
     low, difference, high = _quantiles(difference_R.round(decimals=12))
+    if len(left[0]) == len(right[0]) == 1:  # every resample is the same pair
+        return Comparison(difference, None, None, _quantiles(shared_R)[1], "undefined")
     verdict: Verdict = "yes" if low > 0 else "no" if high < 0 else "within the interval"
     return Comparison(difference, low, high, _quantiles(shared_R)[1], verdict)
 
@@ -105,7 +107,8 @@ def measure_frontier(
     versus = {
         name: compare(points["generated"], each, generator) for name, each in points.items() if name != "generated"
     }
-    sentence = _sentence(kind, {(labels or {}).get(name, name): each.verdict for name, each in versus.items()})
+    named = {(labels or {}).get(name, name).replace("_", " "): each for name, each in versus.items()}
+    sentence = _sentence(kind, named, len(points["generated"].accuracy_B))
     return Frontier(area, versus, sentence)
 
 
@@ -133,19 +136,27 @@ def _quantiles(values_R: Tensor) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def _sentence(kind: Novelty, verdicts: Mapping[str, str]) -> str:
+def _sentence(kind: Novelty, versus: Mapping[str, Comparison], num_generated: int) -> str:
+    """versus: by what the other methods are called."""
     groups = [
         ("yes", "beats"),
         ("no", "loses to"),
         ("within the interval", "is within the 95 % interval of"),
         ("undefined", "cannot be compared (no novelty is defined) with"),
     ]
+    pairs = {name: each.difference for name, each in versus.items() if each.low is None and each.difference is not None}
     clauses = []
     for verdict, verb in groups:
-        *others, last = [name.replace("_", " ") for name, found in verdicts.items() if found == verdict] or [""]
+        of_verdict = [name for name, each in versus.items() if each.verdict == verdict and name not in pairs]
+        *others, last = of_verdict or [""]
         if last:
             clauses.append(f"{verb} {', '.join(others)} and {last}" if others else f"{verb} {last}")
-    return f"At the same {_AT_THE_SAME[kind]}, p-diff {'; '.join(clauses)}."
+    for name, difference in pairs.items():
+        better = "better" if difference > 0 else "worse"
+        how = f"{100 * abs(difference):.2f} points {better} than" if difference else "as good as"
+        clauses.append(f"is {how} {name} (one network against one, which decides nothing)")
+    who = "p-diff" if num_generated > 1 else "the one generated network"
+    return f"At the same {_AT_THE_SAME[kind]}, {who} {'; '.join(clauses)}."
 
 
 def _check_floor(floor: float) -> None:

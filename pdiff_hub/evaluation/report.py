@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -29,6 +29,20 @@ _PIXELS_PER_INCH = 120  # a quarter above CSS's 96: figures are drawn for paper,
 
 
 @dataclass(frozen=True)
+class Short:
+    """What a terminal of 80 columns shows instead of a table's own title, headings and note.
+
+    headings: by column of the table, in the table's order; a column without one is left out. Empty: all, as they are.
+    cells: short forms of whole cells. note: None shows the table's own.
+    """
+
+    title: str
+    headings: Mapping[str, str] = field(default_factory=dict)
+    cells: Mapping[str, str] = field(default_factory=dict)
+    note: str | None = None
+
+
+@dataclass(frozen=True)
 class Table:
     """columns: the headings. rows: one cell per column; the first cell names the row. note: shown below the table.
 
@@ -39,6 +53,7 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+    short: Short | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +88,7 @@ def write_report(path: Path, title: str, lead: str, sections: Sequence[Section])
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_visible
     )
-    environment.filters.update(paragraphs=_paragraphs, numeric_columns=_numeric_columns, picture=_picture)
+    environment.filters.update(paragraphs=_paragraphs, numeric_columns=numeric_columns, picture=_picture)
     page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
         lead=lead,
@@ -115,7 +130,7 @@ def _picture(png: Path) -> _Picture:
     return _Picture("data:image/png;base64," + b64encode(data).decode(), width, height)
 
 
-def _numeric_columns(table: Table) -> list[bool]:
+def numeric_columns(table: Table) -> list[bool]:
     """For each column, whether it holds only numbers; a column of gaps alone counts as text."""
     numeric = []
     for column in range(len(table.columns)):

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
 
-from pdiff_hub.errors import printable
 from pdiff_hub.evaluation.figures import METHOD_STYLE
-from pdiff_hub.evaluation.report import Table
+from pdiff_hub.evaluation.report import Short, Table
 from pdiff_hub.evaluation.request_tables import request_tables
+from pdiff_hub.evaluation.terminal import print_table, safe
 from pdiff_hub.records import (
+    AccuracySummary,
     AuditSummary,
     Comparison,
     EnsembleCurve,
@@ -27,7 +24,7 @@ from pdiff_hub.records.training_summary import PLATEAU
 
 Rows = list[tuple[str, ...]]
 
-ACCURACY_NOTE = "* chosen on the validation split, reported on the test split"
+_ACCURACY_NOTE = "* The network that is best on the validation split, judged on the test split."
 _ACCURACY_COLUMNS = ("networks", "best*", "mean", "median", "std")
 _AUDIT_COLUMNS = ("measure", "value", "how to read it")
 _COPIES_COLUMNS = (
@@ -76,36 +73,40 @@ _ENSEMBLE_COLUMNS = (
 _ENSEMBLE_NOTE = "Means over disjoint groups out of 20 networks. NLL in nats; calibration error with 15 bins."
 
 
-@dataclass(frozen=True)
-class _InTerminal:
-    """Title, columns and note that are shown instead of a table's own in a terminal of 80 columns."""
-
-    title: str
-    columns: Sequence[str] | None = None
-    note: str = ""
-
-
-_IN_TERMINAL: Mapping[str, _InTerminal] = {
-    "copies": _InTerminal(
-        "Beside fresh networks, which the generator never saw",
-        ("networks", "n", "copies", "dist", "med", "raw", "1st/2nd", "AUC"),
-        "dist, med: distance to the nearest original in scaled latents over that of fresh networks, means and medians; "
-        "raw: in raw weights. 1st/2nd: nearest over second-nearest original. AUC: 0.5 if nobody can tell them from "
-        "fresh networks.",
+_SHORT_COPIES = Short(
+    "Beside fresh networks, which the generator never saw",
+    {
+        "networks": "networks",
+        "count": "n",
+        "copies": "copies",
+        "distance over fresh, means": "mean",
+        "medians": "median",
+        "in raw weights": "raw",
+        "told from fresh, AUC": "AUC",
+    },
+    note="mean, median: distance to the nearest original in scaled latents over that of fresh networks; raw: in raw "
+    "weights. AUC: 0.5 if nobody can tell them from fresh networks, 1 if always, with its 95 % interval.",
+)
+_SHORT_AUDIT = Short("Does it generate, or copy and average?")
+_SHORT_METHODS = Short(
+    "Against simple baselines",
+    dict(zip(_METHOD_COLUMNS, ("networks", "n", "mean", "IoU", "L2", "p-diff less this", "better?"), strict=True)),
+    {"within the interval": "unclear"},
+    "mean: accuracy [%]. IoU: highest overlap of errors with an original. L2: to the nearest original. "
+    "p-diff less this: difference in accuracy at the same novelty, in points, with its 95 % interval; better?: unclear "
+    "where 0 lies within it.",
+)
+_SHORT_ENSEMBLES = Short(
+    "As ensembles of n: accuracy [%], NLL, calibration error [%]",
+    dict(
+        zip(
+            _ENSEMBLE_COLUMNS,
+            ("n", "acc orig", "acc gen", "NLL orig", "NLL gen", "ECE orig", "ECE gen"),
+            strict=True,
+        )
     ),
-    "accuracy": _InTerminal("Accuracy on test [%]", None, ACCURACY_NOTE),
-    "audit": _InTerminal("Does it generate, or copy and average?"),
-    "methods": _InTerminal(
-        "Against simple baselines",
-        ("networks", "n", "mean", "IoU", "L2", "p-diff less this", "better?"),
-        "mean: accuracy [%]. IoU: highest overlap of errors with an original. L2: to the nearest original. "
-        "p-diff less this: difference in accuracy at the same novelty, in points, with its 95 % interval.",
-    ),
-    "ensembles": _InTerminal(
-        "As ensembles of n: accuracy [%], NLL, calibration error [%]",
-        ("n", "acc orig", "acc gen", "NLL orig", "NLL gen", "ECE orig", "ECE gen"),
-    ),
-}
+    note="",
+)
 
 
 def result_tables(measured: Measurements) -> dict[str, Table]:
@@ -113,16 +114,20 @@ def result_tables(measured: Measurements) -> dict[str, Table]:
     `request_tables`."""
     tables = {}
     if measured.copies is not None:
-        tables["copies"] = Table("Copies", _COPIES_COLUMNS, _copies_rows(measured), _COPIES_NOTE)
+        tables["copies"] = Table("Copies", _COPIES_COLUMNS, _copies_rows(measured), _COPIES_NOTE, _SHORT_COPIES)
     if measured.accuracy:
-        tables["accuracy"] = Table("Accuracy on test [%]", _ACCURACY_COLUMNS, _accuracy_rows(measured), ACCURACY_NOTE)
+        rows, note = _accuracy_rows(measured), accuracy_note(measured.accuracy.values())
+        tables["accuracy"] = Table("Accuracy on test [%]", _ACCURACY_COLUMNS, rows, note)
     if measured.audit is not None and measured.similarity is not None:
-        tables["audit"] = Table("Audit", _AUDIT_COLUMNS, _audit_rows(measured.similarity, measured.audit))
+        tables["audit"] = Table(
+            "Audit", _AUDIT_COLUMNS, _audit_rows(measured.similarity, measured.audit), short=_SHORT_AUDIT
+        )
     if measured.frontier is not None:
         rows = _method_rows(measured, measured.frontier)
-        tables["methods"] = Table("Baselines", _METHOD_COLUMNS, rows, _METHOD_NOTE)
+        tables["methods"] = Table("Baselines", _METHOD_COLUMNS, rows, _METHOD_NOTE, _SHORT_METHODS)
     if measured.ensembles is not None:
-        tables["ensembles"] = Table("Ensembles", _ENSEMBLE_COLUMNS, _ensemble_rows(measured.ensembles), _ENSEMBLE_NOTE)
+        rows = _ensemble_rows(measured.ensembles)
+        tables["ensembles"] = Table("Ensembles", _ENSEMBLE_COLUMNS, rows, _ENSEMBLE_NOTE, _SHORT_ENSEMBLES)
     if measured.requests is not None:
         tables |= request_tables(measured.requests)
     return {name: table for name, table in tables.items() if table.rows}
@@ -134,16 +139,25 @@ def print_results(results: Results, console: Console | None = None) -> None:
     if measured is None:
         return
     if measured.accuracy or measured.requests is not None:
-        console.print(_safe(verdict(results)), style="bold")
-    for name, table in result_tables(measured).items():
-        shown = _IN_TERMINAL.get(name, _InTerminal(table.title, note=table.note))
-        title = shown.title + (f", {results.facts.num_params:,} parameters" if name == "accuracy" else "")
-        _print(console, title, shown.columns or table.columns, table.rows)
-        if shown.note:
-            console.print(_safe(shown.note), style="dim")
+        console.print(safe(verdict(results)), style="bold")
+    for table in result_tables(measured).values():
+        print_table(console, table)
+    console.print()
     for note in measured.notes:
-        console.print(_safe(f"Note: {note}"))
-    console.print(_safe(f"Seconds: {seconds_text(results)}"))
+        console.print(safe(f"Note: {note}"))
+    console.print(safe(f"Seconds: {seconds_text(results)}"))
+
+
+def accuracy_note(rows: Iterable[AccuracySummary]) -> str:
+    """What "best" means, and why it may lie below the mean, where it does."""
+    below = sum(row.best < row.mean for row in rows)
+    if not below:
+        return _ACCURACY_NOTE
+    where = "here" if below == 1 else f"in {below} rows here"
+    return (
+        f"{_ACCURACY_NOTE} Where it lies below the mean, as {where}, the networks are so alike that images of the "
+        "validation split do not say which of them is better on test."
+    )
 
 
 def _accuracy_rows(measured: Measurements) -> Rows:
@@ -207,9 +221,11 @@ def _ratio(value: float | None) -> str:
 
 
 def _difference(against: Comparison | None) -> str:
-    """The difference in points with its 95 % interval; empty if it is undefined."""
-    if against is None or against.difference is None or against.low is None or against.high is None:
+    """The difference in points with its 95 % interval, if there is one; empty if it is undefined."""
+    if against is None or against.difference is None:
         return ""
+    if against.low is None or against.high is None:
+        return f"{100 * against.difference:+.2f}"
     return f"{100 * against.difference:+.2f} ({100 * against.low:+.2f} to {100 * against.high:+.2f})"
 
 
@@ -295,20 +311,3 @@ def label(variant: str) -> str:
 
 def _text(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}"
-
-
-def _safe(text: str) -> Text:
-    """Text for the terminal out of results that somebody else may have written: no markup, no control characters."""
-    return Text(printable(text))
-
-
-def _print(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = RichTable(title=title, box=SIMPLE_HEAD)
-    for index, (column, cells) in enumerate(zip(columns, zip(*rows, strict=True), strict=True)):
-        numeric = index > 0 and all(cell[:1].isdigit() or cell[:1] in "+-u" for cell in cells if cell)
-        # Names differ at their ends and numbers tell nothing without theirs: in a narrow terminal cells are wrapped.
-        least = max(len(word) for cell in (column, *cells) for word in cell.split())
-        table.add_column(_safe(column), justify="right" if numeric else "left", min_width=least)
-    for row in rows:
-        table.add_row(*map(_safe, row))
-    console.print(table)

@@ -80,7 +80,9 @@ def resolve(
 ) -> dict[str, Any]:
     """All options of network `name`, checked. With `pretrained` also that model's config, which is read only once."""
     if importlib.util.find_spec("transformers") is None:
-        raise MissingPackageError(f"the network {name!r} needs transformers: pip install 'pdiff-hub[transformers]'")
+        raise MissingPackageError(
+            f"the network {name!r} needs transformers: pip install '.[transformers]' in the source of pdiff-hub."
+        )
     model_type = _ARCHITECTURES[name]["model_type"]
     own = defaults(ResnetOptions if model_type == "resnet" else PatchOptions)
     require_known(f"option of network {name!r}", options, (*own, "config"))

@@ -105,8 +105,12 @@ def _metadata(results: Results, name: str) -> ModelCardData:
         more |= {
             "model_name": name,
             "eval_results": [
-                accuracy_result(f"{key} accuracy of generated networks", value, facts.task, facts.task_dataset)
-                for key, value in (("best", generated.best), ("mean", generated.mean), ("median", generated.median))
+                accuracy_result(name, value, facts.task, facts.task_dataset)
+                for name, value in (
+                    ("accuracy of the generated network that is best on validation", generated.best),
+                    ("mean accuracy of generated networks", generated.mean),
+                    ("median accuracy of generated networks", generated.median),
+                )
             ],
         }
     return ModelCardData(library_name="diffusers", license="apache-2.0", tags=_TAGS, **more)

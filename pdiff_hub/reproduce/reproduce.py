@@ -7,15 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table as ConsoleTable
-from rich.text import Text
 
-from pdiff_hub.errors import printable, require_known
+from pdiff_hub.errors import require_known
 from pdiff_hub.evaluation.environment import environment
 from pdiff_hub.evaluation.report import Section, Table, write_report
 from pdiff_hub.evaluation.results_page import settings_table
+from pdiff_hub.evaluation.terminal import print_table, safe
 from pdiff_hub.records.json_files import without_nan
 from pdiff_hub.reproduce import figures, tables
 from pdiff_hub.reproduce.results import Ordering, Reproduced, orderings_table
@@ -82,7 +80,13 @@ def reproduce(
                         "title": part.title,
                         "measured": part.measured,
                         "orderings": [
-                            {"claim": each.claim, "held": each.held, "numbers": each.numbers} for each in part.orderings
+                            {
+                                "claim": each.claim,
+                                "held": each.held,
+                                "numbers": each.numbers,
+                                "why_not": each.why_not,
+                            }
+                            for each in part.orderings
                         ],
                     }
                     for part in parts
@@ -138,11 +142,8 @@ def _print(parts: list[Reproduced]) -> None:
     for part in parts:
         for block in part.blocks:
             if isinstance(block, Table):
-                table = ConsoleTable(title=Text(block.title), caption=Text(block.note), box=SIMPLE_HEAD)
-                for column in block.columns:
-                    table.add_column(column)
-                for row in block.rows:
-                    table.add_row(*map(Text, map(printable, row)))
-                console.print(table)
+                print_table(console, block)
+    console.print()
     for each in _orderings(parts):
-        console.print(Text(printable(f"{'held' if each.held else 'NOT held'}: {each.claim} ({each.numbers})")))
+        said = f"{'held' if each.held else 'NOT held'}: {each.claim} ({each.numbers}). {each.why_not}"
+        console.print(safe(said.rstrip()))

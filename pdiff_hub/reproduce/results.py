@@ -11,11 +11,20 @@ from pdiff_hub.evaluation.report import Figure, Section, Table
 
 @dataclass(frozen=True)
 class Ordering:
-    """A claim of the form "this is more than that", whether it held here, and the numbers that show it."""
+    """A claim of the form "this is more than that", whether it held here, and the numbers that show it.
+
+    otherwise: a sentence that says why, where it did not hold.
+    """
 
     claim: str
     held: bool
     numbers: str
+    otherwise: str
+
+    @property
+    def why_not(self) -> str:
+        """The sentence, if the claim did not hold; else empty."""
+        return "" if self.held else self.otherwise
 
 
 @dataclass(frozen=True)
@@ -38,9 +47,9 @@ class Reproduced:
 
 
 def orderings_table(orderings: Sequence[Ordering]) -> Table:
-    """A table of the orderings, and whether each held."""
-    rows = [(each.claim, "held" if each.held else "NOT held", each.numbers) for each in orderings]
-    return Table("Orderings of the paper", ("claim", "here", "numbers"), rows)
+    """A table of the orderings, whether each held, and why not."""
+    rows = [(each.claim, "held" if each.held else "NOT held", each.numbers, each.why_not) for each in orderings]
+    return Table("Orderings of the paper", ("claim", "here", "numbers", "why not"), rows)
 
 
 def percent(fraction: float) -> str:

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 _MEMORY_BYTES = 512 * 2**20  # memory limit for one batch of networks; it does not change the results
 _FORMAT_VERSION, _UNCONDITIONAL_VERSION = 2, 1  # a pipeline without conditions is written as before there were any
 _NEEDS_PACKAGE = (
-    "{} needs the package: pip install pdiff-hub, then open this pipeline with pdiff_hub.PDiffPipeline.from_pretrained."
+    "{} needs the package pdiff-hub: pip install . in a copy of its source, "
+    "then open this pipeline with pdiff_hub.PDiffPipeline.from_pretrained."
 )
 INDEX = "model_index.json"
 COMPONENTS = ("autoencoder", "unet", "scheduler")
@@ -494,5 +495,5 @@ def require_known_format(version: object, what: str) -> None:
     if version > _FORMAT_VERSION:
         raise SamplingError(
             f"{what} has format version {version}, and this pdiff-hub reads up to {_FORMAT_VERSION}; "
-            "upgrade with: pip install -U pdiff-hub."
+            "upgrade with: pip install . in a newer copy of its source."
         )

@@ -129,7 +129,7 @@ def _read_spec(file: Path, name: str) -> dict[str, Any]:
     if type(version) is int and version > FORMAT_VERSION:
         raise PdiffError(
             f"{name} has format version {version}, and this pdiff-hub reads up to {FORMAT_VERSION}; "
-            "upgrade with: pip install -U pdiff-hub."
+            "upgrade with: pip install . in a newer copy of its source."
         )
     if type(version) is not int or not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
         raise PdiffError(
