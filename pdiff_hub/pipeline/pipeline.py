@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from pdiff_hub.errors import PdiffError, require
-from pdiff_hub.networks.beside import build_beside
+from pdiff_hub.networks.beside import build_beside, require_layout
 from pdiff_hub.networks.dry_run import dry_run
+from pdiff_hub.networks.given import supplied
 from pdiff_hub.pipeline.fitting import (
     STEPS,
     centers,
@@ -87,23 +88,34 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
             pipe.hub_id, pipe.hub_revision = hub_id, commit_of(folder)
         return pipe.to(dtype=torch_dtype) if torch_dtype is not None else pipe
 
-    def build_network(self, state_dict: dict[str, Tensor] | None = None, trust_remote_code: bool = False) -> nn.Module:
+    def build_network(
+        self,
+        state_dict: dict[str, Tensor] | None = None,
+        trust_remote_code: bool = False,
+        *,
+        network: nn.Module | Callable[..., nn.Module] | None = None,
+    ) -> nn.Module:
         """The target network in eval mode, with the weights of `state_dict` if it is given.
 
         Only networks that the package knows by name are built, so that somebody else's pipeline cannot run code of its
-        choice. With `trust_remote_code=True`, a function that the pipeline names is called, too.
+        choice. With `trust_remote_code=True`, a function that the pipeline names is called, too. For a pipeline whose
+        network no file describes, give `network`: a module, which is copied, or a function that makes one.
         """
         spec = self.autoencoder.config.network
-        if spec is None:
+        if network is not None:
+            built = supplied(network, spec)
+            require_layout(built, self.autoencoder.layout, "the network that was given")
+        elif spec is None:
             raise PdiffError(
-                "this pipeline does not say which network it generates; build it yourself and load "
-                "out.state_dicts[0] into it."
+                "this pipeline does not say which network it generates; give it (network=...), or build it yourself "
+                "and load out.state_dicts[0] into it."
             )
-        where = f"the network spec of {self.hub_id or self.folder or 'this pipeline'}"
-        network = build_beside(dict(spec), self.autoencoder.layout, where, allow_factory=trust_remote_code)
+        else:
+            where = f"the network spec of {self.hub_id or self.folder or 'this pipeline'}"
+            built = build_beside(dict(spec), self.autoencoder.layout, where, allow_factory=trust_remote_code)
         if state_dict is not None:
-            network.load_state_dict(state_dict, strict=True)
-        return network.eval()
+            built.load_state_dict(state_dict, strict=True)
+        return built.eval()
 
     def fit(
         self,

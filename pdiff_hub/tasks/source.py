@@ -18,7 +18,7 @@ class Source:
         description: where the data are, for people.
         labels: int64 [N], 0..len(classes)-1, for "train" and, if the data have them, "validation" and "test".
         classes: the names of the classes, in the order of the labels.
-        read: (split, indices, image_size or None) -> uint8 [N, C, S, S].
+        read: (split, indices, image_size or None) -> uint8 (or float32) [N, C, S, S].
         found: the splits and columns that are read, if there was a choice.
     """
 
