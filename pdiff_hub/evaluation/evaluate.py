@@ -34,6 +34,7 @@ from pdiff_hub.evaluation.measuring import Measure, Measured, mean_or_none
 from pdiff_hub.evaluation.points import MethodPoints
 from pdiff_hub.evaluation.similarity import iou_matrix, max_to_any, similarity_summary
 from pdiff_hub.evaluation.table import label
+from pdiff_hub.progress import progress_bar
 from pdiff_hub.records import (
     FIGURES,
     AuditSummary,
@@ -111,18 +112,26 @@ def evaluate_networks(
             f"{originals.layout.num_params}]: originals and generated networks have different layouts."
         )
     chosen = evenly_spaced(len(originals), num_originals or len(originals))
+    bar = progress_bar(3 + (fresh is not None) + len(variants), "judge", "set of networks")
     measure = Measure(judge, originals, chosen, autoencoder)
+    bar.update()
     measured = {"original": measure.own, "generated": measure(generated, decoded=True)}
+    bar.update()
     if fresh is not None:
         measured["fresh"] = measure(fresh.rows)
+        bar.update()
     measured["ensemble"] = measure(ensemble(originals, 1, torch.Generator()))
     methods = {name: name for name in measured}
+    bar.update()
     for variant in variants:
         if variant.name in measured:
             continue
+        bar.set_postfix(method=variant.name)
         blocks = variant.blocks(originals, num_models, generator_of(seed, variant.name))
         measured[variant.name] = measure.in_blocks(blocks, decoded=variant.method == "autoencoder")
         methods[variant.name] = variant.method
+        bar.update()
+    bar.close()
     accuracy = {name: each.judged.test.accuracy_B for name, each in measured.items()}
     by_errors = _by_method(
         methods, accuracy, {name: each.max_iou_B for name, each in measured.items()}, MethodPoints.from_similarities

@@ -6,7 +6,6 @@ Shapes: B networks to make, b of them in one group, P parameters, N images, c cl
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 
 import torch
@@ -14,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call, vmap
-from tqdm import tqdm
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import logits
 from pdiff_hub.networks.prefix_cache import Forward
 from pdiff_hub.prediction.predictions import can_vmap, eval_mode, tensor_names
+from pdiff_hub.progress import progress_bar
 from pdiff_hub.tasks import Task
 
 _BATCH, _LEARNING_RATE, _WEIGHT_DECAY = 64, 1e-3, 0.01  # the defaults of the second phase of `FinetuneConfig`
@@ -88,12 +87,11 @@ def fine_tuned(
                 loss_bn = F.cross_entropy(logits_bnc.flatten(0, 1), labels_n.repeat(len(rows)), reduction="none")
                 torch.autograd.backward(loss_bn.sum() / _BATCH)  # a network's loss depends on its own weights only
             optimizer.step()
-            progress.update(len(rows))
+            bar.update(len(rows))
         return {name: tensor.detach() for name, tensor in stacked.items()}
 
     params_BP = torch.empty(num_models, layout.num_params)
-    show = tqdm(total=num_models * steps, desc="fine-tune", unit="step", delay=2, disable=None, file=sys.stderr)
-    with eval_mode(network), show as progress:
+    with eval_mode(network), progress_bar(num_models * steps, "fine-tune baselines", "step") as bar:
         own = {name: live[name].detach() for name in selected}
         probe = task.inputs(task.train, slice(0, _BATCH)).to(device)
         with torch.no_grad():

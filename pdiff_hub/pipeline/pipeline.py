@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from pdiff_hub.pipeline.fitting import (
 )
 from pdiff_hub.pipeline.opening import download, load_arguments, rehearse
 from pdiff_hub.pipeline.pushing import push_pipeline
+from pdiff_hub.progress import progress_bar
 from pdiff_hub.records import RunFolder
 from pdiff_hub.records.fingerprint import fingerprint
 from pdiff_hub.transfer import commit_of, require_own
@@ -190,6 +191,13 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
         params = self.decode_latents(latents)
         require_finite(params)
         return PDiffPipelineOutput(params=params, state_dicts=self.autoencoder.state_dicts(params), latents=latents)
+
+    def progress_bar(self, iterable: Iterable[Any] | None = None, total: int | None = None) -> Any:
+        """As in diffusers. Where its bar would be hidden, since nobody watches a terminal, lines say how far it is."""
+        config = dict(getattr(self, "_progress_bar_config", {}))
+        if total is None or config.get("disable", False) is not None:
+            return super().progress_bar(iterable, total)
+        return progress_bar(total, config.get("desc", "generate"), config.get("unit", "step"))
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         """Write the pipeline as a folder with the same files as its Hub repository, code included.

@@ -5,7 +5,6 @@ Shapes: B networks, P parameters, N images (N x C x H x W), c classes; b and n a
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from tqdm import tqdm
 
 from pdiff_hub.checkpoints.rows import Rows, as_rows
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import logits
 from pdiff_hub.networks.prefix_cache import Forward, plan_prefix, record, serve
+from pdiff_hub.progress import progress_bar
 from pdiff_hub.tasks import Split, Task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
@@ -182,7 +181,7 @@ def _chunks(
         )
         batched = batched and can_vmap(forward, own, probe)
         total = num_networks * num_images
-        with tqdm(total=total, desc="predict", unit_scale=True, delay=2, disable=None, file=sys.stderr) as progress:
+        with progress_bar(total, "predict", "answer", scaled=True) as progress:
             for n in range(0, num_images, step_n):
                 images = slice(n, min(n + step_n, num_images))
                 inputs = inputs_NCHW[images].to(device)

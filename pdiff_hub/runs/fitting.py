@@ -84,7 +84,7 @@ def fit_networks(
     require(num_models >= 1, "--num-models", num_models, "at least 1")
     require(num_labels >= 2, "--num-labels", num_labels, "at least 2, of different classes")
     require_room(directory, num_models)
-    pipe.set_progress_bar_config(desc="fit", unit="step", delay=2, disable=None)
+    pipe.set_progress_bar_config(desc="fit", unit="step", disable=None)
     network = pipe.build_network(trust_remote_code=trust_remote_code)
     loaded = _answers(_open(task, pipe), dict(pipe.autoencoder.config.network), classes)
     index_n = _drawn(loaded, num_labels, seed)

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pdiff_hub.errors import PdiffError, one_line
+from pdiff_hub.progress import progress_bar
 
 if TYPE_CHECKING:
     from datasets import Image as Feature
@@ -47,14 +47,14 @@ def decode_images(
     Args:
         images: `total` pictures, each with its name for errors; transparency is dropped.
         image_size: the side to centre-crop and resize to; None leaves the pictures as they are: squares of one size.
-        what: the name in errors and on the progress bar, which appears in terminals after 2 seconds.
+        what: the name in errors and of the progress that is shown.
 
     Raises:
         ValueError: an empty split, a missing picture, one of more than 8 bits, different sizes without `image_size`.
     """
     out_NCSS = np.empty((0, 0, 0, 0), np.uint8)
-    # disable=None: no bar if the output is not a terminal
-    for number, (name, image) in enumerate(tqdm(images, what, total, unit=" images", delay=2, disable=None)):
+    bar = progress_bar(total, what, "image")
+    for number, (name, image) in enumerate(images):
         if image is None:
             raise PdiffError(f"{name} is missing; remove its row")
         pixels_CSS = _pixels(image, image_size, name)
@@ -66,6 +66,8 @@ def decode_images(
         if channels > out_NCSS.shape[1]:  # the first colour picture after grey ones
             out_NCSS = np.repeat(out_NCSS, channels, axis=1)
         out_NCSS[number] = pixels_CSS
+        bar.update()
+    bar.close()
     if not len(out_NCSS):
         raise PdiffError(f"{what} is empty")
     return out_NCSS

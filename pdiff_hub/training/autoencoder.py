@@ -20,6 +20,7 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.files import MAX_PARQUET_PARAMS
 from pdiff_hub.checkpoints.rows import PickedRows
 from pdiff_hub.errors import PdiffError
+from pdiff_hub.progress import progress_bar
 from pdiff_hub.records import TrainingFolder
 from pdiff_hub.safe_files import write_safetensors
 from pdiff_hub.training.config import AutoencoderConfig
@@ -168,6 +169,7 @@ def _statistics(dataset: CheckpointDataset, train_K: list[int], config: Autoenco
     shell = _build(dataset, replace(config, form="linear"), 1, None)
     read = _rows_of(dataset, train_K)
     squares_T = torch.zeros(len(dataset.layout.entries), dtype=torch.float64)
+    bar = progress_bar(dataset.layout.num_params, "read checkpoints", "parameter", scaled=True)
     for start, stop in shell.slices:
         logs_KS = shell.to_log(read(start, stop), start)
         mean_S = logs_KS.double().mean(dim=0)
@@ -177,6 +179,8 @@ def _statistics(dataset: CheckpointDataset, train_K: list[int], config: Autoenco
             shell.scale[start:stop] = _positive(squares_S.sqrt())
         for index, entry in dataset.layout.overlapping(start, stop):
             squares_T[index] += squares_S[max(entry.start - start, 0) : entry.stop - start].sum()
+        bar.update(stop - start)
+    bar.close()
     if config.normalization == "per_tensor":
         sizes_T = torch.tensor([entry.stop - entry.start for entry in dataset.layout.entries])
         shell.scale.copy_(_positive((squares_T / sizes_T).sqrt()))
@@ -220,10 +224,13 @@ def _principal_components(
             setattr(autoencoder, name, torch.zeros_like(buffer, device="cpu"))
     autoencoder.latent_std_CL.fill_(1.0)
     directory.mkdir(parents=True, exist_ok=True)
+    bar = progress_bar(dataset.layout.num_params, "write principal components", "parameter", scaled=True)
     for index, (start, stop) in enumerate(autoencoder.slices):
         file = directory / f"slice-{index:05d}.safetensors"
         write_safetensors(file, {"components_NS": spectrum.components(num_components, start, stop)})
         autoencoder.components[index] = nn.Parameter(load_file(file)["components_NS"])
+        bar.update(stop - start)
+    bar.close()
     return autoencoder
 
 

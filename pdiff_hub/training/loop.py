@@ -19,9 +19,9 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm.auto import tqdm
 
 from pdiff_hub.errors import PdiffError
+from pdiff_hub.progress import progress_bar
 from pdiff_hub.seeds import derived_seed
 from pdiff_hub.training.saves import Progress, Saves
 
@@ -143,12 +143,13 @@ def run_loop(
     model.train()
     generator = torch.Generator(accelerator.device)
     window: list[Tensor] = []
-    bar = tqdm(
-        total=config.steps,
+    bar = progress_bar(
+        config.steps,
+        f"train {config.name}",
+        "step",
         initial=progress.step,
-        desc=f"train {config.name}",
-        unit="step",
-        disable=None if accelerator.is_main_process else True,
+        shown=accelerator.is_main_process,
+        at_most=stopping is not None and stopping.patience is not None,
     )
     if stopping is not None and not progress.measured:
         _measure(plain, ema, stopping, progress, on_log)

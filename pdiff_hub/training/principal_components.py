@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.errors import PdiffError
+from pdiff_hub.progress import progress_bar
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 
 _RANK_TOLERANCE = 1e-9  # eigenvalues below this share of the largest are rounding, not structure
@@ -55,6 +56,7 @@ def _from_gram(
     gram_KK = torch.zeros(len(train_K), len(train_K), dtype=torch.float64)
     cross_HK = torch.zeros(len(held_out_H), len(train_K), dtype=torch.float64)
     held_out_total = 0.0
+    bar = progress_bar(dataset.layout.num_params, "find principal components", "parameter", scaled=True)
     for start, stop in statistics.slices:
         all_S = dataset.read_slice(start, stop)
         train_KS = statistics.normalize(all_S[train_K], start)
@@ -62,6 +64,8 @@ def _from_gram(
         gram_KK += train_KS.double() @ train_KS.double().T
         cross_HK += held_out_HS.double() @ train_KS.double().T
         held_out_total += float(held_out_HS.double().square().sum())
+        bar.update(stop - start)
+    bar.close()
     eigenvalues_N, vectors_KN = _leading(gram_KK, len(train_K))
     basis_KN = vectors_KN / eigenvalues_N.sqrt()
 

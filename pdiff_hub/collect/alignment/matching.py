@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from pdiff_hub.collect.alignment.hidden_layers import (
     DO_NOT_ALIGN,
@@ -36,6 +35,7 @@ from pdiff_hub.collect.alignment.hidden_layers import (
     relative_change,
 )
 from pdiff_hub.errors import PdiffError
+from pdiff_hub.progress import progress_bar
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _FIRST_SWEEPS = 3  # over the layers in the first round; later rounds start close to the result, so one is enough
@@ -249,15 +249,18 @@ def _match_networks(
     """Reorders the units of all networks in place; -> the fraction of units that moved, for each round."""
     moved: list[float] = []
     reference = networks.first() if reference_P is None else networks.of(reference_P)
-    for number in tqdm(range(rounds + 1), desc="align", unit="round", disable=None if progress else True):
+    bar = progress_bar(rounds + 1, "align", "round", shown=progress, at_most=True)
+    for number in range(rounds + 1):
         sweeps = _FIRST_SWEEPS if number == 0 else 1
         visits = [layers[index] for _ in range(sweeps) for index in visiting.permutation(len(layers))]
         changed = sum(networks.change(partial(_match_layers, reference=reference, layers=visits)))
         moved.append(changed / (len(networks.params_KP) * max(1, len(visits))))
+        bar.update()
         if number > 0 and changed == 0:
             break
         if reference_P is None:
             reference = networks.mean()
+    bar.close()
     return tuple(moved)
 
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from tqdm import tqdm
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.collect.finetune.config import FinetuneConfig
@@ -29,6 +28,7 @@ from pdiff_hub.collect.journal import BackgroundJournal, CheckpointJournal
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import NETWORK_NAMES, build_network, resolve_network
 from pdiff_hub.networks.dry_run import build_checked
+from pdiff_hub.progress import progress_bar
 from pdiff_hub.safe_files import remove_unfinished, write_safetensors
 from pdiff_hub.tasks import Task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
@@ -66,7 +66,7 @@ def collect_finetune(
         trained: a folder that keeps networks as the first phase leaves them. If it has the right one, the first phase
             is skipped. Runs that differ only in what they select, or in how they train on, share one network; the
             result is the same as without the folder.
-        progress: show bars if stderr is a terminal.
+        progress: show how far it is (`pdiff_hub.progress`).
 
     Returns:
         K rows in the order of training. `metadata[k]` has run, seed, step (of the second phase, counted from 1),
@@ -107,7 +107,6 @@ def collect_finetune(
         for parameter in (each for each in network.parameters() if each.ndim == 4):
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     run = FinetuneRun(network, layout, ImageBatches(task, config.batch_size, seed, place), config)
-    hide = None if progress else True  # None: hidden only if stderr is no terminal
     # torch's generators are restored afterwards, and cuDNN uses only algorithms that always give the same result.
     with (
         torch.random.fork_rng([place.index] if place.type == "cuda" else []),
@@ -117,20 +116,20 @@ def collect_finetune(
             run.load(state)
         with BackgroundJournal(journal) as writer:
             if run.phase == "train":
-                _trained_network(run, writer, hide, None if trained is None else trained / _trained_name(settings))
-            _finetune(run, writer, journal.num_checkpoints, {"run": f"finetune-{seed}", "seed": seed}, hide)
+                _trained_network(run, writer, progress, None if trained is None else trained / _trained_name(settings))
+            _finetune(run, writer, journal.num_checkpoints, {"run": f"finetune-{seed}", "seed": seed}, progress)
     return journal.finish(
         network=spec, task=task.spec, frozen=layout.frozen_state(network.state_dict()), collect={"method": "finetune"}
     )
 
 
-def _trained_network(run: FinetuneRun, writer: BackgroundJournal, hide: bool | None, file: Path | None) -> None:
+def _trained_network(run: FinetuneRun, writer: BackgroundJournal, shown: bool, file: Path | None) -> None:
     """Runs the first phase, or loads the network that another run's first phase has left in `file`."""
     if file is not None and file.exists():
         run.network.load_state_dict(load_file(file, device=str(run.images.device)))
         run.begin("finetune")
         return
-    _train(run, writer, hide)
+    _train(run, writer, shown)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         remove_unfinished(file.parent, of=file.name)
@@ -144,11 +143,11 @@ def _trained_name(settings: Mapping[str, Any]) -> str:
     return f"trained-{hashlib.sha256(json.dumps(first, sort_keys=True).encode()).hexdigest()[:12]}.safetensors"
 
 
-def _train(run: FinetuneRun, writer: BackgroundJournal, hide: bool | None) -> None:
+def _train(run: FinetuneRun, writer: BackgroundJournal, shown: bool) -> None:
     """Completes the first phase; leaves `run` at the start of the second phase, and saves its state."""
     per_epoch, saved = run.images.steps_per_epoch, time.monotonic()
     loss, first = torch.zeros((), device=run.images.device), run.step
-    with tqdm(total=run.num_train_steps, initial=run.step, desc="train", unit="step", disable=hide) as bar:
+    with progress_bar(run.num_train_steps, "train the network", "step", initial=run.step, shown=shown) as bar:
         while run.step < run.num_train_steps:
             loss += run.take_step()
             bar.update()
@@ -163,15 +162,13 @@ def _train(run: FinetuneRun, writer: BackgroundJournal, hide: bool | None) -> No
     writer.save_state(run.state())
 
 
-def _finetune(
-    run: FinetuneRun, writer: BackgroundJournal, start: int, row: Mapping[str, Any], hide: bool | None
-) -> None:
+def _finetune(run: FinetuneRun, writer: BackgroundJournal, start: int, row: Mapping[str, Any], shown: bool) -> None:
     """Completes the second phase, of which `start` checkpoints are done, and commits parts on the way."""
     total, every = run.config.num_checkpoints, run.config.save_every
     most = max(1, min(_PART_ROWS, _PART_BYTES // (4 * run.layout.num_params)))
     params_RP, metadata = torch.empty(0, run.layout.num_params), list[dict[str, Any]]()
     saved = time.monotonic()
-    with tqdm(total=total, initial=start, desc="checkpoints", unit="checkpoint", disable=hide) as bar:
+    with progress_bar(total, "collect", "checkpoint", initial=start, shown=shown) as bar:
         for number in range(start + 1, total + 1):
             loss, first = torch.zeros((), device=run.images.device), run.step
             for _ in range(every):

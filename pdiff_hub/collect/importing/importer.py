@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pdiff_hub.checkpoints import CheckpointDataset, check_finite
 from pdiff_hub.collect.importing.base import NETWORK, Base
@@ -26,6 +25,7 @@ from pdiff_hub.collect.importing.weight_files import read_state_dict
 from pdiff_hub.collect.journal import CheckpointJournal, TrainingState
 from pdiff_hub.collect.shared_tensors import first_difference, remedy
 from pdiff_hub.errors import PdiffError
+from pdiff_hub.progress import progress_bar
 from pdiff_hub.travelling.param_autoencoder import FrozenEntry, ParamLayout
 
 _STEP = re.compile(r"(?:step|checkpoint|ckpt|iter|iteration)s?[-_=]?(\d+)", re.IGNORECASE)
@@ -130,7 +130,7 @@ def import_checkpoints(
     if journal and journal.state:
         ignored |= set(journal.state.info.get("ignored", []))
     part_rows = max(1, _PART_BYTES // (4 * layout.num_params)) if journal else len(names)
-    progress = tqdm(total=len(names), initial=start, desc="import", unit="file", disable=None)
+    progress = progress_bar(len(names), "import", "file", initial=start)
     for begin in range(start, len(names), part_rows):
         params_RP = torch.empty(min(part_rows, len(names) - begin), layout.num_params)
         for row in range(len(params_RP)):

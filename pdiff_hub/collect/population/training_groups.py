@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from tqdm.auto import tqdm
-
 from pdiff_hub.collect.journal import CheckpointJournal, TrainingState
 from pdiff_hub.collect.population.batched_training import BatchedTrainer
+from pdiff_hub.progress import progress_bar
 
 _STATE_SECONDS = 20.0  # between saves of the training state: no more work than this is done twice
 _MEMORY_BYTES = 2**30  # of weights, gradients and moments that are trained at once
@@ -33,13 +32,7 @@ def train_in_groups(
     the progress bar.
     """
     at_once = at_once or max(1, _MEMORY_BYTES // (_BYTES_PER_NUMBER * journal.layout.num_params))
-    bar = tqdm(
-        total=num_networks * epochs,
-        initial=journal.num_checkpoints * epochs,
-        unit="epoch",
-        desc=what,
-        disable=None if progress else True,
-    )
+    bar = progress_bar(num_networks * epochs, what, "epoch", initial=journal.num_checkpoints * epochs, shown=progress)
     while journal.num_checkpoints < num_networks:
         rows = range(journal.num_checkpoints, min(journal.num_checkpoints + at_once, num_networks))
         trainer = make(rows)

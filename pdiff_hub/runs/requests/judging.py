@@ -5,12 +5,10 @@ Shapes: U held-out tasks, M networks for each, P parameters, D numbers of a cond
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.collect.family import Family
@@ -19,6 +17,7 @@ from pdiff_hub.evaluation.request_names import STEPS
 from pdiff_hub.networks import build_network
 from pdiff_hub.networks.dry_run import build_to_judge
 from pdiff_hub.pipeline import PDiffPipeline
+from pdiff_hub.progress import progress_bar
 from pdiff_hub.records import EnsembleCurve, FitRequests, Requests
 from pdiff_hub.runs.requests.bootstrap import interval
 from pdiff_hub.runs.requests.by_condition import SeenTasks, further_training, simple_ways
@@ -74,8 +73,7 @@ def judge_requests(
     num_labels = tuple(number for number in num_labels if number <= len(task.train))  # no more than there are images
     num_fit_tasks = num_fit_tasks if num_labels else 0
     rounds = 3 if num_fit_tasks == 0 else 3 + len(num_labels)
-    bar = tqdm(total=rounds, desc="judge requests", unit="part", delay=2, disable=None, file=sys.stderr)
-    with quiet(pipe), bar as progress:
+    with quiet(pipe), progress_bar(rounds, "judge requests", "part") as progress:
         drawn_MUP = _asked(pipe, asked_UD, max(SIZES), guidance_scale, seed)
         each_U, ways = _by_condition(pipe, networks, seen, asked_UD, unseen.params_KP, drawn_MUP, guidance_scale, seed)
         progress.update()

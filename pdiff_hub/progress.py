@@ -1,0 +1,116 @@
+"""How far long work is, and how long it will still take: a bar in terminals and notebooks, lines elsewhere.
+
+A log of a bar is a mess, and no word for an hour looks like a hang. So where nobody watches a terminal, work that takes
+longer than a few seconds says beforehand how long it will take, by the rate of its first steps, and then every half
+minute where it is.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Protocol, Self
+
+from tqdm.auto import tqdm
+from tqdm.std import tqdm as terminal_tqdm
+
+_FIRST_SECONDS = 2.0  # work that is done by then says nothing; a rate that was measured for so long can be believed
+_LEAST_SECONDS = 10.0  # work that takes less in all says nothing either
+_EVERY_SECONDS = 30.0  # between lines
+
+
+class Bar(AbstractContextManager["Bar"], Protocol):
+    """What a loop needs of tqdm's bars."""
+
+    def update(self, n: int = 1, /) -> object:
+        """`n` more steps are done."""
+
+    def set_postfix(self, **values: object) -> None:
+        """What to show beside the number of steps, such as the loss."""
+
+    def close(self) -> None:
+        """The work is done, or was given up."""
+
+
+def progress_bar(
+    total: int,
+    what: str,
+    unit: str,
+    *,
+    initial: int = 0,
+    shown: bool = True,
+    at_most: bool = False,
+    scaled: bool = False,
+) -> Bar:
+    """The progress of work that takes `total` steps, on standard error.
+
+    Args:
+        what: names the work ("train diffusion").
+        unit: what a step is, in the singular ("step").
+        initial: steps that an earlier process did.
+        shown: False shows nothing, for instance in all processes but one.
+        at_most: the work may end before `total`.
+        scaled: a bar shows "2.1M" for 2,100,000.
+    """
+    if not shown:
+        return tqdm(total=total, disable=True)
+    if sys.stderr.isatty() or tqdm.__mro__[1] is not terminal_tqdm:  # the second is so in notebooks only
+        return tqdm(total=total, desc=what, unit=unit, initial=initial, unit_scale=scaled, delay=_FIRST_SECONDS)
+    return _Lines(total, what, unit, initial, at_most)
+
+
+class _Lines:
+    """The lines of one piece of work."""
+
+    def __init__(self, total: int, what: str, unit: str, initial: int, at_most: bool):
+        self._total, self._what, self._unit, self._initial = total, what, unit, initial
+        self._bound = "at most " if at_most else ""
+        self._done, self._beside = initial, ""
+        self._began = time.monotonic()
+        self._next = self._began + _FIRST_SECONDS
+        self._said = False
+
+    def update(self, n: int = 1, /) -> None:
+        self._done += n
+        if (now := time.monotonic()) < self._next:
+            return
+        seconds = (now - self._began) / max(1, self._done - self._initial) * (self._total - self._done)
+        if not self._said and now - self._began + seconds < _LEAST_SECONDS:
+            self._next = self._began + _LEAST_SECONDS  # unless it turns out to be slower
+            return
+        count = f"{self._done:,} of {self._bound}{self._total:,} {self._unit}s"
+        self._say(f"{count}{self._beside}, {self._bound}{in_words(seconds)} left")
+        self._next = now + _EVERY_SECONDS
+
+    def set_postfix(self, **values: object) -> None:
+        self._beside = "".join(f", {name} {value}" for name, value in values.items())
+
+    def close(self) -> None:
+        if self._said:
+            self._say(f"{self._done:,} {self._unit}s{self._beside}, done in {in_words(time.monotonic() - self._began)}")
+            self._said = False
+
+    def _say(self, text: str) -> None:
+        print(f"{self._what}: {text}", file=sys.stderr, flush=True)
+        self._said = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+
+
+def in_words(seconds: float) -> str:
+    """A time as people say it: "8 s", "1 min 20 s", "2 h 5 min"."""
+    whole = max(1, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
