@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from pdiff_hub.errors import PdiffError, one_line
 from pdiff_hub.networks import build_network, resolve_network
-from pdiff_hub.networks.building import one_at_a_time
+from pdiff_hub.networks.beside import Layout, require_layout
 from pdiff_hub.networks.dry_run import build_checked
+from pdiff_hub.networks.factory import PASSED
 from pdiff_hub.networks.memory import PREFIX, keep
 
 Weights = Literal["own", "new", "any"]
@@ -152,13 +153,24 @@ def _add_code(digest: Any, code: CodeType) -> None:
             digest.update(repr(shown).encode())
 
 
-def supplied(network: Given, spec: Mapping[str, Any] | None) -> nn.Module:
-    """A network to load weights into: a copy of a module, or what a function makes for a pipeline with this spec."""
-    shape = {name: (spec or {}).get(name, 1) for name in ("in_channels", "image_size", "num_classes")}
-    known = ("name", "passed_from_task", *shape)
-    options = {} if isinstance(network, nn.Module) else {k: v for k, v in (spec or {}).items() if k not in known}
-    with one_at_a_time:
-        make = _copies(network, _label(network), "any") if isinstance(network, nn.Module) else network
-        name = f"{PREFIX}{_label(network)}"
-        keep(name, make)
-        return build_network(resolve_network({"name": name, **options}, **shape))
+def supplied(network: Any, spec: Mapping[str, Any] | None, layout: Layout) -> nn.Module:
+    """A network to load weights of this layout into: a copy of a module, or what a function makes for this spec.
+
+    ValueError if it has other tensors than the layout, and as `build_network` raises it.
+    """
+    if not callable(network):
+        raise PdiffError(f"network is {type(network).__name__}, expected a module, or a function that makes one.")
+    label, spec = _label(network), spec or {}
+    shape = {name: spec.get(name, 1) for name in ("in_channels", "image_size", "num_classes")}
+    options = {key: value for key, value in spec.items() if key not in ("name", PASSED, *shape)}
+    name = f"{PREFIX}{label}"
+    keep(name, _copies(network, label, "any") if isinstance(network, nn.Module) else network)
+    built = build_network(resolve_network({"name": name, **options}, **shape))
+    require_layout(built, layout, "the network that was given")
+    return built
+
+
+def stand_in(network: Any, spec: Mapping[str, Any], layout: Layout) -> None:
+    """Lets a network in memory that checkpoints of this layout name be built in this process; errors as `supplied`."""
+    supplied(network, spec, layout)
+    keep(str(spec["name"]), _copies(network, _label(network), "any") if isinstance(network, nn.Module) else network)

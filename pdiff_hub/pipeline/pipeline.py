@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pdiff_hub.errors import PdiffError, require
-from pdiff_hub.networks.beside import build_beside, require_layout
+from pdiff_hub.networks.beside import build_beside
 from pdiff_hub.networks.dry_run import dry_run
 from pdiff_hub.networks.given import supplied
 from pdiff_hub.pipeline.fitting import (
@@ -104,8 +104,7 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
         """
         spec = self.autoencoder.config.network
         if network is not None:
-            built = supplied(network, spec)
-            require_layout(built, self.autoencoder.layout, "the network that was given")
+            built = supplied(network, spec, self.autoencoder.layout)
         elif spec is None:
             raise PdiffError(
                 "this pipeline does not say which network it generates; give it (network=...), or build it yourself "
