@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import yaml
 
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.checkpoints.index import INDEX_NAME
 from pdiff_hub.checkpoints.rows import ShardRows
 from pdiff_hub.collect.family import FamilyConfig, collect_family, family_classes, unseen_of
 from pdiff_hub.collect.finetune import FinetuneConfig, collect_finetune
@@ -154,7 +155,7 @@ class Stages:
         name: of the pipeline in its report; by default the folder's name.
         dataset: the recipe's checkpoints, if they are collected already.
         say: is told what begins.
-        around: makes a context around each stage ("collect", "train", "generate", "evaluate").
+        around: makes a context around each stage ("collect", "train", "generate", "evaluate") that is not done yet.
         trust_remote_code: as in `collect`.
 
     All methods raise ValueError if `directory` was begun with another recipe, or holds checkpoints or a pipeline of
@@ -235,8 +236,8 @@ class Stages:
                 self._dataset = self._given
             else:
                 self._say(f"1/{self._last} collect checkpoints")
-                begun = place.exists()
-                with self._around("collect"):
+                begun, done = place.exists(), (place / INDEX_NAME).exists()
+                with nullcontext() if done else self._around("collect"):
                     self._dataset = self._clock.time("collect", self._collect, begun=begun)
         return self._dataset
 

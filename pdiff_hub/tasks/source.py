@@ -40,6 +40,8 @@ def number_classes(values: Mapping[str, np.ndarray], what: str) -> tuple[dict[st
     for split, values_N in values.items():
         strangers = np.setdiff1d(values_N, classes)
         if len(strangers):
-            raise PdiffError(f"{what}: the {split} split has the label {strangers[0]!r}, which no training image has")
+            raise PdiffError(
+                f"{what}: the {split} split has the label {strangers[0].item()!r}, which no training image has"
+            )
         labels[split] = np.searchsorted(classes, values_N).astype(np.int64)
     return labels, [str(value) for value in classes]
