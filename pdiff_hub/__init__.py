@@ -7,6 +7,7 @@ The names below load on first use, so that `import pdiff_hub` is quick and does 
     PDiffPipeline        noise -> working networks; a call returns `PDiffPipelineOutput`
     CheckpointDataset    a set of checkpoints, on disk or on the Hub
     ConditionSpec        what its networks can be asked for
+    PDiffTrainer         a whole run from Python, with `PDiffArguments` and `PDiffCallback`
     load_task            the images that networks are trained and judged on
     build_network        a network from its spec
     export_network       generated networks as one file that runs without this package
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from pdiff_hub.checkpoints import CheckpointDataset
     from pdiff_hub.networks import build_network
     from pdiff_hub.pipeline import PDiffPipeline, export_network
+    from pdiff_hub.runs.arguments import PDiffArguments
+    from pdiff_hub.runs.callbacks import PDiffCallback
+    from pdiff_hub.runs.trainer import PDiffTrainer
     from pdiff_hub.tasks import load_task
     from pdiff_hub.travelling.conditioner import ConditionSpec
     from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout
@@ -29,8 +33,11 @@ __version__ = "0.1.0"
 __all__ = [
     "CheckpointDataset",
     "ConditionSpec",
+    "PDiffArguments",
+    "PDiffCallback",
     "PDiffPipeline",
     "PDiffPipelineOutput",
+    "PDiffTrainer",
     "ParamAutoencoder",
     "ParamLayout",
     "__version__",
@@ -42,8 +49,11 @@ __all__ = [
 _HOME = {
     "CheckpointDataset": "checkpoints",
     "ConditionSpec": "travelling.conditioner",
+    "PDiffArguments": "runs.arguments",
+    "PDiffCallback": "runs.callbacks",
     "PDiffPipeline": "pipeline",
     "PDiffPipelineOutput": "travelling.pipeline_pdiff",
+    "PDiffTrainer": "runs.trainer",
     "ParamAutoencoder": "travelling.param_autoencoder",
     "ParamLayout": "travelling.param_autoencoder",
     "build_network": "networks",

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -19,6 +21,22 @@ from tqdm.std import tqdm as terminal_tqdm
 _FIRST_SECONDS = 2.0  # work that is done by then says nothing; a rate that was measured for so long can be believed
 _LEAST_SECONDS = 10.0  # work that takes less in all says nothing either
 _EVERY_SECONDS = 30.0  # between lines
+
+
+Listener = Callable[[str, int, int, Mapping[str, object]], None]
+"""Called with the name of the work, the steps that are done, their number in all, and what is shown beside."""
+
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Lets `listener` hear of every step of the work that this block does in its own thread; it may raise."""
+    before = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(before)
 
 
 class Bar(AbstractContextManager["Bar"], Protocol):
@@ -56,9 +74,44 @@ def progress_bar(
     """
     if not shown:
         return tqdm(total=total, disable=True)
+    bar = _bar(total, what, unit, initial, at_most, scaled)
+    listener = _listener.get()
+    return bar if listener is None else _Heard(bar, listener, total, what, initial)
+
+
+def _bar(total: int, what: str, unit: str, initial: int, at_most: bool, scaled: bool) -> Bar:
     if sys.stderr.isatty() or tqdm.__mro__[1] is not terminal_tqdm:  # the second is so in notebooks only
         return tqdm(total=total, desc=what, unit=unit, initial=initial, unit_scale=scaled, delay=_FIRST_SECONDS)
     return _Lines(total, what, unit, initial, at_most)
+
+
+class _Heard:
+    """A bar whose steps are heard of."""
+
+    def __init__(self, bar: Bar, listener: Listener, total: int, what: str, initial: int):
+        self._bar, self._listener, self._total, self._what = bar, listener, total, what
+        self._done, self._beside = initial, dict[str, object]()
+
+    def update(self, n: int = 1, /) -> None:
+        self._bar.update(n)
+        self._done += n
+        self._listener(self._what, self._done, self._total, self._beside)
+
+    def set_postfix(self, **values: object) -> None:
+        self._beside = values
+        self._bar.set_postfix(**values)
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def __enter__(self) -> Self:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.__exit__(kind, error, trace)
 
 
 class _Lines:

@@ -133,6 +133,11 @@ class CheckpointDataset:
         return self._folder
 
     @property
+    def in_memory(self) -> bool:
+        """Whether the set is in no folder and on no Hub that is known."""
+        return self._folder is None and self.hub_id is None
+
+    @property
     def rows(self) -> Rows:
         """The checkpoints as `Rows`, for streaming. A small set is read once and kept in memory."""
         if 4 * len(self) * self.layout.num_params <= _KEPT_BYTES:  # else every read decodes parquet again

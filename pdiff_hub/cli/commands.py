@@ -48,15 +48,14 @@ def run(
 
     Example: pdiff run digits-mlp3 --output-dir runs/digits --override generate.num_models=50
     """
-    from pdiff_hub import runs
     from pdiff_hub.evaluation.table import print_results
-    from pdiff_hub.hub import write_card
     from pdiff_hub.recipes import find_recipe, load_recipe
+    from pdiff_hub.runs.trainer import PDiffTrainer
 
     loaded = load_recipe(recipe, override or [])
     name = find_recipe(recipe).resolve().parent.name
     directory = output_dir or Path("runs") / name
-    results = runs.run(
+    trainer = PDiffTrainer.from_recipe(
         loaded,
         directory,
         device=device,
@@ -65,8 +64,7 @@ def run(
         say=echo,
         trust_remote_code=trust_remote_code,
     )
-    write_card(directory)
-    print_results(results)
+    print_results(trainer.run())
     echo(f"Pipeline, report.html, results.json and the pictures are in {directory}")
 
 
@@ -82,12 +80,12 @@ def collect(
 
     Example: pdiff collect digits-mlp3 --output-dir checkpoints
     """
-    from pdiff_hub import runs
     from pdiff_hub.recipes import load_recipe
+    from pdiff_hub.runs.trainer import PDiffTrainer
 
-    dataset = runs.collect(
-        load_recipe(recipe, override or []), output_dir, device=device, trust_remote_code=trust_remote_code
-    )
+    loaded = load_recipe(recipe, override or [])
+    trainer = PDiffTrainer.from_recipe(loaded, output_dir, device=device, trust_remote_code=trust_remote_code)
+    dataset = trainer.collect(output_dir)
     echo(f"{len(dataset)} checkpoints of {dataset.layout.num_params:,} parameters are in {output_dir}")
 
 
@@ -103,13 +101,13 @@ def train(
 
     Example: pdiff train digits-mlp3 --dataset checkpoints --output-dir my-pipeline
     """
-    from pdiff_hub import runs
     from pdiff_hub.checkpoints import CheckpointDataset
     from pdiff_hub.recipes import load_recipe
+    from pdiff_hub.runs.trainer import PDiffTrainer
 
-    summary = runs.train(
-        load_recipe(recipe, override or []), CheckpointDataset.from_pretrained(dataset), output_dir, log_with=log_with
-    )
+    loaded, checkpoints = load_recipe(recipe, override or []), CheckpointDataset.from_pretrained(dataset)
+    trainer = PDiffTrainer.from_recipe(loaded, output_dir, log_with=log_with, checkpoints=checkpoints)
+    summary = trainer.train(output_dir)
     echo(
         f"deviation R2 on held-out checkpoints {summary.deviation_r2}, loss {summary.loss:.4f}; "
         f"the pipeline is in {output_dir}"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pdiff_hub.building import one_at_a_time
 from pdiff_hub.errors import PdiffError, unknown_name
 from pdiff_hub.networks import factory, small, vision
+from pdiff_hub.networks.memory import is_in_memory
 from pdiff_hub.networks.seeding import seeded
 
 __all__ = ["NETWORK_NAMES", "base_model", "build_network", "logits", "resolve_network"]
@@ -99,7 +100,8 @@ def build_network(
         pretrained: whether to load the weights that a spec with `pretrained` names (from the Hub or a folder). False
             builds the architecture only, which is enough if you load a state dict afterwards.
         allow_factory: whether a dotted name may be imported and called. Set it to False for a spec that came with a
-            downloaded pipeline: such a spec could run any function with any arguments.
+            downloaded pipeline: such a spec could run any function with any arguments. Networks that were given in this
+            process (`networks.memory`) are built in any case.
 
     Raises:
         ValueError: an incomplete or invalid spec, a seed out of range, a dotted name that is not allowed.
@@ -112,7 +114,7 @@ def build_network(
     spec = dict(spec)
     name = spec.get("name")
     dotted = isinstance(name, str) and name not in NETWORK_NAMES and factory.is_dotted(name)
-    if dotted and not allow_factory:
+    if dotted and not allow_factory and not is_in_memory(name):
         raise PdiffError(
             f"the network {name!r} is built by calling that function, which is not allowed here because the spec came "
             "from somewhere else; look at it, then give --trust-remote-code, or trust_remote_code=True "

@@ -52,8 +52,7 @@ def build_beside(spec: Mapping[str, Any], layout: Layout, where: str, *, allow_f
     Raises:
         ValueError: as `build_network` raises it; a spec of other tensors than those of the layout.
     """
-    shapes = {name: entry.shape for entry in layout.entries for name in (entry.name, *entry.aliases)}
-    shapes |= {entry.name: entry.shape for entry in layout.frozen}
+    shapes = _shapes(layout)
     if spec.get("name") in NETWORK_NAMES:
         require_bounded(spec, shapes, where)
         _require_fit(sketch(spec, where, len(shapes)), shapes, where)
@@ -92,6 +91,16 @@ def sketch(spec: Mapping[str, Any], where: str, num_tensors: int) -> nn.Module:
     except Exception as error:  # with a made-up config, transformers can fail anywhere
         first = next(iter(str(error).splitlines()), type(error).__name__)  # torch appends where in its source
         raise PdiffError(f"{where} describes no network that can be built ({first[:300]}).") from error
+
+
+def require_layout(network: nn.Module, layout: Layout, where: str) -> None:
+    """ValueError unless the network has just the tensors of the layout. where: as in `build_beside`."""
+    _require_fit(network, _shapes(layout), where)
+
+
+def _shapes(layout: Layout) -> dict[str, Sequence[int]]:
+    shapes = {name: entry.shape for entry in layout.entries for name in (entry.name, *entry.aliases)}
+    return {**shapes, **{entry.name: entry.shape for entry in layout.frozen}}
 
 
 def _require_fit(network: nn.Module, shapes: Shapes, where: str) -> None:

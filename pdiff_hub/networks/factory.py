@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from pdiff_hub.errors import PdiffError, unknown_name
+from pdiff_hub.networks.memory import is_in_memory, made_by
 from pdiff_hub.networks.unwrapping import described, plain
 
 PASSED = "passed_from_task"
@@ -49,7 +50,11 @@ def functions_in(recipe: Mapping[str, Any]) -> dict[str, str]:
     named = {"network": network.get("name") if isinstance(network, Mapping) else network}
     if isinstance(collect, Mapping) and collect.get("method") == "family":
         named["family"] = collect.get("family")
-    return {what: name for what, name in named.items() if isinstance(name, str) and is_dotted(name)}
+    return {
+        what: name
+        for what, name in named.items()
+        if isinstance(name, str) and is_dotted(name) and not is_in_memory(name)
+    }
 
 
 def resolve(name: str, options: dict[str, Any], shape: dict[str, int], explicit: list[str]) -> dict[str, Any]:
@@ -105,6 +110,8 @@ def build(spec: dict[str, Any]) -> nn.Module:
 
 def _import(name: str, what: str = "network") -> Callable[..., Any]:
     """The function or class that a dotted path names; ValueError if there is none. what: how errors call the name."""
+    if is_in_memory(name):
+        return made_by(name)
     module_name = module_of(name)
     if module_name is None:
         raise PdiffError(f"{what} {name!r} is not a path to a factory; write some.module:factory")

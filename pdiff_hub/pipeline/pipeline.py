@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pdiff_hub.errors import PdiffError, require
 from pdiff_hub.networks.beside import build_beside
 from pdiff_hub.networks.dry_run import dry_run
+from pdiff_hub.networks.given import supplied
 from pdiff_hub.pipeline.calling import TypedPipeline
 from pdiff_hub.pipeline.fitting import (
     STEPS,
@@ -140,25 +141,35 @@ class PDiffPipeline(TypedPipeline):
             setattr(made, name, getattr(pipeline, name, None))
         return made
 
-    def build_network(self, state_dict: dict[str, Tensor] | None = None, trust_remote_code: bool = False) -> nn.Module:
+    def build_network(
+        self,
+        state_dict: dict[str, Tensor] | None = None,
+        trust_remote_code: bool = False,
+        *,
+        network: nn.Module | Callable[..., nn.Module] | None = None,
+    ) -> nn.Module:
         """The target network in eval mode, with the weights of `state_dict` if it is given.
 
         Only networks that the package knows by name are built, so that somebody else's pipeline cannot run code of its
         choice. With `trust_remote_code=True`, a function that the pipeline names is called, too. The folder of a run
-        that the user let call this function on this machine needs no flag.
+        that the user let call this function on this machine needs no flag. For a pipeline whose network no file
+        describes, give `network`: a module, which is copied, or a function that makes one.
         """
         spec = self.autoencoder.config.network
-        if spec is None:
+        if network is not None:
+            built = supplied(network, spec, self.autoencoder.layout)
+        elif spec is None:
             raise PdiffError(
-                "this pipeline does not say which network it generates; build it yourself and load "
-                "out.state_dicts[0] into it."
+                "this pipeline does not say which network it generates; give it (network=...), or build it yourself "
+                "and load out.state_dicts[0] into it."
             )
-        where = f"the network spec of {self.hub_id or self.folder or 'this pipeline'}"
-        allowed = is_trusted(spec, self.folder, trust_remote_code)
-        network = build_beside(dict(spec), self.autoencoder.layout, where, allow_factory=allowed)
+        else:
+            where = f"the network spec of {self.hub_id or self.folder or 'this pipeline'}"
+            allowed = is_trusted(spec, self.folder, trust_remote_code)
+            built = build_beside(dict(spec), self.autoencoder.layout, where, allow_factory=allowed)
         if state_dict is not None:
-            network.load_state_dict(state_dict, strict=True)
-        return network.eval()
+            built.load_state_dict(state_dict, strict=True)
+        return built.eval()
 
     def fit(
         self,

@@ -209,6 +209,11 @@ def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
     )
 
 
+def method_of(config: CollectConfig) -> str:
+    """The `collect.method` that a config is of."""
+    return next(method for method, kind in _METHODS.items() if isinstance(config, kind))
+
+
 def _name_or_mapping(name: str, value: Any) -> str | dict[str, Any]:
     found: str | dict[str, Any] = typed(name, _TYPES[name], value)
     return found

@@ -165,6 +165,11 @@ class TrainingFolder:
         return self.path / "recipe.json"
 
     @property
+    def network(self) -> Path:
+        """The weights that the run's network had first, if it was given as a module."""
+        return self.path / "network.safetensors"
+
+    @property
     def seconds(self) -> Path:
         """How long each stage took."""
         return self.path / "seconds.json"

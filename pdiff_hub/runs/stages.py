@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.checkpoints.index import INDEX_NAME
 from pdiff_hub.checkpoints.rows import ShardRows
 from pdiff_hub.collect.family import FamilyConfig, collect_family, family_classes, unseen_of
 from pdiff_hub.collect.finetune import FinetuneConfig, collect_finetune
-from pdiff_hub.collect.importing import Alignment, import_checkpoints
+from pdiff_hub.collect.importing import Alignment, ImportConfig, import_checkpoints
 from pdiff_hub.collect.population import PopulationConfig, collect_population
 from pdiff_hub.errors import require
 from pdiff_hub.evaluation.evaluate import require_originals
@@ -25,6 +27,7 @@ from pdiff_hub.recipes import Recipe, functions_of, remember_made, require_trust
 from pdiff_hub.records import Results, RunFolder, TrainingSummary
 from pdiff_hub.records.made_here import pass_on
 from pdiff_hub.runs.generating import write_params
+from pdiff_hub.runs.given_checkpoints import reopen_given, were_given
 from pdiff_hub.runs.judging import evaluate
 from pdiff_hub.runs.own_code import keep_sources
 from pdiff_hub.runs.preprocessing import warn_of_preprocessing
@@ -63,7 +66,10 @@ def collect(
     require_trust(recipe, trust_remote_code)
     task = load_task(recipe.task, seed=recipe.seed)
     spec = _spec_of(recipe, task)
-    dataset = _collect(recipe, task, spec, directory, device, trained)
+    if isinstance(recipe.collect, ImportConfig) and were_given(recipe.collect):
+        dataset = reopen_given(recipe.collect, directory)
+    else:
+        dataset = _collect(recipe, task, spec, directory, device, trained)
     _require_of(recipe, spec, dataset, directory)
     remember_made(directory, recipe, spec)
     return dataset
@@ -71,11 +77,14 @@ def collect(
 
 def _spec_of(recipe: Recipe, task: Task) -> dict[str, Any]:
     """The complete spec of the recipe's network."""
+    return resolve_network(recipe.network, **network_shape(recipe, task))
+
+
+def network_shape(recipe: Recipe, task: Task) -> dict[str, int]:
+    """What the recipe's network takes and gives, as arguments of `resolve_network`."""
     family = recipe.collect if isinstance(recipe.collect, FamilyConfig) else None
     num_classes = task.num_classes if family is None else family_classes(family, task)
-    return resolve_network(
-        recipe.network, in_channels=task.in_channels, image_size=task.image_size, num_classes=num_classes
-    )
+    return {"in_channels": task.in_channels, "image_size": task.image_size, "num_classes": num_classes}
 
 
 def _require_of(recipe: Recipe, spec: dict[str, Any], dataset: CheckpointDataset, directory: Path) -> None:
@@ -145,105 +154,158 @@ def train(
     return summary
 
 
-def run(
-    recipe: Recipe,
-    directory: Path,
-    *,
-    device: str = "cpu",
-    log_with: str | None = None,
-    name: str = "",
-    dataset: CheckpointDataset | None = None,
-    say: Callable[[str], None] = lambda text: None,
-    trust_remote_code: bool = False,
-) -> Results:
-    """Run all stages of `recipe` in `directory`. A killed run goes on where it stopped if it is started again.
+def run(recipe: Recipe, directory: Path, **options: Any) -> Results:
+    """All stages of `recipe` in `directory`; options and errors as of `Stages`."""
+    return Stages(recipe, directory, **options).evaluate()
 
-    name: of the pipeline in its report; by default the folder's name. dataset: the recipe's checkpoints, if they are
-    collected already. trust_remote_code: as in `collect`. ValueError if `directory` was begun with another recipe, or
-    holds checkpoints or a pipeline of another network (it names what differs), and if another process runs in it.
+
+class Stages:
+    """The stages of `recipe` in `directory`. Each goes on where it was stopped, after those that it needs.
+
+    Args:
+        name: of the pipeline in its report; by default the folder's name.
+        dataset: the recipe's checkpoints, if they are collected already.
+        say: is told what begins.
+        around: makes a context around each stage ("collect", "train", "generate", "evaluate") that is not done yet.
+        trust_remote_code: as in `collect`.
+
+    All methods raise ValueError if `directory` was begun with another recipe, or holds checkpoints or a pipeline of
+    another network (it names what differs), and if another process runs in it.
     """
-    require_trust(recipe, trust_remote_code)
-    if isinstance(recipe.collect, FamilyConfig):
-        require(
-            recipe.collect.held_out_tasks >= 1,
-            "collect.held_out_tasks",
-            recipe.collect.held_out_tasks,
-            "at least 1 to judge by; without, use `pdiff collect` and `pdiff train`",
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        directory: Path,
+        *,
+        device: str = "cpu",
+        log_with: str | None = None,
+        name: str = "",
+        dataset: CheckpointDataset | None = None,
+        say: Callable[[str], None] = lambda text: None,
+        around: Callable[[str], AbstractContextManager[None]] = lambda stage: nullcontext(),
+        trust_remote_code: bool = False,
+    ):
+        self.recipe, self.folder, self.name = recipe, RunFolder(directory), name
+        self._device, self._log_with, self._trust_remote_code = device, log_with, trust_remote_code
+        self._given, self._say, self._around = dataset, say, around
+        self._dataset: CheckpointDataset | None = None
+        self._pipe: PDiffPipeline | None = None
+        self._last = 3 if isinstance(recipe.collect, FamilyConfig) else 4
+
+    def collect(self) -> CheckpointDataset:
+        """The checkpoints, in the folder's `checkpoints/` unless they were given."""
+        with self._begun():
+            return self._collected()
+
+    def train(self) -> PDiffPipeline:
+        """The trained pipeline, opened from the folder."""
+        with self._begun():
+            return self._trained()
+
+    def evaluate(self) -> Results:
+        """Judges networks that the pipeline generates, and writes results, report and pictures."""
+        if isinstance(self.recipe.collect, FamilyConfig):
+            require(
+                self.recipe.collect.held_out_tasks >= 1,
+                "collect.held_out_tasks",
+                self.recipe.collect.held_out_tasks,
+                "at least 1 to judge by; without, use `pdiff collect` and `pdiff train`",
+            )
+        with self._begun():
+            pipe, dataset = self._trained(), self._collected()
+            generated = None if self._last == 3 else self._generated(pipe, dataset)
+            return self._judged(pipe, dataset, generated)
+
+    @contextmanager
+    def _begun(self) -> Iterator[None]:
+        """Holds the folder, which keeps the recipe, so that the same one goes on in it and no other."""
+        recipe, folder = self.recipe, self.folder
+        require_trust(recipe, self._trust_remote_code)
+        with alone_in(folder.path):
+            folder.training.path.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(folder.training.path)
+            # A recipe that failed before anything was collected or trained, for a misspelt name say, may be corrected.
+            if folder.training.recipe.exists() and (folder.checkpoints.exists() or folder.training.settings.exists()):
+                keep_settings(folder.training.recipe, recipe.to_dict())
+                if self._dataset is None:
+                    self._say(f"Going on with the run in {folder.path}")
+            else:
+                write_json(folder.training.recipe, recipe.to_dict())
+            with replacing(folder.recipe) as temporary:
+                temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
+            self._clock = _Clock(folder.training.seconds)
+            yield
+
+    def _collected(self) -> CheckpointDataset:
+        if self._dataset is None:
+            recipe, place = self.recipe, self.folder.checkpoints
+            if self._given is not None:
+                if functions_of(recipe):
+                    spec = _spec_of(recipe, load_task(recipe.task, seed=recipe.seed))
+                    _require_of(recipe, spec, self._given, self.folder.path)
+                self._dataset = self._given
+            else:
+                self._say(f"1/{self._last} collect checkpoints")
+                begun, done = place.exists(), (place / INDEX_NAME).exists()
+                with nullcontext() if done else self._around("collect"):
+                    self._dataset = self._clock.time("collect", self._collect, begun=begun)
+        return self._dataset
+
+    def _collect(self) -> CheckpointDataset:
+        return collect(
+            self.recipe, self.folder.checkpoints, device=self._device, trust_remote_code=self._trust_remote_code
         )
-    with alone_in(directory):
-        return _run(recipe, directory, device, log_with, name, dataset, say, trust_remote_code)
 
+    def _trained(self) -> PDiffPipeline:
+        if self._pipe is not None:
+            return self._pipe
+        dataset, folder = self._collected(), self.folder
+        require_originals(dataset)
+        self._say(f"2/{self._last} train on {len(dataset)} checkpoints of {dataset.layout.num_params:,} parameters")
+        if not folder.training.summary.exists():
+            folder.generated.unlink(missing_ok=True)  # of a pipeline that was here before
+            with self._around("train"):
+                train(self.recipe, dataset, folder.path, log_with=self._log_with)
+        remember_made(folder.path, self.recipe, dataset.network)
+        keep_sources(folder.path, self.recipe)
+        pipe = PDiffPipeline.from_pretrained(folder.path).to(self._device)
+        # What is called is what the recipe names, never what a pipeline names that somebody has put here.
+        named = pipe.autoencoder.config.network
+        if named is not None:
+            require_same_settings(folder.path, {"network": dict(named)}, {"network": dataset.network})
+        self._pipe = pipe
+        return pipe
 
-def _run(
-    recipe: Recipe,
-    directory: Path,
-    device: str,
-    log_with: str | None,
-    name: str,
-    dataset: CheckpointDataset | None,
-    say: Callable[[str], None],
-    trust_remote_code: bool,
-) -> Results:
-    """As `run`, after what a recipe alone tells was checked, in a folder that nobody else writes into."""
-    folder = RunFolder(directory)
-    folder.training.path.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(folder.training.path)
-    # A recipe that failed before anything was collected or trained, for a misspelt name say, may be corrected.
-    if folder.training.recipe.exists() and (folder.checkpoints.exists() or folder.training.settings.exists()):
-        keep_settings(folder.training.recipe, recipe.to_dict())
-        say(f"Going on with the run in {directory}")
-    else:
-        write_json(folder.training.recipe, recipe.to_dict())
-    with replacing(folder.recipe) as temporary:
-        temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
-    clock = _Clock(folder.training.seconds)
+    def _generated(self, pipe: PDiffPipeline, dataset: CheckpointDataset) -> ShardRows:
+        num_models, file = self.recipe.generate.num_models, self.folder.generated
+        self._say(f"3/4 generate {num_models} networks")
+        if not file.exists():
+            with self._around("generate"):
+                self._clock.time("generate", lambda: write_params(pipe, num_models, file, seed=self.recipe.seed))
+        return ShardRows([(file, num_models)], dataset.layout.num_params)
 
-    def collected(place: Path) -> CheckpointDataset:
-        return collect(recipe, place, device=device, trust_remote_code=trust_remote_code)
-
-    stages = 3 if isinstance(recipe.collect, FamilyConfig) else 4
-    if dataset is None:
-        say(f"1/{stages} collect checkpoints")
-        begun = folder.checkpoints.exists()
-        dataset = clock.time("collect", lambda: collected(folder.checkpoints), begun=begun)
-    elif functions_of(recipe):
-        _require_of(recipe, _spec_of(recipe, load_task(recipe.task, seed=recipe.seed)), dataset, directory)
-    require_originals(dataset)
-    say(f"2/{stages} train on {len(dataset)} checkpoints of {dataset.layout.num_params:,} parameters")
-    if not folder.training.summary.exists():
-        folder.generated.unlink(missing_ok=True)  # of a pipeline that was here before
-        train(recipe, dataset, directory, log_with=log_with)
-    remember_made(directory, recipe, dataset.network)
-    keep_sources(directory, recipe)
-    pipe = PDiffPipeline.from_pretrained(directory).to(device)
-    # What is called is what the recipe names, never what a pipeline names that somebody has put here.
-    named = pipe.autoencoder.config.network
-    if named is not None:
-        require_same_settings(directory, {"network": dict(named)}, {"network": dataset.network})
-    generated, unseen = None, None
-    if isinstance(recipe.collect, FamilyConfig):
-        unseen = unseen_of(folder.checkpoints)
-        say("3/3 ask for networks for held-out tasks, beside simple ways to get them")
-    else:
-        num_models = recipe.generate.num_models
-        say(f"3/4 generate {num_models} networks")
-        if not folder.generated.exists():
-            clock.time("generate", lambda: write_params(pipe, num_models, folder.generated, seed=recipe.seed))
-        generated = ShardRows([(folder.generated, num_models)], dataset.layout.num_params)
-        say("4/4 evaluate, beside simple baselines" if recipe.evaluate.baselines else "4/4 evaluate")
-    return evaluate(
-        pipe,
-        dataset,
-        generated,
-        directory,
-        config=recipe.evaluate,
-        name=name,
-        seed=recipe.seed,
-        seconds=dict(clock.seconds),
-        recipe=recipe.to_dict(),
-        trust_remote_code=bool(functions_of(recipe)),  # trusted above, and the same as in data set and pipeline
-        unseen=unseen,
-    )
+    def _judged(self, pipe: PDiffPipeline, dataset: CheckpointDataset, generated: ShardRows | None) -> Results:
+        unseen, recipe = None, self.recipe
+        if generated is None:
+            unseen = unseen_of(self.folder.checkpoints)
+            self._say("3/3 ask for networks for held-out tasks, beside simple ways to get them")
+        else:
+            self._say("4/4 evaluate, beside simple baselines" if recipe.evaluate.baselines else "4/4 evaluate")
+        with self._around("evaluate"):
+            return evaluate(
+                pipe,
+                dataset,
+                generated,
+                self.folder.path,
+                config=recipe.evaluate,
+                name=self.name,
+                seed=recipe.seed,
+                seconds=dict(self._clock.seconds),
+                recipe=recipe.to_dict(),
+                trust_remote_code=bool(functions_of(recipe)),  # trusted above, and the same as in data set and pipeline
+                unseen=unseen,
+            )
 
 
 class _Clock:

@@ -46,6 +46,14 @@ def open_hub_data(
         logger.warning(
             "%s: of %d pictures, the metadata name %d; only these are read", location, num_pictures, described
         )
+    return source_of_tables(tables, options, dataset, location if folder is None else str(folder.absolute()))
+
+
+def source_of_tables(tables: Mapping[str, Dataset], options: Mapping[str, Any], dataset: str, location: str) -> Source:
+    """The source that the tables of a data set are, by their own names of splits. Errors as in `open_hub_data`.
+
+    dataset, location: what errors about an image, and all others, call the data set.
+    """
     splits = name_splits(tables, options, location)
     parts = {role: tables[split] for role, split in splits.items()}
     image_column = _image_column(parts["train"], options.get("image_column"), location)
@@ -76,7 +84,7 @@ def open_hub_data(
 
     found = {f"{role}_split": split for role, split in splits.items()}
     found |= {"image_column": image_column, "label_column": label_column}
-    return Source(location if folder is None else str(folder.absolute()), labels, classes, read, found)
+    return Source(location, labels, classes, read, found)
 
 
 def _load(location: str, options: dict[str, Any], files: Mapping[str, Sequence[str]] | None) -> dict[str, Dataset]:

@@ -11,6 +11,7 @@ import torch
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.tasks.images import same_channels
 from pdiff_hub.tasks.listing import local_folder
+from pdiff_hub.tasks.memory import is_in_memory
 from pdiff_hub.tasks.named_folders import remember
 from pdiff_hub.tasks.normalization import statistics_of
 from pdiff_hub.tasks.opening import open_source
@@ -48,7 +49,8 @@ def load_task(spec: str | Mapping[str, Any], *, seed: int = 0) -> Task:
         FileNotFoundError: a folder or Hub id that does not exist or cannot be reached.
     """
     options, recorded = complete_spec(spec, seed)
-    if options["dataset"] not in TASK_NAMES and (folder := local_folder(options["dataset"])) is not None:
+    named = options["dataset"] not in TASK_NAMES and not is_in_memory(options["dataset"])
+    if named and (folder := local_folder(options["dataset"])) is not None:
         remember(folder)
     source = open_source(options)
     chosen = choose_splits(source.labels, options)
@@ -60,8 +62,15 @@ def load_task(spec: str | Mapping[str, Any], *, seed: int = 0) -> Task:
             f"{str(recorded.get('fingerprint'))[:12]}); use the same data and options, or drop {RESOLVED!r} of the spec"
         )
     train, validation, test = _read_splits(source, chosen, options["image_size"])
-    mean, std = _channel_statistics(train)
     num_channels, image_size = train.images_NCHW.shape[1:3]
+    if train.images_NCHW.is_floating_point():  # given in Python: they are what the networks get
+        if options.setdefault("normalize", "none") != "none":
+            raise PdiffError(
+                f"normalize is {options['normalize']!r}, and the images are float numbers, which the networks get as "
+                "they are; normalise them yourself, or give uint8 images from 0 to 255"
+            )
+    else:
+        mean, std = _channel_statistics(train)
     if "normalize" in options:
         mean, std = statistics_of(options["normalize"], num_channels)
     resolved = {

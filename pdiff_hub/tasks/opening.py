@@ -12,6 +12,7 @@ from pdiff_hub.tasks.hub_data import open_hub_data
 from pdiff_hub.tasks.idx import is_idx_folder, read_idx_folder
 from pdiff_hub.tasks.images import resize_grey
 from pdiff_hub.tasks.listing import list_folder, local_folder
+from pdiff_hub.tasks.memory import is_in_memory, open_given
 from pdiff_hub.tasks.picture_folder import open_picture_folder, pictures_in
 from pdiff_hub.tasks.source import Source, number_classes
 from pdiff_hub.tasks.spec import DIGITS_SCALE, HUB_DATASETS, HUB_OPTIONS, TASK_NAMES
@@ -23,6 +24,8 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # package data
 def open_source(options: dict[str, Any]) -> Source:
     """The source of `options["dataset"]`."""
     dataset = options["dataset"]
+    if is_in_memory(dataset):
+        return open_given(options)
     folder = None if dataset in TASK_NAMES else local_folder(dataset)
     if dataset == "digits":
         _refuse_hub_options(options, "scikit-learn's digits have")

@@ -9,6 +9,7 @@ from typing import Any
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.tasks.listing import local_folder
 from pdiff_hub.tasks.loading import load_task
+from pdiff_hub.tasks.memory import is_in_memory
 from pdiff_hub.tasks.named_folders import was_named
 from pdiff_hub.tasks.spec import RESOLVED, TASK_NAMES, is_hub_id
 from pdiff_hub.tasks.task import Task
@@ -30,7 +31,7 @@ def load_recorded_task(spec: Mapping[str, Any], *, images: str | Path | None = N
         return load_task({**spec, "dataset": str(images)}, seed=seed)
     dataset, resolved = spec.get("dataset"), spec.get(RESOLVED)
     source = resolved.get("source") if isinstance(resolved, Mapping) else None
-    if not isinstance(dataset, str) or dataset in TASK_NAMES:
+    if not isinstance(dataset, str) or dataset in TASK_NAMES or is_in_memory(dataset):
         return load_task(spec, seed=seed)
     recorded = [each for each in (dataset, source) if isinstance(each, str)]
     here = [folder for each in recorded if (folder := local_folder(each)) is not None]

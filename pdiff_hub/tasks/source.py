@@ -18,7 +18,7 @@ class Source:
         description: where the data are, for people.
         labels: int64 [N], 0..len(classes)-1, for "train" and, if the data have them, "validation" and "test".
         classes: the names of the classes, in the order of the labels.
-        read: (split, indices, image_size or None) -> uint8 [N, C, S, S].
+        read: (split, indices, image_size or None) -> uint8 (or float32) [N, C, S, S].
         found: the splits and columns that are read, if there was a choice.
     """
 
@@ -40,6 +40,8 @@ def number_classes(values: Mapping[str, np.ndarray], what: str) -> tuple[dict[st
     for split, values_N in values.items():
         strangers = np.setdiff1d(values_N, classes)
         if len(strangers):
-            raise PdiffError(f"{what}: the {split} split has the label {strangers[0]!r}, which no training image has")
+            raise PdiffError(
+                f"{what}: the {split} split has the label {strangers[0].item()!r}, which no training image has"
+            )
         labels[split] = np.searchsorted(classes, values_N).astype(np.int64)
     return labels, [str(value) for value in classes]

@@ -9,6 +9,7 @@ from typing import Any
 
 from pdiff_hub.errors import PdiffError, require_known, unknown_name
 from pdiff_hub.tasks.listing import local_folder
+from pdiff_hub.tasks.memory import is_in_memory
 from pdiff_hub.tasks.normalization import checked_normalize
 from pdiff_hub.tasks.options import TASK_OPTIONS
 
@@ -83,7 +84,7 @@ def complete_spec(spec: str | Mapping[str, Any], seed: int) -> tuple[dict[str, A
     dataset = given.get("dataset")
     if not isinstance(dataset, str) or not dataset:
         raise PdiffError(f"a task needs a 'dataset', for example {{'dataset': 'digits'}}; found {spec!r}")
-    if dataset not in TASK_NAMES and "/" not in dataset and local_folder(dataset) is None:
+    if dataset not in TASK_NAMES and not is_in_memory(dataset) and "/" not in dataset and local_folder(dataset) is None:
         raise PdiffError(
             f"{unknown_name('task', dataset, TASK_NAMES)}; a data set on the Hub is written owner/name, "
             "a local folder must exist"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pdiff_hub.errors import PdiffError, unknown_name
@@ -25,7 +25,7 @@ def split_named(name: str) -> str | None:
     return SPLIT_OF[found[1].lower()] if found else exact
 
 
-def name_splits(tables: Collection[str], options: dict[str, Any], location: str) -> dict[str, str]:
+def name_splits(tables: Collection[str], options: Mapping[str, Any], location: str) -> dict[str, str]:
     """The data's own names for "train" and, if they exist, "validation" and "test". All names are different."""
     splits = {"train": options.get("train_split", "train")}
     if "validation_split" in options:

@@ -17,7 +17,8 @@ from pdiff_hub.tasks.normalization import checked_normalize, statistics_of
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """images_NCHW: uint8, 0..255 (`digits`: 16 grey levels, 0..240); labels_N: int64, 0..num_classes - 1."""
+    """images_NCHW: uint8, 0..255 (`digits`: 16 grey levels, 0..240); or float32, if such images were given in Python,
+    which networks get as they are. labels_N: int64, 0..num_classes - 1."""
 
     images_NCHW: Tensor
     labels_N: Tensor
@@ -56,7 +57,7 @@ class Task:
         images = split.images_NCHW if index is None else split.images_NCHW[index]
         scale = torch.tensor([1 / (255 * std) for std in self.std], device=images.device)
         shift = torch.tensor([-mean / std for mean, std in zip(self.mean, self.std, strict=True)], device=images.device)
-        return images.to(torch.float32).mul_(scale[:, None, None]).add_(shift[:, None, None])
+        return images.to(torch.float32, copy=True).mul_(scale[:, None, None]).add_(shift[:, None, None])
 
     def normalized(self, normalize: str | Mapping[str, Any]) -> Task:
         """The task with its images normalised in another way, which its spec records: as the option of `load_task`."""
