@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pdiff_hub import __version__
-
 _RECORD = Path("training") / "finished.json"
 
 
@@ -46,8 +44,10 @@ def said_before(directory: Path, recipe: str, overrides: Sequence[str]) -> str |
 
 
 def _command(recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
+    from importlib.metadata import version  # importing it takes longer than all else here
+
     return {
-        "version": __version__,
+        "version": version("pdiff-hub"),
         "recipe": recipe,
         "overrides": list(overrides),
         # A relative name means another file elsewhere, and a folder of a shipped recipe's name goes before it.

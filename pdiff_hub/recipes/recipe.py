@@ -211,7 +211,7 @@ def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
 
 def method_of(config: CollectConfig) -> str:
     """The `collect.method` that a config is of."""
-    return next(method for method, kind in _METHODS.items() if isinstance(config, kind))
+    return next(method for method, kind in METHODS.items() if isinstance(config, kind))
 
 
 def _name_or_mapping(name: str, value: Any) -> str | dict[str, Any]:
