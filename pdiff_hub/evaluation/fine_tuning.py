@@ -20,7 +20,8 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import logits
 from pdiff_hub.networks.prefix_cache import Forward
-from pdiff_hub.prediction.predictions import can_vmap, eval_mode, tensor_names
+from pdiff_hub.networks.stacked import can_vmap
+from pdiff_hub.prediction.predictions import eval_mode, tensor_names
 from pdiff_hub.tasks import Task
 
 _BATCH, _LEARNING_RATE, _WEIGHT_DECAY = 64, 1e-3, 0.01  # the defaults of the second phase of `FinetuneConfig`

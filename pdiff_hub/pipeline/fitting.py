@@ -25,7 +25,7 @@ from torch.func import functional_call, vmap
 from pdiff_hub.errors import PdiffError, require
 from pdiff_hub.networks import logits
 from pdiff_hub.networks.prefix_cache import Forward
-from pdiff_hub.prediction.predictions import can_vmap
+from pdiff_hub.networks.stacked import can_vmap
 from pdiff_hub.travelling.conditioner import Conditioner
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout
 

@@ -20,7 +20,8 @@ from tqdm import tqdm
 from pdiff_hub.checkpoints.rows import Rows, as_rows
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import logits
-from pdiff_hub.networks.prefix_cache import Forward, plan_prefix, record, serve
+from pdiff_hub.networks.prefix_cache import plan_prefix, record, serve
+from pdiff_hub.networks.stacked import can_vmap
 from pdiff_hub.tasks import Split, Task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
@@ -246,16 +247,6 @@ def _chunk_sizes(
     if most_networks >= _LEAST_NETWORKS and most_images * peak_bytes <= factor * _VMAP_BYTES:
         return True, min(most_networks, num_networks), most_images
     return False, 1, max(1, min(most_images, factor * _LOOP_BYTES // peak_bytes))
-
-
-def can_vmap(forward: Forward, state: Mapping[str, Tensor], inputs_NCHW: Tensor) -> bool:
-    """Whether vmap knows all operations of the network. If not, networks run one after another."""
-    pair = {name: torch.stack([tensor, tensor]) for name, tensor in state.items()}
-    try:
-        vmap(forward, in_dims=(0, None))(pair, inputs_NCHW)
-    except RuntimeError:  # vmap raises no other type; the loop raises an error of the network itself again
-        return False
-    return True
 
 
 @contextmanager
