@@ -24,7 +24,7 @@ def spec_of(spec: str | dict[str, Any]) -> dict[str, Any]:
 def built(spec: str | dict[str, Any], number: int = 3) -> list[nn.Module]:
     networks = [build_network(spec_of(spec), seed=seed).eval() for seed in range(number)]
     for network in networks:
-        for name, buffer in network.named_buffers():
+        for _name, buffer in network.named_buffers():
             if buffer.is_floating_point():  # statistics as if it had been trained
                 buffer.copy_(torch.rand_like(buffer) + 0.1)
     return networks
@@ -128,6 +128,7 @@ def test_weights_are_registered_and_the_network_is_left_alone() -> None:
 def test_a_network_of_another_shape_is_refused() -> None:
     network = built("mlp3", 1)[0]
     state = network.state_dict()
+    stacked = {name: tensor.expand(3, *tensor.shape) for name, tensor in state.items()}
     less = {name: tensor for name, tensor in state.items() if name != "fc1.bias"}
     for states, words in (
         ([], "no networks"),
@@ -136,7 +137,7 @@ def test_a_network_of_another_shape_is_refused() -> None:
         ([state | {"fc1.bias": torch.zeros(2)}], r"'fc1.bias' of state dict 0 is float32 \[2\], and float32 \[64\]"),
         ([state | {"fc1.bias": state["fc1.bias"].double()}], "float64"),
         (state, "no networks"),
-        ({name: tensor.expand(3, *tensor.shape) for name, tensor in state.items()} | {"fc1.bias": torch.zeros(2, 64)}, r"\[2, 3\]"),
-    ):  # fmt: skip
+        (stacked | {"fc1.bias": torch.zeros(2, 64)}, r"\[2, 3\]"),
+    ):
         with pytest.raises(ValueError, match=words):
-            StackedNetworks(network, states, SHAPE)  # type: ignore[arg-type]
+            StackedNetworks(network, states, SHAPE)
