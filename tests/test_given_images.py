@@ -100,6 +100,10 @@ def test_tables_and_torch_data_sets() -> None:
 def test_they_are_known_as_long_as_somebody_holds_them() -> None:
     held, task = task_of((FLOATS * 3, LABELS))
     assert load_recorded_task(task.spec).spec == task.spec
+    twice = keep_images((FLOATS * 3, LABELS), {})
+    assert twice is held
+    del twice
+    assert load_task(task.spec).spec == task.spec
     del held
     gc.collect()
     for load in (load_task, load_recorded_task):

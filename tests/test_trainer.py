@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from pdiff_hub.networks import memory
 from pdiff_hub.recipes import load_recipe, recipe_from_dict
 from pdiff_hub.runs.callbacks import PDiffControl, PDiffState, PDiffStopped
 from pdiff_hub.safe_files import read_json
+from pdiff_hub.tasks import memory as tasks_memory
 
 DIGITS, LABELS = map(torch.tensor, load_digits(return_X_y=True))
 IMAGES = (DIGITS.reshape(-1, 8, 8).float() / 16)[:400]
@@ -169,10 +168,13 @@ def test_another_process_says_what_it_needs(
     assert isinstance(pipe.build_network(state, network=Own), Own)
     with pytest.raises(PdiffError, match="the network that was given does not fit the weights beside it: tensor"):
         pipe.build_network(state, network=lambda: Own(width=9))
-    command = [sys.executable, "-m", "pdiff_hub.cli", "audit", folder, "--output-dir", str(tmp_path / "audit")]
-    failed = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert failed.returncode == 1 and "Traceback" not in failed.stderr
-    assert "were given in Python and are not on the disk" in failed.stderr and "--images FOLDER" in failed.stderr
+    with monkeypatch.context() as gone:
+        gone.setattr(tasks_memory, "_given", {})
+        failed = CliRunner().invoke(app, ["audit", folder, "--output-dir", str(tmp_path / "audit")])
+    assert isinstance(failed.exception, PdiffError) and "--images FOLDER" in str(failed.exception)
+    assert "were given in Python and are not on the disk" in str(failed.exception)
+    failed = CliRunner().invoke(app, ["run", folder, "--output-dir", folder])
+    assert isinstance(failed.exception, PdiffError) and "put it into a module and name it" in str(failed.exception)
     dataset = CheckpointDataset.from_pretrained(Path(folder) / "checkpoints")
     again = PDiffTrainer(module(), TASK, tmp_path / "again", checkpoints=dataset, say=None)
     assert again.recipe.method == "import" and dataset.network["name"] in memory._given

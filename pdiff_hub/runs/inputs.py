@@ -23,7 +23,8 @@ from pdiff_hub.runs.given_checkpoints import States, dataset_of, keep_given, rec
 from pdiff_hub.safe_files import differences, read_json, write_safetensors
 from pdiff_hub.safe_files.lock import alone_in
 from pdiff_hub.tasks import Task, load_task
-from pdiff_hub.tasks.given import InMemory, keep_images
+from pdiff_hub.tasks.given import keep_images
+from pdiff_hub.tasks.memory import GivenImages
 
 Network = Given | str | Mapping[str, Any]
 Checkpoints = CheckpointDataset | str | Path | States
@@ -41,7 +42,7 @@ class Inputs:
 
     recipe: Recipe
     dataset: CheckpointDataset | None = None
-    images: InMemory | None = None
+    images: GivenImages | None = None
     network: Kept | None = None
 
     def keep(self, folder: RunFolder) -> None:
@@ -132,7 +133,7 @@ def _with_task(dataset: CheckpointDataset, spec: str | dict[str, Any], args: PDi
     return known
 
 
-def _task(task: Any) -> tuple[str | dict[str, Any], InMemory | None]:
+def _task(task: Any) -> tuple[str | dict[str, Any], GivenImages | None]:
     """A task as a recipe has it, and its images if they are in memory."""
     if isinstance(task, Task):
         task = task.spec

@@ -18,7 +18,7 @@ from torch import Tensor
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.tasks.hub_data import source_of_tables
 from pdiff_hub.tasks.images import decode_images, resize_grey
-from pdiff_hub.tasks.memory import PREFIX, keep
+from pdiff_hub.tasks.memory import PREFIX, GivenImages, keep
 from pdiff_hub.tasks.source import Source, number_classes
 
 _SPLITS = ("train", "test")
@@ -41,7 +41,7 @@ class InMemory:
         return self._open(options)
 
 
-def keep_images(data: Any, options: Mapping[str, Any]) -> InMemory:
+def keep_images(data: Any, options: Mapping[str, Any]) -> GivenImages:
     """Images and labels under a name that `load_task` knows as long as what is returned is held.
 
     Args:
@@ -61,9 +61,7 @@ def keep_images(data: Any, options: Mapping[str, Any]) -> InMemory:
             has.
     """
     tables = _tables(data)
-    images = _of_arrays(_arrays(data, options)) if tables is None else _of_tables(tables, options)
-    keep(images)
-    return images
+    return keep(_of_arrays(_arrays(data, options)) if tables is None else _of_tables(tables, options))
 
 
 def _tables(data: Any) -> dict[str, Any] | None:

@@ -35,9 +35,12 @@ def is_in_memory(dataset: str) -> bool:
     return dataset.startswith(PREFIX)
 
 
-def keep(images: GivenImages) -> None:
-    """Lets `load_task` find these images by their name as long as somebody holds them."""
-    _given[images.name] = images
+def keep(images: GivenImages) -> GivenImages:
+    """Lets `load_task` find these images by their name as long as somebody holds what is returned.
+
+    These are the same images that were given before, if they are: else all holders of a name would have to stay.
+    """
+    return _given.setdefault(images.name, images)
 
 
 def open_given(options: dict[str, Any]) -> Source:
@@ -49,7 +52,8 @@ def open_given(options: dict[str, Any]) -> Source:
     if images is None:
         raise PdiffError(
             f"the images {options['dataset']!r} were given in Python and are not on the disk: give the same ones again "
-            "(PDiffTrainer(task=...)), or the folder that holds them, with --images FOLDER (images=FOLDER in Python)"
+            "(PDiffTrainer(task=...)); to judge networks, the folder that holds them will do (--images FOLDER, or "
+            "images=FOLDER in Python)"
         )
     source = images.open(options)
     if "test" not in source.labels and options["test_size"] is None:
