@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from pdiff_hub.cli import app
 from pdiff_hub.cli.finished import remember, said_before
 
 
@@ -64,3 +66,11 @@ def test_another_command_is_another_run(run_folder: Path) -> None:
 def test_it_is_seen_before_torch_is_loaded() -> None:
     code = "import sys; import pdiff_hub.cli.finished; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_command_says_so_and_does_nothing(run_folder: Path) -> None:
+    result = CliRunner().invoke(app, ["run", "mine", "--output-dir", "run", "--override", "a.b=1"])
+    assert result.exit_code == 0
+    assert result.stdout.startswith("It does not copy.\n") and "finished before" in result.stdout
+    before = said_before(run_folder, "mine", ["a.b=1"])
+    assert before is not None  # nothing was written

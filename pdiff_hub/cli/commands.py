@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pdiff_hub.cli.finished import remember, said_before
 from pdiff_hub.cli.options import (
     REPRODUCED,
     Baselines,
@@ -48,23 +49,32 @@ def run(
 
     Example: pdiff run digits-mlp3 --output-dir runs/digits --override generate.num_models=50
     """
-    from pdiff_hub.evaluation.table import print_results
+    path = Path(recipe).resolve()
+    directory = output_dir or Path("runs") / (path.parent.name if path.is_file() else path.name)
+    if (said := said_before(directory, recipe, override or [])) is not None:
+        echo(
+            f"{said}\nThis run was finished before, and nothing has changed since; report.html has the tables. To judge "
+            f"again, remove results.json. All is in {directory}"
+        )
+        return
+    from pdiff_hub.evaluation.table import print_results, verdict
     from pdiff_hub.recipes import find_recipe, load_recipe
     from pdiff_hub.runs.trainer import PDiffTrainer
 
     loaded = load_recipe(recipe, override or [])
-    name = find_recipe(recipe).resolve().parent.name
-    directory = output_dir or Path("runs") / name
+    file = find_recipe(recipe).resolve()
     trainer = PDiffTrainer.from_recipe(
         loaded,
         directory,
         device=device,
         log_with=log_with,
-        name=name,
+        name=file.parent.name,
         say=echo,
         trust_remote_code=trust_remote_code,
     )
-    print_results(trainer.run())
+    results = trainer.run()
+    print_results(results)
+    remember(directory, recipe, override or [], file, verdict(results))
     echo(f"Pipeline, report.html, results.json and the pictures are in {directory}")
 
 

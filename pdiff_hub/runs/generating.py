@@ -17,6 +17,7 @@ from pdiff_hub.exporting import SAFETENSORS, SUFFIXES, Usage, program_content, r
 from pdiff_hub.pipeline import PDiffPipeline, sample
 from pdiff_hub.pipeline.exporting import built
 from pdiff_hub.pipeline.usage import described, header_of, origin_of, usage_of
+from pdiff_hub.progress import progress_bar
 from pdiff_hub.records import NetworksFolder, RunFolder
 from pdiff_hub.safe_files import remove_unfinished, replacing, write_json, write_safetensors
 from pdiff_hub.safe_files.lock import alone_in, holding
@@ -36,16 +37,20 @@ def write_params(
     num_params = pipe.autoencoder.layout.num_params
     batch = max(1, _DECODED_BYTES // (4 * max(stop - start for start, stop in pipe.autoencoder.slices)))
 
+    bar = progress_bar(num_models * num_params, "write networks", "number", scaled=True)
+
     def pieces() -> Iterator[tuple[int, int, torch.Tensor]]:
         for first in range(0, num_models, batch):
             for start, _, params_BS in pipe.autoencoder.decode_slices(latents_NCL[first : first + batch]):
                 require_finite(params_BS, first)
                 yield first, start, params_BS
+                bar.update(params_BS.numel())
 
     file.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(file.parent)  # a killed run may have left gigabytes
     with replacing(file) as temporary, torch.no_grad():
         write_shard(temporary, num_models, num_params, pieces())
+    bar.close()
     return ShardRows([(file, num_models)], num_params)
 
 
