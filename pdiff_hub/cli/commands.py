@@ -53,8 +53,8 @@ def run(
     directory = output_dir or Path("runs") / (path.parent.name if path.is_file() else path.name)
     if (said := said_before(directory, recipe, override or [])) is not None:
         echo(
-            f"{said}\nThis run was finished before, and nothing has changed since; report.html has the tables. To judge "
-            f"again, remove results.json. All is in {directory}"
+            f"{said}\nThis run was finished before, and nothing has changed since; tables are in report.html. To "
+            f"judge again, remove results.json. All is in {directory}"
         )
         return
     from pdiff_hub.evaluation.table import print_results, verdict
