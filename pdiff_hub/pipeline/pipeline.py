@@ -56,8 +56,8 @@ class PDiffPipeline(TypedPipeline):
 
     Attributes:
         folder: the folder that it was opened from (from the Hub: the copy in the cache), or None.
-        hub_id, hub_revision: the Hub id that it was opened from or pushed to, and the commit (40 hexadecimal digits),
-            or None.
+        hub_id: the Hub id that it was opened from or pushed to, or None.
+        hub_revision: the commit there (40 hexadecimal digits), or None.
     """
 
     folder: Path | None = None

@@ -39,7 +39,8 @@ class Task:
         spec: the complete, JSON-able spec: `load_task(task.spec)` gives the same task. `spec["resolved"]` records the
             source, the sizes of the splits, a sha256 fingerprint of their indices and labels, the class names, and
             the attributes below.
-        mean, std: per channel, for pixels scaled to [0, 1]: over the training split, or what `normalize` asks for.
+        mean: per channel, for pixels scaled to [0, 1]: over the training split, or what `normalize` asks for.
+        std: the same for the standard deviation.
     """
 
     spec: dict[str, Any]

@@ -37,7 +37,8 @@ class ConditionSpec:
             an encoder gives for a text).
         size: D, how many numbers a condition has.
         names: of the bits, the classes or the numbers of a vector; empty if they have none. For "text", the encoder's.
-        low, high: the least and the largest that was seen, of a scalar or of each number of a vector.
+        low: the least that was seen, of a scalar or of each number of a vector.
+        high: the largest.
         period: of a scalar that comes round again, as 360 for an angle in degrees. It is given as sine and cosine, so
             that D = 2.
     """

@@ -130,7 +130,7 @@ class PDiffPipeline(DiffusionPipeline):  # type: ignore[misc]
 
         Args:
             num_models: N >= 1.
-            num_inference_steps: >= 1 and at most the training steps; None means `default_num_inference_steps`.
+            num_inference_steps: from 1 to the training steps; None means `default_num_inference_steps`.
             generator: one generator for all networks, or a list of N. The same seed gives the same networks for any
                 `batch_size`, to float tolerance.
             output_type: "state_dict" (also params and latents), "params" (also latents) or "latent".
