@@ -141,7 +141,9 @@ def test_the_processor_of_a_pretrained_model(tmp_path: Path, values: Any, expect
         assert (found["mean"], found["std"]) == (pytest.approx(expected[0]), pytest.approx(expected[1]))
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"image_mean": [0.5], "image_std": [0.5]}', '{"image_mean": "x"}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"image_mean": [0.5], "image_std": [0.5]}', '{"image_mean": "x"}', "{}" + " " * (1 << 20)]
+)
 def test_a_damaged_processor_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "preprocessor_config.json").write_text(text)
     with pytest.raises(PdiffError, match=r"image processor of .*; set task\.normalize"):

@@ -52,7 +52,7 @@ def address(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "MKL_NUM_THREADS": "1",
     }
     # The second pipeline can be asked for networks.
-    pipelines = ["digits-mlp3", str(subsets_pipeline(folder / "small-family"))]
+    pipelines = [os.path.relpath(PIPELINE, folder), str(subsets_pipeline(folder / "small-family"))]
     options = ["--host", "127.0.0.1", "--port", str(port), "--pipeline", *pipelines]
     log = folder / "log"
     with log.open("w") as output:

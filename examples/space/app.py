@@ -1,6 +1,6 @@
 """A Space: sample networks from a pipeline, see how good and how new they are, and let them read a drawn digit.
 
-Run: python examples/space/app.py [--pipeline NAME_FOLDER_OR_HUB_ID ...] [--host 127.0.0.1] [--port 7860]
+Run: python examples/space/app.py [--pipeline FOLDER_NAME_OR_HUB_ID ...] [--host 127.0.0.1] [--port 7860]
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from asking import EXPLAINED, whole_seed
 from drawing import digit_image, read_strokes, vote
 from fit_tab import fit_tab
 from look import COLORS, STYLE, theme
-from opening import MOST_STEPS, Opened, local_pipelines, open_pipeline, pull_pipeline
+from opening import MOST_STEPS, Opened, find_pipeline, local_pipelines, open_pipeline, pull_pipeline
 from pad import drawing_pad
 from pictures import accuracy_picture, novelty_pictures, path_picture
 from sampling import (
@@ -38,7 +38,7 @@ from sampling import (
     write_network,
 )
 
-from pdiff_hub.pipeline.opening import download
+from pdiff_hub.errors import printable
 
 _TABS_OF_SAMPLES = 4
 _READERS = 10  # networks that read a drawing
@@ -304,31 +304,27 @@ def build(given: Sequence[Where], directory: Path) -> gr.Blocks:
     return page
 
 
-def find(pipeline: str) -> Where:
-    """The folder and name of a pipeline that is given by name, folder or Hub id."""
-    known = local_pipelines()
-    if pipeline in known:
-        return str(known[pipeline]), pipeline
-    if Path(pipeline).is_dir():
-        return str(Path(pipeline).resolve()), Path(pipeline).resolve().name
-    return str(download(pipeline)), pipeline
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--pipeline",
         nargs="+",
         default=["digits-mlp3"],
-        help="a name under pipelines/, a folder or a Hub id, which is opened first; then folders to choose from",
+        help="a folder, a name under pipelines/ or a Hub id, which is opened first; then others to choose from",
     )
     parser.add_argument("--host", help="address to listen on; by default this machine only, in a Space as it asks")
     parser.add_argument("--port", type=int, help="port to listen on; by default the first free one from 7860")
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="call the functions (module:function) that these pipelines name; read them first: they can do anything",
+    )
     args = parser.parse_args()
     try:
-        given = [find(pipeline) for pipeline in args.pipeline]
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+        given = [find_pipeline(text, args.trust_remote_code) for text in args.pipeline]
+        open_pipeline(Path(given[0][0]), given[0][1])  # what is wrong with it is said before the page is there
+    except EXPLAINED as error:
+        raise SystemExit(f"app.py: {printable(str(error))}") from None
     with tempfile.TemporaryDirectory(prefix="pdiff-space-") as directory:
         page = build(given, Path(directory))
         page.launch(

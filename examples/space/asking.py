@@ -179,7 +179,8 @@ def fit(opened: Opened, fitting: Fitting) -> Five:
     images_nCHW = torch.stack([example_image(opened, of) for of, _ in fitting.examples])
     labels_n = torch.tensor([label for _, label in fitting.examples])
     inputs_nCHW = task.inputs(Split(images_nCHW, labels_n))
-    out = opened.pipe.fit(inputs_nCHW, labels_n, NETWORKS, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    out = opened.pipe.fit(inputs_nCHW, labels_n, NETWORKS, generator=generator, trust_remote_code=opened.trusted)
     assert out.params is not None
     return _five(opened, out.params, None)
 

@@ -13,12 +13,15 @@ from pathlib import Path
 
 from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.checkpoints.index import INDEX_NAME
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.judging import Judge, Judged
 from pdiff_hub.evaluation.known_rows import split_known
 from pdiff_hub.networks.beside import build_beside
+from pdiff_hub.networks.factory import search_too
 from pdiff_hub.pipeline.opening import download
 from pdiff_hub.records import Results, RunFolder
+from pdiff_hub.records.made_here import is_trusted
 from pdiff_hub.safe_files import read_json
 from pdiff_hub.tasks import TASK_NAMES, load_recorded_task
 from pdiff_hub.transfer import list_files
@@ -33,6 +36,7 @@ LEAST_ORIGINALS = 3
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What a visitor's pipeline may take: of the disk (its files, and the images of its task each), and of time.
 _MOST_BYTES, _MOST_SECONDS = 1 << 29, 120
+_TRUSTED: set[Path] = set()  # folders of pipelines whose functions the owner of this page lets be called
 _PULLS = ThreadPoolExecutor(4, thread_name_prefix="pull")
 
 
@@ -47,6 +51,7 @@ class Opened:
             says what is missing.
         results: what was measured when the pipeline was made. None where nothing was measured, or where the file
             cannot be read; in the latter case `damage` is a sentence that says so.
+        trusted: whether a function that the pipeline names may be called.
     """
 
     name: str
@@ -57,6 +62,7 @@ class Opened:
     gone: str
     results: Results | None
     damage: str
+    trusted: bool
 
     @cached_property
     def judged_originals(self) -> Judged | None:
@@ -110,6 +116,41 @@ def local_pipelines() -> dict[str, Path]:
         for index in sorted(folders.glob(f"*/{_INDEX}"))
         if any(index.parent.glob("unet/*.safetensors"))
     }
+
+
+def find_pipeline(text: str, trusted: bool = False) -> tuple[str, str]:
+    """The folder and name of a pipeline that the owner of this page gives: a folder, a name, or a Hub id.
+
+    trusted: whether a function that it names may be called.
+
+    FileNotFoundError if it is none, and the errors of the Hub.
+    """
+    folder, shown = Path(text).expanduser(), Path(text).name
+    if not folder.exists() and folder.parent in (Path("."), Path("pipelines")):  # as `pdiff run` finds a recipe
+        folder = next((each / folder.name for each in _FOLDERS if (each / folder.name).is_dir()), folder)
+    if folder.exists():
+        _require_pipeline(folder)
+        folder = folder.resolve()
+        shown = folder.name
+    else:
+        folder, shown = download(text), text
+    if trusted:
+        _TRUSTED.add(folder.resolve())
+        search_too(Path.cwd())
+    return str(folder), shown
+
+
+def _require_pipeline(folder: Path) -> None:
+    place = RunFolder(folder)
+    if place.index.is_file():
+        return
+    if place.recipe.is_file():
+        why = f"it has a recipe and no weights; `pdiff run {folder} --output-dir DIR` makes a pipeline in DIR"
+    elif (folder / INDEX_NAME).is_file():
+        why = "it is a data set of checkpoints; give the folder of a pipeline that was trained on it"
+    else:
+        why = f"it has no {_INDEX}; give a folder that `pdiff run`, `train` or `pull` has written"
+    raise FileNotFoundError(f"{folder} is no pipeline: {why}.")
 
 
 def pull_pipeline(hub_id: str) -> Path:
@@ -187,12 +228,13 @@ def open_pipeline(folder: Path, name: str) -> Opened:
     spec, task = pipe.autoencoder.config.network, pipe.autoencoder.config.task
     if spec is None or task is None:
         raise ValueError(f"{name} does not say which network and task it is for, so its networks cannot be judged.")
-    # Factories are not allowed, because a name in a downloaded file must not choose a function to call.
-    network = build_beside(dict(spec), pipe.autoencoder.layout, f"the network spec of {name}", allow_factory=False)
+    # A name in a downloaded file must not choose a function to call; the owner of this page may, or has made it here.
+    trusted = is_trusted(spec, pipe.folder, folder.resolve() in _TRUSTED)
+    network = build_beside(dict(spec), pipe.autoencoder.layout, f"the network spec of {name}", allow_factory=trusted)
     judge = Judge(network, load_recorded_task(dict(task)), pipe.autoencoder.layout, pipe.autoencoder.frozen_state())
     originals, gone = _originals(folder, pipe)
     results, damage = _results(folder)
-    return Opened(name, folder, pipe, judge, originals, gone, results, damage)
+    return Opened(name, folder, pipe, judge, originals, gone, results, damage, trusted)
 
 
 def _originals(folder: Path, pipe: PDiffPipeline) -> tuple[CheckpointDataset | None, str]:

@@ -64,6 +64,7 @@ NAMES = tuple(_ARCHITECTURES)
 
 _MAX_SMALL_IMAGE = 64  # pixels; in larger images the strides of the original stem lose little
 _PROCESSOR = "preprocessor_config.json"
+_MOST_PROCESSOR_BYTES = 1 << 20
 _NOT_ARCHITECTURE = {
     "id2label",
     "label2id",
@@ -232,8 +233,12 @@ def input_statistics(spec: dict[str, Any]) -> dict[str, list[float]] | None:
         return None
     what, channels = f"the image processor of {pretrained!r} ({_PROCESSOR})", spec["in_channels"]
     hint = "; set task.normalize to what the model was trained with"
+    with file.open("rb") as opened:
+        content = opened.read(_MOST_PROCESSOR_BYTES + 1)
+    if len(content) > _MOST_PROCESSOR_BYTES:
+        raise PdiffError(f"{what} has more than {_MOST_PROCESSOR_BYTES:,} bytes, which is no such file{hint}")
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(content.decode())
         factor = values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1.0
         mean, std = (values["image_mean"], values["image_std"]) if values.get("do_normalize", True) else (0.0, 1.0)
         # pixel * factor, less the mean, over the std; here the pixel is divided by 255 first
