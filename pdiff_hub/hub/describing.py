@@ -21,8 +21,10 @@ from pdiff_hub.travelling.conditioner import ConditionSpec
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 # Of `generated.json`: what people want to know, in this order.
-_TOLD = ("pipeline", "revision", "seed", "index", "num_models", "num_inference_steps", "num_labels", "classes")
-_TOLD += ("condition", "guidance_scale", "scheduler")
+_TOLD = (
+    *("pipeline", "revision", "seed", "index", "num_models", "num_inference_steps", "num_labels", "classes"),
+    *("condition", "guidance_scale", "scheduler"),
+)
 _FORMATS = (".safetensors", ".pt2", ".onnx")
 
 
