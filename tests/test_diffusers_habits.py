@@ -199,10 +199,12 @@ def test_rows_of_a_data_set() -> None:
     assert [each["step"] for each in dataset] == [each["step"] for each in dataset.metadata]
     part = dataset[10:14]
     assert isinstance(part, CheckpointDataset) and torch.equal(part.params_KP, dataset.params_KP[10:14])
-    for index, kind in ((200, IndexError), (-201, IndexError), ("0", TypeError), (True, TypeError)):
+    for index, kind in ((200, IndexError), (-201, IndexError), ("0", TypeError), (1.0, TypeError)):
         with pytest.raises(kind, match=r"checkpoint"):
             dataset[index]  # type: ignore[call-overload]
     assert "condition" not in row
+    card = (ROOT / "pdiff_hub" / "checkpoints" / "card_template.md").read_text(encoding="utf-8")
+    assert all(shown in card for shown in ("dataset[0]", "for row in dataset", "dataset.state_dict(0)"))
 
 
 @pytest.mark.slow  # mypy reads torch and diffusers
@@ -215,12 +217,18 @@ def test_python_on_the_pages_has_types(page: str, tmp_path: Path) -> None:
         file.write_text(block)
     others = tmp_path / "others.py"
     others.write_text(
-        """from pdiff_hub import CheckpointDataset, PDiffPipeline
+        """import torch
+from torch import Tensor
+from pdiff_hub import CheckpointDataset, PDiffPipeline
 pipe = PDiffPipeline.from_pretrained("digits-mlp3")
 rows: int = pipe(3, output_type="params").params.shape[0]
 channels: int = pipe(3, output_type="latent").latents.shape[1]
 params, *rest = pipe(3, return_dict=False)
 again = PDiffPipeline.from_pipe(pipe)
+def note(pipe: PDiffPipeline, step: int, time: int, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    return given
+pipe(3, callback_on_step_end=note, callback_on_step_end_tensor_inputs=["latents"])
+fitted = pipe.fit(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1])).state_dicts[0]
 dataset = CheckpointDataset.from_pretrained("x")
 steps = [row["step"] for row in dataset]
 half: CheckpointDataset = dataset[:100]

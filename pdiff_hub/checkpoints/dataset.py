@@ -5,6 +5,7 @@ Shapes: K checkpoints, P parameters, R some of the rows, S a slice of the parame
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from hashlib import sha256
@@ -109,8 +110,10 @@ class CheckpointDataset:
         """
         if isinstance(index, slice):
             return self.select_rows(range(*index.indices(len(self))))
-        if not isinstance(index, int) or isinstance(index, bool):
-            raise TypeError(f"a checkpoint's index is {index!r}, expected a whole number or a slice.")
+        try:
+            index = operator.index(index)
+        except TypeError as error:
+            raise TypeError(f"the index of a checkpoint is {index!r}, expected a whole number or a slice.") from error
         if not -len(self) <= index < len(self):  # Python ends a loop by this error
             raise IndexError(f"checkpoint {index} does not exist; there are {len(self)}, counted from 0.")
         return self._row(index % len(self), self.rows)

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
         state_dicts: list[dict[str, Tensor]]
 
     Generators = Generator | Sequence[Generator] | None
-    Callback = Callable[[pipeline_pdiff.PDiffPipeline, int, int, dict[str, Tensor]], dict[str, Tensor]] | None
+    # Any, so that a callback may ask for a pipeline of a narrower type.
+    Callback = Callable[[Any, int, int, dict[str, Tensor]], dict[str, Tensor]] | None
 
     class _Options(TypedDict, total=False):
         latents: Tensor | None
