@@ -101,7 +101,7 @@ def test_other_code_is_another_network() -> None:
 def test_what_can_be_imported_has_a_path() -> None:
     assert importable_name(odd_networks.mlp) == "odd_networks:mlp"
     assert importable_name(odd_networks.Odd) == "odd_networks:Odd"
-    assert importable_name(lambda: None) is None and importable_name(odd_networks.Odd()) is None  # type: ignore[arg-type, return-value]
+    assert importable_name(lambda: odd_networks.mlp()) is None and importable_name(odd_networks.mlp()) is None
 
 
 def test_the_name_is_the_same_in_another_process_and_gone_there() -> None:

@@ -91,7 +91,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[PDiffTrainer, Wat
 def test_a_run_of_what_is_in_memory(trained: tuple[PDiffTrainer, Watching]) -> None:
     trainer, watching = trained
     stages = [f"{when} {stage}" for stage in ("train", "generate", "evaluate") for when in ("begin", "end")]
-    name = trainer.recipe.network["name"]  # type: ignore[index]
+    name = network_of(trainer)
     assert watching.seen == [*stages, f"{name} in {trainer.args.output_dir}"] and watching.losses
     assert name.startswith("memory:Own-") and trainer.results is not None
     assert trainer.results.facts.network == name and str(trainer.results.facts.task).startswith("memory:images-")
@@ -105,6 +105,12 @@ def test_a_run_of_what_is_in_memory(trained: tuple[PDiffTrainer, Watching]) -> N
     assert trainer.report.is_file() and trainer.folder.card.is_file()
     shown = trainer._repr_markdown_()
     assert trainer.verdict in shown and "| originals |" in shown and repr(trainer) in shown
+
+
+def network_of(trainer: PDiffTrainer) -> str:
+    network = trainer.recipe.network
+    assert isinstance(network, dict)
+    return str(network["name"])
 
 
 def _flat(state: dict[str, Tensor]) -> Tensor:
@@ -195,15 +201,16 @@ def test_checkpoints_that_are_there_already(tmp_path: Path) -> None:
     with pytest.raises(PdiffError, match=r"collect\.source was 'memory:checkpoints-"):
         PDiffTrainer(Own(), TASK, args, checkpoints=states[1:], say=None).run()
     whole = PDiffTrainer(None, TASK, tmp_path / "whole", checkpoints=tmp_path / "run" / "checkpoints", say=None)
-    assert whole.recipe.network["name"] == trainer.recipe.network["name"]  # type: ignore[index]
-    for wrong, message in (
+    assert network_of(whole) == network_of(trainer)
+    wrongs: list[tuple[Any, str]] = [
         ([], "expected a CheckpointDataset"),
         (states[0], "expected a CheckpointDataset"),
         ([states[0], {"layers.1.weight": torch.zeros(8, 64)}], "missing"),
         ([states[0], 3], "checkpoint 1 is int, expected a state dict or a module"),
-    ):
+    ]
+    for wrong, message in wrongs:
         with pytest.raises(ValueError, match=message):
-            PDiffTrainer(Own(), TASK, tmp_path / "wrong", checkpoints=wrong)  # type: ignore[arg-type]
+            PDiffTrainer(Own(), TASK, tmp_path / "wrong", checkpoints=wrong)
 
 
 def test_a_trainer_writes_what_the_command_writes(tmp_path: Path) -> None:
@@ -245,7 +252,7 @@ def test_arguments_are_those_of_a_recipe() -> None:
     )
     assert args.recipe("digits", "mlp3") == made
     assert PDiffArguments("x").recipe("digits", "mlp") == recipe_from_dict({"task": "digits", "network": "mlp"})
-    for options, message in (
+    wrongs: list[tuple[dict[str, Any], str]] = [
         ({"collect": {"num_checkpoint": 3}}, "unknown recipe key in collect: 'num_checkpoint'"),
         ({"collect": {"num_checkpoints": "x"}}, "collect.num_checkpoints is 'x', expected a whole number"),
         ({"num_checkpoints": 1}, "num_checkpoints must be an integer from 2"),
@@ -253,11 +260,13 @@ def test_arguments_are_those_of_a_recipe() -> None:
         ({"num_checkpoints": 20, "collect": {"method": "family", "family": "rotation"}}, "is for fine-tunes and"),
         ({"diffusion": 3}, "diffusion is 3, expected an object with its options, or a mapping"),
         ({"seed": -1}, "seed is -1"),
-    ):
+    ]
+    for options, message in wrongs:
         with pytest.raises(ValueError, match=message):
-            PDiffArguments("x", **options)  # type: ignore[arg-type]
+            PDiffArguments("x", **options)
+    number: Any = 3
     with pytest.raises(PdiffError, match="output_dir is 3"):
-        PDiffArguments(3)  # type: ignore[arg-type]
+        PDiffArguments(number)
 
 
 def test_what_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
@@ -276,8 +285,9 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
             PDiffTrainer(network, task, tmp_path / "wrong")
     with pytest.raises(PdiffError, match="nothing says where"):
         PDiffTrainer(Own(), TASK)
+    classes: Any = [Watching]
     with pytest.raises(PdiffError, match="expected objects of subclasses of PDiffCallback"):
-        PDiffTrainer(Own(), TASK, tmp_path / "wrong", callbacks=[Watching])  # type: ignore[list-item]
+        PDiffTrainer(Own(), TASK, tmp_path / "wrong", callbacks=classes)
     assert not (tmp_path / "wrong").exists()
 
 
