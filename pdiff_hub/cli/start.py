@@ -7,11 +7,11 @@ import sys
 
 import typer
 
-from pdiff_hub.cli import commands, hub
+from pdiff_hub.cli import commands, ensembles, hub
 from pdiff_hub.cli.options import app
 from pdiff_hub.errors import PdiffError, escape_what_has_no_code, printable
 
-__all__ = ["app", "commands", "hub", "main"]
+__all__ = ["app", "commands", "ensembles", "hub", "main"]
 
 
 def main() -> None:

@@ -7,11 +7,13 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.ensembles import Ensemble, make_ensemble
 from pdiff_hub.errors import PdiffError, require
 from pdiff_hub.networks.beside import build_beside
 from pdiff_hub.networks.dry_run import dry_run
@@ -26,8 +28,10 @@ from pdiff_hub.pipeline.fitting import (
 )
 from pdiff_hub.pipeline.opening import download, load_arguments, rehearse
 from pdiff_hub.pipeline.pushing import push_pipeline
+from pdiff_hub.recipes import recipe_of
 from pdiff_hub.records import RunFolder
 from pdiff_hub.records.fingerprint import fingerprint
+from pdiff_hub.tasks import Task
 from pdiff_hub.transfer import commit_of, require_own
 from pdiff_hub.travelling import pipeline_pdiff
 from pdiff_hub.travelling.pipeline_pdiff import COMPONENTS, CONDITIONER, PDiffPipelineOutput, require_finite
@@ -178,6 +182,53 @@ class PDiffPipeline(pipeline_pdiff.PDiffPipeline):
         params = self.decode_latents(latents)
         require_finite(params)
         return PDiffPipelineOutput(params=params, state_dicts=self.autoencoder.state_dicts(params), latents=latents)
+
+    def ensemble(
+        self,
+        num_models: int = 5,
+        select: Literal["accuracy", "diverse"] | None = "accuracy",
+        calibrate: bool = True,
+        task: Task | str | Mapping[str, Any] | None = None,
+        candidates: int | None = None,
+        condition: Mapping[str, Any] | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        originals: CheckpointDataset | None = None,
+        images: str | os.PathLike[str] | None = None,
+        trust_remote_code: bool = False,
+    ) -> Ensemble:
+        """An ensemble of generated networks, chosen on validation; `print(ensemble.report)` says what it brings.
+
+        Args:
+            num_models: networks in it, 1 or more.
+            select: "accuracy": those that are best alone; "diverse": each adds most to the others; None: the first.
+            calibrate: set a temperature, if the validation images show that one helps.
+            task: what they are chosen and judged by; None: the pipeline's own.
+            candidates: networks to choose from. None: 50, or 5 for each network in the ensemble if that is more.
+            condition: what all networks are asked to be, as in a call. It then also decides which answers are right.
+            generator: of the candidates.
+            originals: trained networks to compare with. None: those in the pipeline's folder, if it has them.
+            images: where the images of the pipeline's own task are, as in `load_recorded_task`.
+            trust_remote_code: as in `build_network`.
+
+        Raises:
+            ValueError: for an argument out of range, and for a task that does not fit the networks.
+        """
+        return make_ensemble(
+            self,
+            num_models,
+            select=select,
+            calibrate=calibrate,
+            task=task,
+            candidates=candidates,
+            condition=condition,
+            generator=generator,
+            trust_remote_code=trust_remote_code,
+            originals=originals,
+            images=None if images is None else os.fspath(images),
+            place=(self.folder, self.hub_id, self.hub_revision),
+            recipe=None if self.folder is None else recipe_of(RunFolder(self.folder)),
+        )
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         """Write the pipeline as a folder with the same files as its Hub repository, code included.
