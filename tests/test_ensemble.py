@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,9 +23,9 @@ DIGITS = Path(__file__).parents[1] / "pipelines" / "digits-mlp3"
 
 
 @pytest.fixture(scope="module")
-def made() -> Iterator[tuple[PDiffPipeline, Ensemble]]:
+def made() -> tuple[PDiffPipeline, Ensemble]:
     pipe = PDiffPipeline.from_pretrained(DIGITS)
-    yield pipe, pipe.ensemble(3, candidates=6, generator=torch.Generator().manual_seed(0))
+    return pipe, pipe.ensemble(3, candidates=6, generator=torch.Generator().manual_seed(0))
 
 
 def logs_of(answers: list[list[int]], sure: float = 2.0) -> Tensor:
@@ -53,7 +52,7 @@ def test_a_temperature_is_used_where_images_show_that_it_helps() -> None:
         assert temperature_of((factor * 2 * logits_Nc).log_softmax(dim=1)[None], labels_N) == pytest.approx(
             factor, rel=0.15
         )
-    assert temperature_of((logits_Nc[:8]).log_softmax(dim=1)[None], labels_N[:8]) == 1  # too few to know
+    assert temperature_of(right_Nc[None, :60], labels_N[:60]) == 1  # the best is near 1, and 60 images show no gain
     assert torch.equal(tempered(right_Nc, 3.0).argmax(dim=1), right_Nc.argmax(dim=1))
     both = torch.stack([right_Nc, right_Nc])
     assert temperature_of_groups(both, labels_N, 2) == pytest.approx(1, abs=0.1)
@@ -158,7 +157,7 @@ def test_weights_that_are_missing_or_not_finite(made: tuple[PDiffPipeline, Ensem
     states[1]["fc1.bias"] = states[1]["fc1.bias"] * math.nan
     network = build_network(ensemble.description.network)
     Ensemble(network, states, ensemble.description).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="'fc1.bias' holds NaN"):
+    with pytest.raises(ValueError, match=r"'fc1\.bias' holds NaN"):
         Ensemble.from_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"no model\.safetensors"):
