@@ -29,7 +29,7 @@ TIERS = [
     {"checkpoints", "exporting", "records"},
     {"prediction", "training"},
     {"collect", "evaluation"},
-    {"recipes"},
+    {"ensembles", "recipes"},
     {"pipeline"},
     {"runs", "hub"},
     {"reproduce"},

@@ -7,12 +7,14 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
+from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.ensembles import Ensemble, make_ensemble
 from pdiff_hub.errors import PdiffError, require
 from pdiff_hub.networks.beside import build_beside
 from pdiff_hub.networks.dry_run import dry_run
@@ -31,10 +33,12 @@ from pdiff_hub.pipeline.opening import ARGUMENTS, download, load_arguments, rehe
 from pdiff_hub.pipeline.options import check_opening, check_saving, check_sharing, device_of, dtype_of
 from pdiff_hub.pipeline.pushing import push_pipeline
 from pdiff_hub.progress import progress_bar
+from pdiff_hub.recipes import recipe_of
 from pdiff_hub.records import RunFolder
 from pdiff_hub.records.fingerprint import fingerprint
 from pdiff_hub.records.made_here import forget, is_trusted
 from pdiff_hub.records.shipped import local_folder
+from pdiff_hub.tasks import Task
 from pdiff_hub.transfer import commit_of, require_own
 from pdiff_hub.travelling import pipeline_pdiff
 from pdiff_hub.travelling.pipeline_pdiff import (
@@ -249,6 +253,53 @@ class PDiffPipeline(TypedPipeline):
         require_finite(params)
         out: Any = PDiffPipelineOutput(params=params, state_dicts=self.autoencoder.state_dicts(params), latents=latents)
         return out
+
+    def ensemble(
+        self,
+        num_models: int = 5,
+        select: Literal["accuracy", "diverse"] | None = "accuracy",
+        calibrate: bool = True,
+        task: Task | str | Mapping[str, Any] | None = None,
+        candidates: int | None = None,
+        condition: Mapping[str, Any] | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        originals: CheckpointDataset | None = None,
+        images: str | os.PathLike[str] | None = None,
+        trust_remote_code: bool = False,
+    ) -> Ensemble:
+        """An ensemble of generated networks, chosen on validation; `print(ensemble.report)` says what it brings.
+
+        Args:
+            num_models: networks in it, 1 or more.
+            select: "accuracy": those that are best alone; "diverse": each adds most to the others; None: the first.
+            calibrate: set a temperature, if the validation images show that one helps.
+            task: what they are chosen and judged by; None: the pipeline's own.
+            candidates: networks to choose from. None: 50, or 5 for each network in the ensemble if that is more.
+            condition: what all networks are asked to be, as in a call. It then also decides which answers are right.
+            generator: of the candidates.
+            originals: trained networks to compare with. None: those in the pipeline's folder, if it has them.
+            images: where the images of the pipeline's own task are, as in `load_recorded_task`.
+            trust_remote_code: as in `build_network`.
+
+        Raises:
+            ValueError: for an argument out of range, and for a task that does not fit the networks.
+        """
+        return make_ensemble(
+            self,
+            num_models,
+            select=select,
+            calibrate=calibrate,
+            task=task,
+            candidates=candidates,
+            condition=condition,
+            generator=generator,
+            trust_remote_code=trust_remote_code,
+            originals=originals,
+            images=None if images is None else os.fspath(images),
+            place=(self.folder, self.hub_id, self.hub_revision),
+            recipe=None if self.folder is None else recipe_of(RunFolder(self.folder)),
+        )
 
     def progress_bar(self, iterable: Iterable[Any] | None = None, total: int | None = None) -> Any:
         """As in diffusers. Where its bar would be hidden, since nobody watches a terminal, lines say how far it is."""
