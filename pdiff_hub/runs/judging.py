@@ -29,7 +29,7 @@ from pdiff_hub.records import FIGURES, Checkpoints, LossCurve, Measurements, Res
 from pdiff_hub.runs.generating import generated_rows
 from pdiff_hub.runs.requests import draw_requests, judge_requests, judge_slope, measured_requests
 from pdiff_hub.safe_files import write_json
-from pdiff_hub.safe_files.lock import alone_in
+from pdiff_hub.safe_files.lock import alone_in, holding
 from pdiff_hub.tasks import load_recorded_task
 
 
@@ -67,6 +67,7 @@ class _Judgement:
         return _written(Results(facts, measured, self.seed, environment(), stages), self.folder)
 
 
+@holding("directory")
 def evaluate(
     pipe: PDiffPipeline,
     dataset: CheckpointDataset,
@@ -85,6 +86,8 @@ def evaluate(
     images: str | Path | None = None,
 ) -> Results:
     """Judge networks, and write results, numbers of single networks, report and pictures into `directory`.
+
+    PdiffError if another process writes into it.
 
     Args:
         name: what report and card call the pipeline; by default the directory's name.
@@ -198,6 +201,7 @@ def audit(
     trust_remote_code: bool = False,
     revision: str | None = None,
     images: str | Path | None = None,
+    unseen: CheckpointDataset | None = None,
 ) -> Results:
     """Generate networks of the pipeline (a folder, or a Hub id at `revision`) and compare them with every baseline.
 
@@ -208,6 +212,7 @@ def audit(
             and ensembles are measured. ValueError for an unknown name, for one that needs checkpoints if these are
             gone, and for any if each network has a task of its own: what comes of requests is measured whole.
         images: where the task's images are, as in `load_recorded_task`.
+        unseen: as in `evaluate`; None: those beside `checkpoints/` in the pipeline's folder, if it has any.
     """
     require_known("metric", metrics, METRICS)
     pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
@@ -245,7 +250,7 @@ def audit(
                 seed=seed,
                 source=folder.path,
                 trust_remote_code=trust_remote_code,
-                unseen=unseen_of(folder.checkpoints),
+                unseen=unseen or unseen_of(folder.checkpoints),
                 images=images,
             )
     began = time.perf_counter()
