@@ -95,11 +95,37 @@ def test_a_permuted_copy_becomes_the_same_network() -> None:
     assert torch.allclose(params_KP[0], params_KP[1], atol=1e-6)
 
 
+class Masked(torch.nn.Sequential):
+    """A chain whose answers pass a mask, which is a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, 12), torch.nn.ReLU(), torch.nn.Linear(12, 3))
+        self.register_buffer("mask", torch.tensor([0.0, -1e9, 0.0]))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        masked: torch.Tensor = super().forward(images) + self.mask
+        return masked
+
+
+def test_a_mask_may_be_frozen() -> None:
+    states = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        states.append(Masked().state_dict())
+    params_KP, layout, frozen = population(Masked(), states)
+    assert not frozen  # a mask of finite numbers is packed by default
+    layout = ParamLayout.from_module(Masked(), [name for name in states[0] if name != "mask"])
+    params_KP = torch.stack([layout.flatten(state) for state in states])
+    info = align_to_mean(Masked(), params_KP, layout, INPUTS, frozen=layout.frozen_state(states[0]))
+    assert info.layers and info.distance_after < info.distance_before
+
+
 def test_what_changes_outputs_or_leaves_floats_out_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     network = build_network(SPECS[0]).eval()
     params_KP, layout, frozen = population(network, from_seeds(SPECS[0], 3))
-    with pytest.raises(ValueError, match=r"'fc9.weight' is frozen"):
-        align_to_mean(network, params_KP, layout, INPUTS, frozen={**frozen, "fc9.weight": torch.ones(2)})
+    state, some = network.state_dict(), ParamLayout.from_module(network, ["fc2.weight", "fc2.bias"])
+    with pytest.raises(ValueError, match=r"'fc1\.weight' is frozen"):
+        align_to_mean(network, torch.zeros(2, some.num_params), some, INPUTS, frozen=some.frozen_state(state))
     monkeypatch.setattr(alignment, "_TOLERANCE", -1.0)
     with pytest.raises(ValueError, match="aligning changed a network's outputs"):
         align_to_mean(network, params_KP, layout, INPUTS, frozen=frozen)

@@ -27,6 +27,7 @@ from pdiff_hub.records import TrainingFolder
 from pdiff_hub.training import autoencoder as autoencoder_training
 from pdiff_hub.training.autoencoder import fit_autoencoder
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig, with_preset
+from pdiff_hub.training.diffusion import build_unet
 from pdiff_hub.training.loop import LoopConfig, build_accelerator
 from pdiff_hub.training.pipeline import require_processes, train_pipeline
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
@@ -292,3 +293,11 @@ def test_one_checkpoint_and_odd_batches_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
     with pytest.raises(ValueError, match=r"diffusion\.widths"):
         DiffusionConfig(widths=(12,))
+
+
+@pytest.mark.parametrize(("widths", "length"), [([8], 1), ([8, 16], 2), ([16, 8, 16], 4)])
+def test_widths_at_which_a_single_latent_cannot_be_normalised(widths: list[int], length: int) -> None:
+    with pytest.raises(PdiffError, match=r"diffusion\.widths is .*more than 8 channels"):
+        build_unet(4, length, widths, 1)
+    unet = build_unet(4, 2 * length, widths, 1).eval()
+    assert unet(torch.zeros(1, 4, 2 * length), torch.zeros(1, dtype=torch.long)).sample.shape == (1, 4, 2 * length)

@@ -13,6 +13,7 @@ import torch
 from checkpoint_sets import contents, dataset
 from typer.testing import CliRunner
 
+from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints.rows import Rows, ShardRows, write_shard
 from pdiff_hub.cli import app
 from pdiff_hub.errors import PdiffError
@@ -52,6 +53,7 @@ def held(tmp_path: Path) -> Iterator[Path]:
         ("generate", str(SHIPPED), "--num-models", "2"),
         ("evaluate", str(SHIPPED), "--dataset", str(SHIPPED / "checkpoints"), "--num-models", "2"),
         ("audit", str(SHIPPED), "--num-models", "2"),
+        ("reproduce", "table2a"),
     ],
     ids=lambda words: "-".join(words[:2]).replace("/", "."),
 )
@@ -84,3 +86,16 @@ def test_networks_of_a_killed_judgement_are_removed(tmp_path: Path, monkeypatch:
     with generated_rows(pipe, 2, tmp_path, seed=0) as rows:
         assert torch.equal(rows.read(0, 2, 0, 3), torch.ones(2, 3))
     assert [each.name for each in tmp_path.iterdir()] == ["unfinished-generated-by-me"]
+
+
+def test_a_pipeline_is_not_saved_where_somebody_writes(held: Path) -> None:
+    before = contents(held)
+    with pytest.raises(PdiffError, match="is in use"):
+        PDiffPipeline.from_pretrained(SHIPPED).save_pretrained(held)
+    assert contents(held) == before
+
+
+def test_an_unknown_condition_is_named_before_collecting(tmp_path: Path) -> None:
+    words = ["collect", "digits-mlp3", "--output-dir", str(tmp_path / "set"), "--override", "condition=accuracy"]
+    done = CliRunner().invoke(app, words)
+    assert "unknown column of the metadata" in str(done.exception) and not (tmp_path / "set").exists()

@@ -318,6 +318,7 @@ def audit(
             trust_remote_code=trust_remote_code,
             revision=revision,
             images=images,
+            unseen=None if dataset is None else runs.unseen_of(Path(dataset)),
         )
     )
     echo(f"report.html, results.json and the pictures are in {directory}")

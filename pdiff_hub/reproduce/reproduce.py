@@ -20,6 +20,7 @@ from pdiff_hub.reproduce.results import Ordering, Reproduced, orderings_table
 from pdiff_hub.reproduce.settings import SCALES, Settings
 from pdiff_hub.reproduce.workbench import Workbench
 from pdiff_hub.safe_files import keep_settings, write_json
+from pdiff_hub.safe_files.lock import holding
 
 PARTS: Mapping[str, Callable[[Workbench, Settings], Reproduced]] = {
     "table1": tables.table1,
@@ -37,6 +38,7 @@ PARTS: Mapping[str, Callable[[Workbench, Settings], Reproduced]] = {
 }
 
 
+@holding("directory")
 def reproduce(
     what: str,
     directory: Path,
@@ -51,7 +53,8 @@ def reproduce(
 
     The files are `report.html` and `reproduction.json` for "all", else `WHAT.html` and `WHAT.json`. What an earlier
     call has collected and trained in `directory` is used again.
-    Raises ValueError for an unknown part or scale, and for a directory begun with another scale, task or seed.
+    Raises ValueError for an unknown part or scale, for a directory begun with another scale, task or seed, and for one
+    that another process writes into.
     """
     require_known("part of the paper", [what], ["all", *PARTS])
     require_known("scale", [scale], SCALES)

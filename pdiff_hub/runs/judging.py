@@ -32,7 +32,7 @@ from pdiff_hub.runs.generating import generated_rows
 from pdiff_hub.runs.recipe_numbers import JudgingNumbers, judging_numbers
 from pdiff_hub.runs.requests import draw_requests, judge_requests, judge_slope, measured_requests
 from pdiff_hub.safe_files import write_json
-from pdiff_hub.safe_files.lock import alone_in
+from pdiff_hub.safe_files.lock import alone_in, holding
 from pdiff_hub.tasks import load_recorded_task
 
 
@@ -70,6 +70,7 @@ class _Judgement:
         return _written(Results(facts, measured, self.seed, environment(), stages), self.folder)
 
 
+@holding("directory")
 def evaluate(
     pipe: PDiffPipeline,
     dataset: CheckpointDataset,
@@ -88,6 +89,8 @@ def evaluate(
     images: str | Path | None = None,
 ) -> Results:
     """Judge networks, and write results, numbers of single networks, report and pictures into `directory`.
+
+    PdiffError if another process writes into it.
 
     Args:
         name: what report and card call the pipeline; by default the directory's name.
@@ -205,6 +208,7 @@ def audit(
     trust_remote_code: bool = False,
     revision: str | None = None,
     images: str | Path | None = None,
+    unseen: CheckpointDataset | None = None,
 ) -> Results:
     """Generate networks of the pipeline and compare them with every baseline.
 
@@ -219,6 +223,7 @@ def audit(
             how many networks each makes; left to its recipe, an audit has some even where the run had none.
         num_inference_steps: None for the pipeline's own.
         images: where the task's images are, as in `load_recorded_task`.
+        unseen: as in `evaluate`; None: those beside `checkpoints/` in the pipeline's folder, if it has any.
     """
     require_known("metric", metrics, METRICS)
     pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
@@ -261,7 +266,7 @@ def audit(
                 seed=seed,
                 source=folder.path,
                 trust_remote_code=trust_remote_code,
-                unseen=unseen_of(folder.checkpoints),
+                unseen=unseen or unseen_of(folder.checkpoints),
                 images=images,
             )
     began = time.perf_counter()

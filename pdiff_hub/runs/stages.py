@@ -17,7 +17,7 @@ from pdiff_hub.collect.family import FamilyConfig, collect_family, family_classe
 from pdiff_hub.collect.finetune import FinetuneConfig, collect_finetune
 from pdiff_hub.collect.importing import Alignment, ImportConfig, import_checkpoints
 from pdiff_hub.collect.population import PopulationConfig, collect_population
-from pdiff_hub.errors import require
+from pdiff_hub.errors import require, require_known
 from pdiff_hub.evaluation.evaluate import require_originals
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.networks.dry_run import build_checked
@@ -47,6 +47,8 @@ from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _Result = TypeVar("_Result")
 _SAMPLE = 16  # images on which alignment is checked
+# What is known of each checkpoint of a training of our own.
+_COLUMNS = ("run", "seed", "step", "train_loss", "validation_loss", "validation_accuracy")
 
 
 def collect(
@@ -64,6 +66,8 @@ def collect(
     recipe's.
     """
     require_trust(recipe, trust_remote_code)
+    if recipe.condition is not None and isinstance(recipe.collect, FinetuneConfig | PopulationConfig):
+        require_known("column of the metadata, by condition", [recipe.condition], _COLUMNS)
     task = load_task(recipe.task, seed=recipe.seed)
     spec = _spec_of(recipe, task)
     if isinstance(recipe.collect, ImportConfig) and were_given(recipe.collect):

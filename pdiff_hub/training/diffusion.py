@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from diffusers import DDPMScheduler, UNet1DModel
 from torch import Tensor, nn
 
+from pdiff_hub.errors import require
 from pdiff_hub.seeds import generator_of
 from pdiff_hub.training.config import DiffusionConfig
 from pdiff_hub.training.copying import draws_copies
@@ -21,6 +22,7 @@ from pdiff_hub.training.loop import LoopConfig, Stopping, Trained, run_loop, sha
 from pdiff_hub.travelling.conditioner import Conditioner
 
 _HELD_OUT_BATCHES, _TRAIN_BATCHES = 16, 4  # per measurement; together a tenth of the time between two of them
+_GROUPS = 8  # of the normalisation in each block of diffusers' one-dimensional U-Net
 
 
 def build_unet(
@@ -29,8 +31,17 @@ def build_unet(
     """A `UNet1DModel` of those blocks that work on sequences and see the time step at every level.
 
     condition_channels: E further input channels, which hold the condition at every position.
+
+    ValueError for a level of one number per group of its normalisation: a single latent would be all zeros there.
     """
     levels = len(widths)
+    lowest = length >> (levels - 1)
+    require(
+        min(widths[-2:]) // _GROUPS * lowest > 1,
+        "diffusion.widths",
+        list(widths),
+        f"more than {_GROUPS} channels at the last two levels, where latents of length {length} have one position",
+    )
     return UNet1DModel(
         sample_size=length,
         in_channels=channels + condition_channels,

@@ -92,7 +92,7 @@ def align_to_mean(
         network: any of the networks; only its architecture is used. It must be a chain of linear, convolution and
             normalisation layers; any activations and pooling may lie between them.
         params_KP: float [K,P], as `layout` packs them; changed in place.
-        layout: which tensors the P numbers are; it must hold all float tensors of the network.
+        layout: which tensors the P numbers are; it must hold all that move with the units: not masks and counters.
         sample_input: a float batch on which outputs are compared. A handful of real images is enough.
         frozen: the tensors outside the layout, which all networks share (name -> tensor).
         rounds: 1 or more; how often all networks are matched to the mean of the previous round.
@@ -150,13 +150,15 @@ def _align(
     """reference_P: None for the networks' own mean."""
     if rounds < 1:
         raise PdiffError(f"rounds must be 1 or more, found {rounds}")
-    if left := [name for name, tensor in frozen.items() if tensor.is_floating_point()]:
+    networks = _Networks(params_KP, layout, frozen)
+    layers = find_hidden_layers(network, networks.first(), sample_input)
+    # Others, such as masks, may be frozen: that no unit depends on its place among them was tested.
+    slots = [slot for each in layers for slot in (*each.weights, *each.norms, *each.carried, *each.outgoing)]
+    if left := [slot.name for slot in slots if slot.name in frozen]:
         raise PdiffError(
             f"{left[0]!r} is frozen, and the units of a layer cannot change places without it; give a "
             "layout of all float tensors."
         )
-    networks = _Networks(params_KP, layout, frozen)
-    layers = find_hidden_layers(network, networks.first(), sample_input)
     # A number of 16 bits, once scaled, is rounded, and the outputs change.
     rescale = rescale and all(getattr(torch, entry.dtype).itemsize >= 4 for entry in layout.entries)
     scalable = [layer for layer in layers if rescale and layer.scaled]
