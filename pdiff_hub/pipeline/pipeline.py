@@ -36,13 +36,10 @@ from pdiff_hub.progress import progress_bar
 from pdiff_hub.recipes import recipe_of
 from pdiff_hub.records import RunFolder
 from pdiff_hub.records.fingerprint import fingerprint
-<<<<<<< HEAD
 from pdiff_hub.records.made_here import forget, is_trusted
 from pdiff_hub.records.shipped import local_folder
-from pdiff_hub.tasks import Task
-=======
 from pdiff_hub.safe_files.lock import holding
->>>>>>> i18-left17
+from pdiff_hub.tasks import Task
 from pdiff_hub.transfer import commit_of, require_own
 from pdiff_hub.travelling import pipeline_pdiff
 from pdiff_hub.travelling.pipeline_pdiff import (
@@ -258,7 +255,6 @@ class PDiffPipeline(TypedPipeline):
         out: Any = PDiffPipelineOutput(params=params, state_dicts=self.autoencoder.state_dicts(params), latents=latents)
         return out
 
-<<<<<<< HEAD
     def ensemble(
         self,
         num_models: int = 5,
@@ -313,13 +309,10 @@ class PDiffPipeline(TypedPipeline):
             return super().progress_bar(iterable, total)
         return progress_bar(total, config.get("desc", "generate"), config.get("unit", "step"))
 
+    @holding("save_directory")
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], safe_serialization: bool = True, **options: Any
     ) -> None:
-=======
-    @holding("save_directory")
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
->>>>>>> i18-left17
         """Write the pipeline as a folder with the same files as its Hub repository, code included.
 
         `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` opens it without this package. Recipe, results,
