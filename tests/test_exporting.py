@@ -360,6 +360,7 @@ def test_paths_of_this_machine_are_not_written(task: Task, tmp_path: Path) -> No
     assert json.loads((tmp_path / "a" / "generated.json").read_text())["task"]["dataset"] == "photos"
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_the_page_does_what_it_says(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
