@@ -15,6 +15,7 @@ from torch import Tensor
 from pdiff_hub.ensembles import Ensemble, describe_ensemble, is_ensemble
 from pdiff_hub.ensembles.choosing import choose, mean_log, temperature_of, temperature_of_groups, tempered
 from pdiff_hub.ensembles.figures import Figures, Judged, Report
+from pdiff_hub.hub import describe, pull
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.tasks import load_task
@@ -120,7 +121,9 @@ def test_pushed_and_opened_from_the_hub(made: tuple[PDiffPipeline, Ensemble], hu
     ensemble.push_to_hub("user/three")
     again = Ensemble.from_pretrained("user/three")
     assert again.description == ensemble.description
-    assert "3 mlp3 networks" in describe_ensemble("user/three")
+    assert "3 mlp3 networks" in describe_ensemble("user/three") == describe("user/three")[0]
+    assert pull("user/three", tmp_path / "pulled") == "ensemble"
+    assert describe(tmp_path / "pulled")[0].startswith("ensemble: 3 mlp3 networks")
     with pytest.raises(ValueError, match="owner/name"):
         ensemble.push_to_hub("three")
 

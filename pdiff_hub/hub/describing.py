@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pdiff_hub.checkpoints.index import read_index
+from pdiff_hub.ensembles import describe_ensemble
 from pdiff_hub.errors import printable, shortened
 from pdiff_hub.hub.kinds import dataset_index, kind_of, kind_of_folder, network_files
 from pdiff_hub.hub.networks.generated import CONFIG
@@ -36,6 +37,8 @@ def describe(
     kind = kind_of(name, revision=revision, token=token) if folder is None else kind_of_folder(folder)
     if kind == "network":
         return _networks(folder or network_files(name, revision, token)), None
+    if kind == "ensemble":
+        return describe_ensemble(folder or name, revision=revision, token=token), None
     if kind == "pipeline":
         pipe = PDiffPipeline.from_pretrained(path_or_id, revision=revision, token=token)
         config: Any = pipe.autoencoder.config

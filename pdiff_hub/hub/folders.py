@@ -12,8 +12,9 @@ from pdiff_hub import transfer
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.index import INDEX_NAME as DATASET_INDEX
 from pdiff_hub.checkpoints.index import read_index
+from pdiff_hub.ensembles import describe_ensemble
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.hub.kinds import Kind, dataset_index, kind_of, network_files
+from pdiff_hub.hub.kinds import Kind, dataset_index, ensemble_files, kind_of, network_files
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.pipeline.opening import download
 from pdiff_hub.pipeline.pushing import push_saved_pipeline
@@ -98,7 +99,7 @@ def pull(
     rows: slice | Sequence[int] | None = None,
     token: str | bool | None = None,
 ) -> Kind:
-    """Download a pipeline, a checkpoint data set or a generated network into `directory`; -> which of them it is.
+    """Download a pipeline, a checkpoint data set, a network or an ensemble into `directory`; -> which of them it is.
 
     Afterwards `directory` is complete, or as it was before.
 
@@ -123,6 +124,10 @@ def pull(
             _copy_files(folder, staged)
         elif kind == "network":
             _copy_files(network_files(repo_id, revision, token), staged)
+        elif kind == "ensemble":
+            folder = ensemble_files(repo_id, revision, token)
+            describe_ensemble(folder)  # raises an error that says what is wrong with it
+            _copy_files(folder, staged)
         else:
             _open_rows(repo_id, rows, revision, token).save_pretrained(staged)
         _put_in_place(staged, directory)
