@@ -37,7 +37,8 @@ def main(folder: str, *conditions: str) -> None:
                         condition=condition,
                         generator=torch.Generator().manual_seed(seed),
                     )
-                    assert (report := ensemble.report) is not None
+                    report = ensemble.report
+                    assert report is not None
                     rows[f"{size} generated"].append((report.test, report.uncalibrated))
                     for name, each in report.beside.items():
                         rows[name].append((each.figures, None))

@@ -19,6 +19,7 @@ from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.tasks import load_task
 
+SIZES = {"in_channels": 1, "image_size": 8, "num_classes": 10}
 DIGITS = Path(__file__).parents[1] / "pipelines" / "digits-mlp3"
 
 
@@ -132,8 +133,10 @@ def test_pushed_and_opened_from_the_hub(made: tuple[PDiffPipeline, Ensemble], hu
         ({"temperature": 0.0}, "temperature 0.0, expected a finite number above 0"),
         ({"num_networks": 4}, "does not fit the network"),
         ({"num_networks": 0}, "of 0 networks"),
-        ({"network": {"name": "mlp3", "hidden": [10**9, 10**9]}}, "does not fit|lacks"),
-        ({"network": {"name": "os:system", "in_channels": 1, "image_size": 8, "num_classes": 10}}, "not allowed"),
+        ({"network": {"name": "mlp3", "hidden": [10**9, 10**9], **SIZES}}, "hidden .*does not fit the weights"),
+        ({"network": {"name": "mlp3", "hidden": [64, 64], **SIZES, "image_size": 10**6}}, "image_size is 1000000"),
+        ({"network": {"name": "mlp3"}}, "in_channels is None"),
+        ({"network": {"name": "os:system", **SIZES}}, "not allowed"),
         ({"classes": ["a"]}, "1 class names for 10"),
         ({"mean": None}, "a std without a mean"),
         ({"std": [0.0]}, "std must be at least"),
