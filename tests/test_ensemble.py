@@ -11,7 +11,9 @@ import pytest
 import torch
 from loopback_hub import LoopbackHub
 from torch import Tensor
+from typer.testing import CliRunner
 
+from pdiff_hub.cli import app
 from pdiff_hub.ensembles import Ensemble, describe_ensemble, is_ensemble
 from pdiff_hub.ensembles.choosing import choose, mean_log, temperature_of, temperature_of_groups, tempered
 from pdiff_hub.ensembles.figures import Figures, Judged, Report
@@ -210,3 +212,28 @@ def test_the_verdict_is_plain_when_nothing_is_gained() -> None:
     assert verdict(good, bad).startswith("Its accuracy is better than that of one original. Its NLL is better")
     assert "Its accuracy is worse than that of one original" in verdict(bad, good)
     torch.testing.assert_close(mean_log(good), good[0])
+
+
+def test_what_a_condition_asks_for_decides_what_is_right() -> None:
+    pipe = PDiffPipeline.from_pretrained(DIGITS.parent / "digits-subsets")
+    asked = {"classes": [0, 3, 7]}
+    ensemble = pipe.ensemble(2, candidates=2, condition=asked, generator=torch.Generator().manual_seed(0))
+    task = load_task("digits")
+    with torch.no_grad():
+        answers_N = ensemble(task.inputs(task.test)).argmax(dim=1)
+    yes_N = torch.isin(task.test.labels_N, torch.tensor([0, 3, 7])).long()
+    assert ensemble.report is not None and ensemble.description.classes == ["other", "0, 3, 7"]
+    assert ensemble.report.test.accuracy == pytest.approx(float((answers_N == yes_N).float().mean()))
+    assert ensemble.report.test.accuracy > 0.85
+    assert "No originals are at hand" in str(ensemble.report)
+    with pytest.raises(ValueError, match="the task digits has"):
+        pipe.ensemble(2, candidates=2)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    asked = ["ensemble", str(DIGITS), "--num-models", "2", "--candidates", "3", "--output-dir", str(tmp_path / "made")]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0 and "this ensemble of 2" in done.output
+    assert Ensemble.from_pretrained(tmp_path / "made").description.num_networks == 2
+    refused = CliRunner().invoke(app, ["ensemble", str(DIGITS)])
+    assert "give --output-dir, or --push-to-hub" in str(refused.exception)
