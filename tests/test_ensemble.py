@@ -11,7 +11,9 @@ import pytest
 import torch
 from loopback_hub import LoopbackHub
 from torch import Tensor
+from typer.testing import CliRunner
 
+from pdiff_hub.cli import app
 from pdiff_hub.ensembles import Ensemble, describe_ensemble, is_ensemble
 from pdiff_hub.ensembles.choosing import choose, mean_log, temperature_of, temperature_of_groups, tempered
 from pdiff_hub.ensembles.figures import Figures, Judged, Report
@@ -20,6 +22,7 @@ from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.tasks import load_task
 
+SIZES = {"in_channels": 1, "image_size": 8, "num_classes": 10}
 DIGITS = Path(__file__).parents[1] / "pipelines" / "digits-mlp3"
 
 
@@ -135,8 +138,10 @@ def test_pushed_and_opened_from_the_hub(made: tuple[PDiffPipeline, Ensemble], hu
         ({"temperature": 0.0}, "temperature 0.0, expected a finite number above 0"),
         ({"num_networks": 4}, "does not fit the network"),
         ({"num_networks": 0}, "of 0 networks"),
-        ({"network": {"name": "mlp3", "hidden": [10**9, 10**9]}}, "does not fit|lacks"),
-        ({"network": {"name": "os:system", "in_channels": 1, "image_size": 8, "num_classes": 10}}, "not allowed"),
+        ({"network": {"name": "mlp3", "hidden": [10**9, 10**9], **SIZES}}, "hidden .*does not fit the weights"),
+        ({"network": {"name": "mlp3", "hidden": [64, 64], **SIZES, "image_size": 10**6}}, "image_size is 1000000"),
+        ({"network": {"name": "mlp3"}}, "in_channels is None"),
+        ({"network": {"name": "os:system", **SIZES}}, "not allowed"),
         ({"classes": ["a"]}, "1 class names for 10"),
         ({"mean": None}, "a std without a mean"),
         ({"std": [0.0]}, "std must be at least"),
@@ -210,3 +215,28 @@ def test_the_verdict_is_plain_when_nothing_is_gained() -> None:
     assert verdict(good, bad).startswith("Its accuracy is better than that of one original. Its NLL is better")
     assert "Its accuracy is worse than that of one original" in verdict(bad, good)
     torch.testing.assert_close(mean_log(good), good[0])
+
+
+def test_what_a_condition_asks_for_decides_what_is_right() -> None:
+    pipe = PDiffPipeline.from_pretrained(DIGITS.parent / "digits-subsets")
+    asked = {"classes": [0, 3, 7]}
+    ensemble = pipe.ensemble(2, candidates=2, condition=asked, generator=torch.Generator().manual_seed(0))
+    task = load_task("digits")
+    with torch.no_grad():
+        answers_N = ensemble(task.inputs(task.test)).argmax(dim=1)
+    yes_N = torch.isin(task.test.labels_N, torch.tensor([0, 3, 7])).long()
+    assert ensemble.report is not None and ensemble.description.classes == ["other", "0, 3, 7"]
+    assert ensemble.report.test.accuracy == pytest.approx(float((answers_N == yes_N).float().mean()))
+    assert ensemble.report.test.accuracy > 0.85
+    assert "No originals are at hand" in str(ensemble.report)
+    with pytest.raises(ValueError, match="the task digits has"):
+        pipe.ensemble(2, candidates=2)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    asked = ["ensemble", str(DIGITS), "--num-models", "2", "--candidates", "3", "--output-dir", str(tmp_path / "made")]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0 and "this ensemble of 2" in done.output
+    assert Ensemble.from_pretrained(tmp_path / "made").description.num_networks == 2
+    refused = CliRunner().invoke(app, ["ensemble", str(DIGITS)])
+    assert "give --output-dir, or --push-to-hub" in str(refused.exception)

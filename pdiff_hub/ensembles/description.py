@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pdiff_hub.ensembles.figures import Report
-from pdiff_hub.errors import PdiffError
+from pdiff_hub.errors import PdiffError, shortened
 from pdiff_hub.safe_files import read_json, write_json
 from pdiff_hub.safe_files.checking import checked
 from pdiff_hub.tasks.normalization import checked_normalize
@@ -17,6 +17,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT_VERSION = 1
 KIND = "ensemble"
 _MOST_NETWORKS = 100_000
+_MOST = {"in_channels": 64, "image_size": 2048, "num_classes": 1_000_000}
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,10 @@ class Description:
     def _require_sound(self, where: str) -> None:
         if not isinstance(self.network.get("name"), str):
             raise PdiffError(f"{where} names no network; expected the spec of one.")
+        for size, most in _MOST.items():  # an image of this size is made when the ensemble is opened
+            value = self.network.get(size)
+            if type(value) is not int or not 1 <= value <= most:
+                raise PdiffError(f"{where}: {size} is {shortened(value)}, expected an integer from 1 to {most:,}.")
         if not 1 <= self.num_networks <= _MOST_NETWORKS:
             raise PdiffError(f"{where} is of {self.num_networks} networks, expected 1 to {_MOST_NETWORKS:,}.")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
