@@ -178,6 +178,8 @@ def check(line: str, page: str) -> None:
             continue
         program, rest = words[0].removeprefix(".venv/bin/"), words[1:]
         program = "python" if re.fullmatch(r"python3?(\.\d+)?", program) else program
+        if not rest and program in {"pdiff", "hf", "make", "python", "pip", "accelerate"}:
+            continue
         if program == "pdiff":
             _check_pdiff(rest, page)
         elif program == "hf":
