@@ -1,24 +1,35 @@
-"""Draw eight networks from a pipeline and let them vote. Run: python examples/quickstart.py [PIPELINE]"""
+"""Ask for networks of a task nobody trained, then fit one to 20 labels. Run: python examples/quickstart.py [CLASSES]
+
+CLASSES are the digits to answer "yes" for, such as 0,3,7.
+"""
 
 from __future__ import annotations
 
 import sys
 
 import torch
+from torch import Tensor
 
 from pdiff_hub import PDiffPipeline, load_task
 
 
-def main(pipeline: str = "pipelines/digits-mlp3") -> None:
-    pipe = PDiffPipeline.from_pretrained(pipeline)
-    out = pipe(num_models=8, generator=torch.Generator().manual_seed(0))
+def main(classes: str = "0,3,7") -> None:
+    pipe = PDiffPipeline.from_pretrained("pipelines/digits-subsets")
     task = load_task(pipe.autoencoder.config.task)
-    images, labels = task.inputs(task.test), task.test.labels_N
-    with torch.no_grad():
-        votes = torch.stack([pipe.build_network(state)(images).softmax(dim=1) for state in out.state_dicts])
-    each = (votes.argmax(dim=2) == labels).float().mean(dim=1)
-    together = (votes.mean(dim=0).argmax(dim=1) == labels).float().mean()
-    print(f"one by one {[round(100 * float(a), 2) for a in each]}, together {100 * float(together):.2f} % on test")
+    yes = pipe.conditions.encode(classes)  # 1 for the digits that are asked for, else 0
+    images, labels = task.inputs(task.test), yes[task.test.labels_N]
+
+    def right(state: dict[str, Tensor]) -> float:
+        with torch.no_grad():
+            return 100 * float((pipe.build_network(state)(images).argmax(dim=1) == labels).float().mean())
+
+    asked = pipe(num_models=5, condition={"classes": classes}, generator=torch.Generator().manual_seed(0))
+    print(f"asked for {classes}, five networks: {[round(right(state), 1) for state in asked.state_dicts]} % on test")
+    few = yes[task.train.labels_N[:20]].long()
+    fitted = pipe.fit(task.inputs(task.train)[:20], few, num_models=1, generator=torch.Generator().manual_seed(0))
+    print(f"fitted to 20 labels, without being told what they mean: {right(fitted.state_dicts[0]):.1f} % on test")
+    always = 100 * max(float(labels.float().mean()), 1 - float(labels.float().mean()))
+    print(f"a network that always answers the same: {always:.1f} %")
 
 
 if __name__ == "__main__":

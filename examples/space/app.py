@@ -1,4 +1,4 @@
-"""A Space: sample networks from a pipeline, see how good and how new they are, and let them read a drawn digit.
+"""A Space: ask for networks of tasks that nobody trained, or sample some and see how good and how new they are.
 
 Run: python examples/space/app.py [--pipeline FOLDER_NAME_OR_HUB_ID ...] [--host 127.0.0.1] [--port 7860]
 """
@@ -309,7 +309,7 @@ def main() -> None:
     parser.add_argument(
         "--pipeline",
         nargs="+",
-        default=["digits-mlp3"],
+        default=["digits-subsets"],
         help="a folder, a name under pipelines/ or a Hub id, which is opened first; then others to choose from",
     )
     parser.add_argument("--host", help="address to listen on; by default this machine only, in a Space as it asks")

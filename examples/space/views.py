@@ -15,8 +15,9 @@ from pdiff_hub.evaluation.table import accuracy_note, result_tables, verdict
 
 TITLE = "Networks out of noise"
 INTRODUCTION = f"""<header class="pd-head"><h1>{TITLE}</h1>
-<p>A diffusion model draws <b>the weights of whole neural networks</b>. Sample some: how good are they, are they new or
-only copies of the networks that the model learned from, and what do they say to your handwriting?</p></header>"""
+<p>A diffusion model makes <b>the weights of whole neural networks</b>. Ask for one that nobody trained, or label twenty
+pictures and get one that fits. Or sample some: are they new, or only copies of those that the model learned from?</p>
+</header>"""
 
 EXPLANATION = """
 **Accuracy** is measured on a test split that neither the networks nor the diffusion model ever saw.
