@@ -9,6 +9,7 @@ The names below load on first use, so that `import pdiff_hub` is quick and does 
     ConditionSpec        what its networks can be asked for
     load_task            the images that networks are trained and judged on
     build_network        a network from its spec
+    export_network       generated networks as one file that runs without this package
 """
 
 import importlib
@@ -17,7 +18,7 @@ TYPE_CHECKING = False  # that of `typing`: importing it would be half of the tim
 if TYPE_CHECKING:
     from pdiff_hub.checkpoints import CheckpointDataset
     from pdiff_hub.networks import build_network
-    from pdiff_hub.pipeline import PDiffPipeline
+    from pdiff_hub.pipeline import PDiffPipeline, export_network
     from pdiff_hub.tasks import load_task
     from pdiff_hub.travelling.conditioner import ConditionSpec
     from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout
@@ -34,6 +35,7 @@ __all__ = [
     "ParamLayout",
     "__version__",
     "build_network",
+    "export_network",
     "load_task",
 ]
 
@@ -45,6 +47,7 @@ _HOME = {
     "ParamAutoencoder": "travelling.param_autoencoder",
     "ParamLayout": "travelling.param_autoencoder",
     "build_network": "networks",
+    "export_network": "pipeline",
     "load_task": "tasks",
 }
 

@@ -63,6 +63,8 @@ def test_by_command(folder: Path, tmp_path: Path) -> None:
     assert "Fitted to 60 labels and judged on 719 test images" in said and len(percents) == 4
     origin = json.loads((tmp_path / "generated.json").read_text())
     assert (origin["num_labels"], origin["classes"], origin["task"]["dataset"]) == (60, "0, 3,7", "digits")
+    assert origin["class_names"] == ["none of 0, 3, 7", "one of 0, 3, 7"] and origin["network"] == spec()
+    assert origin["input"]["mean"] == list(digits().mean)
     before = files[1].read_bytes()
     command(folder, *options, "--num-models", "3")
     assert files[1].read_bytes() == before

@@ -25,7 +25,7 @@ ROOT = PACKAGE.parent
 TIERS = [
     {"errors", "seeds", "travelling"},
     {"safe_files", "transfer", "networks", "tasks"},
-    {"checkpoints", "records"},
+    {"checkpoints", "exporting", "records"},
     {"prediction", "training"},
     {"collect", "evaluation"},
     {"ensembles", "recipes"},

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import runpy
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,12 @@ def test_made_again_from_its_card(task: Task, hub: LoopbackHub, tmp_path: Path) 
     text = files["README.md"].decode()
     published = load(files["model.safetensors"])
 
-    use, again = code_blocks(text, "python")
+    plain, use, again = code_blocks(text, "python")
+    pixels = task.test.images_NCHW[:5]
+    exec(plain, names := {"pixels": pixels})  # without the package
+    with torch.no_grad():
+        expected = GeneratedNetwork.from_pretrained("me/net")(task.inputs(task.test)[:5])
+    assert torch.allclose(names["logits"], expected, rtol=1e-4, atol=1e-5)
     assert len(again.splitlines()) == 5
     exec(again, names := dict[str, Any]())
     assert all(torch.equal(published[name], tensor) for name, tensor in names["network"].state_dict().items())
@@ -216,8 +222,44 @@ def test_made_again_from_its_card(task: Task, hub: LoopbackHub, tmp_path: Path) 
         f"**{VERDICT}**",
         "20 of its networks",
         '["0", "1", "2"',
+        "15 times the value",
     ):
         assert said in text, said
+
+
+def test_an_answer_to_a_question_is_published_with_it(task: Task, hub: LoopbackHub, tmp_path: Path) -> None:
+    pipe = on_hub(hub, ROOT / "pipelines" / "digits-subsets", "maker/subsets")
+    made = {**MADE, "num_inference_steps": 50}
+    asked = {"classes": ["0", "3", "7"]}
+    push_network(pipe, "me/net", **made, condition=asked, guidance_scale=2.0, format="torch-export")
+    files = hub.files("me/net")
+    text = files["README.md"].decode()
+    program, plain, _, again = code_blocks(text, "python")
+    exec(again, names := dict[str, Any]())
+    published = load(files["model.safetensors"])
+    assert all(torch.equal(published[name], tensor) for name, tensor in names["network"].state_dict().items())
+    pixels = task.test.images_NCHW
+    with torch.no_grad():
+        expected = names["network"](task.inputs(task.test))
+    for code in (program, plain):  # without the package
+        exec(code, names := {"pixels": pixels})
+        assert torch.allclose(names["logits"], expected, rtol=1e-3, atol=1e-4)
+    yes = torch.isin(task.test.labels_N, torch.tensor([0, 3, 7]))
+    assert float((expected.argmax(1) == yes).double().mean()) > 0.9
+    (command,) = code_blocks(text, "bash")
+    done = CliRunner().invoke(app, shlex.split(command.replace("networks", str(tmp_path)))[1:], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    written = load((tmp_path / "model-00002.safetensors").read_bytes())
+    assert all(torch.equal(published[name], tensor) for name, tensor in written.items())
+    origin = json.loads(files["generated.json"])
+    assert (origin["condition"], origin["guidance_scale"]) == (asked, 2.0)
+    for said in ('["none of 0, 3, 7", "one of 0, 3, 7"]', "asked to be `classes=0,3,7`", "can run code of whoever"):
+        assert said in text
+    push_network(pipe, "me/net", **MADE)  # without a program: the earlier one goes
+    assert "model.pt2" in files and "model.pt2" not in hub.files("me/net")
+    pipe.conditioner.std_CL.mul_(2)
+    with pytest.raises(ValueError, match="the conditioner of this pipeline is not that of"):
+        push_network(pipe, "me/net", **MADE)
 
 
 def test_cards_are_valid_and_say_only_what_is_known(task: Task, hub: LoopbackHub, tmp_path: Path) -> None:
@@ -244,7 +286,7 @@ def test_cards_are_valid_and_say_only_what_is_known(task: Task, hub: LoopbackHub
     for path, digest in weights.items():
         assert digest == hashlib.sha256((folder / path).read_bytes()).hexdigest()
         assert digest in card.text
-    again = code_blocks(card.text, "python")[1].replace("path/to/pipeline", str(folder))
+    again = code_blocks(card.text, "python")[-1].replace("path/to/pipeline", str(folder))
     exec(again, names := dict[str, Any]())
     published = load(files["model.safetensors"])
     assert all(torch.equal(published[name], tensor) for name, tensor in names["network"].state_dict().items())

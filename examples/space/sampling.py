@@ -23,6 +23,7 @@ from pdiff_hub.evaluation.frontier import measure_frontier
 from pdiff_hub.evaluation.judging import Judged
 from pdiff_hub.evaluation.points import MethodPoints
 from pdiff_hub.evaluation.similarity import max_to_any
+from pdiff_hub.pipeline.usage import described, header_of, origin_of, usage_of
 from pdiff_hub.prediction.predictions import evaluate, predict_logits
 from pdiff_hub.safe_files import write_safetensors
 from pdiff_hub.tasks import Split
@@ -194,5 +195,7 @@ def write_network(drawn: Sample, index: int, directory: Path) -> Path:
         raise ValueError(f"there is no network {index}; the sample has {len(drawn)}, counted from 0.")
     state = drawn.opened.pipe.autoencoder.state_dicts(drawn.params_NP[index])[0]
     file = directory / f"{settings_name(drawn)}-network{index:02d}.safetensors"
-    write_safetensors(file, state, {"format": "pt"})
+    origin = origin_of(drawn.opened.pipe, len(drawn), drawn.seed, drawn.steps, None, 1.0)
+    facts = described(drawn.opened.pipe, origin, usage_of(drawn.opened.pipe), format="safetensors")
+    write_safetensors(file, state, header_of(facts, index))
     return file

@@ -119,14 +119,22 @@ def generate(
     push_to_hub: Annotated[str | None, typer.Option(help="Publish it as a Hub repository of this name.")] = None,
     condition: Condition = None,
     guidance_scale: Annotated[float, typer.Option(help="How strictly to follow the condition; 1 asks once.")] = 1.0,
+    format: Annotated[
+        str, typer.Option(help="safetensors; torch-export or onnx: programs that run without this package.")
+    ] = "safetensors",
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="One program that averages all networks.")] = False,
     revision: Revision = None,
     device: Device = "cpu",
+    trust_remote_code: Trust = False,
 ) -> None:
     """Generate networks and write them as model-00000.safetensors ..., or publish one. They load with strict=True.
 
-    A folder that holds more networks than these is refused.
+    generated.json beside them says how to use them without this package. A folder that holds more networks than these
+    is refused.
 
     Example: pdiff generate pipelines/digits-mlp3 --num-models 10 --seed 0 --output-dir networks
+
+    Example: pdiff generate pipelines/digits-mlp3 --num-models 5 --ensemble --format torch-export --output-dir networks
     """
     from pdiff_hub import runs
     from pdiff_hub.hub import push_network
@@ -139,8 +147,8 @@ def generate(
             f"a repository holds one network, and --num-models is {num_models}: publish one at a time, "
             "each with a seed of its own, or call pdiff_hub.hub.push_network with its index."
         )
-    if push_to_hub is not None and condition is not None:
-        raise PdiffError("--push-to-hub publishes networks without a condition only: write it with --output-dir.")
+    if ensemble and push_to_hub is not None:
+        raise PdiffError("--ensemble writes a file, and --push-to-hub publishes one network: leave one of them out.")
     asked = asked_for(condition)
     pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
     if output_dir is not None:
@@ -152,10 +160,23 @@ def generate(
             num_inference_steps=num_inference_steps,
             condition=asked,
             guidance_scale=guidance_scale,
+            format=format,
+            ensemble=ensemble,
+            trust_remote_code=trust_remote_code,
         )
-        echo(f"{len(files)} networks are in {output_dir}")
+        echo(f"{num_models} networks are in {f'{files[0]}, as one' if ensemble else output_dir}")
     if push_to_hub is not None:
-        echo(push_network(pipe, push_to_hub, seed=seed, num_inference_steps=num_inference_steps))
+        url = push_network(
+            pipe,
+            push_to_hub,
+            seed=seed,
+            num_inference_steps=num_inference_steps,
+            condition=asked,
+            guidance_scale=guidance_scale,
+            format=format,
+            trust_remote_code=trust_remote_code,
+        )
+        echo(url)
 
 
 @app.command()

@@ -66,13 +66,17 @@ def cannot_take(name: str, shape: Sequence[int], error: Exception) -> PdiffError
 
 def described(error: Exception) -> str:
     """A user's error in few words, with the last line of his own code that it came through."""
+    return f"{type(error).__name__}: {one_line(error, _MOST_LETTERS)}{place_of(error)}"
+
+
+def place_of(error: Exception) -> str:
+    """The last line of a user's own code that an error came through, as " (FILE, line NUMBER)"; empty if none did."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
         if not frame.filename.startswith((_PACKAGE, _TORCH, "<"))
     ]
-    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {one_line(error, _MOST_LETTERS)}{place}"
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
 class _Passing(nn.Module):

@@ -213,7 +213,7 @@ class TrainingFolder:
 
 @dataclass(frozen=True)
 class NetworksFolder:
-    """The folder `path` of generated networks, each whole network in a safetensors file of its own."""
+    """The folder `path` of generated networks, each whole network in a file of its own, or all in one."""
 
     path: Path
 
@@ -222,10 +222,14 @@ class NetworksFolder:
         """How the networks can be made again."""
         return self.path / "generated.json"
 
-    def network(self, index: int) -> Path:
+    def network(self, index: int, suffix: str = ".safetensors") -> Path:
         """The file of network `index`, counted from 0."""
-        return self.path / f"model-{index:05d}.safetensors"
+        return self.path / f"model-{index:05d}{suffix}"
 
-    def networks(self) -> Iterator[Path]:
-        """The files of the networks that are here."""
-        return iter(sorted(self.path.glob("model-*.safetensors")))
+    def ensemble(self, suffix: str) -> Path:
+        """The file of all networks as one."""
+        return self.path / f"ensemble{suffix}"
+
+    def networks(self, suffix: str = ".safetensors") -> Iterator[Path]:
+        """The files of networks, and of networks as one, that are here."""
+        return iter([*sorted(self.path.glob(f"model-*{suffix}")), *self.path.glob(f"ensemble{suffix}")])

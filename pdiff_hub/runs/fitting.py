@@ -16,8 +16,11 @@ from torch import Tensor
 from torch.func import functional_call
 
 from pdiff_hub.errors import PdiffError, require, shortened
+from pdiff_hub.exporting import Usage
 from pdiff_hub.networks import logits
 from pdiff_hub.pipeline import PDiffPipeline
+from pdiff_hub.pipeline.public import public
+from pdiff_hub.pipeline.usage import usage_of, yes_no
 from pdiff_hub.prediction.predictions import SplitImages, predict_logits, tensor_names
 from pdiff_hub.recipes.recipe import TASK_TEXTS
 from pdiff_hub.recipes.values import plain
@@ -103,7 +106,7 @@ def fit_networks(
         origin["classes"] = classes
     if condition is not None:
         origin["condition"] = dict(condition)
-    files = write_latents(pipe, out.latents, directory, origin)
+    files = write_latents(pipe, out.latents, directory, origin, _usage(pipe, loaded, classes))
     params_BP = torch.cat([out.params, _tuned_mean(pipe, network, inputs_nX, labels_n)])
     layout, frozen = pipe.autoencoder.layout, pipe.autoencoder.frozen_state()
     logits_BNc = predict_logits(network, layout, frozen, params_BP, SplitImages(loaded, loaded.test))
@@ -172,10 +175,10 @@ def _answers(task: Task, network: Mapping[str, Any], classes: str | None) -> Tas
             f"--classes is for networks of two answers, and those of this pipeline give {answers}; leave it out."
         )
     names = list(map(str, task.spec["resolved"]["classes"]))
-    chosen = [_number(each.strip(), names) for each in classes.split(",") if each.strip()]
-    if not 0 < len(set(chosen)) < len(names):
+    chosen = _chosen(classes, names)
+    if not 0 < len(chosen) < len(names):
         raise PdiffError(
-            f"--classes names {len(set(chosen))} of the {len(names)} classes of {dataset}, so that all images have one "
+            f"--classes names {len(chosen)} of the {len(names)} classes of {dataset}, so that all images have one "
             "answer; name some of them, not all."
         )
     yes = torch.zeros(len(names), dtype=torch.int64).index_fill_(0, torch.tensor(chosen), 1)
@@ -183,6 +186,19 @@ def _answers(task: Task, network: Mapping[str, Any], classes: str | None) -> Tas
         Split(split.images_NCHW, yes[split.labels_N]) for split in (task.train, task.validation, task.test)
     )
     return replace(task, num_classes=2, train=train, validation=validation, test=test)
+
+
+def _usage(pipe: PDiffPipeline, task: Task, classes: str | None) -> Usage:
+    """How the networks are used: as others of the pipeline, but on these images, and for these answers."""
+    names = list(map(str, task.spec["resolved"]["classes"]))
+    answers = tuple(names) if classes is None else yes_no([names[each] for each in _chosen(classes, names)])
+    spec = public(task.spec)
+    return replace(usage_of(pipe), mean=task.mean, std=task.std, class_names=answers, task=spec)
+
+
+def _chosen(classes: str, names: Sequence[str]) -> list[int]:
+    """The classes that `--classes` names, in their order."""
+    return sorted({_number(each.strip(), names) for each in classes.split(",") if each.strip()})
 
 
 def _number(value: str, names: Sequence[str]) -> int:

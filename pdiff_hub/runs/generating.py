@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,12 +13,16 @@ import torch
 
 from pdiff_hub.checkpoints.rows import Rows, ShardRows, write_shard
 from pdiff_hub.errors import PdiffError
+from pdiff_hub.exporting import SAFETENSORS, SUFFIXES, Usage, program_content, require_format
 from pdiff_hub.pipeline import PDiffPipeline, sample
+from pdiff_hub.pipeline.exporting import built
+from pdiff_hub.pipeline.usage import described, header_of, origin_of, usage_of
 from pdiff_hub.records import NetworksFolder, RunFolder
 from pdiff_hub.safe_files import remove_unfinished, replacing, write_json, write_safetensors
 from pdiff_hub.safe_files.lock import alone_in, holding
 from pdiff_hub.travelling.pipeline_pdiff import require_finite
 
+_State = dict[str, torch.Tensor]
 _UNFINISHED = "unfinished-generated-"
 _DECODED_BYTES = 256 << 20  # of one slice of P, for all networks that are decoded at once
 
@@ -71,15 +75,33 @@ def write_networks(
     num_inference_steps: int | None = None,
     condition: Mapping[str, Any] | None = None,
     guidance_scale: float = 1.0,
+    format: str = SAFETENSORS,
+    ensemble: bool = False,
+    trust_remote_code: bool = False,
 ) -> list[Path]:
     """Generate networks as `model-00000.safetensors` ... Each holds the frozen tensors and loads with `strict=True`.
 
-    condition, guidance_scale: what the networks are asked to be, as in a call of the pipeline.
+    `generated.json` beside them says how to make them again, and all that one must know to use them without this
+    package: architecture, input and its normalisation, classes. Each file says it of its network, too.
 
-    `generated.json` beside them says how to make them again. ValueError if an earlier call wrote networks into
-    `directory` that this call does not replace: old and new ones would be mixed.
+    Args:
+        condition, guidance_scale: what the networks are asked to be, as in a call of the pipeline.
+        format: "torch-export" or "onnx" writes `model-00000.pt2` or `.onnx` ..., which run without this package and
+            take raw images, as `export_network` says.
+        ensemble: in these formats, write one file `ensemble.pt2` or `.onnx` that averages all networks.
+        trust_remote_code: in these formats, let the pipeline build a network by its own function.
+
+    Raises:
+        ValueError: if an earlier call wrote networks into `directory` that this call does not replace: old and new ones
+            would be mixed; for what `export_network` refuses, with nothing written.
     """
-    require_room(directory, num_models)
+    require_format(format)
+    if ensemble and format == SAFETENSORS:
+        raise PdiffError(
+            "an ensemble is one file in the formats torch-export and onnx only; name one of them, or average the "
+            "answers of the single networks."
+        )
+    require_room(directory, num_models, format, ensemble)
     latents_NCL = sample(
         pipe,
         num_models,
@@ -89,17 +111,18 @@ def write_networks(
         condition=condition,
         guidance_scale=guidance_scale,
     )
-    steps = num_inference_steps or pipe.config.default_num_inference_steps
-    origin: dict[str, Any] = {"seed": seed, "num_models": num_models, "num_inference_steps": steps}
-    if condition is not None:
-        origin |= {"condition": dict(condition), "guidance_scale": guidance_scale}
-    return write_latents(pipe, latents_NCL, directory, origin)
+    origin = origin_of(pipe, num_models, seed, num_inference_steps, condition, guidance_scale)
+    usage = usage_of(pipe, condition)
+    if format == SAFETENSORS:
+        return write_latents(pipe, latents_NCL, directory, origin, usage)
+    return write_programs(pipe, latents_NCL, directory, origin, usage, format, ensemble, trust_remote_code)
 
 
-def require_room(directory: Path, num_models: int) -> None:
-    """ValueError if `directory` holds networks that `num_models` new ones would not replace."""
+def require_room(directory: Path, num_models: int, format: str = SAFETENSORS, ensemble: bool = False) -> None:
+    """ValueError if `directory` holds networks that the new ones would not replace."""
     folder = NetworksFolder(directory)
-    if more := sorted(set(folder.networks()) - {folder.network(index) for index in range(num_models)}):
+    there = {file for suffix in SUFFIXES.values() for file in folder.networks(suffix)}
+    if more := sorted(there - set(_files(folder, num_models, format, ensemble))):
         raise PdiffError(
             f"{more[0]} is there already and not one of the {num_models} networks to be written; give an "
             "empty folder, or remove what an earlier call left in this one."
@@ -108,20 +131,66 @@ def require_room(directory: Path, num_models: int) -> None:
 
 @holding("directory")
 def write_latents(
-    pipe: PDiffPipeline, latents_NCL: torch.Tensor, directory: Path, origin: Mapping[str, Any]
+    pipe: PDiffPipeline,
+    latents_NCL: torch.Tensor,
+    directory: Path,
+    origin: Mapping[str, Any],
+    usage: Usage | None = None,
 ) -> list[Path]:
-    """The networks of scaled latents, as files that load with `strict=True`; `origin` says how to make them again."""
-    folder, num_models = NetworksFolder(directory), len(latents_NCL)
-    files = [folder.network(index) for index in range(num_models)]
+    """The networks of scaled latents, as files that load with `strict=True`.
+
+    origin: how to make them again. usage: how they are used; None takes what the pipeline says.
+    """
+    folder = NetworksFolder(directory)
+    files = _files(folder, len(latents_NCL), SAFETENSORS, ensemble=False)
     require_finite(latents_NCL)
+    facts = described(pipe, origin, usage or usage_of(pipe), format=SAFETENSORS)
     folder.origin.unlink(missing_ok=True)  # it tells of networks that are now replaced one by one
+    for index, state in enumerate(_states(pipe, latents_NCL)):
+        write_safetensors(files[index], state, header_of(facts, index))
+    write_json(folder.origin, facts)
+    return files
+
+
+@holding("directory")
+def write_programs(
+    pipe: PDiffPipeline,
+    latents_NCL: torch.Tensor,
+    directory: Path,
+    origin: Mapping[str, Any],
+    usage: Usage,
+    format: str,
+    ensemble: bool,
+    trust_remote_code: bool,
+) -> list[Path]:
+    """As `write_latents`, each network (or all as one) as a file that runs without this package."""
+    folder, number = NetworksFolder(directory), len(latents_NCL)
+    files = _files(folder, number, format, ensemble)
+    require_finite(latents_NCL)
+    facts = described(pipe, origin, usage, format=format, num_averaged=number if ensemble else 1)
+    states = _states(pipe, latents_NCL)
+    parts: Iterable[_State | list[_State]] = [list(states)] if ensemble else states
+    for index, (file, each) in enumerate(zip(files, parts, strict=True)):
+        own = facts if ensemble else {**facts, "index": index}
+        content = program_content(built(pipe, each, trust_remote_code), usage, file.name, own, format)
+        folder.origin.unlink(missing_ok=True)  # only now: a network that is refused leaves all as it was
+        with replacing(file) as temporary:
+            temporary.write_bytes(content)
+    write_json(folder.origin, facts)
+    return files
+
+
+def _files(folder: NetworksFolder, num_models: int, format: str, ensemble: bool) -> list[Path]:
+    suffix = SUFFIXES[format]
+    return [folder.ensemble(suffix)] if ensemble else [folder.network(index, suffix) for index in range(num_models)]
+
+
+def _states(pipe: PDiffPipeline, latents_NCL: torch.Tensor) -> Iterator[_State]:
+    """The complete state dict of each network; one batch of them is in memory at once."""
     frozen, batch = pipe.autoencoder.frozen_state(), pipe.default_batch_size()
-    for start in range(0, num_models, batch):  # only one batch in memory at once
+    for start in range(0, len(latents_NCL), batch):
         params_BP = pipe.decode_latents(latents_NCL[start : start + batch])
         require_finite(params_BP, start)
         stacked = pipe.autoencoder.layout.stack(params_BP)
-        for index in range(start, min(start + batch, num_models)):
-            own = {name: tensor_B[index - start] for name, tensor_B in stacked.items()}
-            write_safetensors(files[index], {**frozen, **own}, {"format": "pt"})
-    write_json(folder.origin, origin)
-    return files
+        for index in range(len(params_BP)):
+            yield {**frozen, **{name: tensor_B[index] for name, tensor_B in stacked.items()}}

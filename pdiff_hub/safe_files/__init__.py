@@ -74,7 +74,10 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], header: M
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = None) -> None:
-    """Like `write_safetensors`, but not atomic; for use inside `replacing` or `write_named_by_content`."""
+    """Like `write_safetensors`, but not atomic; for use inside `replacing` or `write_named_by_content`.
+
+    header: texts for the file's metadata. Equal tensors and headers give equal files.
+    """
     separate = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     end = 0
     for name in sorted(separate, key=lambda name: separate[name].data_ptr()):
@@ -82,7 +85,18 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str,
         if tensor.data_ptr() < end:  # safetensors refuses tensors that overlap, such as tied ones
             separate[name] = tensor.clone()
         end = max(end, tensor.data_ptr() + tensor.nbytes)
-    save_file(separate, path, metadata=None if header is None else dict(header))
+    if header is None or len(header) == 1:
+        save_file(separate, path, metadata=None if header is None else dict(header))
+        return
+    # safetensors writes several entries in random order. So it writes one of the same length, which is then replaced.
+    text = json.dumps(dict(header), separators=(",", ":")).encode()
+    blank = {"": "x" * (len(text) - len(b'{"":""}'))}
+    save_file(separate, path, metadata=blank)
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        position = 8 + file.read(length).index(json.dumps(blank, separators=(",", ":")).encode())
+        file.seek(position)
+        file.write(text)
 
 
 def remove_unfinished(directory: Path, of: str = "") -> None:

@@ -53,24 +53,7 @@ def read_header(file: Path) -> dict[str, Stored]:
             type that does not fit the bytes, tensors that overlap or leave a hole, a file of another size.
         FileNotFoundError: there is no such file.
     """
-    with open_regular(file) as opened:
-        size = opened.seek(0, 2)
-        opened.seek(0)
-        start = opened.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length > size - 8:
-            raise _damaged(
-                file, f"its header claims {length:,} bytes, and the file has {size:,}" if start else "it is empty"
-            )
-        if length > _MOST_HEADER_BYTES:
-            raise _damaged(file, f"its header has {length:,} bytes, expected at most {_MOST_HEADER_BYTES:,}")
-        text = opened.read(length)
-    try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(file, f"its header is not JSON: {error}") from error
-    if not isinstance(header, dict):
-        raise _damaged(file, f"its header is {type(header).__name__}, expected an object")
+    header, length, size = _read(file)
     header.pop("__metadata__", None)
     if long := [name for name in header if len(name) > MOST_LETTERS]:
         raise _damaged(file, f"a tensor's name, {shortened(long[0])}, is longer than {MOST_LETTERS} letters")
@@ -83,6 +66,14 @@ def read_header(file: Path) -> dict[str, Stored]:
             raise _damaged(file, f"tensor {name!r} begins at byte {begin:,}, expected {position:,}")
         position = end
     return {name: _stored(file, name, entry) for name, entry in header.items()}
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """The texts that a safetensors file says of itself; empty if there are none. Errors as in `read_header`."""
+    said = _read(file)[0].get("__metadata__") or {}
+    if not isinstance(said, dict) or not all(isinstance(each, str) for each in said.values()):
+        raise _damaged(file, "its metadata are not texts")
+    return said
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
@@ -115,6 +106,29 @@ def all_finite(tensor: Tensor) -> bool:
         numbers = numbers.float()
     # An extreme is not finite exactly if some number is not; finding the extremes takes one pass and no memory.
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(numbers))
+
+
+def _read(file: Path) -> tuple[dict[str, Any], int, int]:
+    """A header, how many bytes it has, and how many the file has."""
+    with open_regular(file) as opened:
+        size = opened.seek(0, 2)
+        opened.seek(0)
+        start = opened.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if length > size - 8:
+            raise _damaged(
+                file, f"its header claims {length:,} bytes, and the file has {size:,}" if start else "it is empty"
+            )
+        if length > _MOST_HEADER_BYTES:
+            raise _damaged(file, f"its header has {length:,} bytes, expected at most {_MOST_HEADER_BYTES:,}")
+        text = opened.read(length)
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(file, f"its header is not JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise _damaged(file, f"its header is {type(header).__name__}, expected an object")
+    return header, length, size
 
 
 def _span(file: Path, name: str, entry: Any) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pdiff_hub.tasks.loading import load_task
 from pdiff_hub.tasks.recorded import load_recorded_task
-from pdiff_hub.tasks.spec import TASK_NAMES, hub_id_of
+from pdiff_hub.tasks.spec import TASK_NAMES, described_pixels, hub_id_of
 from pdiff_hub.tasks.task import Split, Task
 
-__all__ = ["TASK_NAMES", "Split", "Task", "hub_id_of", "load_recorded_task", "load_task"]
+__all__ = ["TASK_NAMES", "Split", "Task", "described_pixels", "hub_id_of", "load_recorded_task", "load_task"]

@@ -14,7 +14,7 @@ from pdiff_hub.tasks.images import resize_grey
 from pdiff_hub.tasks.listing import list_folder, local_folder
 from pdiff_hub.tasks.picture_folder import open_picture_folder, pictures_in
 from pdiff_hub.tasks.source import Source, number_classes
-from pdiff_hub.tasks.spec import HUB_DATASETS, HUB_OPTIONS, TASK_NAMES
+from pdiff_hub.tasks.spec import DIGITS_SCALE, HUB_DATASETS, HUB_OPTIONS, TASK_NAMES
 from pdiff_hub.tasks.table_files import METADATA, splits_of, splits_of_described, states_its_files, table_files
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
@@ -53,8 +53,7 @@ def _digits() -> Source:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    # Values run from 0 (black) to 16. Times 15 they fill most of a byte and stay exact.
-    images_NHW = (bunch.images * 15).astype(np.uint8)
+    images_NHW = (bunch.images * DIGITS_SCALE).astype(np.uint8)
     labels, classes = number_classes({"train": bunch.target}, "digits")
 
     def read(_: str, index: np.ndarray, image_size: int | None) -> np.ndarray:

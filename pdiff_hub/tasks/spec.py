@@ -40,6 +40,17 @@ HUB_DATASETS: dict[str, dict[str, str]] = {
     "imagenet-1k": {"id": "ILSVRC/imagenet-1k", "test_split": "validation"},
 }
 TASK_NAMES = ("digits", *HUB_DATASETS)
+DIGITS_SCALE = 15  # scikit-learn's values run from 0 (black) to 16. Times 15 they fill most of a byte and stay exact.
+
+
+def described_pixels(spec: Mapping[str, Any]) -> str:
+    """What the raw images of a task are, before they are normalised, for people who prepare images of their own."""
+    text = "0 (black) to 255"
+    if spec.get("dataset") == "digits":
+        text += f"; of scikit-learn's digits, whose values are 0 to 16, {DIGITS_SCALE} times the value"
+    if (side := spec.get("image_size")) is not None:
+        text += f"; of another size: cropped to a square at the centre, resized to {side} x {side} (bilinear)"
+    return text
 
 
 def is_hub_id(dataset: str) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -12,11 +13,12 @@ from huggingface_hub import ModelCardData
 
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.table import verdict
+from pdiff_hub.exporting import Usage
 from pdiff_hub.networks import base_model
 from pdiff_hub.networks.factory import is_dotted
 from pdiff_hub.records import NetworksFolder, Results
 from pdiff_hub.safe_files.checking import checked
-from pdiff_hub.tasks import TASK_NAMES, hub_id_of
+from pdiff_hub.tasks import TASK_NAMES, described_pixels, hub_id_of
 from pdiff_hub.transfer.cards import accuracy_result, markdown_table, render_card
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
@@ -36,6 +38,7 @@ class Origin:
         seed, index, num_models, num_inference_steps: network `index` of the `num_models` that `seed` gives.
         scheduler, device: the sampler's class, and the kind of device ("cpu", "cuda") that it ran on.
         environment: versions and machine, as in `results.json`.
+        condition, guidance_scale: what it was asked to be; None and 1 if nothing.
     """
 
     pipeline: str | None
@@ -48,6 +51,15 @@ class Origin:
     scheduler: str
     device: str
     environment: dict[str, str | int | None]
+    condition: dict[str, Any] | None = None
+    guidance_scale: float = 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is stored: JSON-able, and without a condition if there is none."""
+        whole = asdict(self)
+        if self.condition is None:
+            del whole["condition"], whole["guidance_scale"]
+        return whole
 
 
 @dataclass(frozen=True)
@@ -89,9 +101,17 @@ class Images:
         # label2id of transformers needs one name per class, all different.
         if not isinstance(dataset, str) or len(set(classes)) != num_classes or len(classes) != num_classes:
             return None
-        hub_id = hub_id_of(task)
-        name = dataset if hub_id or dataset in TASK_NAMES else last_part(dataset)
-        return cls(name, hub_id, classes, resolved.mean, resolved.std, resolved.sizes.get("test", 0))
+        return cls(
+            str(_dataset(task)), hub_id_of(task), classes, resolved.mean, resolved.std, resolved.sizes.get("test", 0)
+        )
+
+
+def _dataset(task: Mapping[str, Any] | None) -> str | None:
+    """The name of a data set that may be published; None if the task's spec names none."""
+    dataset = None if task is None else task.get("dataset")
+    if task is None or not isinstance(dataset, str):
+        return None
+    return dataset if hub_id_of(task) or dataset in TASK_NAMES else last_part(dataset)
 
 
 def last_part(path: str) -> str:
@@ -104,7 +124,9 @@ def render_network_card(
     origin: Origin,
     spec: Mapping[str, Any],
     images: Images | None,
+    usage: Usage,
     *,
+    program: str | None,
     transformers: bool,
     layout: ParamLayout,
     licence: str | None,
@@ -114,13 +136,17 @@ def render_network_card(
     """README.md of a generated network.
 
     Args:
-        spec: the network's, as published. transformers: whether transformers opens its repository.
+        spec: the network's, as published. usage: how it is used.
+        program: the format of the program that is published, too. transformers: whether transformers opens the
+            repository.
         layout: which of its numbers were generated.
         accuracy: a fraction on the task's test split. results: the pipeline's.
     """
     name = repo_id.split("/")[-1]
     measured = None if results is None else results.measured
-    listed = images is not None and len(images.classes) <= _MOST_CLASSES
+    names = usage.class_names
+    listed = names is not None and len(names) <= _MOST_CLASSES
+    dataset = _dataset(usage.task)
     return render_card(
         _TEMPLATE,
         _metadata(name, spec, images, transformers, licence, accuracy),
@@ -129,15 +155,20 @@ def render_network_card(
         origin=origin,
         spec=spec,
         images=images,
+        usage=usage,
+        program=program,
+        torch_code=usage.torch_code(),
         transformers=transformers,
-        task="a task that its pipeline does not name" if images is None else images.dataset,
+        task="a task that its pipeline does not name" if dataset is None else dataset,
         pipeline=_pipeline(origin),
         num_params=f"{layout.num_params:,}",
         select=layout.select,
         trust=", trust_remote_code=True" if is_dotted(str(spec["name"])) else "",
-        mean=images and _numbers(images.mean),
-        std=images and _numbers(images.std),
-        classes=json.dumps(images.classes) if images is not None and listed else None,
+        mean=usage.mean and _numbers(usage.mean),
+        std=usage.std and _numbers(usage.std),
+        pixels=None if usage.task is None else described_pixels(usage.task),
+        classes=json.dumps(list(names)) if names is not None and listed else None,
+        asked=_asked(origin),
         place=origin.pipeline or "path/to/pipeline",
         file=NetworksFolder(Path()).network(origin.index).name,
         provenance=markdown_table(("what", "value"), _provenance(origin)),
@@ -181,12 +212,35 @@ def _pipeline(origin: Origin) -> str:
     return f"the pipeline `{origin.pipeline}`"
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """How a condition is written: in Python, and as options of the command."""
+
+    arguments: str
+    options: str
+    words: str
+
+
+def _asked(origin: Origin) -> _Asked | None:
+    if origin.condition is None:
+        return None
+    ((name, value),) = origin.condition.items()
+    text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return _Asked(
+        f", condition={origin.condition!r}, guidance_scale={origin.guidance_scale!r}",
+        f" --condition {shlex.quote(f'{name}={text}')} --guidance-scale {origin.guidance_scale!r}",
+        f"{name}={text}",
+    )
+
+
 def _provenance(origin: Origin) -> list[tuple[str, str]]:
     rows = [("pipeline", f"`{origin.pipeline}`" if origin.pipeline else "local, not on the Hub")]
     if origin.pipeline:
         rows.append(("revision", f"`{origin.revision}`"))
     rows += [(f"sha256 of `{file}`", f"`{digest}`") for file, digest in origin.weights.items()]
     rows += [(key, str(getattr(origin, key))) for key in ("seed", "index", "num_models", "num_inference_steps")]
+    if (asked := _asked(origin)) is not None:
+        rows += [("condition", f"`{asked.words}`"), ("guidance_scale", str(origin.guidance_scale))]
     versions = (f"{name} {origin.environment[name]}" for name in ("pdiff-hub", "torch", "diffusers", "python"))
     return [
         *rows,
@@ -196,5 +250,5 @@ def _provenance(origin: Origin) -> list[tuple[str, str]]:
     ]
 
 
-def _numbers(values: list[float]) -> str:
+def _numbers(values: Iterable[float]) -> str:
     return ", ".join(f"{value:.6g}" for value in values)

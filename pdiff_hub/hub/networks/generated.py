@@ -21,10 +21,12 @@ from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import NETWORK_NAMES, build_network, logits
 from pdiff_hub.networks.beside import require_bounded, sketch
 from pdiff_hub.safe_files import read_json, write_json, write_safetensors
+from pdiff_hub.safe_files.tensors import read_metadata
 from pdiff_hub.transfer import pull
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT_VERSION = 1
+_HEADER = {"format": "pt"}
 
 
 class GeneratedNetwork(
@@ -40,17 +42,18 @@ class GeneratedNetwork(
         spec: the spec that `build_network` takes.
         network: the plain network. `model.safetensors` holds its state dict, so that
             `build_network(spec).load_state_dict(load_file("model.safetensors"), strict=True)` works as well.
+        header: the metadata of `model.safetensors`, kept as it is when the network is saved.
     """
 
-    def __init__(self, spec: dict[str, Any], network: nn.Module):
+    def __init__(self, spec: dict[str, Any], network: nn.Module, header: Mapping[str, str] = _HEADER):
         super().__init__()
-        self.spec, self.network = spec, network
+        self.spec, self.network, self.header = spec, network, dict(header)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         return logits(self.network(images_BCHW))
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        write_generated_network(save_directory, self.spec, self.network.state_dict())
+        write_generated_network(save_directory, self.spec, self.network.state_dict(), self.header)
 
     # Replaces the mixin's method, which takes any constructor argument from config.json and falls back to a pickle.
     @classmethod
@@ -98,14 +101,15 @@ class GeneratedNetwork(
         network = build_network(spec, pretrained=False, allow_factory=trust_remote_code)
         _require_fit(network, state, name)
         network.load_state_dict(state, strict=True)
-        return cls(spec, network).eval()
+        return cls(spec, network, read_metadata(folder / WEIGHTS)).eval()
 
 
-def write_generated_network(directory: Path, spec: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+def write_generated_network(
+    directory: Path, spec: Mapping[str, Any], state: Mapping[str, Tensor], header: Mapping[str, str]
+) -> None:
     """Write `config.json` and `model.safetensors` of a network with that spec and state dict into `directory`."""
     write_json(directory / CONFIG, {"format_version": FORMAT_VERSION, "network": dict(spec)})
-    # One header entry: safetensors writes several in random order, but the same network should give the same file.
-    write_safetensors(directory / WEIGHTS, state, {"format": "pt"})
+    write_safetensors(directory / WEIGHTS, state, header)
 
 
 def _read_spec(file: Path, name: str) -> dict[str, Any]:

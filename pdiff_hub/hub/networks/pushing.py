@@ -1,11 +1,12 @@
 """`push_network` publishes one generated network as its own Hub repository, which says how to make it again.
 
 If transformers has a class for the network, `AutoModelForImageClassification` opens the repository. If not,
-`GeneratedNetwork` opens it. Both hold safetensors only, and no code.
+`GeneratedNetwork` opens it. Both hold safetensors only, and no code, unless a program is asked for.
 
     config.json, model.safetensors   as transformers or `write_generated_network` writes them
+    model.pt2 or model.onnx          if asked for: the network as a program for raw images
     preprocessor_config.json         for transformers, if the task is known: how a picture becomes an input
-    generated.json                   `Origin`: how to make the network again
+    generated.json                   `Origin`: how to make the network again; `Usage`: how to use it
     README.md                        the card, which says the same to people
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,23 @@ from torch import nn
 
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.environment import environment
+from pdiff_hub.exporting import SAFETENSORS, SUFFIXES, require_format, write_program
 from pdiff_hub.hub.networks.card import Images, Origin, render_network_card
 from pdiff_hub.hub.networks.generated import CONFIG, write_generated_network
 from pdiff_hub.networks import vision
 from pdiff_hub.pipeline import PDiffPipeline, sample
+from pdiff_hub.pipeline.exporting import built
 from pdiff_hub.pipeline.public import public
+from pdiff_hub.pipeline.usage import described, header_of, origin_of, usage_of
 from pdiff_hub.records import NetworksFolder, Results, RunFolder
 from pdiff_hub.records.fingerprint import fingerprint
 from pdiff_hub.safe_files import write_json
 from pdiff_hub.transfer import is_repo_id, list_files, push_files, temporary_folder
+from pdiff_hub.travelling.pipeline_pdiff import COMPONENTS, CONDITIONER
 
 _PROCESSOR = "preprocessor_config.json"
 # Files that an earlier network of another kind or size may have left in the same repository.
-_REPLACES = (CONFIG, _PROCESSOR, "model*.safetensors", "model.safetensors.index.json")
+_REPLACES = (CONFIG, _PROCESSOR, "model*.safetensors", "model.safetensors.index.json", "model.pt2", "model.onnx")
 _BILINEAR = 2  # PIL's number
 
 
@@ -55,6 +60,10 @@ def push_network(
     create_pr: bool = False,
     token: str | bool | None = None,
     accuracy: float | None = None,
+    condition: Mapping[str, Any] | None = None,
+    guidance_scale: float = 1.0,
+    format: str = SAFETENSORS,
+    trust_remote_code: bool = False,
 ) -> str:
     """Generate one network and publish it in one commit; -> the commit's URL.
 
@@ -65,13 +74,19 @@ def push_network(
             generate` writes with these options. Another `num_models` may give other networks.
         private, revision, commit_message, create_pr, token: as in `PDiffPipeline.push_to_hub`.
         accuracy: fraction on the test split of the pipeline's task, as you measured it; None if you did not.
+        condition, guidance_scale: what the network is asked to be, as in a call of the pipeline.
+        format: "torch-export" or "onnx" adds the network as a program that runs without this package, `model.pt2` or
+            `model.onnx`, as `export_network` writes it. The weights are published in any case.
+        trust_remote_code: for such a program, let the pipeline build the network by its own function.
 
     Raises:
-        ValueError: an argument out of range, a pipeline that does not say which network it generates or that was
-            changed since it was loaded from the Hub, a repository that holds a pipeline.
+        ValueError: an argument out of range, a network that `export_network` refuses, a pipeline that does not say
+            which network it generates or that was changed since it was loaded from the Hub, a repository that holds a
+            pipeline.
         Others as `pdiff_hub.transfer.push_files` raises them.
     """
     _check(repo_id, seed, index, num_models, accuracy)
+    require_format(format)
     if pipe.autoencoder.config.network is None:
         raise PdiffError(
             "this pipeline does not say which network it generates, so nobody could open it from a "
@@ -80,7 +95,14 @@ def push_network(
     spec = dict(pipe.autoencoder.config.network)
     _require_no_pipeline(repo_id, revision, token)
     known = _known(pipe, token)
-    params_NP = sample(pipe, num_models, seed=seed, num_inference_steps=num_inference_steps)
+    params_NP = sample(
+        pipe,
+        num_models,
+        seed=seed,
+        num_inference_steps=num_inference_steps,
+        condition=condition,
+        guidance_scale=guidance_scale,
+    )
     state = pipe.autoencoder.state_dicts(params_NP[index])[0]
     origin = Origin(
         pipe.hub_id,
@@ -93,7 +115,12 @@ def push_network(
         type(pipe.scheduler).__name__,
         pipe.device.type,
         environment(),
+        None if condition is None else dict(condition),
+        guidance_scale,
     )
+    usage = usage_of(pipe, condition)
+    made = origin_of(pipe, num_models, seed, num_inference_steps, condition, guidance_scale)
+    facts = described(pipe, made, usage, format=SAFETENSORS)
     images = Images.of_task(pipe.autoencoder.config.task or {}, spec["num_classes"])
     transformers = spec["name"] in vision.NAMES and not spec.get("small_images")  # such a stem is not transformers' own
     card = render_network_card(
@@ -101,6 +128,8 @@ def push_network(
         origin,
         spec,
         images,
+        usage,
+        program=None if format == SAFETENSORS else format,
         transformers=transformers,
         layout=pipe.autoencoder.layout,
         licence=known.licence,
@@ -111,8 +140,12 @@ def push_network(
         if transformers:
             _write_for_transformers(directory, pipe.build_network(state), spec, images)
         else:
-            write_generated_network(directory, spec, state)
-        write_json(NetworksFolder(directory).origin, asdict(origin))
+            write_generated_network(directory, spec, state, header_of(facts, index))
+        if format != SAFETENSORS:
+            own = described(pipe, {**made, "index": index}, usage, format=format)
+            network = built(pipe, state, trust_remote_code)
+            write_program(network, usage, directory / f"model{SUFFIXES[format]}", own)
+        write_json(NetworksFolder(directory).origin, {**facts, **origin.to_dict()})
         RunFolder(directory).card.write_text(card, encoding="utf-8")
         files = {file.relative_to(directory).as_posix(): file for file in directory.rglob("*") if file.is_file()}
         pushed = push_files(
@@ -171,7 +204,7 @@ def _known(pipe: PDiffPipeline, token: str | bool | None) -> _Known:
             digests = {path: digest for path, digest in fingerprint(folder).items() if path.endswith(".safetensors")}
             return _Known(digests, _licence(folder), _results(folder))
     there = PDiffPipeline.from_pretrained(pipe.hub_id, revision=pipe.hub_revision, token=token)
-    for name in ("autoencoder", "unet", "scheduler"):
+    for name in (*COMPONENTS, *([CONDITIONER] if pipe.conditioner is not None else [])):
         if not _same(getattr(pipe, name), getattr(there, name)):
             raise PdiffError(
                 f"the {name} of this pipeline is not that of {pipe.hub_id} at commit {pipe.hub_revision}, "
