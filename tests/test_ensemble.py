@@ -131,6 +131,16 @@ def test_pushed_and_opened_from_the_hub(made: tuple[PDiffPipeline, Ensemble], hu
         ensemble.push_to_hub("three")
 
 
+def test_exported_as_a_program_of_pixels(made: tuple[PDiffPipeline, Ensemble], tmp_path: Path) -> None:
+    _, ensemble = made
+    task = load_task("digits")
+    pixels = task.test.images_NCHW[:7]
+    program = torch.export.load(ensemble.export(tmp_path / "three.pt2")).module()
+    torch.testing.assert_close(program(pixels), ensemble(ensemble.inputs(pixels)))
+    with pytest.raises(ValueError, match="says no format"):
+        ensemble.export(tmp_path / "three.pickle")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -228,7 +238,7 @@ def test_what_a_condition_asks_for_decides_what_is_right() -> None:
     assert ensemble.report is not None and ensemble.description.classes == ["other", "0, 3, 7"]
     assert ensemble.report.test.accuracy == pytest.approx(float((answers_N == yes_N).float().mean()))
     assert ensemble.report.test.accuracy > 0.85
-    assert "No originals are at hand" in str(ensemble.report)
+    assert "No originals are at hand" in ensemble.report.notes[0]
     with pytest.raises(ValueError, match="the task digits has"):
         pipe.ensemble(2, candidates=2)
 

@@ -173,6 +173,6 @@ def test_every_place_that_builds_a_network_of_a_pipeline(
 
 @pytest.mark.parametrize("more", [{"hidden": [10**9, 10**9]}, {"num_classes": 10**9}, {"hidden": [1] * 10**6}])
 def test_a_published_network(more: dict[str, Any], tmp_path: Path) -> None:
-    write_generated_network(tmp_path, {**MLP, **more}, build_network(MLP).state_dict())
+    write_generated_network(tmp_path, {**MLP, **more}, build_network(MLP).state_dict(), {"format": "pt"})
     with pytest.raises(ValueError, match=r"does not fit|list of 2 positive"):
         GeneratedNetwork.from_pretrained(tmp_path)

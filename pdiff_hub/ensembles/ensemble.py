@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -24,6 +25,7 @@ from pdiff_hub.ensembles.description import CONFIG, WEIGHTS, Description
 from pdiff_hub.ensembles.figures import Report
 from pdiff_hub.ensembles.opening import network_beside
 from pdiff_hub.errors import PdiffError, require
+from pdiff_hub.exporting import Usage, format_of, write_program
 from pdiff_hub.networks import build_network
 from pdiff_hub.networks.stacked import StackedNetworks
 from pdiff_hub.safe_files import replacing, write_safetensors
@@ -141,6 +143,35 @@ class Ensemble(nn.Module):
         with replacing(directory / _CARD) as temporary:
             temporary.write_text(card, encoding="utf-8")
         self.description.write(directory / CONFIG)
+
+    def export(self, file: str | os.PathLike[str], format: str | None = None) -> Path:
+        """Write the ensemble as a program for torch alone, or for an ONNX runtime; -> the file.
+
+        The program takes pixels, uint8 [N, C, H, W] of 0 to 255, normalises them itself and gives what a call gives.
+
+        Args:
+            file: is replaced; nothing is written if the exporter refuses.
+            format: "torch-export" or "onnx" (needs the extra `export`); None goes by the suffix, .pt2 or .onnx.
+
+        Raises:
+            ValueError: for another format or suffix, a missing package, a network whose computation no file can hold,
+                an ensemble whose normalisation is not known.
+        """
+        file, known = Path(file), self.description
+        format = format or format_of(file)
+        usage = Usage(
+            known.network,
+            None if known.mean is None else tuple(known.mean),
+            None if known.std is None else tuple(known.std),
+            None if known.classes is None else tuple(known.classes),
+            None,
+        )
+        facts = usage.to_dict(format, known.num_networks) | {
+            "temperature": known.temperature,
+            "origin": None if known.origin is None else asdict(known.origin),
+        }
+        write_program(self, usage, file, facts, format=format)
+        return file
 
     @classmethod
     def from_pretrained(

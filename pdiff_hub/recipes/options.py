@@ -17,7 +17,7 @@ from pdiff_hub.collect.family.rotation import Rotation
 from pdiff_hub.errors import unknown_name
 from pdiff_hub.networks import vision
 from pdiff_hub.networks.options import SMALL, PatchOptions, ResnetOptions
-from pdiff_hub.recipes.recipe import METHODS, SECTIONS, Recipe
+from pdiff_hub.recipes.recipe import METHODS, RECIPE_FILE, SECTIONS, Recipe
 from pdiff_hub.recipes.values import described, kinds_of
 from pdiff_hub.tasks.options import TaskOptions
 
@@ -64,7 +64,7 @@ def option_groups() -> tuple[OptionGroup, ...]:
     preset = Option("preset", "null", '"paper" or null', "fills in what the paper's autoencoder has, where not given.")
     sections = [*SECTIONS, "file", "collect"]
     return (
-        _group("recipe", "recipe.yaml", Recipe, {"method": "collect.method"}, leave_out=sections),
+        _group("recipe", RECIPE_FILE, Recipe, {"method": "collect.method"}, leave_out=sections),
         _group("task", "task: {dataset: ..., OPTION: ...}", TaskOptions),
         *(_group(f"network.{name}", f"network: {{name: {name}, ...}}", kind) for name, kind in SMALL.items()),
         _group("network.resnet", _named("resnet"), ResnetOptions),

@@ -185,7 +185,7 @@ def _open_judged(folder: Path) -> str:
 def _make_published(folder: Path) -> None:
     torch.manual_seed(0)
     folder.mkdir()
-    write_generated_network(folder, _NETWORK, build_network(_NETWORK).state_dict())
+    write_generated_network(folder, _NETWORK, build_network(_NETWORK).state_dict(), {"format": "pt"})
 
 
 def _open_published(folder: Path) -> str:

@@ -42,7 +42,7 @@ class ImportConfig:
         ignore: globs of the names of tensors in the files that are left out, such as `teacher.*`; one, or a list.
         align: put the hidden units of networks that were trained independently into one order (git re-basin); not for
             snapshots of one training, whose units are in one order already.
-        align_rounds: 1 or more; how often all networks are matched to a new mean network.
+        align_rounds (at least 1): how often all networks are matched to a new mean network.
 
     Raises ValueError naming the option that is out of range.
     """
