@@ -28,16 +28,18 @@ from pdiff_hub.errors import PdiffError, require
 from pdiff_hub.exporting import Usage, format_of, write_program
 from pdiff_hub.networks import build_network
 from pdiff_hub.networks.stacked import StackedNetworks
+from pdiff_hub.records import NetworksFolder, RunFolder
 from pdiff_hub.safe_files import replacing, write_safetensors
 from pdiff_hub.safe_files.tensors import read_tensors, require_finite
 from pdiff_hub.tasks import Task
 from pdiff_hub.transfer import PushOptions, is_repo_id, list_files, pull, push_files, temporary_folder
 from pdiff_hub.travelling.pipeline_pdiff import INDEX
 
-_CARD = "README.md"
+_CARD = RunFolder(Path()).card.name
 _IMAGES = 256
 # Files that an earlier network of another kind may have left in the same repository.
-_REPLACES = (CONFIG, "preprocessor_config.json", "generated.json", "model*.safetensors", "model.safetensors.index.json")
+_NETWORK = NetworksFolder(Path()).origin.name
+_REPLACES = (CONFIG, "preprocessor_config.json", _NETWORK, "model*.safetensors", "model.safetensors.index.json")
 
 
 class Ensemble(nn.Module):
