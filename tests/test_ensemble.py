@@ -235,10 +235,12 @@ def test_what_a_condition_asks_for_decides_what_is_right() -> None:
     with torch.no_grad():
         answers_N = ensemble(task.inputs(task.test)).argmax(dim=1)
     yes_N = torch.isin(task.test.labels_N, torch.tensor([0, 3, 7])).long()
-    assert ensemble.report is not None and ensemble.description.classes == ["other", "0, 3, 7"]
+    assert ensemble.report is not None and ensemble.description.classes == ["none of 0, 3, 7", "one of 0, 3, 7"]
     assert ensemble.report.test.accuracy == pytest.approx(float((answers_N == yes_N).float().mean()))
     assert ensemble.report.test.accuracy > 0.85
     assert "No originals are at hand" in ensemble.report.notes[0]
+    with pytest.raises(ValueError, match="the condition is"):
+        pipe.ensemble(2, candidates=2, condition={"class": 3})
     with pytest.raises(ValueError, match="the task digits has"):
         pipe.ensemble(2, candidates=2)
 

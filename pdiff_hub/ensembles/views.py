@@ -15,10 +15,11 @@ from torch import Tensor
 
 from pdiff_hub.collect.family import build_family
 from pdiff_hub.collect.family.family import Family
-from pdiff_hub.errors import PdiffError
+from pdiff_hub.errors import PdiffError, require
 from pdiff_hub.prediction.predictions import SplitImages
 from pdiff_hub.tasks import Split, Task, load_recorded_task, load_task
 from pdiff_hub.tasks.normalization import recorded_statistics
+from pdiff_hub.travelling.conditioner import ConditionSpec
 from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
 _IMAGES = 1024
@@ -73,7 +74,9 @@ class Judging:
         loaded = _task(pipe, task, images)
         family, condition_D = None, None
         if condition is not None and pipe.conditions is not None:
-            condition_D = pipe.conditions.encode(condition[pipe.conditions.name])
+            known = pipe.conditions.name
+            require(list(condition) == [known], "the condition", list(condition), f"{[known]}, all that it knows")
+            condition_D = pipe.conditions.encode(condition[known])
             family = _family(recipe, loaded, trust_remote_code)
         answers = loaded.num_classes if family is None else family.num_classes
         found = (loaded.in_channels, loaded.image_size, answers)
@@ -86,17 +89,18 @@ class Judging:
         if len(loaded.validation) == 0:
             raise PdiffError("the task has no validation images, by which an ensemble is chosen.")
         names = [str(each) for each in loaded.spec["resolved"]["classes"]]
-        if family is not None:
-            names = (
-                ["other", ", ".join(map(str, _asked(condition)))] if answers == 2 else list(map(str, range(answers)))
-            )
+        if family is not None and condition_D is not None:
+            names = _answer_names(pipe.conditions, condition_D, answers)
         validation = View(loaded, loaded.validation, family, condition_D)
         return cls(loaded, validation, View(loaded, loaded.test, family, condition_D), condition_D, names)
 
 
-def _asked(condition: Mapping[str, Any] | None) -> list[Any]:
-    (value,) = (condition or {"": "asked for"}).values()
-    return list(value) if isinstance(value, list | tuple) else [value]
+def _answer_names(spec: ConditionSpec, condition_D: Tensor, number: int) -> list[str]:
+    """Of the networks of a family, which are asked by a bit for each class or in another way."""
+    if spec.kind != "bits" or number != 2 or not spec.names:
+        return [str(each) for each in range(number)]
+    listed = ", ".join(name for name, bit in zip(spec.names, condition_D.tolist(), strict=True) if bit)
+    return [f"none of {listed}", f"one of {listed}"]
 
 
 def _task(pipe: PDiffPipeline, task: Task | str | Mapping[str, Any] | None, images: str | Path | None) -> Task:
