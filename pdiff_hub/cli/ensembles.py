@@ -7,13 +7,24 @@ from typing import Annotated
 
 import typer
 
-from pdiff_hub.cli.options import Condition, Device, Images, Revision, Trust, app, asked_for, echo, in_range
+from pdiff_hub.cli.options import (
+    Condition,
+    Device,
+    Images,
+    PipelineName,
+    Revision,
+    Trust,
+    app,
+    asked_for,
+    echo,
+    in_range,
+)
 from pdiff_hub.errors import PdiffError
 
 
 @app.command()
 def ensemble(
-    pipeline: Annotated[str, typer.Argument(help="A pipeline's folder or Hub id.")],
+    pipeline: PipelineName,
     output_dir: Annotated[Path | None, typer.Option(help="Where the ensemble will be.")] = None,
     num_models: Annotated[int, typer.Option(help="Networks in it, at least 1.")] = 5,
     select: Annotated[
@@ -32,7 +43,7 @@ def ensemble(
 ) -> None:
     """Generate networks, choose some on validation, and write them as one module with what it was measured to bring.
 
-    Example: pdiff ensemble pipelines/digits-mlp3 --num-models 5 --output-dir ensemble
+    Example: pdiff ensemble digits-mlp3 --num-models 5 --output-dir ensemble
     """
     if output_dir is None and push_to_hub is None:
         raise PdiffError("nothing says where the ensemble should go: give --output-dir, or --push-to-hub.")
