@@ -6,34 +6,13 @@ PIPELINE was trained on networks of many tasks: `pdiff info PIPELINE` says what 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import torch
 
-from pdiff_hub import PDiffPipeline, load_task, runs
-from pdiff_hub.recipes import recipe_from_dict
-
-SHIPPED = "pipelines/digits-subsets"
+from pdiff_hub import PDiffPipeline, load_task
 
 
-def small_pipeline(folder: Path) -> str:
-    """In half a minute: 400 networks for 100 subsets of the digits, and a pipeline of them."""
-    recipe = recipe_from_dict(
-        {
-            "task": "digits",
-            "network": {"name": "mlp", "hidden": [32]},
-            "collect": {"method": "family", "num_tasks": 100, "seeds_per_task": 4, "held_out_tasks": 0},
-            "diffusion": {"steps": 400, "widths": [48]},
-        }
-    )
-    runs.train(recipe, runs.collect(recipe, folder / "checkpoints"), folder)
-    return str(folder)
-
-
-def main(pipeline: str = SHIPPED, classes: str = "0,3,7") -> None:
-    if pipeline == SHIPPED and not (Path(pipeline) / "model_index.json").is_file():
-        print(f"{pipeline} holds no trained pipeline, so a small one is trained in runs/ask first.")
-        pipeline = small_pipeline(Path("runs/ask"))
+def main(pipeline: str = "digits-subsets", classes: str = "0,3,7") -> None:
     pipe = PDiffPipeline.from_pretrained(pipeline)
     out = pipe(5, generator=torch.Generator().manual_seed(0), condition={"classes": classes})
     networks = [pipe.build_network(state) for state in out.state_dicts]

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from pdiff_hub import runs
+from pdiff_hub import PDiffArguments, PDiffTrainer
 from pdiff_hub.evaluation.table import print_results
-from pdiff_hub.recipes import recipe_from_dict
 
 
 def make_network(in_channels: int, image_size: int, num_classes: int, width: int = 32) -> nn.Module:
@@ -22,15 +21,9 @@ def make_network(in_channels: int, image_size: int, num_classes: int, width: int
 
 def main(output_dir: str = "runs/my-network") -> None:
     sys.path.insert(0, str(Path(__file__).parent))
-    recipe = recipe_from_dict(
-        {
-            "task": "digits",
-            "network": {"name": "bring_your_own_network:make_network", "width": 48},
-            "collect": {"num_checkpoints": 100},
-            "generate": {"num_models": 50},
-        }
-    )
-    print_results(runs.run(recipe, Path(output_dir), say=print))
+    network = {"name": "bring_your_own_network:make_network", "width": 48}  # a path, so that commands can build it too
+    trainer = PDiffTrainer(network, "digits", PDiffArguments(output_dir, num_checkpoints=100, num_models=50))
+    print_results(trainer.run())
 
 
 if __name__ == "__main__":

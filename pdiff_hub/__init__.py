@@ -6,6 +6,7 @@ The names below load on first use, so that `import pdiff_hub` is quick and does 
     ParamAutoencoder     vector <-> latent
     PDiffPipeline        noise -> working networks; a call returns `PDiffPipelineOutput`
     CheckpointDataset    a set of checkpoints, on disk or on the Hub
+    Ensemble             several networks that answer as one
     ConditionSpec        what its networks can be asked for
     PDiffTrainer         a whole run from Python, with `PDiffArguments` and `PDiffCallback`
     load_task            the images that networks are trained and judged on
@@ -18,6 +19,7 @@ import importlib
 TYPE_CHECKING = False  # that of `typing`: importing it would be half of the time that this file takes
 if TYPE_CHECKING:
     from pdiff_hub.checkpoints import CheckpointDataset
+    from pdiff_hub.ensembles import Ensemble
     from pdiff_hub.networks import build_network
     from pdiff_hub.pipeline import PDiffPipeline, export_network
     from pdiff_hub.runs.arguments import PDiffArguments
@@ -33,6 +35,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CheckpointDataset",
     "ConditionSpec",
+    "Ensemble",
     "PDiffArguments",
     "PDiffCallback",
     "PDiffPipeline",
@@ -49,6 +52,7 @@ __all__ = [
 _HOME = {
     "CheckpointDataset": "checkpoints",
     "ConditionSpec": "travelling.conditioner",
+    "Ensemble": "ensembles",
     "PDiffArguments": "runs.arguments",
     "PDiffCallback": "runs.callbacks",
     "PDiffPipeline": "pipeline",

@@ -19,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # importing rich is half of the time that `--help` takes
-    help="Generate the weights of neural networks by latent diffusion. Begin with: pdiff run digits-mlp3",
+    help="Generate the weights of neural networks by latent diffusion. Begin with: pdiff list",
 )
 MOST_NETWORKS, MOST_STEPS = 1_000_000, 1_000_000
 REPRODUCED = "table1, table2a to c, table3, figure3, figure4a to c, figure5a, figure5b, frontier"

@@ -75,7 +75,7 @@ def evaluate(
     pipe: PDiffPipeline,
     dataset: CheckpointDataset,
     generated_BP: torch.Tensor | Rows | None,
-    directory: Path,
+    directory: str | Path,
     *,
     config: EvaluateConfig | None = None,
     name: str = "",
@@ -103,7 +103,7 @@ def evaluate(
             for and fitted on these tasks, and generated_BP is not needed.
         images: where the task's images are, as in `load_recorded_task`.
     """
-    began = time.perf_counter()
+    began, directory = time.perf_counter(), Path(directory)
     config, folder, source_folder = config or EvaluateConfig(), RunFolder(directory), RunFolder(source or directory)
     _require_same_layout(pipe, dataset)
     originals, fresh = split_known(dataset, pipe.autoencoder)
@@ -196,7 +196,7 @@ def _evaluate_requests(asked: _Judgement, unseen: CheckpointDataset | None) -> R
 
 def audit(
     pipeline: str | Path,
-    directory: Path,
+    directory: str | Path,
     *,
     dataset: CheckpointDataset | None = None,
     metrics: Collection[str] = (),
@@ -226,6 +226,7 @@ def audit(
         unseen: as in `evaluate`; None: those beside `checkpoints/` in the pipeline's folder, if it has any.
     """
     require_known("metric", metrics, METRICS)
+    directory = Path(directory)
     pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
     name = Path(pipeline).resolve().name
     assert pipe.folder is not None
