@@ -116,7 +116,7 @@ def test_the_commands_of_the_page_are_there() -> None:
     text = (SPACE / "README.md").read_text(encoding="utf-8")
     lines = [
         line.partition("  #")[0]
-        for block in re.findall(r"```\n(.*?)```", text, re.DOTALL)
+        for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
         for line in block.splitlines()
     ]
     commands = [shlex.split(line) for line in lines if line]

@@ -38,7 +38,7 @@ from pdiff_hub.records import RunFolder
 from pdiff_hub.records.fingerprint import fingerprint
 from pdiff_hub.records.made_here import forget, is_trusted
 from pdiff_hub.records.shipped import local_folder
-from pdiff_hub.safe_files.lock import holding
+from pdiff_hub.safe_files.lock import alone_in
 from pdiff_hub.tasks import Task
 from pdiff_hub.transfer import commit_of, require_own
 from pdiff_hub.travelling import pipeline_pdiff
@@ -309,7 +309,6 @@ class PDiffPipeline(TypedPipeline):
             return super().progress_bar(iterable, total)
         return progress_bar(total, config.get("desc", "generate"), config.get("unit", "step"))
 
-    @holding("save_directory")
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], safe_serialization: bool = True, **options: Any
     ) -> None:
@@ -324,6 +323,11 @@ class PDiffPipeline(TypedPipeline):
         """
         check_saving(safe_serialization, options)
         target = RunFolder(Path(save_directory).resolve())
+        with alone_in(target.path):
+            self._save(target)
+
+    def _save(self, target: RunFolder) -> None:
+        """Writes the pipeline, and what tells of it, into a folder that nobody else writes into."""
         parts = [file for name in (*COMPONENTS, CONDITIONER) for file in (target.path / name).glob("*")]
         for file in (target.index, *parts, *target.companions()):
             require_own(file, target.path)  # a link there would let this write over a file elsewhere
@@ -340,7 +344,7 @@ class PDiffPipeline(TypedPipeline):
                 warnings.warn(
                     f"{target.path} held another pipeline: {stale[0].name} and others, which told of that one, "
                     "were removed.",
-                    stacklevel=2,
+                    stacklevel=3,
                 )
         if self.folder is None or self.folder == target.path:
             return
@@ -351,7 +355,7 @@ class PDiffPipeline(TypedPipeline):
             warnings.warn(
                 f"the pipeline is not the one in {self.folder} any more, so {companions[0].name} and others "
                 "there, which are of that one, were left out.",
-                stacklevel=2,
+                stacklevel=3,
             )
             return
         for file in companions:
