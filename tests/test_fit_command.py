@@ -77,7 +77,7 @@ def test_a_condition_is_used_too(folder: Path, tmp_path: Path) -> None:
         folder, "--task", "digits", "--classes", "1", "--condition", "classes=1", "--num-models", "1",
         "--num-labels", "8", "--output-dir", str(tmp_path),
     )  # fmt: skip
-    assert "together" not in said and "1 networks are in" in said
+    assert "together" not in said and "1 network is in" in said
     assert json.loads((tmp_path / "generated.json").read_text())["condition"] == {"classes": "1"}
 
 

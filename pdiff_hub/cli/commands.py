@@ -179,7 +179,7 @@ def generate(
             ensemble=ensemble,
             trust_remote_code=trust_remote_code,
         )
-        echo(f"{num_models} networks are in {f'{files[0]}, as one' if ensemble else output_dir}")
+        echo(f"{_networks_are(num_models)} in {f'{files[0]}, as one' if ensemble else output_dir}")
     if push_to_hub is not None:
         url = push_network(
             pipe,
@@ -224,7 +224,7 @@ def fit(
     asked = asked_for(condition)
     pipe = PDiffPipeline.from_pretrained(pipeline, revision=revision).to(device)
     fitted = fit_networks(pipe, task, output_dir, num_labels, num_models, classes, asked, seed, trust_remote_code)
-    echo(f"{fitted}\n{len(fitted.files)} networks are in {output_dir}")
+    echo(f"{fitted}\n{_networks_are(len(fitted.files))} in {output_dir}")
 
 
 @app.command()
@@ -343,3 +343,7 @@ def reproduce(
     run_reproduction(what, directory, scale=scale, task=task, seed=seed, device=device, say=echo)
     written = "report.html, reproduction.json" if what == "all" else f"{what}.html, {what}.json"
     echo(f"{written} and the pictures are in {directory}")
+
+
+def _networks_are(number: int) -> str:
+    return "1 network is" if number == 1 else f"{number} networks are"

@@ -44,12 +44,12 @@ def push(
 
 @app.command()
 def pull(
-    repo_id: Annotated[str, typer.Argument(help="A pipeline, data set or network on the Hub: user/name.")],
+    repo_id: Annotated[str, typer.Argument(help="A pipeline, data set, network or ensemble on the Hub: user/name.")],
     directory: Annotated[Path, typer.Argument(help="A new folder; it ends whole, or is not there.")],
     revision: Revision = None,
     rows: Annotated[str | None, typer.Option(help="A data set's: only these checkpoints, as 0:10 (not 10).")] = None,
 ) -> None:
-    """Download a pipeline, a data set or a generated network into a folder.
+    """Download a pipeline, a data set, a generated network or an ensemble into a folder.
 
     Example: pdiff pull user/digits-mlp3 digits-mlp3
     """

@@ -38,7 +38,7 @@ def list_shipped() -> None:
         "\nhere: whether weights come with the package; then generate, fit, audit, info and\n"
         "push take the name: pdiff generate digits-mlp3. For all others: pdiff run NAME.\n"
         "run: how long a whole run took on two cores, where that was measured.\n"
-        "Further recipes are those of the paper's tables, such as mnist-mlp3 (README)."
+        "Further recipes are those of the paper's tables, such as mnist-mlp3\n(pipelines/README.md)."
     )
 
 

@@ -196,7 +196,7 @@ class Ensemble(nn.Module):
         Raises:
             ValueError: no ensemble, a newer format, a function that is not trusted, weights that are not safetensors,
                 not finite or do not fit the network.
-            Others as `pdiff_hub.transfer.pull` raises them.
+            PermissionError, FileNotFoundError, ConnectionError: as `pdiff_hub.transfer.pull` raises them.
         """
         name, folder = str(pretrained_model_name_or_path), Path(pretrained_model_name_or_path)
         if not folder.is_dir():
