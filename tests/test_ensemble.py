@@ -185,6 +185,19 @@ def test_weights_that_are_missing_or_not_finite(made: tuple[PDiffPipeline, Ensem
         ensemble.save_pretrained(tmp_path)
 
 
+def test_nothing_else_is_overwritten(made: tuple[PDiffPipeline, Ensemble], tmp_path: Path) -> None:
+    _, ensemble = made
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="something else than an ensemble"):
+        ensemble.save_pretrained(tmp_path)
+    (tmp_path / "config.json").rename(tmp_path / "dataset.json")
+    with pytest.raises(ValueError, match="holds a data set of checkpoints"):
+        ensemble.save_pretrained(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"dataset.json"}
+    with pytest.raises(ValueError, match="unknown format of a program: 'safetensors'"):
+        ensemble.export(tmp_path / "ensemble.pt2", "safetensors")
+
+
 def test_of_networks_that_one_has() -> None:
     spec = resolve_network("mlp3", in_channels=1, image_size=8, num_classes=10)
     states = [build_network(spec, seed=seed).state_dict() for seed in range(3)]
@@ -203,6 +216,8 @@ def test_arguments_out_of_range() -> None:
         ({"select": "best"}, "nearest known one"),
         ({"num_models": 5, "candidates": 4}, "at least num_models, 5"),
         ({"task": "nowhere"}, "unknown task"),
+        ({"generator": [torch.Generator()]}, "generator is .*, expected one torch.Generator"),
+        ({"originals": "checkpoints"}, "originals is 'checkpoints', expected a CheckpointDataset"),
     ):
         with pytest.raises(ValueError, match=words):
             pipe.ensemble(**options)  # type: ignore[arg-type]

@@ -77,6 +77,10 @@ def test_tables_and_torch_data_sets() -> None:
     assert len(split.test) == 15
     _, other = task_of(datasets.DatasetDict(train=table, held_out=table), test_split="held_out")
     assert len(other.test) == 60
+    with pytest.raises(PdiffError, match="'train' of the data set has a transform"):
+        keep_images(table.with_transform(lambda batch: {"picture": [0], "answer": [0]}), {})
+    with pytest.raises(PdiffError, match="'train' of the data set has no images"):
+        keep_images(table.select([]), {})
     with pytest.raises(PdiffError, match="streams"):
         keep_images(table.to_iterable_dataset(), {})
 

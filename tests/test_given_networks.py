@@ -98,6 +98,34 @@ def test_other_code_is_another_network() -> None:
     assert kept(make(False))["name"] == kept(make(False))["name"] != kept(make(True))["name"]
 
 
+class Scaled(nn.Module):
+    def __init__(self, factor: float, act: Any = torch.relu, options: Any = None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.factor, self.act, self.options, self.layer = factor, act, options, nn.Linear(64, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        answers: torch.Tensor = self.act(self.layer(self.factor * images.flatten(1)))
+        return answers
+
+
+def test_other_attributes_are_another_network() -> None:
+    own: list[Any] = []
+    own.append(own)  # what holds itself is no trouble
+    given = [(1.0,), (2.0,), (1.0, torch.tanh), (1.0, torch.relu, {"a": (1, None)}), (1.0, torch.relu, own)]
+    names = [kept(Scaled(*each))["name"] for each in given]
+    assert len(set(names)) == len(given) and names == [kept(Scaled(*each))["name"] for each in given]
+
+
+def test_a_module_may_start_from_its_weights_and_from_new_ones_in_one_process() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    new, own = kept(network, "new"), kept(network, "own")
+    first, other = (build_network(new, seed=seed).state_dict()["1.weight"] for seed in (1, 2))
+    assert not torch.equal(first, other)  # though the seed 0 gives the module's own weights
+    assert torch.equal(build_network(own, seed=1).state_dict()["1.weight"], network[1].weight)
+
+
 def test_what_can_be_imported_has_a_path() -> None:
     assert importable_name(odd_networks.mlp) == "odd_networks:mlp"
     assert importable_name(odd_networks.Odd) == "odd_networks:Odd"

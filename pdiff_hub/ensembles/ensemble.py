@@ -19,13 +19,14 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
+from pdiff_hub.checkpoints.index import INDEX_NAME
 from pdiff_hub.ensembles.card import render_ensemble_card
 from pdiff_hub.ensembles.choosing import mean_log, temperature_of, tempered
 from pdiff_hub.ensembles.description import CONFIG, WEIGHTS, Description
 from pdiff_hub.ensembles.figures import Report
-from pdiff_hub.ensembles.opening import network_beside
-from pdiff_hub.errors import PdiffError, require
-from pdiff_hub.exporting import Usage, format_of, write_program
+from pdiff_hub.ensembles.opening import is_ensemble, network_beside
+from pdiff_hub.errors import PdiffError, require, require_known
+from pdiff_hub.exporting import ONNX, TORCH_EXPORT, Usage, format_of, write_program
 from pdiff_hub.networks import build_network
 from pdiff_hub.networks.stacked import StackedNetworks
 from pdiff_hub.records import NetworksFolder, RunFolder
@@ -138,6 +139,13 @@ class Ensemble(nn.Module):
             raise PdiffError(f"{directory} is a file; give a folder to save the ensemble in.")
         if (directory / INDEX).is_file():
             raise PdiffError(f"{directory} holds a pipeline; give the ensemble a folder of its own.")
+        if (directory / INDEX_NAME).is_file():
+            raise PdiffError(f"{directory} holds a data set of checkpoints; give the ensemble a folder of its own.")
+        if (directory / CONFIG).is_file() and not is_ensemble(directory):
+            raise PdiffError(
+                f"{directory / CONFIG} is of something else than an ensemble, which would be overwritten with its "
+                "weights; give the ensemble a folder of its own."
+            )
         directory.mkdir(parents=True, exist_ok=True)
         card = render_ensemble_card(self.description, self.networks.stacked_state(), repo_id or directory.name)
         (directory / CONFIG).unlink(missing_ok=True)  # of an earlier ensemble, whose weights are replaced first
@@ -161,6 +169,7 @@ class Ensemble(nn.Module):
         """
         file, known = Path(file), self.description
         format = format or format_of(file)
+        require_known("format of a program", [format], [TORCH_EXPORT, ONNX])
         usage = Usage(
             known.network,
             None if known.mean is None else tuple(known.mean),

@@ -52,6 +52,11 @@ def make_ensemble(
         candidates = num_models if select is None else max(_LEAST, _PER_NETWORK * num_models)
     enough = type(candidates) is int and candidates >= num_models
     require(enough, "candidates", candidates, f"an integer of at least num_models, {num_models}")
+    if generator is not None:
+        require(isinstance(generator, torch.Generator), "generator", generator, "one torch.Generator, or None")
+    if originals is not None:
+        expected = "a CheckpointDataset, such as CheckpointDataset.from_pretrained(folder), or None"
+        require(isinstance(originals, CheckpointDataset), "originals", originals, expected)
     folder, hub_id, revision = place
     spec = pipe.autoencoder.config.network
     if spec is None:

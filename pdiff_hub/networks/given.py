@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import CodeType, FunctionType
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
+from itertools import chain
+from types import BuiltinFunctionType, CodeType, FunctionType
 from typing import Any, Literal
 
 import torch
@@ -23,6 +25,8 @@ from pdiff_hub.networks.memory import PREFIX, keep
 Weights = Literal["own", "new", "any"]
 """What becomes of a module's weights: networks start from its own, from new ones of each seed, or they do not matter,
 because all that is built is loaded with others."""
+
+_OF_ANY_MODULE = frozenset(vars(nn.Module()))  # whether it is in training, its tensors, its hooks
 
 Given = nn.Module | Callable[..., nn.Module]
 
@@ -49,9 +53,9 @@ def importable_name(network: Given) -> str | None:
 def keep_network(network: Given, options: Mapping[str, Any], *, weights: Weights, shape: Mapping[str, int]) -> Kept:
     """The spec of a network that has no dotted path. It can be built from it in this process.
 
-    Its name ends with a digest of its architecture, of the code of its own modules, and of its first weights by the
-    seed 0 (of a module, if it starts from them, of its own). So the same network gets the same name in another process,
-    and another network does not.
+    Its name ends with a digest of its architecture, of the code of its own modules and their plain attributes, of what
+    becomes of its weights, and of its first ones by the seed 0 (of a module, if it starts from them, of its own). So
+    the same network gets the same name in another process, and another network does not.
 
     Args:
         network: a module, which is copied; or a function or class that makes one, called as `resolve_network` says.
@@ -74,7 +78,7 @@ def keep_network(network: Given, options: Mapping[str, Any], *, weights: Weights
             f"the function that was given as network ({label}) returns the same module each time; let it make a new "
             "one, or give the module itself."
         )
-    name = f"{provisional['name']}-{_digest(built, with_weights=weights != 'any')[:12]}"
+    name = f"{provisional['name']}-{_digest(built, weights)[:12]}"
     keep(name, make)
     own = isinstance(network, nn.Module) and weights == "own"
     return Kept({**provisional, "name": name}, dict(built.state_dict()) if own else None)
@@ -123,23 +127,60 @@ def _reset_of(module: nn.Module) -> Callable[[], object] | None:
     return reset if callable(reset) else None
 
 
-def _digest(network: nn.Module, *, with_weights: bool) -> str:
-    digest = hashlib.sha256()
+def _digest(network: nn.Module, weights: Weights) -> str:
+    # One module may be given twice in a process: to start from its own weights, and from new ones.
+    digest = hashlib.sha256(weights.encode())
     classes: dict[str, type] = {}
     for name, module in network.named_modules():
         kind = type(module)
         digest.update(f"{name} {kind.__qualname__} {module.extra_repr()}\n".encode())
+        for attribute, value in sorted(vars(module).items()):
+            if attribute not in _OF_ANY_MODULE:
+                digest.update(f"{name}.{attribute}\n".encode())
+                _add_value(digest, value)
         classes |= {each.__qualname__: each for each in kind.__mro__ if not each.__module__.startswith("torch.")}
     for name, each in sorted(classes.items()):
-        for function in (value for value in vars(each).values() if isinstance(value, FunctionType)):
-            digest.update(f"{name}.{function.__name__}\n".encode())
-            _add_code(digest, function.__code__)
+        for attribute, value in vars(each).items():
+            if isinstance(value, FunctionType) or not attribute.startswith("__"):
+                digest.update(f"{name}.{attribute}\n".encode())
+                _add_value(digest, value)
     tensors = {**dict(network.named_buffers()), **network.state_dict()}
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        if with_weights:
+        if weights != "any":
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _add_value(digest: Any, value: Any, depth: int = 6) -> None:
+    """Adds an attribute that a forward pass may go by; of what may be another in each process, the type alone."""
+    digest.update(f"{type(value).__qualname__}\n".encode())
+    parts: Iterable[Any] = ()
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype):
+        digest.update(f"{value!r}\n".encode())
+    elif isinstance(value, Tensor):
+        digest.update(f"{value.dtype} {list(value.shape)}\n".encode())
+        if value.layout == torch.strided and not value.is_meta and not value.is_quantized:
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    elif isinstance(value, BuiltinFunctionType | type):
+        digest.update(f"{value.__module__}.{value.__qualname__}\n".encode())
+    elif isinstance(value, FunctionType):
+        _add_code(digest, value.__code__)
+        parts = value.__defaults__ or ()
+    elif isinstance(value, staticmethod | classmethod):
+        parts = [value.__func__]
+    elif isinstance(value, property):
+        parts = [value.fget]
+    elif isinstance(value, partial):
+        parts = [value.func, value.args, value.keywords]
+    elif isinstance(value, list | tuple):
+        parts = value
+    elif isinstance(value, Mapping):
+        parts = chain.from_iterable(value.items())
+    elif is_dataclass(value):
+        parts = [getattr(value, each.name, None) for each in fields(value)]
+    for part in parts if depth else ():
+        _add_value(digest, part, depth - 1)
 
 
 def _add_code(digest: Any, code: CodeType) -> None:

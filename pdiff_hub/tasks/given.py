@@ -77,11 +77,20 @@ def _tables(data: Any) -> dict[str, Any] | None:
 
 
 def _of_tables(tables: dict[str, Any], options: Mapping[str, Any]) -> InMemory:
+    for split, table in tables.items():
+        if table.format["type"] == "custom":
+            raise PdiffError(
+                f"the split {split!r} of the data set has a transform, which would be called anew whenever an image is "
+                "read; take it off with reset_format(), and give a task `augment` for random changes."
+            )
+
     def opened(given: Mapping[str, Any], name: str) -> Source:
         # Without a split for test, some are cut off; `open_given` says how many.
         return source_of_tables(tables, {"test_size": 1, **_present(given)}, name, name)
 
     source = opened(options, "the data set")
+    if empty := [split for role, split in source.found.items() if role == "train_split" and not len(tables[split])]:
+        raise PdiffError(f"the split {empty[0]!r} of the data set has no images; expected at least one of each class.")
     digest = hashlib.sha256(repr(source.classes).encode())
     for role, labels_N in sorted(source.labels.items()):
         digest.update(f"{role} {len(labels_N)}".encode() + labels_N.tobytes())
