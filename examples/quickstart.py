@@ -14,7 +14,7 @@ from pdiff_hub import PDiffPipeline, load_task
 
 
 def main(classes: str = "0,3,7") -> None:
-    pipe = PDiffPipeline.from_pretrained("pipelines/digits-subsets")
+    pipe = PDiffPipeline.from_pretrained("digits-subsets")
     task = load_task(pipe.autoencoder.config.task)
     yes = pipe.conditions.encode(classes)  # 1 for the digits that are asked for, else 0
     images, labels = task.inputs(task.test), yes[task.test.labels_N]
