@@ -241,8 +241,8 @@ def _originals(folder: Path, pipe: PDiffPipeline) -> tuple[CheckpointDataset | N
     place = RunFolder(folder).checkpoints
     if not place.is_dir():
         return None, (
-            f"The checkpoints that it was trained on are gone: {place.name}/ is not in the pipeline's "
-            "folder. So there is no similarity to originals, and no picture of it."
+            f"The checkpoints that it was trained on are not here (no {place.name}/ in the pipeline's folder), so "
+            "nothing is compared with them."
         )
     try:
         originals = CheckpointDataset.from_pretrained(place)

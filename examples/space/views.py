@@ -77,7 +77,10 @@ def _verdict(opened: Opened) -> str:
     if measured.similarity is not None and measured.similarity.original_generated_max is not None:
         highest = measured.similarity.original_generated_max
         numbers += f", mean highest IoU with an original {highest:.3f}, where 1 is the same errors"
-    return _callout("The verdict of its audit", verdict(results), f"<p>{escape(numbers)}.</p>{missing}")
+    # The first sentence says most; all of them would hide what the page is for.
+    first, _, rest = verdict(results).partition(". ")
+    more = f"<details><summary>the rest of it</summary><p>{escape(rest)}</p><p>{escape(numbers)}.</p></details>"
+    return _callout("The verdict of its audit", f"{first.rstrip('.')}.", more + missing)
 
 
 def summary_view(drawn: Sample) -> str:
