@@ -309,7 +309,6 @@ class PDiffPipeline(TypedPipeline):
             return super().progress_bar(iterable, total)
         return progress_bar(total, config.get("desc", "generate"), config.get("unit", "step"))
 
-    @holding("save_directory")
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], safe_serialization: bool = True, **options: Any
     ) -> None:
@@ -323,6 +322,10 @@ class PDiffPipeline(TypedPipeline):
         ValueError for an option of diffusers that cannot be had (`safe_serialization=False`, `variant="fp16"`).
         """
         check_saving(safe_serialization, options)
+        self._save(save_directory)
+
+    @holding("save_directory")
+    def _save(self, save_directory: str | os.PathLike[str]) -> None:
         target = RunFolder(Path(save_directory).resolve())
         parts = [file for name in (*COMPONENTS, CONDITIONER) for file in (target.path / name).glob("*")]
         for file in (target.index, *parts, *target.companions()):
@@ -340,7 +343,7 @@ class PDiffPipeline(TypedPipeline):
                 warnings.warn(
                     f"{target.path} held another pipeline: {stale[0].name} and others, which told of that one, "
                     "were removed.",
-                    stacklevel=2,
+                    stacklevel=4,
                 )
         if self.folder is None or self.folder == target.path:
             return
@@ -351,7 +354,7 @@ class PDiffPipeline(TypedPipeline):
             warnings.warn(
                 f"the pipeline is not the one in {self.folder} any more, so {companions[0].name} and others "
                 "there, which are of that one, were left out.",
-                stacklevel=2,
+                stacklevel=4,
             )
             return
         for file in companions:
