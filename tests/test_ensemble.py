@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
@@ -183,6 +184,13 @@ def test_weights_that_are_missing_or_not_finite(made: tuple[PDiffPipeline, Ensem
     shutil.copy(DIGITS / "model_index.json", tmp_path)
     with pytest.raises(ValueError, match="holds a pipeline"):
         ensemble.save_pretrained(tmp_path)
+
+
+def test_saved_with_other_numbers(made: tuple[PDiffPipeline, Ensemble], tmp_path: Path) -> None:
+    _, ensemble = made
+    copy.deepcopy(ensemble).half().save_pretrained(tmp_path)
+    images = torch.randn(4, 1, 8, 8)
+    assert torch.allclose(Ensemble.from_pretrained(tmp_path)(images), ensemble(images), atol=0.02)
 
 
 def test_nothing_else_is_overwritten(made: tuple[PDiffPipeline, Ensemble], tmp_path: Path) -> None:

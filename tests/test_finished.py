@@ -26,7 +26,9 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "training").mkdir()
     (folder / "unet" / "weights").write_text("w")
     (folder / "results.json").write_text("{}")
-    remember(folder, "mine", ["a.b=1"], recipe, "It does not copy.")
+    (tmp_path / "images" / "cats").mkdir(parents=True)
+    (tmp_path / "images" / "cats" / "0.png").write_text("p")
+    remember(folder, "mine", ["a.b=1"], recipe, "It does not copy.", Path("images"))
     return folder
 
 
@@ -45,6 +47,8 @@ def _touch(folder: Path) -> None:
         lambda folder: (folder / "results.json").unlink(),
         lambda folder: (folder / "unet" / "weights").write_text("v"),
         _touch,
+        lambda folder: (folder.parent / "images" / "cats" / "1.png").write_text("p"),
+        lambda folder: (folder.parent / "images" / "cats" / "0.png").unlink(),
         lambda folder: (folder / "more").write_text(""),
         lambda folder: (folder.parent / "mine" / "recipe.yaml").write_text("seed: 2\n"),
         lambda folder: (folder / "training" / "finished.json").write_text("[1]"),

@@ -87,6 +87,7 @@ def test_the_user_needs_no_flag_again(run: Path) -> None:
     commands = (
         ["audit", str(run), "--num-models", "2", "--metric", "accuracy"],
         ["evaluate", str(run), "--dataset", str(run / "checkpoints"), "--num-models", "2", "--baselines", "0"],
+        ["ensemble", str(run), "--num-models", "2", "--candidates", "3"],
         ["fit", str(run), "--task", "{dataset: digits}", "--num-labels", "20", "--num-models", "1"],
     )
     for arguments in commands:

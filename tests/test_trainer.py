@@ -261,6 +261,9 @@ def test_arguments_are_those_of_a_recipe() -> None:
         ({"num_checkpoints": 20, "collect": {"method": "family", "family": "rotation"}}, "is for fine-tunes and"),
         ({"diffusion": 3}, "diffusion is 3, expected an object with its options, or a mapping"),
         ({"seed": -1}, "seed is -1"),
+        ({"select": 5}, "select is 5"),
+        ({"device": "meta"}, "device meta cannot be used here"),
+        ({"device": "nothing"}, "device nothing cannot be used here"),
     ]
     for options, message in wrongs:
         with pytest.raises(ValueError, match=message):
@@ -289,7 +292,13 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
     classes: Any = [Watching]
     with pytest.raises(PdiffError, match="expected objects of subclasses of PDiffCallback"):
         PDiffTrainer(Own(), TASK, tmp_path / "wrong", callbacks=classes)
+    one: Any = Watching()
+    with pytest.raises(PdiffError, match="expected a list of them"):
+        PDiffTrainer(Own(), TASK, tmp_path / "wrong", callbacks=one)
     assert not (tmp_path / "wrong").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(PdiffError, match="file is a file, expected a folder"):
+        PDiffTrainer(Own(), TASK, tmp_path / "file", say=None).collect()
 
 
 def test_names_and_tasks_of_load_task_work_too(tmp_path: Path) -> None:

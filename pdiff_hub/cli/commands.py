@@ -60,6 +60,7 @@ def run(
     from pdiff_hub.evaluation.table import print_results, verdict
     from pdiff_hub.recipes import find_recipe, load_recipe
     from pdiff_hub.runs.trainer import PDiffTrainer
+    from pdiff_hub.tasks.listing import local_folder
 
     loaded = load_recipe(recipe, override or [])
     file = find_recipe(recipe).resolve()
@@ -74,7 +75,8 @@ def run(
     )
     results = trainer.run()
     print_results(results)
-    remember(directory, recipe, override or [], file, verdict(results))
+    task = loaded.task if isinstance(loaded.task, str) else str(loaded.task["dataset"])
+    remember(directory, recipe, override or [], file, verdict(results), local_folder(task))
     echo(f"Pipeline, report.html, results.json and the pictures are in {directory}")
 
 

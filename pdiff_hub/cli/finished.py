@@ -1,7 +1,7 @@
 """A run that is finished: the same command again finds that nothing is left to do, before torch is loaded.
 
 Loading torch and diffusers takes longer than to see this. So it is decided by the command, the recipe's file, and the
-sizes and times of all files of the run; if any of them is another, the run goes the usual way.
+sizes and times of all files of the run and of a folder of images. If any of them is another, the run goes on as usual.
 """
 
 from __future__ import annotations
@@ -15,8 +15,13 @@ from typing import Any
 _RECORD = Path("training") / "finished.json"
 
 
-def remember(directory: Path, recipe: str, overrides: Sequence[str], file: Path, said: str) -> None:
-    """Records that the run of a recipe, read from `file`, is finished in `directory`. said: what to say next time."""
+def remember(
+    directory: Path, recipe: str, overrides: Sequence[str], file: Path, said: str, images: Path | None = None
+) -> None:
+    """Records that the run of a recipe, read from `file`, is finished in `directory`. said: what to say next time.
+
+    images: the folder of the task's images, if it is one here.
+    """
     from pdiff_hub.safe_files import write_json
 
     record = {
@@ -24,6 +29,7 @@ def remember(directory: Path, recipe: str, overrides: Sequence[str], file: Path,
         "recipe_file": str(file.resolve()),
         "recipe_sha256": _digest(file),
         "files": _files(directory),
+        "images": None if images is None else [str(images.resolve()), _files(images)],
         "said": said,
     }
     write_json(directory / _RECORD, record)
@@ -37,9 +43,10 @@ def said_before(directory: Path, recipe: str, overrides: Sequence[str]) -> str |
             all(record.get(key) == value for key, value in _command(recipe, overrides).items())
             and record.get("recipe_sha256") == _digest(Path(record["recipe_file"]))
             and record.get("files") == _files(directory)
+            and (record["images"] is None or record["images"][1] == _files(Path(record["images"][0])))
         )
         return str(record["said"]) if same else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None  # no record, or a damaged one: the run itself finds out what is left to do
 
 

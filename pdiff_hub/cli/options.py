@@ -90,16 +90,9 @@ def named_task(task: str) -> str:
 def _usable(device: str) -> str:
     """The device; PdiffError if torch cannot use it here. Checked before anything is written."""
     if device != "cpu":
-        import torch
+        from pdiff_hub.networks.devices import require_device
 
-        try:
-            torch.ones(1, device=device).item()  # "meta" holds no numbers
-        # Which error it is differs between devices: a missing GPU, a build without it, a library that is not installed.
-        except (RuntimeError, AssertionError, ImportError, ValueError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise PdiffError(
-                f"--device {device} cannot be used here: {reason}; give cpu, or cuda with a GPU."
-            ) from error
+        require_device(device, "--device")
     return device
 
 

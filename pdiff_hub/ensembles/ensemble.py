@@ -60,6 +60,7 @@ class Ensemble(nn.Module):
         side = description.network["image_size"]
         self.description = description
         self.networks = StackedNetworks(network, states, (description.network["in_channels"], side, side))
+        self._dtypes = {name: tensor.dtype for name, tensor in self.networks.stacked_state().items()}
         require(
             self.networks.num_networks == description.num_networks,
             "the number of networks",
@@ -133,7 +134,10 @@ class Ensemble(nn.Module):
         return (scaled - mean_C11) / std_C11
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *, repo_id: str | None = None) -> None:
-        """Write the ensemble, with its card, into a folder. repo_id: the card's name of it."""
+        """Write the ensemble, with its card, into a folder. repo_id: the card's name of it.
+
+        Numbers are of the network's own types, also after `half()` or `double()`: others could not be opened.
+        """
         directory = Path(save_directory)
         if directory.exists() and not directory.is_dir():
             raise PdiffError(f"{directory} is a file; give a folder to save the ensemble in.")
@@ -146,10 +150,16 @@ class Ensemble(nn.Module):
                 f"{directory / CONFIG} is of something else than an ensemble, which would be overwritten with its "
                 "weights; give the ensemble a folder of its own."
             )
+        if (directory / _CARD).is_file() and not (directory / CONFIG).is_file():
+            raise PdiffError(
+                f"{directory} has a {_CARD} and no ensemble, so its card would be written over it; give the ensemble a "
+                "folder of its own."
+            )
         directory.mkdir(parents=True, exist_ok=True)
-        card = render_ensemble_card(self.description, self.networks.stacked_state(), repo_id or directory.name)
+        stacked = {name: tensor.to(self._dtypes[name]) for name, tensor in self.networks.stacked_state().items()}
+        card = render_ensemble_card(self.description, stacked, repo_id or directory.name)
         (directory / CONFIG).unlink(missing_ok=True)  # of an earlier ensemble, whose weights are replaced first
-        write_safetensors(directory / WEIGHTS, self.networks.stacked_state(), {"format": "pt"})
+        write_safetensors(directory / WEIGHTS, stacked, {"format": "pt"})
         with replacing(directory / _CARD) as temporary:
             temporary.write_text(card, encoding="utf-8")
         self.description.write(directory / CONFIG)

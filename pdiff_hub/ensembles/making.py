@@ -21,6 +21,7 @@ from pdiff_hub.evaluation.known_rows import split_known
 from pdiff_hub.networks.dry_run import build_to_judge
 from pdiff_hub.records import RunFolder
 from pdiff_hub.records.fingerprint import fingerprint
+from pdiff_hub.records.made_here import is_trusted
 from pdiff_hub.tasks import Task, hub_id_of
 from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline
 
@@ -62,9 +63,9 @@ def make_ensemble(
     if spec is None:
         raise PdiffError("this pipeline does not say which network it generates, so no ensemble can be built.")
     layout = pipe.autoencoder.layout
-    network = build_to_judge(spec, layout, "the pipeline", allow_factory=trust_remote_code)
+    network = build_to_judge(spec, layout, "the pipeline", allow_factory=is_trusted(spec, folder, trust_remote_code))
     judging = Judging.of(
-        pipe, spec, task, condition, recipe, images=images, trust_remote_code=trust_remote_code
+        pipe, spec, task, condition, recipe, folder, images=images, trust_remote_code=trust_remote_code
     )  # before anything is generated
     seed = None if generator is None else _seed(generator)
     pipe.set_progress_bar_config(desc="generate", unit="step", delay=2, disable=None)

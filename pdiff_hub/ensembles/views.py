@@ -17,6 +17,7 @@ from pdiff_hub.collect.family import build_family
 from pdiff_hub.collect.family.family import Family
 from pdiff_hub.errors import PdiffError, require
 from pdiff_hub.prediction.predictions import SplitImages
+from pdiff_hub.records.made_here import calls_of, made_here
 from pdiff_hub.tasks import Split, Task, load_recorded_task, load_task
 from pdiff_hub.tasks.normalization import recorded_statistics
 from pdiff_hub.travelling.conditioner import ConditionSpec
@@ -66,18 +67,19 @@ class Judging:
         task: Task | str | Mapping[str, Any] | None,
         condition: Mapping[str, Any] | None,
         recipe: Mapping[str, Any] | None,
+        folder: Path | None,
         *,
         images: str | Path | None,
         trust_remote_code: bool,
     ) -> Judging:
-        """Args as in `PDiffPipeline.ensemble`. spec: the network's. recipe: the pipeline's, if known."""
+        """Args as in `PDiffPipeline.ensemble`. spec: the network's. recipe, folder: the pipeline's, if known."""
         loaded = _task(pipe, task, images)
         family, condition_D = None, None
         if condition is not None and pipe.conditions is not None:
             known = pipe.conditions.name
             require(list(condition) == [known], "the condition", list(condition), f"{[known]}, all that it knows")
             condition_D = pipe.conditions.encode(condition[known])
-            family = _family(recipe, loaded, trust_remote_code)
+            family = _family(recipe, loaded, folder, trust_remote_code)
         answers = loaded.num_classes if family is None else family.num_classes
         found = (loaded.in_channels, loaded.image_size, answers)
         expected = (spec["in_channels"], spec["image_size"], spec["num_classes"])
@@ -119,9 +121,13 @@ def _task(pipe: PDiffPipeline, task: Task | str | Mapping[str, Any] | None, imag
     return replace(loaded, mean=recorded[0], std=recorded[1])
 
 
-def _family(recipe: Mapping[str, Any] | None, task: Task, trust_remote_code: bool) -> Family | None:
+def _family(
+    recipe: Mapping[str, Any] | None, task: Task, folder: Path | None, trust_remote_code: bool
+) -> Family | None:
     """What a condition makes of the task, by the pipeline's recipe; None if its networks all have the same task."""
     collect = (recipe or {}).get("collect", {})
     if collect.get("method") != "family":
         return None
-    return build_family(str(collect.get("family")), collect.get("options") or {}, task, allow_factory=trust_remote_code)
+    calls = calls_of({}, collect)
+    allowed = trust_remote_code or all(made_here(folder, what, call) for what, call in calls.items())
+    return build_family(str(collect.get("family")), collect.get("options") or {}, task, allow_factory=allowed)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from pdiff_hub.errors import PdiffError, require, shortened, unknown_name
+from pdiff_hub.networks.devices import require_device
 
 _MEMORY = "weights are read through a memory map, so leave it out"
 _NO_CODE = "no downloaded code is ever run here, so leave it out"
@@ -110,15 +111,17 @@ def dtype_of(dtype: Any, torch_dtype: Any) -> torch.dtype | None:
 
 def device_of(device_map: Any) -> torch.device | None:
     """The device for all components; PdiffError for a map that would spread them."""
-    if device_map is None or isinstance(device_map, torch.device):
-        return device_map
+    if device_map is None:
+        return None
     try:
-        return torch.device(str(device_map))
+        device = torch.device(str(device_map))
     except RuntimeError:  # also of "auto", "balanced" and of a mapping
         raise PdiffError(
             f"device_map is {shortened(device_map)}, expected one device such as 'cuda', since a pipeline is too small "
             "to be spread over several."
         ) from None
+    require_device(device, "device_map")
+    return device
 
 
 def _refuse(method: str, given: Mapping[str, Any], reasons: Mapping[str, str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pdiff_hub.collect.finetune import FinetuneConfig
 from pdiff_hub.errors import PdiffError, require
+from pdiff_hub.networks.devices import require_device
 from pdiff_hub.recipes import EvaluateConfig, GenerateConfig, Recipe, recipe_from_dict
 from pdiff_hub.recipes.recipe import CollectConfig, method_of
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
@@ -54,6 +55,7 @@ class PDiffArguments:
     def __post_init__(self) -> None:
         if not isinstance(self.output_dir, str | Path):
             raise PdiffError(f"output_dir is {self.output_dir!r}, expected the name of a folder.")
+        require_device(self.device, "device")
         given = {name: _options_of(name, getattr(self, name)) for name in _SECTIONS}
         collect, generate = given["collect"], given["generate"]
         if self.num_checkpoints is not None:
@@ -78,7 +80,8 @@ class PDiffArguments:
         return value
 
     def _others(self) -> dict[str, Any]:
-        select = self.select if isinstance(self.select, str) else list(self.select)
+        several = isinstance(self.select, Sequence) and not isinstance(self.select, str)
+        select = list(self.select) if several else self.select
         return {"select": select, "condition": self.condition, "seed": self.seed}
 
     def recipe(self, task: str | dict[str, Any], network: str | dict[str, Any]) -> Recipe:

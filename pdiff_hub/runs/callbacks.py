@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pdiff_hub.errors import PdiffError
+from pdiff_hub.errors import PdiffError, require
 from pdiff_hub.progress import listening
 from pdiff_hub.records import Results
 
@@ -64,6 +64,7 @@ class Calls:
     """Calls callbacks one after the other, and ends the run if one of them asks for it."""
 
     def __init__(self, callbacks: Sequence[PDiffCallback], args: PDiffArguments):
+        require(isinstance(callbacks, Sequence), "callbacks", callbacks, "a list of them")
         for callback in callbacks:
             if not isinstance(callback, PDiffCallback):
                 raise PdiffError(

@@ -17,7 +17,7 @@ from pdiff_hub.collect.family import FamilyConfig, collect_family, family_classe
 from pdiff_hub.collect.finetune import FinetuneConfig, collect_finetune
 from pdiff_hub.collect.importing import Alignment, ImportConfig, import_checkpoints
 from pdiff_hub.collect.population import PopulationConfig, collect_population
-from pdiff_hub.errors import require, require_known
+from pdiff_hub.errors import PdiffError, require, require_known
 from pdiff_hub.evaluation.evaluate import require_originals
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.networks.dry_run import build_checked
@@ -226,6 +226,7 @@ class Stages:
         """Holds the folder, which keeps the recipe, so that the same one goes on in it and no other."""
         recipe, folder = self.recipe, self.folder
         require_trust(recipe, self._trust_remote_code)
+        _require_no_loss(folder, recipe.file)
         with alone_in(folder.path):
             folder.training.path.mkdir(parents=True, exist_ok=True)
             remove_unfinished(folder.training.path)
@@ -310,6 +311,22 @@ class Stages:
                 trust_remote_code=bool(functions_of(recipe)),  # trusted above, and the same as in data set and pipeline
                 unseen=unseen,
             )
+
+
+def _require_no_loss(folder: RunFolder, recipe: Path | None) -> None:
+    """ValueError if a run that begins in `folder` would write over what somebody else wrote there."""
+    if folder.training.recipe.exists():
+        return  # begun by an earlier run, which wrote its recipe and card
+    if recipe is not None and folder.recipe.exists() and recipe.resolve() == folder.recipe.resolve():
+        raise PdiffError(
+            f"{recipe} lies in the folder of the run, which writes its recipe with every default there: what you wrote "
+            "would be lost; give another output folder."
+        )
+    if folder.card.exists() and not folder.index.exists():
+        raise PdiffError(
+            f"{folder.path} has a {folder.card.name} and no pipeline: a run would write its card over it; give another "
+            "output folder."
+        )
 
 
 class _Clock:

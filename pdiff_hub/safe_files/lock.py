@@ -100,6 +100,8 @@ class FolderLock:
 
     def __init__(self, folder: str | Path):
         folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise PdiffError(f"{folder} is a file, expected a folder to write into; give another name.")
         folder.mkdir(parents=True, exist_ok=True)
         place = folder.resolve()
         with _guard:
