@@ -14,10 +14,12 @@ from loopback_hub import LoopbackHub
 from torch import Tensor
 from typer.testing import CliRunner
 
+from pdiff_hub import export_network
 from pdiff_hub.cli import app
 from pdiff_hub.ensembles import Ensemble, describe_ensemble, is_ensemble
 from pdiff_hub.ensembles.choosing import choose, mean_log, temperature_of, temperature_of_groups, tempered
 from pdiff_hub.ensembles.figures import Figures, Judged, Report
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.hub import describe, pull
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.pipeline import PDiffPipeline
@@ -275,3 +277,29 @@ def test_the_command(tmp_path: Path) -> None:
     assert Ensemble.from_pretrained(tmp_path / "made").description.num_networks == 2
     refused = CliRunner().invoke(app, ["ensemble", str(DIGITS)])
     assert "give --output-dir, or --push-to-hub" in str(refused.exception)
+
+
+def test_what_is_no_network_is_refused(made: tuple[PDiffPipeline, Ensemble], tmp_path: Path) -> None:
+    pipe, ensemble = made
+    states = ensemble.networks.state_dicts()
+    spec = dict(pipe.autoencoder.config.network)
+    broken = [{name: tensor * math.nan for name, tensor in state.items()} for state in states]
+    with pytest.raises(PdiffError, match="is 'not finite', expected finite numbers"):
+        Ensemble.from_networks(spec, broken)
+    with pytest.raises(PdiffError, match="task is 'digits', expected what load_task gives"):
+        Ensemble.from_networks(spec, states, task="digits")  # type: ignore[arg-type]
+    with pytest.raises(PdiffError, match="network is 'mlp3', expected a spec"):
+        Ensemble.from_networks("mlp3", states)  # type: ignore[arg-type]
+    for options, words in (
+        ({"condition": {"classes": "1"}}, "of a pipeline that can be asked"),
+        ({"origin": {"a": math.nan}}, "is no JSON"),
+        ({"origin": {"a": torch.zeros(1)}}, "is no JSON"),
+    ):
+        with pytest.raises(PdiffError, match=words):
+            export_network(pipe, states, tmp_path / "x.pt2", **options)
+    with pytest.raises(PdiffError, match="not finite"):
+        export_network(pipe, broken[0], tmp_path / "x.pt2")
+    assert not (tmp_path / "x.pt2").exists()
+    (tmp_path / "README.md").write_text("my project")
+    with pytest.raises(PdiffError, match="its card would be written over it"):
+        ensemble.save_pretrained(tmp_path)

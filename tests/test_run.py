@@ -277,6 +277,18 @@ def test_values_of_another_type_are_named(changes: dict[str, object], message: s
         stages.run(recipe_from_dict({"task": "digits", "network": "mlp3", **changes}), tmp_path)
 
 
+def test_nothing_that_others_wrote_is_written_over(tmp_path: Path) -> None:
+    mine = tmp_path / "mine" / "recipe.yaml"
+    mine.parent.mkdir()
+    mine.write_text("task: digits  # my own\nnetwork: mlp3\n")
+    with pytest.raises(PdiffError, match="what you wrote would be lost; give another output folder"):
+        stages.run(load_recipe(mine), mine.parent)
+    assert mine.read_text() == "task: digits  # my own\nnetwork: mlp3\n"
+    (tmp_path / "README.md").write_text("my project")
+    with pytest.raises(PdiffError, match="a run would write its card over it"):
+        stages.run(load_recipe(mine), tmp_path)
+
+
 def test_help_has_an_example_each() -> None:
     for name in ("run", "collect", "train", "generate", "evaluate", "audit", "reproduce", "push", "pull", "info"):
         assert f"Example: pdiff {name}" in CliRunner().invoke(app, [name, "--help"]).output

@@ -139,7 +139,7 @@ def test_a_pipeline_without_its_checkpoints_says_what_is_gone(tmp_path: Path) ->
     (folder / "results.json").write_text('{"frontier": {"verdict": "<script>"}}', encoding="utf-8")
     opened = opening.open_pipeline(folder, folder.name)
     drawn = sampling.sample(opened, 2, 0, 2)
-    assert "checkpoints/ is not in the pipeline's folder" in opened.gone
+    assert "checkpoints/ in the pipeline's folder), so nothing is compared" in opened.gone
     assert drawn.similarity_N is None and sampling.method_points(drawn) == {}
     assert [row[3:] for row in sampling.table_rows(drawn)] == [("unknown", "unknown")] * 2
     shown = views.pipeline_view(opened) + views.summary_view(drawn) + views.networks_view(drawn)
@@ -159,7 +159,7 @@ def test_a_pipeline_from_the_hub_brings_no_code(hub: LoopbackHub) -> None:
     assert [path.name for path in folder.rglob("*.py")] == []
     opened = opening.open_pipeline(folder, "someone/digits")
     assert len(sampling.sample(opened, 2, 0, 2)) == 2
-    assert "is not in the pipeline's folder" in opened.gone  # only a pipeline's own files are downloaded
+    assert "in the pipeline's folder), so nothing is compared" in opened.gone  # only a pipeline's own files are downloaded
     assert not (folder / "checkpoints").exists()
     hub.add("someone/else", {"README.md": b"nothing"})
     with pytest.raises(ValueError, match=r"model_index\.json"):

@@ -10,7 +10,7 @@ Shapes: M networks, N images, c classes.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -73,7 +73,7 @@ class Ensemble(nn.Module):
     def from_networks(
         cls,
         network: Mapping[str, Any],
-        state_dicts: Sequence[Mapping[str, Tensor]],
+        state_dicts: Iterable[Mapping[str, Tensor]],
         *,
         task: Task | None = None,
         calibrate: bool = True,
@@ -90,7 +90,12 @@ class Ensemble(nn.Module):
         Raises:
             ValueError: no networks, or tensors that do not fit the network; a task of other classes.
         """
-        spec = dict(network)
+        require(isinstance(network, Mapping), "network", network, "a spec, such as pipe.autoencoder.config.network")
+        require(task is None or isinstance(task, Task), "task", task, "what load_task gives")
+        spec, state_dicts = dict(network), list(state_dicts)
+        for state in state_dicts:
+            for name, tensor in state.items():
+                require(bool(tensor.isfinite().all()), f"tensor {name!r}", "not finite", "finite numbers")
         built = build_network(spec, pretrained=False, allow_factory=trust_remote_code)
         if task is None:
             return cls(built, state_dicts, Description(spec, len(state_dicts)))

@@ -80,10 +80,13 @@ def program_content(network: nn.Module, usage: Usage, name: str, facts: Mapping[
             f"{name} was not written: the pipeline does not say which network it makes and how each channel of its "
             "images is normalised, which the file would have to do; write the weights alone (format safetensors)."
         )
+    try:
+        text = json.dumps(facts, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise PdiffError(f"{name} was not written: what it should say of itself is no JSON ({error}).") from error
     shape = (spec["in_channels"], spec["image_size"], spec["image_size"])
     with torch.no_grad(), _quiet(), _fixed(network):
         program = _program(RawImages(network, mean, std).eval(), shape, name)
-        text = json.dumps(facts)
         return _onnx(program, text, name) if format == ONNX else _pt2(program, text)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from pdiff_hub.errors import PdiffError
+from pdiff_hub.errors import PdiffError, require, shortened
 from pdiff_hub.exporting import MeanProbabilities, format_of, write_program
 from pdiff_hub.networks.stacked import StackedNetworks
 from pdiff_hub.pipeline.pipeline import PDiffPipeline
@@ -17,7 +17,7 @@ from pdiff_hub.pipeline.usage import described, usage_of
 
 def export_network(
     pipe: PDiffPipeline,
-    state_dicts: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]],
+    state_dicts: Mapping[str, Tensor] | Iterable[Mapping[str, Tensor]],
     file: str | Path,
     *,
     condition: Mapping[str, Any] | None = None,
@@ -44,11 +44,18 @@ def export_network(
 
     Raises:
         ValueError: nothing is written. For another suffix, a missing package, a network whose computation no file can
-            hold (with the reason), a pipeline that does not say how its images are normalised.
+            hold (with the reason), a pipeline that does not say how its images are normalised, weights that are not
+            finite, a condition of a pipeline without any, an origin that is no JSON.
     """
     file, usage = Path(file), usage_of(pipe, condition)
     format = format_of(file)
+    if condition is not None and (pipe.conditions is None or not isinstance(condition, Mapping)):
+        raise PdiffError(
+            f"condition is {shortened(condition)}, expected what the networks were asked to be, as a mapping, of a "
+            "pipeline that can be asked (pipe.conditions); leave it out otherwise."
+        )
     several = not isinstance(state_dicts, Mapping)
+    state_dicts = state_dicts if isinstance(state_dicts, Mapping) else list(state_dicts)
     network = built(pipe, state_dicts, trust_remote_code)
     more = {**({"condition": dict(condition)} if condition is not None else {}), **(origin or {})}
     facts = described(pipe, more, usage, format=format, num_averaged=len(state_dicts) if several else 1)
@@ -60,6 +67,9 @@ def built(
     pipe: PDiffPipeline, state_dicts: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]], trust_remote_code: bool
 ) -> nn.Module:
     """The network of a state dict, or one module for several, for normalised images on the CPU; in eval mode."""
+    for state in [state_dicts] if isinstance(state_dicts, Mapping) else state_dicts:
+        for name, tensor in state.items():
+            require(bool(tensor.isfinite().all()), f"tensor {name!r}", "not finite", "finite numbers in every network")
     if isinstance(state_dicts, Mapping):
         return pipe.build_network(dict(state_dicts), trust_remote_code=trust_remote_code)
     if not state_dicts:
