@@ -159,7 +159,8 @@ def test_a_pipeline_from_the_hub_brings_no_code(hub: LoopbackHub) -> None:
     assert [path.name for path in folder.rglob("*.py")] == []
     opened = opening.open_pipeline(folder, "someone/digits")
     assert len(sampling.sample(opened, 2, 0, 2)) == 2
-    assert "in the pipeline's folder), so nothing is compared" in opened.gone  # only a pipeline's own files are downloaded
+    # Only a pipeline's own files are downloaded.
+    assert "in the pipeline's folder), so nothing is compared" in opened.gone
     assert not (folder / "checkpoints").exists()
     hub.add("someone/else", {"README.md": b"nothing"})
     with pytest.raises(ValueError, match=r"model_index\.json"):
