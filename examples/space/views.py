@@ -11,7 +11,8 @@ from opening import Opened
 from sampling import Sample, table_rows
 from torch import Tensor
 
-from pdiff_hub.evaluation.table import accuracy_note, result_tables, verdict
+from pdiff_hub.evaluation.table import accuracy_note, label, result_tables, verdict
+from pdiff_hub.records import Measurements
 
 TITLE = "Networks out of noise"
 INTRODUCTION = f"""<header class="pd-head"><h1>{TITLE}</h1>
@@ -77,10 +78,27 @@ def _verdict(opened: Opened) -> str:
     if measured.similarity is not None and measured.similarity.original_generated_max is not None:
         highest = measured.similarity.original_generated_max
         numbers += f", mean highest IoU with an original {highest:.3f}, where 1 is the same errors"
-    # The first sentence says most; all of them would hide what the page is for.
-    first, _, rest = verdict(results).partition(". ")
-    more = f"<details><summary>the rest of it</summary><p>{escape(rest)}</p><p>{escape(numbers)}.</p></details>"
-    return _callout("The verdict of its audit", f"{first.rstrip('.')}.", more + missing)
+    whole = f"<p>{escape(verdict(results))}</p><p>{escape(numbers)}.</p>"
+    more = f"<details><summary>all of it</summary>{whole}</details>{missing}"
+    return _callout("The verdict of its audit", _in_brief(measured), more)
+
+
+def _in_brief(measured: Measurements) -> str:
+    """Copies, and what is better than the generator: the whole verdict would hide what the page is for."""
+    if measured.requests is not None and measured.requests.unseen:
+        return " ".join(measured.requests.verdicts[:2])
+    said = [] if measured.copies is None else [measured.copies.sentence]
+    if measured.training is not None and measured.training.kept == 0:
+        said.append("Training gained nothing.")
+    if measured.frontier is not None:
+        ways = {label(name): each.verdict for name, each in measured.frontier.versus.items()}
+        better = [name for name, decided in ways.items() if decided == "no"]
+        won = sum(decided == "yes" for decided in ways.values())
+        lost = f"loses to {len(better)} ({', '.join(better)})" if better else "loses to none"
+        said.append(
+            f"At the same novelty of errors it beats {won} of {len(ways)} simple ways to get networks and {lost}."
+        )
+    return " ".join(said)
 
 
 def summary_view(drawn: Sample) -> str:
