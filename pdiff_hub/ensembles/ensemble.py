@@ -224,15 +224,16 @@ class Ensemble(nn.Module):
         """
         name, folder = str(pretrained_model_name_or_path), Path(pretrained_model_name_or_path)
         if not folder.is_dir():
-            options = {"revision": revision, "token": token, "cache_dir": cache_dir}
             folder = pull(
                 name,
                 repo_type="model",
                 what="ensemble",
                 required=CONFIG,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
                 local_files_only=local_files_only,
                 allow_patterns=[CONFIG, WEIGHTS],
-                **options,  # type: ignore[arg-type]
             )
         description = Description.read(folder / CONFIG, name)
         network = network_beside(folder / WEIGHTS, description, name, trust_remote_code=trust_remote_code)
@@ -252,8 +253,8 @@ class Ensemble(nn.Module):
         if "/" not in repo_id or not is_repo_id(repo_id):
             raise PdiffError(f"cannot publish an ensemble as {repo_id!r}; expected owner/name.")
         with suppress(FileNotFoundError):  # usually it does not exist yet
-            there = {"revision": options.get("revision"), "token": options.get("token")}
-            if INDEX in list_files(repo_id, repo_type="model", **there)[1]:  # type: ignore[arg-type]
+            revision, token = options.get("revision"), options.get("token")
+            if INDEX in list_files(repo_id, repo_type="model", revision=revision, token=token)[1]:
                 raise PdiffError(f"{repo_id} holds a pipeline; give the ensemble a repository of its own.")
         options.setdefault("commit_message", "Upload ensemble")
         with temporary_folder("pdiff-ensemble") as directory:
