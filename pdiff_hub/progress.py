@@ -123,13 +123,21 @@ class _Lines:
         self._done, self._beside = initial, ""
         self._began = time.monotonic()
         self._next = self._began + _FIRST_SECONDS
+        self._first: tuple[float, int] | None = None  # when the first step was done, and how many there were then
         self._said = False
 
     def update(self, n: int = 1, /) -> None:
         self._done += n
-        if (now := time.monotonic()) < self._next:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, self._done)
+        if now < self._next:
             return
-        seconds = (now - self._began) / max(1, self._done - self._initial) * (self._total - self._done)
+        # The first step takes longer than the others, which come after what is done once.
+        since, before = self._first if self._done > self._first[1] else (self._began, self._initial)
+        if since == self._began and now - self._began < _EVERY_SECONDS:
+            return
+        seconds = (now - since) / max(1, self._done - before) * (self._total - self._done)
         if not self._said and now - self._began + seconds < _LEAST_SECONDS:
             self._next = self._began + _LEAST_SECONDS  # unless it turns out to be slower
             return

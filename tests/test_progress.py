@@ -65,6 +65,14 @@ def test_the_rate_is_that_of_this_process_and_a_bound_is_called_one(
     assert last == "train diffusion: 920 steps, loss 0.00, done in 20 s"
 
 
+def test_a_slow_first_step_is_not_taken_for_the_rate(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar(100, "train", "step") as bar:
+        for seconds in (20.0, *[0.5] * 99):
+            clock.now += seconds
+            bar.update()
+    assert capsys.readouterr().err.splitlines()[0] == "train: 2 of 100 steps, 49 s left"
+
+
 def test_work_that_turns_out_to_be_slow_is_noticed(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bar(20, "judge", "set") as bar:
         for seconds in (*[0.3] * 10, *[5.0] * 10):
