@@ -29,15 +29,15 @@ from pdiff_hub.records import made_here as notes
 from pdiff_hub.runs.own_code import keep_sources
 
 REFUSED = "which is not allowed here because the spec came from"
-MODULES = ("networks_made_here", "own_package")
+MODULES = ("own_modules", "own_package")
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a module, a recipe that names its function, and what `pdiff run` has made of it."""
     folder = tmp_path_factory.mktemp("own")
-    (folder / "networks_made_here.py").write_text(MODULE.format(mark=str(folder / "imported")))
-    recipe = {"task": "digits", "network": {"name": "networks_made_here:make", "width": 5}, **SMALL}
+    (folder / "own_modules.py").write_text(MODULE.format(mark=str(folder / "imported")))
+    recipe = {"task": "digits", "network": {"name": "own_modules:make", "width": 5}, **SMALL}
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -142,9 +142,7 @@ def test_links(run: Path, tmp_path: Path) -> None:
         aside.rename(run)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"name": "os:system"}, {"name": "networks_made_here:other"}, {"width": 6}, {"more": 1}]
-)
+@pytest.mark.parametrize("changes", [{"name": "os:system"}, {"name": "own_modules:other"}, {"width": 6}, {"more": 1}])
 def test_another_function_or_option_is_not_trusted(run: Path, changes: dict[str, Any]) -> None:
     edit(run / "autoencoder" / "config.json", **changes)
     with pytest.raises(PdiffError, match=REFUSED):
@@ -162,7 +160,7 @@ def test_an_edited_data_set_is_not_trusted(run: Path) -> None:
     assert REFUSED in str(failed.exception) and "os:system" in str(failed.exception)
     index = run / "checkpoints" / "dataset.json"
     content = json.loads(index.read_text())
-    content["network"]["name"] = "networks_made_here:make"
+    content["network"]["name"] = "own_modules:make"
     collect = {"family": "os:system", "options": {}}
     content["collect"] = {"method": "family", "settings": {"collect": collect}}
     index.write_text(json.dumps(content))
@@ -189,9 +187,9 @@ def test_another_user_and_a_forged_note(run: Path, tmp_path: Path, monkeypatch: 
     edit(run / "autoencoder" / "config.json", name="os:system")
     with pytest.raises(PdiffError, match=REFUSED):
         build(run)
-    note["calls"]["network"]["call"]["name"] = "networks_made_here:make"
+    note["calls"]["network"]["call"]["name"] = "own_modules:make"
     RunFolder(run).made_here.write_text(json.dumps(note))
-    edit(run / "autoencoder" / "config.json", name="networks_made_here:make")
+    edit(run / "autoencoder" / "config.json", name="own_modules:make")
     build(run)
     monkeypatch.setenv(notes.STATE_VARIABLE, str(tmp_path / "another"))
     with pytest.raises(PdiffError, match=REFUSED):
@@ -222,24 +220,20 @@ def test_a_pull_over_it_and_a_save_over_it_end_it(run: Path, tmp_path: Path, mon
 
 
 def test_code_that_has_changed_is_not_called(run: Path, made: Path, tmp_path: Path) -> None:
-    module = made / "networks_made_here.py"
+    module = made / "own_modules.py"
     text = module.read_text()
     module.write_text(text + "\nopen('called', 'w').close()\n")
-    with pytest.raises(
-        PdiffError, match=r"was made here by calling .*networks_made_here\.py has changed since: look at it"
-    ):
+    with pytest.raises(PdiffError, match=r"was made here by calling .*own_modules\.py has changed since: look at it"):
         build(run)
     module.unlink()
-    with pytest.raises(PdiffError, match=r"networks_made_here\.py is gone: look at it, then give --trust-remote-code"):
+    with pytest.raises(PdiffError, match=r"own_modules\.py is gone: look at it, then give --trust-remote-code"):
         build(run)
     module.write_text(text)
     # Another module of that name, which Python finds first.
-    (tmp_path / "networks_made_here.py").write_text("open('called', 'w').close()\n")
+    (tmp_path / "own_modules.py").write_text("open('called', 'w').close()\n")
     sys.path.insert(0, str(tmp_path))
     try:
-        with pytest.raises(
-            PdiffError, match=r"networks_made_here\.py is not what Python finds by this name now: look at"
-        ):
+        with pytest.raises(PdiffError, match=r"own_modules\.py is not what Python finds by this name now: look at"):
             build(run)
     finally:
         sys.path.remove(str(tmp_path))
@@ -250,21 +244,18 @@ def test_code_that_has_changed_is_not_called(run: Path, made: Path, tmp_path: Pa
 def test_the_source_goes_with_the_pipeline_as_a_text(
     run: Path, made: Path, tmp_path: Path, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = made / "networks_made_here.py"
-    copy = run / "network_source" / "networks_made_here.py"
+    source = made / "own_modules.py"
+    copy = run / "network_source" / "own_modules.py"
     assert copy.read_bytes() == source.read_bytes() and RunFolder(run).sources() == [copy]
     pushed = CliRunner().invoke(app, ["push", str(run), "user/own"])
     assert pushed.exit_code == 0 and f"{copy} goes with it" in pushed.output.replace("\n", "")
     files = hub.files("user/own")
-    assert files["network_source/networks_made_here.py"] == source.read_bytes()
+    assert files["network_source/own_modules.py"] == source.read_bytes()
     assert not [path for path in files if "made-here" in path or path.startswith("training/")]
     card = " ".join(files["README.md"].decode().split())
     assert "network = pipe.build_network(out.state_dicts[0], trust_remote_code=True) ```" in card
-    assert (
-        "`build_network` calls `networks_made_here:make`. Its source is [`network_source/networks_made_here.py`]"
-        in card
-    )
-    assert "`hf download user/own network_source/networks_made_here.py --local-dir .` fetches it" in card
+    assert "`build_network` calls `own_modules:make`. Its source is [`network_source/own_modules.py`]" in card
+    assert "`hf download user/own network_source/own_modules.py --local-dir .` fetches it" in card
     assert "PYTHONPATH=network_source" in card and "pdiff run recipe.yaml --output-dir own --trust-remote-code" in card
     # Whoever opens it gets no code, and none is run.
     theirs = PDiffPipeline.from_pretrained("user/own")
@@ -276,13 +267,13 @@ def test_the_source_goes_with_the_pipeline_as_a_text(
             build(folder)
     # What the card says works.
     (tmp_path / "network_source").mkdir()
-    (tmp_path / "network_source" / "networks_made_here.py").write_bytes(files["network_source/networks_made_here.py"])
+    (tmp_path / "network_source" / "own_modules.py").write_bytes(files["network_source/own_modules.py"])
     monkeypatch.syspath_prepend(tmp_path / "network_source")
     assert isinstance(theirs.build_network(trust_remote_code=True), torch.nn.Sequential)
     # Without the file, the card says whom to ask.
     copy.unlink()
     write_card(run)
-    assert "ask the author of this pipeline for the file of the Python module `networks_made_here`" in " ".join(
+    assert "ask the author of this pipeline for the file of the Python module `own_modules`" in " ".join(
         RunFolder(run).card.read_text().split()
     )
 
@@ -290,7 +281,7 @@ def test_the_source_goes_with_the_pipeline_as_a_text(
 def test_saved_with_its_source_and_through_no_link(run: Path, tmp_path: Path) -> None:
     pipe = PDiffPipeline.from_pretrained(run)
     pipe.save_pretrained(tmp_path / "saved")
-    assert (tmp_path / "saved" / "network_source" / "networks_made_here.py").is_file()
+    assert (tmp_path / "saved" / "network_source" / "own_modules.py").is_file()
     assert not RunFolder(tmp_path / "saved").made_here.exists()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "linked").mkdir()
@@ -298,7 +289,7 @@ def test_saved_with_its_source_and_through_no_link(run: Path, tmp_path: Path) ->
     with pytest.raises(PdiffError, match="is a link to"):
         pipe.save_pretrained(tmp_path / "linked")
     assert not [*(tmp_path / "elsewhere").iterdir()]
-    source = run / "network_source" / "networks_made_here.py"
+    source = run / "network_source" / "own_modules.py"
     source.unlink()
     (tmp_path / "secret.py").write_text("token = 1")
     source.symlink_to(tmp_path / "secret.py")
@@ -318,11 +309,11 @@ def test_which_sources_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "own_package").mkdir()
     (tmp_path / "own_package" / "networks.py").write_text("x = 1")
     assert kept("own_package.networks:make") == ["network_source/own_package/networks.py"]
-    (tmp_path / "networks_made_here.py").write_text("#" * (1 << 20))
-    assert kept("networks_made_here:make") == ["network_source/networks_made_here.py"]  # in place of the earlier one
-    (tmp_path / "networks_made_here.py").write_text("#" * ((1 << 20) + 1))
+    (tmp_path / "own_modules.py").write_text("#" * (1 << 20))
+    assert kept("own_modules:make") == ["network_source/own_modules.py"]  # in place of the earlier one
+    (tmp_path / "own_modules.py").write_text("#" * ((1 << 20) + 1))
     for name in (
-        "networks_made_here:make",
+        "own_modules:make",
         "torch.nn:Linear",
         "json.decoder:JSONDecoder",
         "posix:system",
@@ -341,7 +332,7 @@ def test_only_a_secret_that_nobody_else_can_read_counts(
 ) -> None:
     state = tmp_path / "state"
     monkeypatch.setenv(notes.STATE_VARIABLE, str(state))
-    call = {"name": "networks_made_here:make", "width": 5}
+    call = {"name": "own_modules:make", "width": 5}
     monkeypatch.syspath_prepend(run.parent)
     folder = tmp_path / "folder"
     folder.mkdir()
