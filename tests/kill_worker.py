@@ -50,8 +50,6 @@ class Ended:
 
 def serve(orders: Connection) -> None:
     """Answers each `Order` with an `Ended`; the first it runs itself, and the others in forks. None is the last one."""
-    from pdiff_hub import cli  # noqa: F401  # before the first fork
-
     first = True
     while (order := orders.recv()) is not None:
         orders.send(_run_here(order) if first else _run_in_fork(order))

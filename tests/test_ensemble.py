@@ -17,11 +17,12 @@ from typer.testing import CliRunner
 from pdiff_hub import export_network
 from pdiff_hub.cli import app
 from pdiff_hub.ensembles import Ensemble, describe_ensemble, is_ensemble
-from pdiff_hub.ensembles.choosing import choose, mean_log, temperature_of, temperature_of_groups, tempered
+from pdiff_hub.ensembles.choosing import choose, temperature_of, temperature_of_groups, tempered
 from pdiff_hub.ensembles.figures import Figures, Judged, Report
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.hub import describe, pull
 from pdiff_hub.networks import build_network, resolve_network
+from pdiff_hub.networks.stacked import mean_log
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.tasks import load_task
 

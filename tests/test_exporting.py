@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -40,10 +39,6 @@ MLP = resolve_network({"name": "mlp3", "hidden": [4, 4]}, in_channels=1, image_s
 NAMES = tuple("0123456789")
 USAGE = Usage(MLP, (0.3,), (0.4,), NAMES, None)
 PIXELS = torch.randint(256, (6, 1, 8, 8), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-needs_onnx = pytest.mark.skipif(
-    any(importlib.util.find_spec(package) is None for package in ("onnx", "onnxscript", "onnxruntime")),
-    reason="onnx, onnxscript or onnxruntime is not installed: pip install '.[dev]'",
-)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +102,6 @@ def test_with_torch_alone(pipe: PDiffPipeline, task: Task, expected: Tensor, tmp
             network(wrong)
 
 
-@needs_onnx
 def test_with_onnxruntime_alone(pipe: PDiffPipeline, task: Task, expected: Tensor, tmp_path: Path) -> None:
     import onnx
     import onnxruntime
@@ -126,7 +120,7 @@ def test_with_onnxruntime_alone(pipe: PDiffPipeline, task: Task, expected: Tenso
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["torch-export", pytest.param("onnx", marks=needs_onnx)])
+@pytest.mark.parametrize("format", ["torch-export", "onnx"])
 def test_in_an_environment_of_its_own(
     pipe: PDiffPipeline, task: Task, expected: Tensor, tmp_path: Path, format: str
 ) -> None:
@@ -361,7 +355,6 @@ def test_paths_of_this_machine_are_not_written(task: Task, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@needs_onnx
 def test_the_page_does_what_it_says(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
     page = (ROOT / "docs" / "take-home.md").read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ from pdiff_hub.cli import app
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.hub import describe, kind_of, pull, push_folder
 from pdiff_hub.records import RunFolder
-from pdiff_hub.records.shipped import hint, is_shipped, local_folder, shipped
+from pdiff_hub.records.shipped import folder_or_shipped, hint, is_shipped, shipped
 from pdiff_hub.runs import judging_numbers
 
 ROOT = Path(__file__).parents[1]
@@ -50,14 +50,17 @@ def shown(*arguments: object) -> str:
 
 
 def test_a_folder_goes_first_then_what_is_shipped_then_the_hub(elsewhere: Path) -> None:
-    assert local_folder("digits-mlp3") == shipped()["digits-mlp3"] == SHIPPED and is_shipped(SHIPPED)
+    assert folder_or_shipped("digits-mlp3") == shipped()["digits-mlp3"] == SHIPPED and is_shipped(SHIPPED)
     pipe = PDiffPipeline.from_pretrained("digits-mlp3")
     assert pipe.folder == SHIPPED and pipe.hub_id is None
     assert (
-        local_folder("user/digits-mlp3") is local_folder("digits-mpl3") is local_folder("pipelines/digits-mlp3") is None
+        folder_or_shipped("user/digits-mlp3")
+        is folder_or_shipped("digits-mpl3")
+        is folder_or_shipped("pipelines/digits-mlp3")
+        is None
     )
     (elsewhere / "digits-mlp3").mkdir()
-    assert local_folder("digits-mlp3") == Path("digits-mlp3") and not is_shipped(Path("digits-mlp3"))
+    assert folder_or_shipped("digits-mlp3") == Path("digits-mlp3") and not is_shipped(Path("digits-mlp3"))
     with pytest.raises(FileNotFoundError, match=rf"^digits-mlp3 is no pipeline: .*of this name is in {SHIPPED}"):
         PDiffPipeline.from_pretrained("digits-mlp3")
     assert "holds no pipeline" in said("info", "digits-mlp3")

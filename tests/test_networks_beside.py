@@ -22,7 +22,7 @@ from pdiff_hub.hub.networks import GeneratedNetwork
 from pdiff_hub.hub.networks.generated import write_generated_network
 from pdiff_hub.networks import NETWORK_NAMES, build_network, resolve_network
 from pdiff_hub.networks.beside import build_beside, require_bounded
-from pdiff_hub.runs.judging import audit
+from pdiff_hub.runs.auditing import audit
 
 SHIPPED = Path(__file__).parents[1] / "pipelines" / "digits-mlp3"
 MLP = resolve_network({"name": "mlp3", "hidden": [8, 6]}, in_channels=1, image_size=8, num_classes=10)

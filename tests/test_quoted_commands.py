@@ -240,7 +240,8 @@ def test_docstrings_and_messages_quote_commands_that_exist() -> None:
             quoted += 1
         for words in re.findall(r"pip install ([^`\"\n)]+)", text):
             try:
-                _check_pip(["install", *shlex.split(words.partition(" in ")[0])])
+                sentence = re.sub(r"(?<=[\w'\]])\.$", "", words.partition(" in ")[0])  # its full stop
+                _check_pip(["install", *shlex.split(sentence)])
             except AssertionError as error:
                 pytest.fail(f"{file}: {error}")
             quoted += 1

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 
 from pdiff_hub.errors import PdiffError, shortened
 from pdiff_hub.safe_files import read_json
-from pdiff_hub.safe_files.checking import checked
+from pdiff_hub.safe_files.checking import checked, require_version
 from pdiff_hub.safe_files.layouts import LayoutFields
 
 INDEX_NAME = "dataset.json"
@@ -35,12 +35,7 @@ def read_index(path: Path) -> dict[str, Any]:
     index = read_json(file)
     if index.get("format") != FORMAT:
         raise PdiffError(f'{file} does not describe a checkpoint data set (expected "format": "{FORMAT}").')
-    version = index.get("format_version")
-    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
-        raise PdiffError(
-            f"{file} has format version {version!r}, and this pdiff-hub reads up to {FORMAT_VERSION}; "
-            "upgrade with: pip install . in a newer copy of its source."
-        )
+    require_version(index.get("format_version"), FORMAT_VERSION, str(file))
     index.setdefault("frozen", None)
     found = checked(_Index, index, str(file), _REMEDY)
     for tensor in (*found.layout.entries, *found.layout.frozen):

@@ -31,13 +31,13 @@ def push(
     """
     from pdiff_hub.hub import push_folder
     from pdiff_hub.records import RunFolder
-    from pdiff_hub.records.shipped import local_folder
+    from pdiff_hub.records.shipped import folder_or_shipped
     from pdiff_hub.transfer import PushOptions
 
     options = PushOptions(private=private or None, revision=revision, create_pr=create_pr)
     if message is not None:
         options["commit_message"] = message
-    for source in RunFolder(local_folder(folder) or Path(folder)).sources():
+    for source in RunFolder(folder_or_shipped(folder) or Path(folder)).sources():
         echo(f"{source} goes with it, so that others can see how its networks are built.")
     echo(push_folder(folder, repo_id, checkpoints_id=checkpoints_id, append=append, **options))
 

@@ -7,11 +7,11 @@ import sys
 
 import typer
 
-from pdiff_hub.cli import commands, ensembles, hub, listing, recipe_options
+from pdiff_hub.cli import commands, ensembles, hub, judging, listing, recipe_options
 from pdiff_hub.cli.options import app
 from pdiff_hub.errors import PdiffError, escape_what_has_no_code, printable
 
-__all__ = ["app", "commands", "ensembles", "hub", "listing", "main", "recipe_options"]
+__all__ = ["app", "commands", "ensembles", "hub", "judging", "listing", "main", "recipe_options"]
 
 
 def main() -> None:

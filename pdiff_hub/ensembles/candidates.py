@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.rows import PickedRows
-from pdiff_hub.ensembles.choosing import choose, mean_log, temperature_of_groups
+from pdiff_hub.ensembles.choosing import choose, temperature_of_groups
 from pdiff_hub.ensembles.figures import Judged
 from pdiff_hub.ensembles.views import View
+from pdiff_hub.networks.stacked import mean_log
 from pdiff_hub.prediction.predictions import predict_logits
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 from pdiff_hub.travelling.pipeline_pdiff import PDiffPipeline, require_finite

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from pdiff_hub.networks.stacked import mean_log
+
 _DISAGREEMENT = 0.1  # nats of loss that a network may cost which answers all images in another way
 _TEMPERATURES = torch.linspace(math.log(0.05), math.log(20), 240, dtype=torch.float64).exp().tolist()
 _SURE = 2.0  # standard errors by which a temperature must lower the loss to be used
@@ -52,11 +54,6 @@ def _most_diverse(log_BNc: Tensor, labels_N: Tensor, number: int) -> list[int]:
 
 
 WAYS: Mapping[str, Callable[[Tensor, Tensor, int], list[int]]] = {"accuracy": _most_accurate, "diverse": _most_diverse}
-
-
-def mean_log(log_BNc: Tensor) -> Tensor:
-    """Logarithms of the mean probabilities, [N,c]. In logarithms, as no probability is too small for them."""
-    return log_BNc.logsumexp(dim=0) - math.log(len(log_BNc))
 
 
 def tempered(log_Xc: Tensor, temperature: float) -> Tensor:

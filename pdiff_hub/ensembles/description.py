@@ -10,7 +10,7 @@ from typing import Any
 from pdiff_hub.ensembles.figures import Report
 from pdiff_hub.errors import PdiffError, shortened
 from pdiff_hub.safe_files import read_json, write_json
-from pdiff_hub.safe_files.checking import checked
+from pdiff_hub.safe_files.checking import checked, require_version
 from pdiff_hub.tasks.normalization import checked_normalize
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -90,12 +90,7 @@ class Description:
                 f"{name} is no ensemble: its {CONFIG} says nothing of one. A single network is opened with "
                 "pdiff_hub.hub.GeneratedNetwork, a pipeline with PDiffPipeline."
             )
-        version = config.get("format_version")
-        if type(version) is int and version > FORMAT_VERSION:
-            raise PdiffError(
-                f"{name} has format version {version}, and this pdiff-hub reads up to {FORMAT_VERSION}; "
-                "upgrade with: pip install -U pdiff-hub."
-            )
+        require_version(config.get("format_version"), FORMAT_VERSION, name)
         where = f"{name}: its {CONFIG}"
         found = checked(cls, config.get(KIND), where, "restore the file, or ask its author for one that is whole.")
         found._require_sound(where)

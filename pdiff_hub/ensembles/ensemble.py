@@ -21,19 +21,19 @@ from torch import Tensor, nn
 
 from pdiff_hub.checkpoints.index import INDEX_NAME
 from pdiff_hub.ensembles.card import render_ensemble_card
-from pdiff_hub.ensembles.choosing import mean_log, temperature_of, tempered
-from pdiff_hub.ensembles.description import CONFIG, WEIGHTS, Description
+from pdiff_hub.ensembles.choosing import temperature_of, tempered
+from pdiff_hub.ensembles.description import CONFIG, KIND, WEIGHTS, Description
 from pdiff_hub.ensembles.figures import Report
 from pdiff_hub.ensembles.opening import is_ensemble, network_beside
 from pdiff_hub.errors import PdiffError, require, require_known
 from pdiff_hub.exporting import ONNX, TORCH_EXPORT, Usage, format_of, write_program
 from pdiff_hub.networks import build_network
-from pdiff_hub.networks.stacked import StackedNetworks
+from pdiff_hub.networks.stacked import StackedNetworks, mean_log
 from pdiff_hub.records import NetworksFolder, RunFolder
 from pdiff_hub.safe_files import replacing, write_safetensors
 from pdiff_hub.safe_files.tensors import read_tensors, require_finite
 from pdiff_hub.tasks import Task
-from pdiff_hub.transfer import PushOptions, is_repo_id, list_files, pull, push_files, temporary_folder
+from pdiff_hub.transfer import PushOptions, folder_of_model, is_repo_id, list_files, push_files, temporary_folder
 from pdiff_hub.travelling.pipeline_pdiff import INDEX
 
 _CARD = RunFolder(Path()).card.name
@@ -222,19 +222,16 @@ class Ensemble(nn.Module):
                 not finite or do not fit the network.
             PermissionError, FileNotFoundError, ConnectionError: as `pdiff_hub.transfer.pull` raises them.
         """
-        name, folder = str(pretrained_model_name_or_path), Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
-            folder = pull(
-                name,
-                repo_type="model",
-                what="ensemble",
-                required=CONFIG,
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                allow_patterns=[CONFIG, WEIGHTS],
-            )
+        name = os.fspath(pretrained_model_name_or_path)
+        folder = folder_of_model(
+            name,
+            KIND,
+            [CONFIG, WEIGHTS],
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
         description = Description.read(folder / CONFIG, name)
         network = network_beside(folder / WEIGHTS, description, name, trust_remote_code=trust_remote_code)
         states = read_tensors(folder / WEIGHTS)

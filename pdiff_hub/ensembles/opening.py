@@ -12,18 +12,14 @@ from pdiff_hub.errors import PdiffError, printable
 from pdiff_hub.networks import NETWORK_NAMES, build_network
 from pdiff_hub.networks.beside import require_bounded, sketch
 from pdiff_hub.safe_files import read_json
-from pdiff_hub.safe_files.tensors import Stored, read_header
-from pdiff_hub.transfer import pull
+from pdiff_hub.safe_files.tensors import Stored, read_header, require_weights
+from pdiff_hub.transfer import folder_of_model
 
 
 def network_beside(file: Path, description: Description, name: str, *, trust_remote_code: bool) -> nn.Module:
     """The network, not loaded; ValueError unless `file` holds its tensors, stacked. Sizes are compared before anything
     is built, and no number is read."""
-    if not file.is_file():
-        raise PdiffError(
-            f"{name} has no {WEIGHTS}. Weights in another format are not opened, because reading a pickle can run "
-            "code; ask its author for safetensors."
-        )
+    require_weights(file, name)
     stored, spec, where = read_header(file), description.network, f"{name}: its {CONFIG}"
     if spec["name"] in NETWORK_NAMES:
         # Whether a tensor is of one network or of all is not known before the network is, so either may be meant.
@@ -50,17 +46,8 @@ def describe_ensemble(path_or_id: str | Path, *, revision: str | None = None, to
     Raises:
         ValueError, FileNotFoundError: it is no ensemble, or its configuration is damaged.
     """
-    name, folder = str(path_or_id), Path(path_or_id)
-    if not folder.is_dir():
-        folder = pull(
-            name,
-            repo_type="model",
-            what="ensemble",
-            required=CONFIG,
-            revision=revision,
-            token=token,
-            allow_patterns=[CONFIG],
-        )
+    name = str(path_or_id)
+    folder = folder_of_model(name, KIND, [CONFIG], revision=revision, token=token)
     known = Description.read(folder / CONFIG, name)
     task = "" if known.task is None else f" for {known.task}"
     lines = [

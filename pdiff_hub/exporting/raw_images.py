@@ -5,13 +5,13 @@ Shapes: M networks, N images (N x C x H x W), c classes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from pdiff_hub.networks import logits
+from pdiff_hub.networks.stacked import mean_log
 
 
 class RawImages(nn.Module):
@@ -50,5 +50,4 @@ class MeanProbabilities(nn.Module):
         self.networks = networks
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        answers_MNc = self.networks(images_NCHW)
-        return answers_MNc.log_softmax(dim=2).logsumexp(dim=0) - math.log(answers_MNc.shape[0])
+        return mean_log(self.networks(images_NCHW).log_softmax(dim=2))

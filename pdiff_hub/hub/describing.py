@@ -14,7 +14,7 @@ from pdiff_hub.hub.kinds import dataset_index, kind_of, kind_of_folder, network_
 from pdiff_hub.hub.networks.generated import CONFIG
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.records import NetworksFolder, Results, RunFolder
-from pdiff_hub.records.shipped import local_folder
+from pdiff_hub.records.shipped import folder_or_shipped
 from pdiff_hub.safe_files import read_json
 from pdiff_hub.safe_files.tensors import read_header
 from pdiff_hub.tasks.normalization import shown
@@ -33,7 +33,7 @@ def describe(
     path_or_id: str | Path, *, revision: str | None = None, token: str | bool | None = None
 ) -> tuple[str, Results | None]:
     """A line or two about what a folder, shipped pipeline or Hub repository holds, and a pipeline's results, if any."""
-    name, folder = str(path_or_id), local_folder(path_or_id)
+    name, folder = str(path_or_id), folder_or_shipped(path_or_id)
     kind = kind_of(name, revision=revision, token=token) if folder is None else kind_of_folder(folder)
     if kind == "network":
         return _networks(folder or network_files(name, revision, token)), None

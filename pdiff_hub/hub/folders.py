@@ -20,7 +20,7 @@ from pdiff_hub.pipeline.opening import download
 from pdiff_hub.pipeline.pushing import push_saved_pipeline
 from pdiff_hub.recipes import recipe_of
 from pdiff_hub.records import Checkpoints, RunFolder
-from pdiff_hub.records.shipped import hint, local_folder
+from pdiff_hub.records.shipped import folder_or_shipped, hint
 from pdiff_hub.transfer import PushOptions, require_own, staging
 from pdiff_hub.travelling.pipeline_pdiff import INDEX
 
@@ -41,7 +41,7 @@ def push_folder(
         append: as in `CheckpointDataset.push_to_hub`; for a data set only.
         options: private, revision, commit_message, create_pr and token, as in these two.
     """
-    name, folder = str(folder), local_folder(folder) or Path(folder)
+    name, folder = str(folder), folder_or_shipped(folder) or Path(folder)
     if RunFolder(folder).index.is_file():
         if append:
             raise PdiffError(f"{folder} is a pipeline, which cannot be appended to another; append is for data sets.")

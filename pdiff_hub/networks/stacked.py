@@ -6,6 +6,7 @@ Shapes: M networks, N images (N x C x H x W), c classes.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -161,3 +162,8 @@ def _require_tensor(
     if found.shape[more:] != expected.shape or found.dtype != expected.dtype:
         kinds = [f"{tensor.dtype} {list(tensor.shape)}".removeprefix("torch.") for tensor in (found, expected)]
         raise PdiffError(f"tensor {name!r} of {where} is {kinds[0]}, and {kinds[1]} in the network.")
+
+
+def mean_log(log_MNc: Tensor) -> Tensor:
+    """Logarithms of the mean probabilities, [N,c]. In logarithms, as no probability is too small for them."""
+    return log_MNc.logsumexp(dim=0) - math.log(len(log_MNc))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +18,7 @@ from pdiff_hub.networks.beside import build_beside
 from pdiff_hub.networks.dry_run import dry_run
 from pdiff_hub.networks.given import supplied
 from pdiff_hub.pipeline.calling import TypedPipeline
+from pdiff_hub.pipeline.companions import bring_companions, remove_stale
 from pdiff_hub.pipeline.fitting import (
     STEPS,
     centers,
@@ -37,7 +36,7 @@ from pdiff_hub.recipes import recipe_of
 from pdiff_hub.records import RunFolder
 from pdiff_hub.records.fingerprint import fingerprint
 from pdiff_hub.records.made_here import forget, is_trusted
-from pdiff_hub.records.shipped import local_folder
+from pdiff_hub.records.shipped import folder_or_shipped
 from pdiff_hub.safe_files.lock import alone_in
 from pdiff_hub.tasks import Task
 from pdiff_hub.transfer import commit_of, require_own
@@ -106,7 +105,7 @@ class PDiffPipeline(TypedPipeline):
         components = check_opening(components, ARGUMENTS)
         number, device = dtype_of(dtype, torch_dtype), device_of(device_map)
         name = str(pretrained_model_name_or_path)
-        found = local_folder(pretrained_model_name_or_path)
+        found = folder_or_shipped(pretrained_model_name_or_path)
         if found is not None and revision is not None:
             what = "a local folder" if Path(name).is_dir() else "shipped with this package"
             raise PdiffError(f"{name} is {what}, which has no revision {revision!r}.")
@@ -337,31 +336,9 @@ class PDiffPipeline(TypedPipeline):
         if self.folder != target.path:
             forget(target.path)
         if before is not None and before != fingerprint(target):
-            stale = [file for file in there if file != target.recipe]
-            for file in stale:
-                file.unlink()
-            if stale:
-                warnings.warn(
-                    f"{target.path} held another pipeline: {stale[0].name} and others, which told of that one, "
-                    "were removed.",
-                    stacklevel=3,
-                )
-        if self.folder is None or self.folder == target.path:
-            return
-        source = RunFolder(self.folder)
-        if not (companions := source.companions()):
-            return
-        if fingerprint(source) != fingerprint(target):
-            warnings.warn(
-                f"the pipeline is not the one in {self.folder} any more, so {companions[0].name} and others "
-                "there, which are of that one, were left out.",
-                stacklevel=3,
-            )
-            return
-        for file in companions:
-            copy = require_own(target.path / file.relative_to(source.path), target.path)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(require_own(file, source.path), copy)
+            remove_stale(target, there)
+        if self.folder is not None and self.folder != target.path:
+            bring_companions(RunFolder(self.folder), target)
 
     def push_to_hub(
         self,

@@ -21,7 +21,7 @@ def shipped() -> dict[str, Path]:
     return {file.parent.name: file.parent for folder in FOLDERS for file in sorted(folder.glob(pattern))}
 
 
-def local_folder(name: str | os.PathLike[str]) -> Path | None:
+def folder_or_shipped(name: str | os.PathLike[str]) -> Path | None:
     """The folder that `name` means: one that exists, else that of the shipped pipeline of this name, else None.
 
     None means that it can only be the id of a Hub repository. PdiffError for a shipped recipe without weights.

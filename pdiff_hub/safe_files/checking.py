@@ -34,6 +34,15 @@ def checked(kind: type[T], data: object, what: str, remedy: str) -> T:
         raise PdiffError(f"{what}: {shortened(key)} is wrong ({first['msg']}{found}); {remedy}") from error
 
 
+def require_version(found: object, newest: int, what: str) -> None:
+    """PdiffError unless a format version is one that this package reads. what: whose it is, for the error."""
+    if type(found) is not int or not 1 <= found <= newest:
+        raise PdiffError(
+            f"{what} has format version {found!r}, and this pdiff-hub reads up to {newest}; upgrade with: pip install "
+            ". in a newer copy of its source."
+        )
+
+
 @cache
 def _adapter(kind: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(cast(Any, kind))

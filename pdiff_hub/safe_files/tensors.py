@@ -85,6 +85,15 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise _damaged(file, one_line(error)) from error
 
 
+def require_weights(file: Path, name: str) -> None:
+    """PdiffError unless the weights of `name`, a file of safetensors, are there."""
+    if not file.is_file():
+        raise PdiffError(
+            f"{name} has no {file.name}. Weights in another format are not opened, because reading a pickle can run "
+            "code; ask its author for safetensors."
+        )
+
+
 def require_finite(file: Path, tensors: Mapping[str, Tensor], release: Callable[[Tensor], None] | None = None) -> None:
     """PdiffError names file and tensor if a number is NaN or infinite. release: called with each tensor once read."""
     for name, tensor in tensors.items():

@@ -195,6 +195,35 @@ def list_files(
     return head, {path: entry.size for path, entry in tree.items()}
 
 
+def folder_of_model(
+    path_or_id: str,
+    what: str,
+    files: Sequence[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The folder of this name, or else that of the model repository of this id in the client's cache, as `pull` gives.
+
+    files: those that are needed of a repository, of which the first makes it `what` it should be.
+    """
+    if (folder := Path(path_or_id)).is_dir():
+        return folder
+    return pull(
+        path_or_id,
+        repo_type="model",
+        what=what,
+        required=files[0],
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        allow_patterns=files,
+    )
+
+
 def pull(
     repo_id: str,
     *,

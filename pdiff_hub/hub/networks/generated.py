@@ -20,8 +20,9 @@ from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import NETWORK_NAMES, build_network, logits
 from pdiff_hub.networks.beside import require_bounded, sketch
 from pdiff_hub.safe_files import read_json, write_json, write_safetensors
-from pdiff_hub.safe_files.tensors import read_metadata, read_tensors, require_finite
-from pdiff_hub.transfer import pull
+from pdiff_hub.safe_files.checking import require_version
+from pdiff_hub.safe_files.tensors import read_metadata, read_tensors, require_finite, require_weights
+from pdiff_hub.transfer import folder_of_model
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT_VERSION = 1
@@ -79,19 +80,16 @@ class GeneratedNetwork(
 
         Others as `pdiff_hub.transfer.pull` raises them.
         """
-        name, folder = str(pretrained_model_name_or_path), Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
-            folder = pull(
-                name,
-                repo_type="model",
-                what="generated network",
-                required=CONFIG,
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                allow_patterns=[CONFIG, WEIGHTS],
-            )
+        name = str(pretrained_model_name_or_path)
+        folder = folder_of_model(
+            name,
+            "generated network",
+            [CONFIG, WEIGHTS],
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
         spec = _read_spec(folder / CONFIG, name)
         state = _read_weights(folder / WEIGHTS, name)
         if spec["name"] in NETWORK_NAMES:
@@ -126,11 +124,8 @@ def _read_spec(file: Path, name: str) -> dict[str, Any]:
             "transformers.AutoModelForImageClassification.from_pretrained."
         )
     version, spec = config.get("format_version"), config.get("network")
-    if type(version) is int and version > FORMAT_VERSION:
-        raise PdiffError(
-            f"{name} has format version {version}, and this pdiff-hub reads up to {FORMAT_VERSION}; "
-            "upgrade with: pip install . in a newer copy of its source."
-        )
+    if type(version) is int:
+        require_version(version, FORMAT_VERSION, name)
     if type(version) is not int or not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
         raise PdiffError(
             f"{name} is no generated network: expected its {CONFIG} to hold a format_version and a network with a name."
@@ -139,11 +134,7 @@ def _read_spec(file: Path, name: str) -> dict[str, Any]:
 
 
 def _read_weights(file: Path, name: str) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise PdiffError(
-            f"{name} has no {WEIGHTS}. Weights in another format are not opened, because reading a pickle "
-            "can run code; ask its author for safetensors."
-        )
+    require_weights(file, name)
     return read_tensors(file)
 
 
