@@ -17,7 +17,6 @@ from pdiff_hub.errors import PdiffError, require
 from pdiff_hub.networks.beside import build_beside
 from pdiff_hub.networks.dry_run import dry_run
 from pdiff_hub.networks.given import supplied
-from pdiff_hub.pipeline.calling import TypedPipeline
 from pdiff_hub.pipeline.companions import bring_companions, remove_stale
 from pdiff_hub.pipeline.fitting import (
     STEPS,
@@ -28,6 +27,7 @@ from pdiff_hub.pipeline.fitting import (
     identity,
     with_gradients,
 )
+from pdiff_hub.pipeline.on_gpus import SamplesOnGpus
 from pdiff_hub.pipeline.opening import ARGUMENTS, download, load_arguments, rehearse
 from pdiff_hub.pipeline.options import check_opening, check_saving, check_sharing, device_of, dtype_of
 from pdiff_hub.pipeline.pushing import push_pipeline
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from pdiff_hub.pipeline.calling import NetworksOutput
 
 
-class PDiffPipeline(TypedPipeline):
+class PDiffPipeline(SamplesOnGpus):
     """Generates networks (Neural Network Diffusion, arXiv 2402.13144): a latent DDPM over trained parameters.
 
     It extends the class that travels to the Hub. Both write the pipeline itself in the same way.

@@ -22,6 +22,7 @@ from pdiff_hub.training.loop import LoopConfig, Stopping, Trained, run_loop, sha
 from pdiff_hub.travelling.conditioner import Conditioner
 
 _HELD_OUT_BATCHES, _TRAIN_BATCHES = 16, 4  # per measurement; together a tenth of the time between two of them
+_AT_ONCE = 1 << 20  # numbers of latents, when a GPU measures
 _GROUPS = 8  # of the normalisation in each block of diffusers' one-dimensional U-Net
 
 
@@ -163,19 +164,26 @@ def train_unet(
         return squared_error(model, clean_BCL, noise_BCL, time_B, condition_BE, of_noise=False)
 
     def denoising_loss(
-        model: nn.Module, clean_NCL: Tensor, condition_NE: Tensor | None, num_batches: int, name: str
+        model: nn.Module, clean_KCL: Tensor, condition_KE: Tensor | None, num_batches: int, name: str
     ) -> float:
         """Mean squared error of the noise, over the same noise and evenly spread times at every call."""
         generator, total = generator_of(seed, "measure", name, device=device), torch.zeros((), device=device)
-        for index in range(num_batches):
-            number_B = torch.arange(index * batch[0], (index + 1) * batch[0], device=device)
+        # A GPU takes as many batches at once as are worth starting its kernels for; the numbers drawn are the same.
+        at_once = 1 if device.type == "cpu" else max(1, _AT_ONCE // math.prod(batch))
+        for first in range(0, num_batches, at_once):
+            indices = range(first, min(first + at_once, num_batches))
+            number_N = torch.cat(
+                [share(torch.arange(index * batch[0], (index + 1) * batch[0]), accelerator) for index in indices]
+            ).to(device)
             # The golden ratio spreads the times evenly, for each network and all together.
-            time_B = share((number_B * 0.6180339887498949 % 1 * num_steps).long(), accelerator)
-            noise_BCL = share(torch.randn(batch, generator=generator, device=device), accelerator)
-            row_B = share(number_B % len(clean_NCL), accelerator)
-            condition_BE = None if condition_NE is None else condition_NE[row_B]
-            error = squared_error(model, clean_NCL[row_B], noise_BCL, time_B, condition_BE, of_noise=True)
-            total += error / num_batches
+            time_N = (number_N * 0.6180339887498949 % 1 * num_steps).long()
+            noise_NCL = torch.cat(
+                [share(torch.randn(batch, generator=generator, device=device), accelerator) for _ in indices]
+            )
+            row_N = number_N % len(clean_KCL)
+            condition_NE = None if condition_KE is None else condition_KE[row_N]
+            error = squared_error(model, clean_KCL[row_N], noise_NCL, time_N, condition_NE, of_noise=True)
+            total += error * len(indices) / num_batches
         return float(accelerator.reduce(total, reduction="mean"))
 
     def measure(model: nn.Module) -> dict[str, float]:
@@ -204,7 +212,9 @@ def train_unet(
         return unconditional and draws_copies(model.eval(), latent_KCL, held_out_HCL, scheduler, seed=seed)
 
     stopping = Stopping(measure, config.eval_every, config.patience, copies) if len(held_out_HCL) else None
-    trained = run_loop(unet, loss_of, loop, directory, accelerator, seed=seed, stopping=stopping, on_log=on_log)
+    trained = run_loop(
+        unet, loss_of, loop, directory, accelerator, seed=seed, captured=True, stopping=stopping, on_log=on_log
+    )
     return unet.to("cpu").eval(), trained
 
 

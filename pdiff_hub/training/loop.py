@@ -18,12 +18,11 @@ from accelerate import Accelerator
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.progress import progress_bar
-from pdiff_hub.seeds import derived_seed
 from pdiff_hub.training.saves import Progress, Saves
+from pdiff_hub.training.steps import LossOf, Training, build_step
 
 _DIVERGED = 10.0  # training has diverged if the loss is more than this many times its first average
 
@@ -100,21 +99,22 @@ def share(batch: Tensor, accelerator: Accelerator) -> Tensor:
 
 def run_loop(
     model: nn.Module,
-    loss_of: Callable[[nn.Module, torch.Generator], Tensor],
+    loss_of: LossOf,
     config: LoopConfig,
     directory: Path,
     accelerator: Accelerator,
     *,
     seed: int,
+    captured: bool = False,
     stopping: Stopping | None = None,
     on_log: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Trained:
     """Trains `model` in place; at the end it holds averaged (EMA) weights: the last, or those that `stopping` keeps.
 
     `loss_of(model, generator)` is the mean loss over this process's share of one batch. The generator is on the
-    accelerator's device; what is drawn from it must be drawn for all processes, and then cut by `share`. Training
-    resumes from the newest whole save in `directory`. Raises ValueError if the loss is not finite or diverges; the
-    saves stay.
+    accelerator's device; what is drawn from it must be drawn for all processes, and then cut by `share`. captured:
+    whether a GPU may replay it (`steps.build_step`). Training resumes from the newest whole save in `directory`.
+    Raises ValueError if the loss is not finite or diverges; the saves stay.
     """
     if config.batch_size % accelerator.num_processes:
         raise PdiffError(
@@ -139,9 +139,22 @@ def run_loop(
     accelerator.wait_for_everyone()
     progress = saves.read_newest(plain, optimizer, ema.shadow_params, accelerator)
     ema.optimization_step = progress.step
-    _advance(schedule, progress.step)
+    step = build_step(
+        Training(
+            name=config.name,
+            model=model,
+            plain=plain,
+            loss_of=loss_of,
+            optimizer=optimizer,
+            schedule=schedule,
+            ema=ema,
+            accelerator=accelerator,
+            max_grad_norm=config.max_grad_norm,
+            seed=seed,
+        ),
+        captured=captured,
+    )
     model.train()
-    generator = torch.Generator(accelerator.device)
     window: list[Tensor] = []
     bar = progress_bar(
         config.steps,
@@ -154,16 +167,9 @@ def run_loop(
     if stopping is not None and not progress.measured:
         _measure(plain, ema, stopping, progress, on_log)
     while progress.step < config.steps and not _stops(progress, stopping):
-        loss = loss_of(model, generator.manual_seed(derived_seed(seed, config.name, progress.step)))
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        ema.step(plain.parameters())
+        window.append(step(progress.step))
         progress.step += 1
         bar.update()
-        window.append(loss.detach())
         if stopping is not None and (progress.step % stopping.every == 0 or progress.step == config.steps):
             _measure(plain, ema, stopping, progress, on_log)
         last = progress.step == config.steps or _stops(progress, stopping)
@@ -235,15 +241,6 @@ def _require_healthy(progress: Progress, config: LoopConfig, directory: Path) ->
 def any_saved(directory: Path) -> bool:
     """Whether a loop has saved a state in `directory`."""
     return bool(Saves(directory).steps())
-
-
-def _advance(schedule: LambdaLR, done: int) -> None:
-    """Puts a new schedule where it is after `done` steps: its rates follow from their number."""
-    schedule.last_epoch = done
-    for group, base, factor in zip(
-        schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
-    ):
-        group["lr"] = base * factor(done)
 
 
 def _stops(progress: Progress, stopping: Stopping | None) -> bool:

@@ -1,0 +1,45 @@
+"""Work on a GPU, captured once as a CUDA graph and replayed: Python then starts one graph, not hundreds of kernels.
+
+The networks here are small, so that starting their kernels one by one takes longer than running them: a training step
+of 14 ms on an H200 waited for Python nearly all of the time (docs/many-devices.md). CUDA graphs:
+https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import torch
+
+_ONE_AT_A_TIME = threading.Lock()  # a capture begins by waiting for the device, which ends another one
+_WARM_UPS = 3  # kernels choose their algorithms and allocate workspaces in the first calls, as PyTorch's page has it
+
+
+def capture(
+    run: Callable[[], None], device: torch.device, *, generators: Sequence[torch.Generator] = (), exclusive: bool = True
+) -> Callable[[], None]:
+    """Calls `run` a few times to warm up, captures one more call, and gives the function that replays it.
+
+    A replay repeats the same kernels on the same memory: `run` reads tensors that the caller fills before each replay,
+    and writes its results into tensors that stay. What it changes has been changed by the warm-up too.
+
+    generators: on the device, those that `run` draws from. A replay draws what `run` would: with the seed and the
+    position that the generator has then.
+    exclusive: whether nothing else may use the device's memory meanwhile. False if other threads work on the device.
+
+    RuntimeError if a call waits for the device, or does what else a graph cannot hold.
+    """
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for _ in range(_WARM_UPS):
+            run()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    for generator in generators:
+        graph.register_generator_state(generator)
+    mode = "global" if exclusive else "thread_local"
+    with _ONE_AT_A_TIME, torch.cuda.graph(graph, stream=stream, capture_error_mode=mode):
+        run()
+    return graph.replay

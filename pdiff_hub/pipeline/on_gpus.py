@@ -1,0 +1,127 @@
+"""Sampling on a GPU without waiting for Python: the U-Net's call is captured, and noise is drawn before the steps.
+
+The numbers are those of the CPU, to float tolerance: noise comes from the same generators, one per network.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from pdiff_hub.capturing import capture
+from pdiff_hub.pipeline.calling import TypedPipeline
+
+_LARGER_BATCHES = 16  # than on a CPU, in networks and in memory: they take a GPU hardly longer
+_WORTH_CAPTURING = 16  # steps: capturing costs as much time as five of them
+_BLOCK = 16  # normal numbers that a generator of the CPU makes at once
+_AHEAD = 1 << 26  # numbers that are drawn ahead, at most
+
+Ask = Callable[[Tensor, Tensor], Tensor]
+
+
+class SamplesOnGpus(TypedPipeline):
+    """Samples as `TypedPipeline` does, with a GPU's habits where the noise is on one."""
+
+    def default_batch_size(self, output_type: str = "state_dict") -> int:
+        """How many networks a call makes at once by default; this bounds memory."""
+        size: int = super().default_batch_size(output_type)
+        return size if self._execution_device.type == "cpu" else _LARGER_BATCHES * size
+
+    def _denoise(
+        self, noise: Tensor, generators: Any, ask: Any, steps: int, callback: Any, names: Any, keep: bool, bar: Any
+    ) -> list[Tensor]:
+        if noise.device.type != "cuda":
+            return list(super()._denoise(noise, generators, ask, steps, callback, names, keep, bar))
+        with DrawnAhead(generators, noise.shape[1:], steps, noise.device) as drawn:
+            asked = Replayed(ask) if steps >= _WORTH_CAPTURING else ask
+            return list(super()._denoise(noise, drawn.generators, asked, steps, callback, names, keep, bar))
+
+
+class DrawnAhead(TorchFunctionMode):
+    """While it is active, what one generator is asked for on the CPU is noise that lies on the device already.
+
+    A scheduler draws each step's noise from the generators of all networks one by one, and then waits until it is on
+    the device. Here each network's noise for all steps is drawn at once, and is there before the first.
+
+    generators: what the scheduler is to be given instead of one per network.
+    """
+
+    def __init__(
+        self, generators: Sequence[torch.Generator], shape: Sequence[int], steps: int, device: torch.device
+    ) -> None:
+        super().__init__()
+        self._each, self._shape, self._device = list(generators), tuple(shape), device
+        self._steps = max(1, min(steps, _AHEAD // (len(self._each) * torch.Size(shape).numel())))
+        self._ahead_TNCL: list[Tensor] = []
+        self.generators = [torch.Generator()]  # only asked for by name
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Replaces calls of `torch.randn` with this object's generator, and nothing else."""
+        kwargs = kwargs or {}
+        if func is torch.randn and kwargs.get("generator") is self.generators[0]:
+            size = args[0] if len(args) == 1 and not isinstance(args[0], int) else args
+            return self._draw(tuple(size), kwargs.get("dtype"))
+        return func(*args, **kwargs)
+
+    def _draw(self, size: tuple[int, ...], dtype: torch.dtype | None) -> Tensor:
+        if size != (len(self._each), *self._shape):  # of a scheduler that draws other things than noise
+            each = [torch.randn(size[1:], generator=generator, dtype=dtype) for generator in self._each]
+            return torch.stack(each).to(self._device)
+        if not self._ahead_TNCL:
+            drawn_TNCL = draw_steps(self._each, self._shape, self._steps, dtype)
+            if self._device.type == "cuda":
+                drawn_TNCL = drawn_TNCL.pin_memory()
+            self._ahead_TNCL = list(drawn_TNCL.to(self._device, non_blocking=True).unbind())
+        return self._ahead_TNCL.pop(0)
+
+
+def draw_steps(
+    generators: Sequence[torch.Generator], shape: Sequence[int], steps: int, dtype: torch.dtype | None
+) -> Tensor:
+    """[T,N,*shape]: what `steps` calls of `torch.randn(shape, generator=each)` would give each network."""
+    whole = torch.Size(shape).numel() % _BLOCK == 0 and all(each.device.type == "cpu" for each in generators)
+    if whole:  # then one call gives the same numbers as one call per step (a test)
+        each = [torch.randn(steps, *shape, generator=generator, dtype=dtype) for generator in generators]
+        return torch.stack(each, dim=1)
+    one_by_one = (
+        [torch.randn(*shape, generator=each, dtype=dtype, device=each.device).cpu() for _ in range(steps)]
+        for each in generators
+    )
+    return torch.stack([torch.stack(drawn) for drawn in one_by_one], dim=1)
+
+
+class Replayed:
+    """What `ask` predicts for samples [B,C,L] at time steps [B], captured at the first call and replayed."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._replay: Callable[[], None] | None = None
+        self._failed = False
+
+    def __call__(self, sample: Tensor, times: Tensor) -> Tensor:
+        """A new tensor at every call, since some schedulers keep it."""
+        if self._replay is None and not self._failed:
+            self._sample, self._times = sample.clone(), times.clone()
+            try:
+                self._replay = capture(self._run, sample.device, exclusive=False)
+            except RuntimeError as error:
+                self._failed = True
+                warnings.warn(
+                    "the U-Net's call is not captured as a CUDA graph, so sampling takes longer: "
+                    f"{' '.join(str(error).split())[:200]}",
+                    stacklevel=2,
+                )
+        if self._replay is None:
+            return self._ask(sample, times)
+        self._sample.copy_(sample)
+        self._times.copy_(times)
+        self._replay()
+        return self._answer.clone()
+
+    def _run(self) -> None:
+        self._answer = self._ask(self._sample, self._times)

@@ -1,0 +1,140 @@
+"""What is captured on a GPU does what PyTorch would do; here the capture itself is replaced by calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.training_utils import EMAModel
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from pdiff_hub.pipeline import on_gpus
+from pdiff_hub.pipeline.on_gpus import DrawnAhead, Replayed, draw_steps
+from pdiff_hub.training.diffusion import build_scheduler
+from pdiff_hub.training.loop import build_accelerator
+from pdiff_hub.training.steps import CapturedStep, EagerStep, Training
+from pdiff_hub.travelling.pipeline_pdiff import reverse_process
+
+
+def called(
+    run: Callable[[], None], device: torch.device, *, generators: Sequence[torch.Generator] = (), exclusive: bool = True
+) -> Callable[[], None]:
+    """As `capture`: warms up, and gives what repeats it."""
+    run()
+    run()
+    return run
+
+
+def refused(*_: Any, **__: Any) -> Callable[[], None]:
+    raise RuntimeError("operation not permitted when stream is capturing")
+
+
+def training() -> Training:
+    """A small network that learns to answer with what it is given, and noise."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+
+    def loss_of(model: nn.Module, generator: torch.Generator) -> Tensor:
+        inputs_BC = torch.randn(5, 3, generator=generator)
+        return (model(inputs_BC) - inputs_BC).square().mean()
+
+    return Training(
+        name="test",
+        model=model,
+        plain=model,
+        loss_of=loss_of,
+        optimizer=optimizer,
+        schedule=get_cosine_schedule_with_warmup(optimizer, 3, 20),
+        ema=EMAModel(model.parameters(), decay=0.9, foreach=True),
+        accelerator=build_accelerator(),
+        max_grad_norm=0.1,
+        seed=7,
+    )
+
+
+@pytest.mark.parametrize("first", [0, 6], ids=["from the beginning", "resumed"])
+def test_a_captured_step_is_a_step(first: int) -> None:
+    plain, captured = training(), training()
+    eager, ahead = EagerStep(plain), EagerStep(captured)
+    for done in range(first):
+        eager(done)
+        ahead(done)  # so that the optimiser has moments before the capture
+    replayed = CapturedStep(captured, called)
+    for done in range(first, 12):
+        assert torch.allclose(replayed(done), eager(done), atol=1e-6)
+        for own, expected in zip(
+            [*captured.model.parameters(), *captured.ema.shadow_params],
+            [*plain.model.parameters(), *plain.ema.shadow_params],
+            strict=True,
+        ):
+            assert torch.allclose(own, expected, atol=1e-6)
+    assert captured.ema.optimization_step == plain.ema.optimization_step == 12
+
+
+def test_losses_of_captured_steps_stay_what_they_were() -> None:
+    step = CapturedStep(training(), called)
+    losses = [step(done) for done in range(3)]
+    assert len({float(loss) for loss in losses}) == 3
+
+
+def test_where_a_step_cannot_be_captured_it_is_taken_and_that_is_said_once() -> None:
+    plain, other = training(), training()
+    eager, step = EagerStep(plain), CapturedStep(other, refused)
+    with pytest.warns(UserWarning, match="train test: a step is not captured .* not permitted"):
+        first = step(0)
+    assert torch.equal(first, eager(0))
+    assert torch.equal(step(1), eager(1))  # another warning would be an error
+    assert all(map(torch.equal, other.model.parameters(), plain.model.parameters()))
+
+
+@given(channels=st.integers(1, 6), length=st.integers(1, 9), steps=st.integers(1, 7))
+def test_noise_drawn_ahead_is_that_of_each_step(channels: int, length: int, steps: int) -> None:
+    own, others = ([torch.Generator().manual_seed(seed) for seed in range(3)] for _ in range(2))
+    ahead_TNCL = draw_steps(own, (channels, length), steps, torch.float32)
+    for drawn_NCL in ahead_TNCL:
+        expected = torch.stack([torch.randn(channels, length, generator=each) for each in others])
+        assert torch.equal(drawn_NCL, expected)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [DDPMScheduler, DDIMScheduler, EulerAncestralDiscreteScheduler, DPMSolverMultistepScheduler],
+    ids=lambda each: each.__name__,
+)
+@pytest.mark.parametrize("most", [1 << 26, 150], ids=["at once", "in parts"])
+def test_schedulers_take_what_was_drawn_ahead(scheduler: Any, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_gpus, "_AHEAD", most)
+    noise_NCL = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(1))
+
+    def sample(ahead: bool) -> Tensor:
+        made = scheduler.from_config(build_scheduler().config)
+        generators = [torch.Generator().manual_seed(seed) for seed in range(3)]
+        ask = lambda sample_NCL, times_N: 0.1 * sample_NCL + times_N[:, None, None] / 1000  # noqa: E731
+        if not ahead:
+            return reverse_process(made, noise_NCL, 7, generators, ask)
+        with DrawnAhead(generators, (4, 4), 7, torch.device("cpu")) as drawn:
+            return reverse_process(made, noise_NCL, 7, drawn.generators, Replayed(ask))
+
+    monkeypatch.setattr(on_gpus, "capture", called)
+    assert torch.equal(sample(ahead=True), sample(ahead=False))
+
+
+def test_a_call_that_cannot_be_captured_is_made_and_that_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_gpus, "capture", refused)
+    ask = Replayed(lambda sample, times: sample + times)
+    with pytest.warns(UserWarning, match="not captured as a CUDA graph"):
+        assert float(ask(torch.tensor(1.0), torch.tensor(2.0))) == 3
+    assert float(ask(torch.tensor(1.0), torch.tensor(3.0))) == 4
+
+
+def test_other_random_numbers_are_left_alone() -> None:
+    with DrawnAhead([torch.Generator()], (4,), 2, torch.device("cpu")):
+        drawn = torch.randn(4, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(drawn, torch.randn(4, generator=torch.Generator().manual_seed(3)))
