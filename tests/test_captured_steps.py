@@ -35,14 +35,14 @@ def refused(*_: Any, **__: Any) -> Callable[[], None]:
     raise RuntimeError("operation not permitted when stream is capturing")
 
 
-def training() -> Training:
-    """A small network that learns to answer with what it is given, and noise."""
+def training(device: str = "cpu") -> Training:
+    """A small network that learns to answer with what it is given."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3))
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
 
     def loss_of(model: nn.Module, generator: torch.Generator) -> Tensor:
-        inputs_BC = torch.randn(5, 3, generator=generator)
+        inputs_BC = torch.randn(5, 3, generator=generator, device=device)
         return (model(inputs_BC) - inputs_BC).square().mean()
 
     return Training(

@@ -5,12 +5,15 @@ Run with `pytest -m gpu`. `torch.cuda.set_sync_debug_mode` makes CUDA raise an e
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
+from diffusers import DDPMScheduler
+from test_captured_steps import training
 from test_training import checkpoints
 
 from pdiff_hub import PDiffPipeline
@@ -21,7 +24,10 @@ from pdiff_hub.prediction.predictions import predict_logits
 from pdiff_hub.tasks import load_task
 from pdiff_hub.training import loop
 from pdiff_hub.training.config import DiffusionConfig
+from pdiff_hub.training.diffusion import train_unet
+from pdiff_hub.training.loop import build_accelerator
 from pdiff_hub.training.pipeline import train_pipeline
+from pdiff_hub.training.steps import CapturedStep, EagerStep, Training
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -29,47 +35,100 @@ PIPELINE = Path(__file__).parents[1] / "pipelines" / "digits-mlp3"
 SPEC = resolve_network("convnet3", in_channels=1, image_size=8, num_classes=10)
 
 
-def test_sampling_on_a_gpu_is_sampling_on_the_cpu_and_waits_for_nothing() -> None:
+def waiting_is(mode: str) -> None:
+    """Whether CUDA raises an error where Python waits for the device. torch 2.11 warns that this is a prototype."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype feature")
+        torch.cuda.set_sync_debug_mode(mode)
+
+
+@pytest.mark.parametrize("steps", [8, 20], ids=["one by one", "captured"])
+def test_sampling_on_a_gpu_is_sampling_on_the_cpu_and_waits_for_nothing(steps: int) -> None:
     pipe = PDiffPipeline.from_pretrained(PIPELINE)
+    assert isinstance(pipe.scheduler, DDPMScheduler)  # which draws noise at every step
     pipe.set_progress_bar_config(disable=True)
-    latents = torch.randn(
-        8,
-        *(pipe.autoencoder.config.latent_channels, pipe.autoencoder.config.latent_length),
-        generator=torch.Generator().manual_seed(0),
-    )
-    on_cpu = pipe(latents=latents, num_inference_steps=20, output_type="latent").latents
+    generators = [torch.Generator().manual_seed(seed) for seed in range(8)]
+    on_cpu = pipe(8, generator=generators, num_inference_steps=steps, return_trajectory=True).trajectory
 
     def watch(
         pipe: PDiffPipeline, step: int, timestep: int, values: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        torch.cuda.set_sync_debug_mode("error" if step < 19 else "default")
+        waiting_is("error" if step < steps - 1 else "default")
         return {}
 
+    generators = [torch.Generator().manual_seed(seed) for seed in range(8)]
     try:
         on_gpu = pipe.to("cuda")(
-            latents=latents, num_inference_steps=20, output_type="latent", callback_on_step_end=watch
-        ).latents
+            8, generator=generators, num_inference_steps=steps, return_trajectory=True, callback_on_step_end=watch
+        ).trajectory
     finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert torch.allclose(on_cpu, on_gpu, rtol=1e-2, atol=1e-2)
+        waiting_is("default")
+    assert on_cpu is not None
+    assert on_gpu is not None
+    assert torch.allclose(on_cpu, on_gpu, rtol=1e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("first", [0, 6], ids=["from the beginning", "resumed"])
+def test_a_captured_training_step_is_a_step(first: int) -> None:
+    plain, captured = training("cuda"), training("cuda")
+    eager, ahead = EagerStep(plain), EagerStep(captured)
+    for done in range(first):
+        eager(done)
+        ahead(done)
+    replayed = CapturedStep(captured)
+    for done in range(first, 12):
+        assert torch.allclose(replayed(done), eager(done), atol=1e-5)
+    for own, expected in zip(
+        [*captured.model.parameters(), *captured.ema.shadow_params],
+        [*plain.model.parameters(), *plain.ema.shadow_params],
+        strict=True,
+    ):
+        assert torch.allclose(own, expected, atol=1e-5)
+
+
+def test_stopped_and_resumed_on_a_gpu_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    latent_KCL = torch.randn(40, 4, 8, generator=torch.Generator().manual_seed(0))
+    config = DiffusionConfig(steps=30, widths=(32,), save_every=10, eval_every=10, log_every=10)
+
+    def train(name: str, stop_at: int | None = None) -> list[torch.Tensor]:
+        def stop(step: int, losses: dict[str, float]) -> None:
+            if "loss" in losses and step == stop_at:
+                raise KeyboardInterrupt
+
+        accelerator = build_accelerator(mixed_precision="bf16")
+        unet, _ = train_unet(
+            latent_KCL[:32],
+            latent_KCL[32:],
+            config,
+            seed=0,
+            accelerator=accelerator,
+            directory=tmp_path / name,
+            on_log=stop,
+        )
+        return list(unet.parameters())
+
+    whole = train("whole")
+    with pytest.raises(KeyboardInterrupt):
+        train("stopped", stop_at=20)
+    assert all(map(torch.equal, train("stopped"), whole))
 
 
 def test_a_training_step_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seed_of, average, measure = loop.derived_seed, loop._average, loop._measure
+    seed_of, average, measure = Training.seed_of, loop._average, loop._measure
 
-    def seeded(seed: int, stage: str, step: int) -> int:  # called at the beginning of every step
-        torch.cuda.set_sync_debug_mode("error" if step > 1 else "default")
-        return seed_of(seed, stage, step)
+    def seeded(training: Training, done: int) -> int:  # called at the beginning of every step
+        waiting_is("error" if done > 1 else "default")  # it is captured in the first
+        return seed_of(training, done)
 
     def averaged(window: list[torch.Tensor], accelerator: Accelerator) -> float:  # what is logged may wait
-        torch.cuda.set_sync_debug_mode("default")
+        waiting_is("default")
         return average(window, accelerator)
 
     def measured(*arguments: Any) -> None:  # so may what is measured: it decides whether training ends
-        torch.cuda.set_sync_debug_mode("default")
+        waiting_is("default")
         measure(*arguments)
 
-    monkeypatch.setattr(loop, "derived_seed", seeded)
+    monkeypatch.setattr(Training, "seed_of", seeded)
     monkeypatch.setattr(loop, "_average", averaged)
     monkeypatch.setattr(loop, "_measure", measured)
     try:
@@ -77,7 +136,7 @@ def test_a_training_step_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.M
             checkpoints(), tmp_path, diffusion=DiffusionConfig(steps=20, widths=(16,), batch_size=8)
         )
     finally:
-        torch.cuda.set_sync_debug_mode("default")
+        waiting_is("default")
     assert summary.loss > 0
 
 
