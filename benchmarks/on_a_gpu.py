@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 from unittest import mock
 
 import torch
+from accelerate.state import AcceleratorState
 from harness import ROOT
 from random_checkpoints import random_checkpoints
 
@@ -33,16 +34,18 @@ from pdiff_hub.training.pipeline import train_pipeline
 
 Row = tuple[str, str]
 RECIPES = ("fashion-mnist-mlp3", "fashion-mnist-resnet18")
-_LENGTHS = (4, 8)  # of latents, at the default settings: 16 to 32 components in 4 channels
+# Of latents and of the U-Net: the default size for 16 and 32 components in 4 channels, and a large one.
+_SIZES = ((4, DiffusionConfig().widths), (8, DiffusionConfig().widths), (256, (256, 512)))
 _POLL_SECONDS = 0.1
 
 
-def seconds_per_step(length: int, precision: str, captured: bool, few: int, many: int) -> float:
-    """Of a training step at the default size, by the difference of two runs, which leaves out what comes before."""
+def seconds_per_step(length: int, widths: Sequence[int], precision: str, captured: bool, few: int, many: int) -> float:
+    """Of a training step of 64 latents, by the difference of two runs, which leaves out what comes before."""
     latent_KCL = torch.randn(180, AutoencoderConfig().latent_channels, length)
     seconds = []
     for number in (few, many):
-        config = DiffusionConfig(steps=number, save_every=number, mixed_precision=precision)
+        config = DiffusionConfig(steps=number, save_every=number, mixed_precision=precision, widths=widths)
+        AcceleratorState._reset_state()  # a process keeps the precision of its first Accelerator
         accelerator = build_accelerator(mixed_precision=precision)
         with (
             TemporaryDirectory() as folder,
@@ -51,19 +54,19 @@ def seconds_per_step(length: int, precision: str, captured: bool, few: int, many
             began = time.perf_counter()
             train_unet(latent_KCL, latent_KCL[:0], config, seed=0, accelerator=accelerator, directory=Path(folder))
             seconds.append(time.perf_counter() - began)
-        accelerator.free_memory()
     return (seconds[1] - seconds[0]) / (many - few)
 
 
 def training_steps(options: argparse.Namespace) -> Iterator[Row]:
     few, many = (5, 15) if options.quick else (100, 600)
-    for length in _LENGTHS[: 1 if options.quick else None]:
+    for length, widths in _SIZES[: 1 if options.quick else None]:
         for precision in ("no",) if options.device == "cpu" else ("no", "bf16"):
             eager, captured = (
-                1e3 * seconds_per_step(length, precision, captured, few, many) for captured in (False, True)
+                1e3 * seconds_per_step(length, widths, precision, captured, few, many) for captured in (False, True)
             )
             kind = "float32" if precision == "no" else precision
-            yield f"U-Net step, latents 4 x {length}, {kind}", f"{captured:.2f} ms (not captured: {eager:.2f} ms)"
+            case = f"U-Net {list(widths)}, latents 4 x {length}, a training step in {kind}"
+            yield case, f"{captured:.2f} ms (not captured: {eager:.2f} ms)"
 
 
 def sampling(options: argparse.Namespace) -> Iterator[Row]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler
 from test_captured_steps import training
 from test_training import checkpoints
@@ -33,6 +34,12 @@ from pdiff_hub.travelling.param_autoencoder import ParamLayout
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 PIPELINE = Path(__file__).parents[1] / "pipelines" / "digits-mlp3"
 SPEC = resolve_network("convnet3", in_channels=1, image_size=8, num_classes=10)
+
+
+@pytest.fixture(autouse=True)
+def new_accelerator() -> None:
+    """A process keeps the precision of its first Accelerator."""
+    AcceleratorState._reset_state()
 
 
 def waiting_is(mode: str) -> None:

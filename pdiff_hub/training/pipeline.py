@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, is_initialized
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.errors import PdiffError
@@ -251,4 +252,6 @@ def publish(pipe: PDiffPipeline, folder: RunFolder) -> None:
 def _precision(config: DiffusionConfig) -> str:
     if config.mixed_precision != "auto":
         return config.mixed_precision
+    if is_initialized():  # a process has one precision: that of the first Accelerator in it, which may be the caller's
+        return str(AcceleratorState().mixed_precision)
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"

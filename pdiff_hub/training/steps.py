@@ -18,8 +18,8 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from pdiff_hub.capturing import capture
 from pdiff_hub.seeds import derived_seed
+from pdiff_hub.training.capturing import capture
 
 LossOf = Callable[[nn.Module, torch.Generator], Tensor]
 Capture = Callable[..., Callable[[], None]]
@@ -45,9 +45,8 @@ class Training:
 
     def rates(self, done: int) -> list[float]:
         """The learning rate of each group of parameters in the step after `done` steps."""
-        return [
-            base * factor(done) for base, factor in zip(self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True)
-        ]
+        bases, factors = self.schedule.base_lrs, self.schedule.lr_lambdas
+        return [float(base) * factor(done) for base, factor in zip(bases, factors, strict=True)]
 
     def seed_of(self, done: int) -> int:
         """Of the random numbers of the step after `done` steps."""
@@ -152,7 +151,8 @@ class CapturedStep:
     def _run(self) -> None:
         training = self._training
         self._loss.copy_(training.descend(self._generator))
-        averaged, weights = training.ema.shadow_params, list(training.plain.parameters())
+        averaged: list[Tensor] = training.ema.shadow_params
+        weights: list[Tensor] = list(training.plain.parameters())
         # As `EMAModel.step`, but with a decay that is a tensor: a number would be that of the captured step for ever.
         difference = torch._foreach_sub(averaged, weights)
         torch._foreach_mul_(difference, self._averaging)
