@@ -138,7 +138,7 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
             quick = ["collect.num_checkpoints=12", "collect.epochs=1", "diffusion.steps=5", "generate.num_models=4"]
             yield from whole_run("digits-mlp3", options, [*quick, "evaluate.baselines=2"])
         else:
-            for recipe in RECIPES:
+            for recipe in options.recipes:
                 yield from whole_run(recipe, options)
 
 
@@ -147,6 +147,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="only to see that it runs")
     parser.add_argument("--only", nargs="+", default=["steps", "sampling", "runs"], help="some of its parts")
+    parser.add_argument("--recipes", nargs="+", default=RECIPES, help="what is run whole")
     parser.add_argument("--json", type=Path, help="where to write the rows")
     options = parser.parse_args()
     device = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"

@@ -14,11 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from pdiff_hub.collect.finetune import replaying
+from pdiff_hub.collect.finetune.config import FinetuneConfig
+from pdiff_hub.collect.finetune.image_batches import ImageBatches
+from pdiff_hub.collect.finetune.run import FinetuneRun
+from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.pipeline import on_gpus
 from pdiff_hub.pipeline.on_gpus import DrawnAhead, Replayed, draw_steps
+from pdiff_hub.tasks import load_task
+from pdiff_hub.training.capturing import moments_of, warmed_up_for_nothing
 from pdiff_hub.training.diffusion import build_scheduler
 from pdiff_hub.training.loop import build_accelerator
 from pdiff_hub.training.steps import CapturedStep, EagerStep, Training
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
 from pdiff_hub.travelling.pipeline_pdiff import reverse_process
 
 
@@ -138,3 +146,49 @@ def test_other_random_numbers_are_left_alone() -> None:
     with DrawnAhead([torch.Generator()], (4,), 2, torch.device("cpu")):
         drawn = torch.randn(4, generator=torch.Generator().manual_seed(3))
     assert torch.equal(drawn, torch.randn(4, generator=torch.Generator().manual_seed(3)))
+
+
+def finetuned(network: dict[str, Any], captured: bool, device: str = "cpu") -> FinetuneRun:
+    """A few steps of both phases; in the first the learning rate changes from step to step."""
+    task = load_task({"dataset": "digits", "train_size": 100})
+    spec = resolve_network(network, in_channels=1, image_size=8, num_classes=10)
+    module = build_network(spec, seed=0).to(device)
+    images = ImageBatches(task, 20, 0, torch.empty(0, device=device).device)
+    run = FinetuneRun(module, ParamLayout.from_module(module), images, FinetuneConfig(epochs=1), captured=captured)
+    for _ in range(run.num_train_steps):
+        run.take_step()
+    run.begin("finetune")
+    for _ in range(3):
+        run.take_step()
+    return run
+
+
+@pytest.mark.parametrize("network", [{"name": "mlp3", "hidden": [8, 8]}, {"name": "convnet3"}], ids=str)
+def test_a_captured_fine_tune_is_a_fine_tune(network: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replaying, "capture", called)
+    plain, captured = finetuned(network, captured=False).state(), finetuned(network, captured=True).state()
+    assert plain.info == captured.info
+    assert plain.tensors.keys() == captured.tensors.keys()
+    for name, tensor in plain.tensors.items():  # running statistics and moments too
+        assert torch.allclose(captured.tensors[name].float(), tensor.float(), rtol=1e-4, atol=1e-5), name
+
+
+def test_warming_up_leaves_running_statistics_and_moments_as_they_were() -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with warmed_up_for_nothing(lambda: [*network.parameters(), *network.buffers(), *moments_of(optimizer)]):
+        for _ in range(2):
+            network(torch.randn(5, 3)).square().sum().backward()
+            optimizer.step()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert len(moments_of(optimizer)) == 12
+    assert not any(map(torch.any, moments_of(optimizer)))
+
+
+def test_a_fine_tune_that_cannot_be_captured_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replaying, "capture", refused)
+    network = {"name": "mlp3", "hidden": [8, 8]}
+    with pytest.warns(UserWarning, match="collect: a step is not captured"):
+        captured = finetuned(network, captured=True)
+    assert torch.allclose(captured.params(), finetuned(network, captured=False).params(), atol=1e-5)

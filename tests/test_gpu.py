@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler
-from test_captured_steps import training
+from test_captured_steps import finetuned, training
 from test_training import checkpoints
 
 from pdiff_hub import PDiffPipeline
@@ -164,6 +164,16 @@ def test_a_population_trained_on_a_gpu_is_that_of_the_cpu() -> None:
         )
         losses.append([trainer.run_epoch() for _ in range(2)][-1])
     assert torch.allclose(*losses, rtol=1e-2)
+
+
+@pytest.mark.parametrize("network", [{"name": "mlp3", "hidden": [8, 8]}, {"name": "resnet18"}], ids=str)
+def test_a_captured_fine_tune_on_a_gpu_is_that_of_the_cpu(network: dict[str, Any]) -> None:
+    on_gpu, on_cpu = (
+        finetuned(network, captured=device == "cuda", device=device).state() for device in ("cuda", "cpu")
+    )
+    for name, tensor in on_cpu.tensors.items():
+        if name.startswith(("parameter", "buffer")):
+            assert torch.allclose(on_gpu.tensors[name].cpu().float(), tensor.float(), rtol=2e-2, atol=2e-2), name
 
 
 def test_collecting_and_judging_on_a_gpu(tmp_path: Path) -> None:

@@ -18,5 +18,5 @@ def cosine_with_warm_up(optimizer: Optimizer, num_steps: int, done: int = 0) -> 
     if warm_up == 1:  # diffusers' warm-up begins at a rate of 0: that step would only be lost
         warm_up = 0
     for group in optimizer.param_groups:
-        group.setdefault("initial_lr", group["lr"])
+        group.setdefault("initial_lr", float(group["lr"]))  # a tensor would change with the rate
     return get_cosine_schedule_with_warmup(optimizer, warm_up, num_steps, last_epoch=done - 1)

@@ -1,31 +1,35 @@
 """Work on a GPU, captured once as a CUDA graph and replayed: Python then starts one graph, not hundreds of kernels.
 
 The networks here are small, so that starting their kernels one by one takes longer than running them: a training step
-of 14 ms on an H200 waited for Python nearly all of the time (docs/many-devices.md). CUDA graphs:
+of 10 ms on an H200 waited for Python nine tenths of the time (docs/many-devices.md). CUDA graphs:
 https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 _ONE_AT_A_TIME = threading.Lock()  # a capture begins by waiting for the device, which ends another one
 _WARM_UPS = 3  # kernels choose their algorithms and allocate workspaces in the first calls, as PyTorch's page has it
 
+Replay = Callable[[], None]
+
 
 def capture(
     run: Callable[[], None], device: torch.device, *, generators: Sequence[torch.Generator] = (), exclusive: bool = True
-) -> Callable[[], None]:
+) -> Replay:
     """Calls `run` a few times to warm up, captures one more call, and gives the function that replays it.
 
     A replay repeats the same kernels on the same memory: `run` reads tensors that the caller fills before each replay,
     and writes its results into tensors that stay. What it changes has been changed by the warm-up too.
 
-    generators: on the device, those that `run` draws from. A replay draws what `run` would: with the seed and the
-    position that the generator has then.
+    generators: on the device, those that `run` draws from, beside torch's own. A replay draws what `run` would: with
+    the seed and the position that the generator has then.
     exclusive: whether nothing else may use the device's memory meanwhile. False if other threads work on the device.
 
     RuntimeError if a call waits for the device, or does what else a graph cannot hold.
@@ -43,3 +47,27 @@ def capture(
     with _ONE_AT_A_TIME, torch.cuda.graph(graph, stream=stream, capture_error_mode=mode):
         run()
     return graph.replay
+
+
+@contextmanager
+def warmed_up_for_nothing(tensors: Callable[[], Sequence[Tensor]]) -> Iterator[None]:
+    """Undoes what a warm-up of training steps does to `tensors()`: weights, averages and an optimiser's moments.
+
+    Moments that the optimiser makes meanwhile become 0, as AdamW begins with them.
+    """
+    before = [(tensor, tensor.detach().clone()) for tensor in tensors()]
+    try:
+        yield
+    finally:
+        known = {id(tensor) for tensor, _ in before}
+        with torch.no_grad():
+            for tensor, value in before:
+                tensor.copy_(value)
+            for tensor in tensors():
+                if id(tensor) not in known:
+                    tensor.zero_()
+
+
+def moments_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The tensors that an optimiser has made so far: moments and numbers of steps."""
+    return [value for state in optimizer.state.values() for value in state.values()]

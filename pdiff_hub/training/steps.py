@@ -7,8 +7,7 @@ the weights, the optimiser's moments and the averaged weights (EMA). So saves fi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +18,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from pdiff_hub.seeds import derived_seed
-from pdiff_hub.training.capturing import capture
+from pdiff_hub.training.capturing import Replay, capture, moments_of, warmed_up_for_nothing
 
 LossOf = Callable[[nn.Module, torch.Generator], Tensor]
-Capture = Callable[..., Callable[[], None]]
+Capture = Callable[..., Replay]
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ class CapturedStep:
         for group, rate in zip(training.optimizer.param_groups, training.rates(0), strict=True):
             group["lr"] = torch.tensor(rate, device=self._device)
             group["capturable"] = self._device.type == "cuda"
-        self._take: Callable[[], None] | None = None
+        self._take: Replay | None = None
         self._instead: EagerStep | None = None
 
     def __call__(self, done: int) -> Tensor:
@@ -142,7 +141,7 @@ class CapturedStep:
     def _prepare(self, done: int) -> None:
         self._fill(done)
         try:
-            with self._unchanged():
+            with warmed_up_for_nothing(self._tensors):
                 self._take = self._capture(self._run, self._device, generators=[self._generator])
         except RuntimeError as error:
             _warn(self._training.name, f"capturing it failed ({' '.join(str(error).split())[:200]})")
@@ -158,22 +157,6 @@ class CapturedStep:
         torch._foreach_mul_(difference, self._averaging)
         torch._foreach_sub_(averaged, difference)
 
-    @contextmanager
-    def _unchanged(self) -> Iterator[None]:
-        """Undoes what the warm-up has done to weights, averages and moments, which count no step."""
-        before = [(tensor, tensor.detach().clone()) for tensor in self._tensors()]
-        try:
-            yield
-        finally:
-            known = {id(tensor) for tensor, _ in before}
-            with torch.no_grad():
-                for tensor, value in before:
-                    tensor.copy_(value)
-                for tensor in self._tensors():
-                    if id(tensor) not in known:
-                        tensor.zero_()  # AdamW begins with moments of 0
-
     def _tensors(self) -> list[Tensor]:
         training = self._training
-        moments = [value for state in training.optimizer.state.values() for value in state.values()]
-        return [*training.plain.parameters(), *training.ema.shadow_params, *moments]
+        return [*training.plain.parameters(), *training.ema.shadow_params, *moments_of(training.optimizer)]

@@ -102,11 +102,14 @@ def collect_finetune(
     if state is None and spec.get("pretrained") is not None:
         network = build_network(spec, seed=seed)
     network = network.to(place)
-    if spec["name"] in NETWORK_NAMES:
-        # Twice as fast on a CPU. A user's own network is left alone: it may call .view, which would then fail.
+    known = spec["name"] in NETWORK_NAMES  # a user's own network may do anything, so both below leave it alone
+    if known:
+        # Twice as fast on a CPU, but a network that calls .view would fail.
         for parameter in (each for each in network.parameters() if each.ndim == 4):
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    run = FinetuneRun(network, layout, ImageBatches(task, config.batch_size, seed, place), config)
+    images = ImageBatches(task, config.batch_size, seed, place)
+    # A network that decides in Python what a step does would do the same at every step once it is captured.
+    run = FinetuneRun(network, layout, images, config, captured=known and place.type == "cuda")
     # torch's generators are restored afterwards, and cuDNN uses only algorithms that always give the same result.
     with (
         torch.random.fork_rng([place.index] if place.type == "cuda" else []),

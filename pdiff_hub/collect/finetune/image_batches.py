@@ -52,12 +52,16 @@ class ImageBatches:
         inputs_BCHW = self.task.augment(
             self._inputs(self._train, index_B), generator_of(self._seed, phase, "augment", step)
         )
+        self.seed_dropout(phase, step)
+        return inputs_BCHW, self._train.labels_N[index_B]
+
+    def seed_dropout(self, phase: str, step: int) -> None:
+        """Seeds torch's own generators for a step."""
         # Not torch.manual_seed: it would also leave a seed behind for CUDA where CUDA is not in use yet.
         dropout = derived_seed(self._seed, phase, "dropout", step)
         torch.default_generator.manual_seed(dropout)
         if self.device.type == "cuda":
             torch.cuda.default_generators[self.device.index].manual_seed(dropout)
-        return inputs_BCHW, self._train.labels_N[index_B]
 
     def validation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """All validation images in order, and their labels."""

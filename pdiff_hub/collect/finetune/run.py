@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from pdiff_hub.collect.finetune.config import FinetuneConfig
 from pdiff_hub.collect.finetune.image_batches import ImageBatches
+from pdiff_hub.collect.finetune.replaying import ReplayedStep
 from pdiff_hub.collect.journal import TrainingState
 from pdiff_hub.collect.schedule import cosine_with_warm_up
 from pdiff_hub.collect.shared_tensors import first_difference, remedy
@@ -25,6 +26,7 @@ from pdiff_hub.networks import logits
 from pdiff_hub.networks.prefix_cache import Answers, PrefixPlan, plan_prefix, record, serve
 from pdiff_hub.networks.prefix_recording import Recording, record_all, same_outputs
 from pdiff_hub.prediction.predictions import are_wrong, sums_of_loss
+from pdiff_hub.training.capturing import moments_of
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _RATES = {"train": "learning_rate", "finetune": "finetune_learning_rate"}  # by phase
@@ -35,8 +37,16 @@ _DIVERGED = 100.0  # a loss above this many times the loss of guessing means tha
 class FinetuneRun:
     """One network in training: its phase ("train" or "finetune"), its step and its optimiser."""
 
-    def __init__(self, network: nn.Module, layout: ParamLayout, images: ImageBatches, config: FinetuneConfig):
-        self.network, self.layout, self.images, self.config = network, layout, images, config
+    def __init__(
+        self,
+        network: nn.Module,
+        layout: ParamLayout,
+        images: ImageBatches,
+        config: FinetuneConfig,
+        *,
+        captured: bool = False,
+    ):
+        self.network, self.layout, self.images, self.config, self._captured = network, layout, images, config, captured
         self.num_train_steps = config.epochs * images.steps_per_epoch
         self.begin("train")
 
@@ -64,7 +74,14 @@ class FinetuneRun:
         self._trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         rate, decay = getattr(self.config, _RATES[phase]), self.config.weight_decay
         fused = not any(parameter.is_complex() for parameter in self._trained)  # torch has no fused form for them
-        self._optimizer = torch.optim.AdamW(self._trained, lr=rate, weight_decay=decay, fused=fused)
+        self._replayed: ReplayedStep | None = None
+        self._optimizer = torch.optim.AdamW(
+            self._trained,
+            lr=torch.tensor(rate, device=self.images.device) if self._captured else rate,
+            weight_decay=decay,
+            fused=fused,
+            capturable=self._captured and self.images.device.type == "cuda",
+        )
         if phase == "train":
             self._schedule = cosine_with_warm_up(self._optimizer, self.num_train_steps, done=step)
 
@@ -72,16 +89,30 @@ class FinetuneRun:
         """Takes one step; -> its loss, a scalar on the device."""
         answers = self._answers_of_step()  # before `batch`, which seeds the generators that dropout uses
         inputs_BCHW, labels_B = self.images.batch(self.phase, self.step)
-        with serve(self.network, answers):
-            output_BN = logits(self.network(inputs_BCHW))
-        loss = F.cross_entropy(output_BN, labels_B, label_smoothing=self.config.label_smoothing)
-        self._optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        self._optimizer.step()
+        if self._captured and not answers:
+            if self._replayed is None:
+                self._replayed = ReplayedStep(self._descend, self._changed, inputs_BCHW, labels_B)
+                self.images.seed_dropout(self.phase, self.step)  # warming up has drawn from the generators
+            loss = self._replayed(inputs_BCHW, labels_B)
+        else:
+            loss = self._descend(inputs_BCHW, labels_B, answers)
         if self.phase == "train":
             self._schedule.step()
         self.step += 1
+        return loss
+
+    def _descend(self, inputs_BCHW: Tensor, labels_B: Tensor, answers: Answers | None = None) -> Tensor:
+        self._optimizer.zero_grad()
+        with serve(self.network, answers or {}):
+            output_BN = logits(self.network(inputs_BCHW))
+        loss = F.cross_entropy(output_BN, labels_B, label_smoothing=self.config.label_smoothing)
+        torch.autograd.backward(loss)
+        self._optimizer.step()
         return loss.detach()
+
+    def _changed(self) -> list[Tensor]:
+        """What a step changes."""
+        return [*self.network.parameters(), *self.network.buffers(), *moments_of(self._optimizer)]
 
     def checked_mean(self, loss: Tensor, first: int) -> float:
         """The mean of a `loss` summed since step `first`; ValueError if it or a weight shows that training diverged."""

@@ -1,0 +1,48 @@
+"""A step of a fine-tune on a GPU, captured once and replayed: a small network's step is mostly waiting for Python."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from pdiff_hub.training.capturing import Replay, capture, warmed_up_for_nothing
+
+
+class ReplayedStep:
+    """Takes steps as `descend(inputs, labels)` does; where it cannot be captured, a warning says so and it is called.
+
+    changed: gives the tensors that a step changes. inputs, labels: of any step, for their shapes.
+    """
+
+    def __init__(
+        self,
+        descend: Callable[[Tensor, Tensor], Tensor],
+        changed: Callable[[], Sequence[Tensor]],
+        inputs: Tensor,
+        labels: Tensor,
+    ) -> None:
+        self._descend, self._inputs, self._labels = descend, inputs.clone(), labels.clone()
+        self._replay: Replay | None = None
+        try:
+            with warmed_up_for_nothing(changed):
+                self._replay = capture(self._run, inputs.device)
+        except RuntimeError as error:
+            warnings.warn(
+                "collect: a step is not captured as a CUDA graph, so it takes longer: "
+                f"{' '.join(str(error).split())[:200]}",
+                stacklevel=2,
+            )
+
+    def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """The loss, a new tensor."""
+        if self._replay is None:
+            return self._descend(inputs, labels)
+        self._inputs.copy_(inputs)
+        self._labels.copy_(labels)
+        self._replay()
+        return self._loss.clone()
+
+    def _run(self) -> None:
+        self._loss = self._descend(self._inputs, self._labels)
