@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pdiff_hub.evaluation import ensembles
-from pdiff_hub.evaluation.ensembles import ensemble_curve
-from pdiff_hub.prediction.predictions import SplitImages
+from pdiff_hub.evaluation.ensembles import Ensembles
+from pdiff_hub.prediction import predictions
+from pdiff_hub.prediction.predictions import SplitImages, evaluate
 from pdiff_hub.records import EnsembleCurve
 from pdiff_hub.tasks import load_task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
@@ -36,7 +36,9 @@ def curve(logits_BNc: Tensor, labels_N: Tensor, sizes: Sequence[int] = (1, 2, 5,
     network = Table(*logits_BNc.shape[1:])
     layout = ParamLayout.from_module(network)
     pixels = torch.arange(float(logits_BNc.shape[1])).view(-1, 1, 1, 1)
-    return ensemble_curve(network, layout, {}, logits_BNc.flatten(1), pixels, labels_N, sizes)
+    heard = Ensembles(range(len(logits_BNc)), sizes)
+    evaluate(network, layout, {}, logits_BNc.flatten(1), pixels, labels_N, listener=heard)
+    return heard.curve()
 
 
 def naive(logits_BNc: Tensor, labels_N: Tensor, size: int, most: int = 20) -> tuple[float, float, float]:
@@ -103,19 +105,26 @@ def test_chunks_of_images_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     images, labels_N = SplitImages(task, task.validation), task.validation.labels_N
 
     def figures() -> Tensor:
-        found = ensemble_curve(network, layout, frozen, params_BP, images, labels_N)
+        heard = Ensembles(range(len(params_BP)))
+        evaluate(network, layout, frozen, params_BP, images, labels_N, listener=heard)
+        found = heard.curve()
         assert found.sizes == (1, 2, 5, 10)
         return torch.tensor([found.accuracy, found.nll, found.calibration_error])
 
     whole = figures()
-    seen: list[int] = []
-    predict = ensembles.predict_logits
-    monkeypatch.setattr(ensembles, "predict_logits", lambda *given: (seen.append(len(given[-1])), predict(*given))[1])
-    for name, value, most in (("_CHUNK_IMAGES", 50, 50), ("_CHUNK_BYTES", 4 * 64 * 25, 25)):
-        monkeypatch.setattr(ensembles, name, value)
-        seen.clear()
+    for chunks in ((True, 4, 50), (False, 1, 25), (True, 11, 200)):
+        monkeypatch.setattr(predictions, "_chunk_sizes", lambda *_, chunks=chunks: chunks)
         torch.testing.assert_close(figures(), whole)
-        assert max(seen) == most and sum(seen) == len(labels_N)
+
+
+def test_networks_that_are_not_listed_are_not_heard() -> None:
+    logits_BNc = torch.randn(9, 12, 3, generator=torch.Generator().manual_seed(0))
+    labels_N, rows = torch.arange(12) % 3, [1, 2, 5, 8]
+    network = Table(12, 3)
+    heard = Ensembles(rows, sizes=(2,))
+    layout, pixels = ParamLayout.from_module(network), torch.arange(12.0).view(-1, 1, 1, 1)
+    evaluate(network, layout, {}, logits_BNc.flatten(1), pixels, labels_N, listener=heard)
+    assert heard.curve() == curve(logits_BNc[rows], labels_N, sizes=(2,))
 
 
 def test_only_the_first_networks_count() -> None:
@@ -136,15 +145,6 @@ def test_bad_input() -> None:
         curve(logits_BNc, labels_N, sizes=(4, 9))
     with pytest.raises(ValueError, match=r"labels have shape \[5\]"):
         curve(logits_BNc, labels_N[1:])
-    with pytest.raises(ValueError, match="no images"):
-        ensemble_curve(
-            nn.Linear(4, 4),
-            ParamLayout.from_module(nn.Linear(4, 4)),
-            {},
-            torch.zeros(2, 20),
-            torch.zeros(0, 1, 2, 2),
-            labels_N[:0],
-        )
     for label in (-1, 4):
         with pytest.raises(ValueError, match="labels run from"):
             curve(logits_BNc, labels_N.index_fill(0, torch.tensor([2]), label))

@@ -160,6 +160,12 @@ class CheckpointDataset:
             raise PdiffError(f"slice {start}..{stop} does not lie in the {self.layout.num_params} parameters.")
         return self._rows.read(0, len(self), start, stop)
 
+    def with_rows(self, rows: Rows) -> CheckpointDataset:
+        """The same set, whose numbers are read from `rows`: a copy of its own `rows`, on another device say."""
+        changed = copy(self)
+        changed._rows = rows
+        return changed
+
     def digest(self, num_rows: int) -> str:
         """SHA-256 (hex) of the first and last numbers of the first `num_rows` checkpoints, which need not all be read.
 

@@ -37,7 +37,10 @@ class Rows(Protocol):
     num_params: int
 
     def read(self, first: int, last: int, start: int, stop: int) -> Tensor:
-        """Rows first..last, columns start..stop -> float32 [R,S] on the CPU; may be a view. Not checked for NaN."""
+        """Rows first..last, columns start..stop -> float32 [R,S]; may be a view. Not checked for NaN.
+
+        Rows in files are read on the CPU; others are where they are.
+        """
         ...
 
 
@@ -92,12 +95,13 @@ class PickedRows:
         self.num_rows, self.num_params = len(self._indices), rows.num_params
 
     def read(self, first: int, last: int, start: int, stop: int) -> Tensor:
-        picked_RS = torch.empty(last - first, stop - start)
-        position = 0
+        picked_RS, position = torch.empty(0, stop - start), 0
         for run_first, run_last in _runs(self._indices[first:last]):
-            length = run_last - run_first
-            picked_RS[position : position + length] = self._rows.read(run_first, run_last, start, stop)
-            position += length
+            read_RS = self._rows.read(run_first, run_last, start, stop)
+            if position == 0:  # where these rows are, so are the others
+                picked_RS = read_RS.new_empty(last - first, stop - start)
+            picked_RS[position : position + len(read_RS)] = read_RS
+            position += len(read_RS)
         return picked_RS
 
 

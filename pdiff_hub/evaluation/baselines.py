@@ -1,9 +1,11 @@
 """Simple ways to make networks out of checkpoints, which a weight generator must surpass (arXiv 2506.07998).
 
-Each baseline is a function `(dataset, num_models, generator, ...) -> float32 [B,P]` on the CPU, in raw weight units.
-`generator` (on the CPU) is the only source of randomness. `baseline_variants` lists all baselines at the settings that
-are reported; `Variant.blocks` makes networks when they are needed, so that memory does not grow with their number. A
-running variance that comes out negative is set to 0, because a network with it would answer NaN.
+Each baseline is a function `(dataset, num_models, generator, ...) -> float32 [B,P]`, in raw weight units. `generator`
+is the only source of randomness. The work is done on its device, where the networks stay; the dataset's numbers should
+be there, too (`CheckpointDataset.with_rows`): else they are moved slice by slice. `baseline_variants` lists all
+baselines at the settings that are reported; `Variant.blocks` makes networks when they are needed, so that memory does
+not grow with their number. A running variance that comes out negative is set to 0, because a network with it would
+answer NaN.
 
 Each raises ValueError for num_models below 1, a noise not above 0, and fewer checkpoints than it needs: 3 for a
 distribution, 2 for `average_of` and `interpolation`, 1 for the others.
@@ -24,6 +26,7 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.rows import evenly_spaced
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.fine_tuning import fine_tuned
+from pdiff_hub.networks.devices import at_once
 from pdiff_hub.tasks import Task
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 
@@ -49,10 +52,12 @@ class Variant:
     def blocks(self, dataset: CheckpointDataset, num_models: int, generator: torch.Generator) -> Iterator[Tensor]:
         """The same number of networks, float32 [b,P] at a time: as many as fit into 512 MiB, and at least one.
 
+        A GPU with much free memory makes more at once.
+
         One block is exactly what `make` makes; of more blocks, each goes on with the generator. A caller who drops a
         block before he takes the next holds no more than one.
         """
-        size = max(1, _BLOCK_BYTES // (4 * dataset.layout.num_params))
+        size = max(1, at_once(_BLOCK_BYTES, generator.device) // (4 * dataset.layout.num_params))
         for first in range(0, num_models, size):
             yield self.make(dataset, min(size, num_models - first), generator)
 
@@ -84,13 +89,13 @@ def original(dataset: CheckpointDataset, num_models: int, generator: torch.Gener
     Nothing is random here; `generator` is not used.
     """
     _check(dataset, num_models)
-    return dataset.select_rows(evenly_spaced(len(dataset), num_models)).params_KP
+    return dataset.select_rows(evenly_spaced(len(dataset), num_models)).params_KP.to(generator.device)
 
 
 def ensemble(dataset: CheckpointDataset, num_models: int, generator: torch.Generator) -> Tensor:
     """The one average of all checkpoints' weights, [1,P] whatever `num_models` is. Nothing is random."""
     _check(dataset, num_models)
-    return _by_slices(dataset, 1, lambda params_KS, _: params_KS.double().mean(dim=0, keepdim=True))
+    return _by_slices(dataset, 1, generator, lambda params_KS, _: params_KS.double().mean(dim=0, keepdim=True))
 
 
 def average_of(
@@ -104,9 +109,9 @@ def average_of(
     if num_averaged < 2:
         raise PdiffError(f"num_averaged is {num_averaged}; expected at least 2: one checkpoint is no average.")
     chosen = min(num_averaged, len(dataset))
-    order_BK = torch.rand(num_models, len(dataset), generator=generator).argsort(dim=1)
-    weights_BK = torch.zeros(num_models, len(dataset)).scatter_(1, order_BK[:, :chosen], 1 / chosen)
-    return _by_slices(dataset, num_models, lambda params_KS, _: weights_BK @ params_KS)
+    order_BK = torch.rand(num_models, len(dataset), generator=generator, device=generator.device).argsort(dim=1)
+    weights_BK = torch.zeros(order_BK.shape, device=generator.device).scatter_(1, order_BK[:, :chosen], 1 / chosen)
+    return _by_slices(dataset, num_models, generator, lambda params_KS, _: weights_BK @ params_KS)
 
 
 def gaussian(dataset: CheckpointDataset, num_models: int, generator: torch.Generator) -> Tensor:
@@ -115,9 +120,9 @@ def gaussian(dataset: CheckpointDataset, num_models: int, generator: torch.Gener
 
     def draw(params_KS: Tensor, _: int) -> Tensor:
         std_S, mean_S = torch.std_mean(params_KS.double(), dim=0)
-        return torch.randn(num_models, len(mean_S), generator=generator) * std_S + mean_S
+        return _normal(generator, num_models, len(mean_S)) * std_S + mean_S
 
-    return _by_slices(dataset, num_models, draw)
+    return _by_slices(dataset, num_models, generator, draw)
 
 
 def low_rank_gaussian(dataset: CheckpointDataset, num_models: int, generator: torch.Generator) -> Tensor:
@@ -130,28 +135,28 @@ def low_rank_gaussian(dataset: CheckpointDataset, num_models: int, generator: to
     """
     _check(dataset, num_models, least=_DISTRIBUTION)
     rank = min(_LAST_DEVIATIONS, len(dataset))
-    shared_BR = torch.randn(num_models, rank, generator=generator).double() / math.sqrt(2 * (rank - 1))
+    shared_BR = _normal(generator, num_models, rank).double() / math.sqrt(2 * (rank - 1))
 
     def draw(params_KS: Tensor, _: int) -> Tensor:
         params_KS = params_KS.double()
         std_S, mean_S = torch.std_mean(params_KS, dim=0)
-        own_BS = torch.randn(num_models, len(mean_S), generator=generator) * (std_S / math.sqrt(2))
+        own_BS = _normal(generator, num_models, len(mean_S)) * (std_S / math.sqrt(2))
         return mean_S + own_BS + shared_BR @ (params_KS[-rank:] - mean_S)
 
-    return _by_slices(dataset, num_models, draw)
+    return _by_slices(dataset, num_models, generator, draw)
 
 
 def noise_raw(dataset: CheckpointDataset, num_models: int, generator: torch.Generator, sigma: float) -> Tensor:
     """Random checkpoints plus normal noise on every number, of standard deviation `sigma` in raw weight units."""
     _check(dataset, num_models)
     _check_sigma(sigma)
-    rows_B = torch.randint(len(dataset), (num_models,), generator=generator)
+    rows_B = _rows(dataset, num_models, generator)
 
     def draw(params_KS: Tensor, _: int) -> Tensor:
         picked_BS = params_KS[rows_B]
-        return picked_BS + sigma * torch.randn(picked_BS.shape, generator=generator)
+        return picked_BS + sigma * _normal(generator, *picked_BS.shape)
 
-    return _by_slices(dataset, num_models, draw)
+    return _by_slices(dataset, num_models, generator, draw)
 
 
 def noise_standardised(dataset: CheckpointDataset, num_models: int, generator: torch.Generator, sigma: float) -> Tensor:
@@ -162,27 +167,32 @@ def noise_standardised(dataset: CheckpointDataset, num_models: int, generator: t
     """
     _check(dataset, num_models)
     _check_sigma(sigma)
-    std_T = _tensor_stds(dataset)
-    rows_B = torch.randint(len(dataset), (num_models,), generator=generator)
+    std_T = _tensor_stds(dataset, generator.device)
+    rows_B = _rows(dataset, num_models, generator)
 
     def draw(params_KS: Tensor, start: int) -> Tensor:
         picked_BS = params_KS[rows_B]
         stop = start + picked_BS.shape[1]
         overlapping = dataset.layout.overlapping(start, stop)
-        lengths = torch.tensor([min(e.stop, stop) - max(e.start, start) for _, e in overlapping])
-        std_S = std_T[[index for index, _ in overlapping]].repeat_interleave(lengths)
-        return picked_BS + (sigma * std_S).float() * torch.randn(picked_BS.shape, generator=generator)
+        lengths = torch.tensor([min(e.stop, stop) - max(e.start, start) for _, e in overlapping], device=std_T.device)
+        std_S = std_T[[index for index, _ in overlapping]].repeat_interleave(lengths, output_size=stop - start)
+        return picked_BS + (sigma * std_S).float() * _normal(generator, *picked_BS.shape)
 
-    return _by_slices(dataset, num_models, draw)
+    return _by_slices(dataset, num_models, generator, draw)
 
 
 def interpolation(dataset: CheckpointDataset, num_models: int, generator: torch.Generator) -> Tensor:
     """Points on the line between two different random checkpoints, drawn uniformly from one end to the other."""
     _check(dataset, num_models, least=2)
-    first_B = torch.randint(len(dataset), (num_models,), generator=generator)
-    second_B = (first_B + torch.randint(1, len(dataset), (num_models,), generator=generator)) % len(dataset)
-    weight_B1 = torch.rand(num_models, 1, generator=generator)
-    return _by_slices(dataset, num_models, lambda params_KS, _: params_KS[first_B].lerp(params_KS[second_B], weight_B1))
+    first_B, device = _rows(dataset, num_models, generator), generator.device
+    between_B = torch.randint(1, len(dataset), (num_models,), generator=generator, device=device)
+    second_B = (first_B + between_B) % len(dataset)
+    weight_B1 = torch.rand(num_models, 1, generator=generator, device=device)
+
+    def draw(params_KS: Tensor, _: int) -> Tensor:
+        return params_KS[first_B].lerp(params_KS[second_B], weight_B1)
+
+    return _by_slices(dataset, num_models, generator, draw)
 
 
 def autoencoder(
@@ -190,8 +200,8 @@ def autoencoder(
 ) -> Tensor:
     """Decoded draws of an independent normal distribution per latent coordinate: p-diff without its diffusion.
 
-    The mean and (unbiased) std of a coordinate are those over the encoded checkpoints. The work is done on the
-    autoencoder's device. Raises ValueError also if the autoencoder is of another layout.
+    The mean and (unbiased) std of a coordinate are those over the encoded checkpoints. The autoencoder does its work on
+    its own device. Raises ValueError also if the autoencoder is of another layout.
     """
     _check(dataset, num_models, least=_DISTRIBUTION)
     if param_autoencoder.layout != dataset.layout:
@@ -199,38 +209,56 @@ def autoencoder(
             f"the autoencoder is for {param_autoencoder.layout!r}, the data set holds {dataset.layout!r}; "
             "expected the autoencoder that was trained on this data set."
         )
-    params_BP = torch.empty(num_models, dataset.layout.num_params)
+    params_BP = torch.empty(num_models, dataset.layout.num_params, device=generator.device)
     with torch.no_grad():
         std_CL, mean_CL = torch.std_mean(param_autoencoder.encode_slices(dataset.read_slice), dim=0)
-        noise_BCL = torch.randn(num_models, *std_CL.shape, generator=generator).to(std_CL)
+        noise_BCL = _normal(generator, num_models, *std_CL.shape).to(std_CL)
         for start, stop, decoded_BS in param_autoencoder.decode_slices(noise_BCL * std_CL + mean_CL):
             params_BP[:, start:stop] = decoded_BS
     return params_BP
 
 
-def _slices(dataset: CheckpointDataset, num_models: int) -> Iterator[tuple[int, int]]:
-    step = max(1, _SLICE_BYTES // (8 * (len(dataset) + num_models)))
+def _normal(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=generator, device=generator.device)
+
+
+def _rows(dataset: CheckpointDataset, num_models: int, generator: torch.Generator) -> Tensor:
+    """int64 [B]: a random checkpoint for each network."""
+    return torch.randint(len(dataset), (num_models,), generator=generator, device=generator.device)
+
+
+def _slices(dataset: CheckpointDataset, num_models: int, device: torch.device) -> Iterator[tuple[int, int]]:
+    step = max(1, at_once(_SLICE_BYTES, device) // (8 * (len(dataset) + num_models)))
     for start in range(0, dataset.layout.num_params, step):
         yield start, min(start + step, dataset.layout.num_params)
 
 
-def _by_slices(dataset: CheckpointDataset, num_models: int, draw: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """[B,P], made slice by slice with `draw(params_KS, start) -> [B,S]`; negative running variances are set to 0."""
-    params_BP = torch.empty(num_models, dataset.layout.num_params)
-    for start, stop in _slices(dataset, num_models):
-        params_BP[:, start:stop] = draw(dataset.read_slice(start, stop), start)
+def _by_slices(
+    dataset: CheckpointDataset,
+    num_models: int,
+    generator: torch.Generator,
+    draw: Callable[[Tensor, int], Tensor],
+) -> Tensor:
+    """[B,P] on the generator's device, made slice by slice with `draw(params_KS, start) -> [B,S]`.
+
+    Negative running variances are set to 0.
+    """
+    device = generator.device
+    params_BP = torch.empty(num_models, dataset.layout.num_params, device=device)
+    for start, stop in _slices(dataset, num_models, device):
+        params_BP[:, start:stop] = draw(dataset.read_slice(start, stop).to(device), start)
     for entry in dataset.layout.entries:
         if entry.log:
             params_BP[:, entry.start : entry.stop].clamp_min_(0)
     return params_BP
 
 
-def _tensor_stds(dataset: CheckpointDataset) -> Tensor:
-    """float64 [T]: the (unbiased) standard deviation of each tensor over all checkpoints and entries."""
+def _tensor_stds(dataset: CheckpointDataset, device: torch.device) -> Tensor:
+    """float64 [T] on the device: the (unbiased) standard deviation of each tensor over all checkpoints and entries."""
     entries = dataset.layout.entries
-    origin_T, sums_T, squares_T = torch.zeros(3, len(entries), dtype=torch.float64).unbind()
-    for start, stop in _slices(dataset, 0):
-        params_KS = dataset.read_slice(start, stop).double()
+    origin_T, sums_T, squares_T = torch.zeros(3, len(entries), dtype=torch.float64, device=device).unbind()
+    for start, stop in _slices(dataset, 0, device):
+        params_KS = dataset.read_slice(start, stop).to(device).double()
         for index, entry in dataset.layout.overlapping(start, stop):
             part = params_KS[:, max(entry.start - start, 0) : entry.stop - start]
             if entry.start >= start:
@@ -238,7 +266,7 @@ def _tensor_stds(dataset: CheckpointDataset) -> Tensor:
             part = part - origin_T[index]  # else sums of squares cancel if the mean is far above the deviation
             sums_T[index] += part.sum()
             squares_T[index] += part.square().sum()
-    counts_T = len(dataset) * torch.tensor([entry.stop - entry.start for entry in entries], dtype=torch.float64)
+    counts_T = len(dataset) * sums_T.new_tensor([entry.stop - entry.start for entry in entries])
     # A single number (one checkpoint, a tensor of one entry) has the deviation 0, not 0 / 0.
     return ((squares_T - sums_T.square() / counts_T).clamp_min(0) / (counts_T - 1).clamp_min(1)).sqrt()
 

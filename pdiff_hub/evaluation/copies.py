@@ -23,6 +23,8 @@ _BLOCK_BYTES = 64 << 20
 def nearest_two(latent_BN: Tensor, reference_KN: Tensor, *, leave_one_out: bool = False) -> tuple[Tensor, Tensor]:
     """Distances of each network to its nearest and second-nearest reference: float64 [B] each; exactly 0 for a copy.
 
+    Both sets are on one device, and so are the distances.
+
     leave_one_out: both are the same set in the same order, and no network is compared with itself. ValueError for fewer
     than two references (three with leave_one_out), and for different N.
     """
@@ -32,7 +34,7 @@ def nearest_two(latent_BN: Tensor, reference_KN: Tensor, *, leave_one_out: bool 
             f"latents have shapes {list(latent_BN.shape)} and {list(reference_KN.shape)}; expected the same length, "
             f"and at least {least} references."
         )
-    query_BN, reference_KN = latent_BN.cpu().double(), reference_KN.cpu().double()
+    query_BN, reference_KN = latent_BN.double(), reference_KN.double()
     step = max(1, _BLOCK_BYTES // (8 * len(reference_KN)))
     nearest: list[Tensor] = []
     for start in range(0, len(query_BN), step):

@@ -2,7 +2,8 @@
 
 The distance to the nearest original follows arXiv 2506.07998. The spread ratio is this project's own, as is the
 deviation R2 in `pdiff_hub.training.autoencoder`.
-Shapes: B queried or generated networks, K originals, P parameters. Sums over P are taken in float64, slice by slice.
+Shapes: B queried or generated networks, K originals, P parameters. Sums over P are taken in float64, slice by slice, on
+the device of the rows, which is the same for both sets.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from pdiff_hub.checkpoints.rows import PickedRows, Rows, as_rows
 from pdiff_hub.errors import PdiffError
+from pdiff_hub.networks.devices import at_once
 
 _SLICE_BYTES = 64 << 20  # for the float64 copies of both sets in one slice of P
 _CACHED_BYTES = 2 << 20  # of them, for what is worked on at once: several passes, which a processor's cache makes fast
@@ -37,26 +39,28 @@ def nearest_l2(query_BP: Tensor | Rows, reference_KP: Tensor | Rows, *, leave_on
             "leave_one_out compares a set of at least two networks with itself; got sets of "
             f"{query.num_rows} and {reference.num_rows}."
         )
+    device = _device(query)
     step = max(1, _PRODUCT_BYTES // (8 * reference.num_rows))
     return torch.cat(
         [
-            _nearest_l2(query, range(start, min(start + step, query.num_rows)), reference, leave_one_out=leave_one_out)
+            _nearest_l2(query, range(start, min(start + step, query.num_rows)), reference, leave_one_out, device)
             for start in range(0, query.num_rows, step)
         ]
     )
 
 
-def _nearest_l2(query: Rows, block: range, reference: Rows, *, leave_one_out: bool) -> Tensor:
+def _nearest_l2(query: Rows, block: range, reference: Rows, leave_one_out: bool, device: torch.device) -> Tensor:
     """`nearest_l2` for one block of the queries."""
     # |q|^2 + |r|^2 - 2 q.r finds the nearest reference with one matrix product. Cancellation leaves an error of 1e-16
     # of the squared norms. So centring makes the norms small, and the distance itself is taken from the differences.
-    gram_BK = torch.zeros(len(block), reference.num_rows, dtype=torch.float64)
-    square_B = torch.zeros(len(block), dtype=torch.float64)
-    square_K = torch.zeros(reference.num_rows, dtype=torch.float64)
-    columns = max(1, _CACHED_BYTES // (8 * (len(block) + reference.num_rows)))
-    for start, stop in _spans(query.num_params, len(block) + reference.num_rows):
-        query_BS = query.read(block.start, block.stop, start, stop).cpu()
-        reference_KS = reference.read(0, reference.num_rows, start, stop).cpu()
+    gram_BK = torch.zeros(len(block), reference.num_rows, dtype=torch.float64, device=device)
+    square_B = torch.zeros(len(block), dtype=torch.float64, device=device)
+    square_K = torch.zeros(reference.num_rows, dtype=torch.float64, device=device)
+    at_a_time = _CACHED_BYTES if device.type == "cpu" else at_once(_SLICE_BYTES, device)
+    columns = max(1, at_a_time // (8 * (len(block) + reference.num_rows)))
+    for start, stop in _spans(query.num_params, len(block) + reference.num_rows, device):
+        query_BS = query.read(block.start, block.stop, start, stop)
+        reference_KS = reference.read(0, reference.num_rows, start, stop)
         for query_Bp, reference_Kp in zip(query_BS.split(columns, 1), reference_KS.split(columns, 1), strict=True):
             query_Bp, reference_Kp = query_Bp.double(), reference_Kp.double()
             mean_p = reference_Kp.mean(dim=0)
@@ -71,9 +75,9 @@ def _nearest_l2(query: Rows, block: range, reference: Rows, *, leave_one_out: bo
         distance_BK.diagonal(block.start).fill_(torch.inf)
     chosen, place_B = distance_BK.argmin(dim=1).unique(return_inverse=True)
     nearest = PickedRows(reference, chosen.tolist())  # a few networks have few, and the others need not be read again
-    total_B = torch.zeros(len(block), dtype=torch.float64)
-    for start, stop in _spans(query.num_params, len(block) + reference.num_rows):
-        difference_BS = query.read(block.start, block.stop, start, stop).cpu().double()
+    total_B = torch.zeros(len(block), dtype=torch.float64, device=device)
+    for start, stop in _spans(query.num_params, len(block) + reference.num_rows, device):
+        difference_BS = query.read(block.start, block.stop, start, stop).double()
         difference_BS -= nearest.read(0, nearest.num_rows, start, stop)[place_B]
         total_B += difference_BS.square_().sum(dim=1)
     return total_B.sqrt()
@@ -92,25 +96,29 @@ def spread_ratio(generated_BP: Tensor | Rows, original_KP: Tensor | Rows) -> flo
             f"there are {sets[0].num_rows} generated and {sets[1].num_rows} original networks; a spread needs at "
             "least two of each."
         )
-    generated, original = 0.0, 0.0
-    for generated_Bp, original_Kp in _slices(*sets):
-        generated += float(generated_Bp.var(dim=0).sum())
-        original += float(original_Kp.var(dim=0).sum())
-    _require_finite(torch.tensor([generated, original], dtype=torch.float64))
+    sums = torch.zeros(2, dtype=torch.float64, device=_device(sets[0]))
+    for slices in _slices(*sets):
+        sums += torch.stack([params_RS.var(dim=0).sum() for params_RS in slices])
+    _require_finite(sums)
+    generated, original = sums.tolist()
     if original == 0.0:
         raise PdiffError("all original networks are the same, so there is no spread to compare with.")
     return float((generated / original) ** 0.5)
 
 
 def _slices(*sets: Rows) -> Iterator[list[Tensor]]:
-    """Sets of networks [*,P] in slices of P, float64 on the CPU; their slices together fit into `_SLICE_BYTES`."""
-    for start, stop in _spans(sets[0].num_params, sum(each.num_rows for each in sets)):
-        yield [each.read(0, each.num_rows, start, stop).cpu().double() for each in sets]
+    """Sets of networks [*,P] in slices of P, float64; on a CPU, their slices together fit into `_SLICE_BYTES`."""
+    for start, stop in _spans(sets[0].num_params, sum(each.num_rows for each in sets), _device(sets[0])):
+        yield [each.read(0, each.num_rows, start, stop).double() for each in sets]
 
 
-def _spans(num_params: int, num_networks: int) -> Iterator[tuple[int, int]]:
+def _device(rows: Rows) -> torch.device:
+    return rows.read(0, 1, 0, 1).device
+
+
+def _spans(num_params: int, num_networks: int, device: torch.device) -> Iterator[tuple[int, int]]:
     """(start, stop) of the slices of P in which so many networks are read."""
-    step = max(1, _SLICE_BYTES // (8 * num_networks))
+    step = max(1, at_once(_SLICE_BYTES, device) // (8 * num_networks))
     for start in range(0, num_params, step):
         yield start, min(start + step, num_params)
 

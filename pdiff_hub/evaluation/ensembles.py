@@ -1,75 +1,64 @@
 """Ensembles of networks: does averaging the answers of several networks help, and are the averages well calibrated?
 
 The averages are those of probabilities (deep ensembles, arXiv 1612.01474). Networks that are all alike gain nothing.
-Shapes: B networks, P parameters, N images, n images of a chunk, c classes; G groups (ensembles) of s networks each.
+Shapes: B networks, R of them in ensembles, n images of a chunk, c classes; G groups (ensembles) of s networks each.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pdiff_hub.checkpoints.rows import PickedRows, Rows, as_rows
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.prediction.predictions import Images, predict_logits
 from pdiff_hub.records import EnsembleCurve
-from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _BINS = 15  # bins of the calibration error: Guo et al. 2017, arXiv 1706.04599, sec. 5
-_CHUNK_IMAGES, _CHUNK_BYTES = 1024, 64 << 20  # most images in a chunk, and most bytes of them as float32
+SIZES = (1, 2, 5, 10, 20)
 
 
-def ensemble_curve(
-    network: nn.Module,
-    layout: ParamLayout,
-    frozen: Mapping[str, Tensor],
-    params_BP: Tensor | Rows,
-    images: Images,
-    labels_N: Tensor,
-    sizes: Sequence[int] = (1, 2, 5, 10, 20),
-) -> EnsembleCurve:
-    """Accuracy, negative log-likelihood and calibration error of ensembles, by their size.
+class Ensembles:
+    """Accuracy, negative log-likelihood and calibration error of ensembles, by their size, of heard answers.
 
     For each size s, the first max(sizes) networks are cut, in their order, into disjoint groups of s; networks left
     over are not used. An ensemble answers with the mean of its networks' probabilities. Each number of the curve is the
-    mean over the groups. Memory depends on the size of a chunk of images, not on N.
-
-    Args:
-        network, layout, frozen, params_BP, images: as in `predictions.predict_logits`; only the first max(sizes) rows
-            of params_BP are used.
-        labels_N: int64, 0..c-1.
-        sizes: numbers of networks, from 1; those above B are left out.
-
-    Raises:
-        ValueError: a size below 1, no size of at most B, no images, labels that do not fit the images or classes,
-            logits that are NaN or Inf, and what `predict_logits` raises.
+    mean over the groups. It is a `predictions.Listener`: networks that are judged anyway are not asked once more, and
+    memory depends on the size of a chunk of images, not on their number.
     """
-    if not sizes or min(sizes) < 1:
-        raise PdiffError(f"sizes are {list(sizes)}; expected numbers of networks, from 1.")
-    rows = as_rows(params_BP)
-    kept = [size for size in sizes if size <= rows.num_rows]
-    if not kept:
-        raise PdiffError(f"there are {rows.num_rows} networks, fewer than the smallest ensemble of {list(sizes)}.")
-    if labels_N.shape != (len(images),):
-        raise PdiffError(f"labels have shape {list(labels_N.shape)}, expected [{len(images)}], one per image.")
-    if len(images) == 0:
-        raise PdiffError("there are no images to evaluate on; expected at least one.")
-    rows = PickedRows(rows, range(min(rows.num_rows, max(sizes))))
-    totals = {size: EnsembleTotals(rows.num_rows // size) for size in kept}
-    step = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // (4 * images[:1].numel())))
-    for n in range(0, len(images), step):
-        labels_n = labels_N[n : n + step].cpu()
-        logits_Bnc = predict_logits(network, layout, frozen, rows, images[n : n + step])
-        _check(logits_Bnc, labels_n)
-        log_Bnc = logits_Bnc.double().log_softmax(dim=-1)
-        for size, total in totals.items():
-            total.add(log_Bnc[: total.num_groups * size].unflatten(0, (total.num_groups, size)), labels_n)
-    means = [total.means(len(images)) for total in totals.values()]
-    accuracy, nll, calibration_error = zip(*means, strict=True)
-    return EnsembleCurve(tuple(totals), accuracy, nll, calibration_error)
+
+    def __init__(self, rows: Sequence[int], sizes: Sequence[int] = SIZES):
+        """
+        Args:
+            rows: which of the networks to take.
+            sizes: numbers of networks, from 1; those above the number of networks are left out.
+
+        Raises ValueError for a size below 1, and no size that is left.
+        """
+        if not sizes or min(sizes) < 1:
+            raise PdiffError(f"sizes are {list(sizes)}; expected numbers of networks, from 1.")
+        kept = [size for size in sizes if size <= len(rows)]
+        if not kept:
+            raise PdiffError(f"there are {len(rows)} networks, fewer than the smallest ensemble of {list(sizes)}.")
+        self.rows = list(rows)[: max(sizes)]
+        self._totals = {size: EnsembleTotals(len(self.rows) // size) for size in kept}
+        self._num_images = 0
+
+    def hear(self, logits_Rnc: Tensor, labels_n: Tensor) -> None:
+        """Add what the networks answer for some images. Raises ValueError for NaN, Inf, and labels of no class."""
+        logits_Rnc, labels_n = logits_Rnc.cpu(), labels_n.cpu()
+        _check(logits_Rnc, labels_n)
+        log_Rnc = logits_Rnc.double().log_softmax(dim=-1)
+        for size, total in self._totals.items():
+            total.add(log_Rnc[: total.num_groups * size].unflatten(0, (total.num_groups, size)), labels_n)
+        self._num_images += len(labels_n)
+
+    def curve(self) -> EnsembleCurve:
+        """What they come to over all images so far."""
+        means = [total.means(self._num_images) for total in self._totals.values()]
+        accuracy, nll, calibration_error = zip(*means, strict=True)
+        return EnsembleCurve(tuple(self._totals), accuracy, nll, calibration_error)
 
 
 class EnsembleTotals:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.checkpoints.rows import PickedRows, Rows, as_rows, evenly_spaced
+from pdiff_hub.checkpoints.rows import Rows, as_rows, evenly_spaced
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.baselines import Variant, ensemble
 from pdiff_hub.evaluation.copies import count_copies, new_ones
 from pdiff_hub.evaluation.distances import spread_ratio
-from pdiff_hub.evaluation.ensembles import ensemble_curve
+from pdiff_hub.evaluation.ensembles import SIZES, Ensembles
 from pdiff_hub.evaluation.figures import (
     COPIES_SHOWN,
     METHOD_STYLE,
@@ -31,9 +31,11 @@ from pdiff_hub.evaluation.figures import (
 from pdiff_hub.evaluation.frontier import measure_frontier
 from pdiff_hub.evaluation.judging import Judge, Judged
 from pdiff_hub.evaluation.measuring import Measure, Measured, mean_or_none
+from pdiff_hub.evaluation.on_device import rows_on
 from pdiff_hub.evaluation.points import MethodPoints
 from pdiff_hub.evaluation.similarity import iou_matrix, max_to_any, similarity_summary
 from pdiff_hub.evaluation.table import label
+from pdiff_hub.prediction.predictions import device_of
 from pdiff_hub.progress import progress_bar
 from pdiff_hub.records import (
     FIGURES,
@@ -53,7 +55,6 @@ from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 
 _LEAST_ORIGINALS = 3
 _MOST_PAIRED = 500  # most networks per set whose pairs are drawn in the figure of similarities
-_LARGEST_ENSEMBLE = 20
 
 
 def evaluate_networks(
@@ -79,7 +80,8 @@ def evaluate_networks(
     mean with no pair left is None, and "notes" counts these networks.
 
     Args:
-        network: any instance of the architecture; its weights are not used.
+        network: any instance of the architecture; its weights are not used. Networks are made and judged on its
+            device; only what was measured of them comes back.
         originals: the checkpoints that the generator was trained on.
         generated_BP: float32 [B,P], raw weight units. `Rows` and the originals are read when needed, and baselines
             are made when needed, so that memory does not grow with their number.
@@ -113,21 +115,27 @@ def evaluate_networks(
         )
     chosen = evenly_spaced(len(originals), num_originals or len(originals))
     bar = progress_bar(3 + (fresh is not None) + len(variants), "judge", "set")
-    measure = Measure(judge, originals, chosen, autoencoder)
+    most = max(SIZES)
+    in_ensembles = {"original": evenly_spaced(len(chosen), most), "generated": range(min(generated.num_rows, most))}
+    ensembles = {name: Ensembles(rows) if variants else None for name, rows in in_ensembles.items()}
+    measure = Measure(judge, originals, chosen, autoencoder, ensembles["original"])
+    originals, device = measure.originals, device_of(network)
     bar.update()
-    measured = {"original": measure.own, "generated": measure(generated, decoded=True)}
+    generated = rows_on(generated, device)
+    measured = {"original": measure.own}
+    measured["generated"] = measure(generated, decoded=True, listener=ensembles["generated"])
     bar.update()
     if fresh is not None:
         measured["fresh"] = measure(fresh.rows)
         bar.update()
-    measured["ensemble"] = measure(ensemble(originals, 1, torch.Generator()))
+    measured["ensemble"] = measure(ensemble(originals, 1, torch.Generator(device)))
     methods = {name: name for name in measured}
     bar.update()
     for variant in variants:
         if variant.name in measured:
             continue
         bar.set_postfix(method=variant.name)
-        blocks = variant.blocks(originals, num_models, generator_of(seed, variant.name))
+        blocks = variant.blocks(originals, num_models, generator_of(seed, variant.name, device=device))
         measured[variant.name] = measure.in_blocks(blocks, decoded=variant.method == "autoencoder")
         methods[variant.name] = variant.method
         bar.update()
@@ -141,7 +149,7 @@ def evaluate_networks(
     if variants and own > 0:
         nearest = {name: each.nearest_l2_B for name, each in measured.items()}
         by_distance = _by_method(methods, accuracy, nearest, partial(MethodPoints.from_distances, own=own))
-    curves = _ensembles(judge, PickedRows(originals.rows, chosen), generated) if variants else None
+    curves = {name: each.curve() for name, each in ensembles.items() if each is not None} or None
     fresh_H = (
         new_ones(measured["fresh"].nearest_latent_B, measure.own.nearest_latent_B) if "fresh" in measured else None
     )
@@ -215,18 +223,6 @@ def _frontier(points: Mapping[str, MethodPoints], task: Task, seed: int, name: s
     """name: seeds the bootstrap, so that each frontier has its own resamples."""
     labels = {name: style.label for name, style in METHOD_STYLE.items()}
     return measure_frontier(points, generator_of(seed, name), floor=1 / task.num_classes, labels=labels)
-
-
-def _ensembles(judge: Judge, originals: Rows, generated: Rows) -> dict[str, EnsembleCurve]:
-    images, labels_N = judge.test_images(), judge.task.test.labels_N
-    picked = {
-        "original": PickedRows(originals, evenly_spaced(originals.num_rows, _LARGEST_ENSEMBLE)),
-        "generated": PickedRows(generated, range(min(generated.num_rows, _LARGEST_ENSEMBLE))),
-    }
-    return {
-        name: ensemble_curve(judge.network, judge.layout, judge.frozen, rows, images, labels_N)
-        for name, rows in picked.items()
-    }
 
 
 def _notes(judged: Mapping[str, Judged], own: float) -> list[str]:

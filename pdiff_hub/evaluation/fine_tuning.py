@@ -17,6 +17,7 @@ from torch.func import functional_call, vmap
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import logits
+from pdiff_hub.networks.devices import at_once
 from pdiff_hub.networks.prefix_cache import Forward
 from pdiff_hub.networks.stacked import can_vmap
 from pdiff_hub.prediction.predictions import eval_mode, tensor_names
@@ -44,7 +45,7 @@ def fine_tuned(
     the same augmented batches, so that the frozen part is computed once for the group; each group has its own batches.
 
     network: any instance of the architecture; it is left unchanged, and the work is done on its device. task: the task
-    to train on.
+    to train on. The networks are left on the generator's device.
     Raises ValueError also for a network of another layout, a selection without parameters, and training that diverges.
     """
     if num_models < 1:
@@ -68,7 +69,8 @@ def fine_tuned(
         return logits(functional_call(network, {**fixed, **cast}, (inputs,)))
 
     def batch() -> tuple[Tensor, Tensor]:
-        index_N = torch.randint(len(task.train), (_BATCH,), generator=generator).to(task.train.labels_N.device)
+        index_N = torch.randint(len(task.train), (_BATCH,), generator=generator, device=generator.device)
+        index_N = index_N.to(task.train.labels_N.device)
         inputs_NCHW = task.augment(task.inputs(task.train, index_N), generator)
         return inputs_NCHW.to(device), task.train.labels_N[index_N].to(device)
 
@@ -91,19 +93,22 @@ def fine_tuned(
             bar.update(len(rows))
         return {name: tensor.detach() for name, tensor in stacked.items()}
 
-    params_BP = torch.empty(num_models, layout.num_params)
+    params_BP = torch.empty(num_models, layout.num_params, device=generator.device)
     with eval_mode(network), progress_bar(num_models * steps, "fine-tune baselines", "step") as bar:
         own = {name: live[name].detach() for name in selected}
         probe = task.inputs(task.train, slice(0, _BATCH)).to(device)
         with torch.no_grad():
             together = vmap(forward, in_dims=(0, None)) if can_vmap(forward, own, probe[:2]) else _one_by_one(forward)
         needed = _step_bytes(forward, own, trained, probe)
-        size = min(len(dataset), max(1, _GROUP_BYTES // needed))
+        group_bytes, piece_bytes = at_once(_GROUP_BYTES, device), at_once(_PIECE_BYTES, device)
+        size = min(len(dataset), max(1, group_bytes // needed))
         of_images = needed - _BYTES_PER_PARAM * sum(own[name].numel() for name in trained)
-        pieces = 1 if needed <= _GROUP_BYTES else min(_BATCH, max(1, math.ceil(of_images / _PIECE_BYTES)))
+        pieces = 1 if needed <= group_bytes else min(_BATCH, max(1, math.ceil(of_images / piece_bytes)))
         for b in range(0, num_models, size):
             networks = slice(b, min(b + size, num_models))
-            made = train(torch.randperm(len(dataset), generator=generator)[: networks.stop - b].tolist())
+            made = train(
+                torch.randperm(len(dataset), generator=generator, device=generator.device)[: networks.stop - b].tolist()
+            )
             for entry in layout.entries:  # one after another: together they would take as much memory again
                 params_BP[networks, entry.start : entry.stop] = made.pop(entry.name).flatten(1)
     if not all(bool(extreme.isfinite()) for extreme in torch.aminmax(params_BP)):  # which takes no memory

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pdiff_hub.checkpoints.rows import Rows, as_rows
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.prediction.predictions import Predictions, SplitImages, evaluate
+from pdiff_hub.prediction.predictions import Listener, Predictions, SplitImages, evaluate
 from pdiff_hub.records import AccuracySummary
 from pdiff_hub.tasks import Split, Task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
@@ -47,23 +47,34 @@ class Judge:
     layout: ParamLayout
     frozen: Mapping[str, Tensor]
 
-    def __call__(self, params_BP: Tensor | Rows) -> Judged:
-        """Judge params_BP: float32 [B,P], raw weight units. Raises ValueError if P is not that of the layout."""
+    def __call__(self, params_BP: Tensor | Rows, listener: Listener | None = None) -> Judged:
+        """Judge params_BP: float32 [B,P], raw weight units. Raises ValueError if P is not that of the layout.
+
+        listener: hears the answers for the test images.
+        """
         rows = as_rows(params_BP)
         if rows.num_params != self.layout.num_params:
             raise PdiffError(
                 f"parameters have shape {[rows.num_rows, rows.num_params]}, expected "
                 f"[*, {self.layout.num_params}]: originals and generated networks have different layouts."
             )
-        return Judged(self._on(self.task.validation, rows, with_loss=True), self._on(self.task.test, rows))
+        return Judged(
+            self._on(self.task.validation, rows, with_loss=True), self._on(self.task.test, rows, listener=listener)
+        )
 
-    def test_images(self) -> SplitImages:
-        """The images of the test split, normalised slice by slice."""
-        return SplitImages(self.task, self.task.test)
-
-    def _on(self, split: Split, rows: Rows, *, with_loss: bool = False) -> Predictions:
-        images = SplitImages(self.task, split)
-        return evaluate(self.network, self.layout, self.frozen, rows, images, split.labels_N, with_loss=with_loss)
+    def _on(
+        self, split: Split, rows: Rows, *, with_loss: bool = False, listener: Listener | None = None
+    ) -> Predictions:
+        return evaluate(
+            self.network,
+            self.layout,
+            self.frozen,
+            rows,
+            SplitImages(self.task, split),
+            split.labels_N,
+            with_loss=with_loss,
+            listener=listener,
+        )
 
 
 def summarise_accuracy(validation_accuracy_B: Tensor, test_accuracy_B: Tensor) -> AccuracySummary:

@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.checkpoints.rows import PickedRows, Rows, as_rows
+from pdiff_hub.checkpoints.rows import Rows, as_rows
 from pdiff_hub.evaluation.copies import nearest_two, nearness
 from pdiff_hub.evaluation.distances import nearest_l2
 from pdiff_hub.evaluation.judging import Judge, Judged
+from pdiff_hub.evaluation.on_device import picked, rows_on
 from pdiff_hub.evaluation.similarity import max_to_any
 from pdiff_hub.evaluation.traits import network_traits
 from pdiff_hub.evaluation.two_sample import tell_apart
-from pdiff_hub.prediction.predictions import Predictions
+from pdiff_hub.networks.devices import at_once
+from pdiff_hub.prediction.predictions import Listener, Predictions, device_of
 from pdiff_hub.records import MethodSummary
 from pdiff_hub.records.results import defined
 from pdiff_hub.seeds import derived_seed
@@ -31,7 +33,7 @@ _ENCODED_BYTES = 256 << 20  # of one slice of P, for all networks that are encod
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Numbers of each network of a method, compared with the originals; an original with the others.
+    """Numbers of each network of a method, compared with the originals; an original with the others. On the CPU.
 
     Attributes:
         max_iou_B: highest IoU of errors; NaN where undefined.
@@ -74,20 +76,27 @@ class Measured:
 class Measure:
     """Measures networks beside `originals`, of which only the rows `chosen` are judged.
 
-    autoencoder: the one that the generator works with; None leaves out distances in latents.
+    The work is done where the judge's network is: all rows are read there.
+
+    autoencoder: the one that the generator works with; None leaves out distances in latents. listener: hears the
+    answers of the originals that are judged.
     """
 
     judge: Judge
     originals: CheckpointDataset
     chosen: list[int]
     autoencoder: ParamAutoencoder | None
+    listener: Listener | None = None
     own: Measured = field(init=False)
     """The originals themselves."""
 
     def __post_init__(self) -> None:
+        self._device = device_of(self.judge.network)
+        self.originals = self.originals.with_rows(rows_on(self.originals.rows, self._device))
         rows = self.originals.rows
-        judged = self.judge(rows if len(self.chosen) == len(self.originals) else PickedRows(rows, self.chosen))
-        self._wrong_KN = judged.test.wrong_BN
+        chosen = picked(rows, self.chosen)
+        judged = self.judge(chosen, self.listener)
+        self._wrong_KN = judged.test.wrong_BN.to(self._device)
         self._majority_wrong_N = judged.validation.wrong_BN.double().mean(dim=0) > 0.5
         self._latent_KN = self._latents(rows)
         near = None
@@ -95,24 +104,29 @@ class Measure:
             both = nearest_two(self._latent_KN, self._latent_KN, leave_one_out=True)
             near = tuple(each[self.chosen] for each in both)
         self.own = self._measured(
-            PickedRows(rows, self.chosen),
+            chosen,
             judged,
             max_to_any(self._wrong_KN, self._wrong_KN, exclude_self=True),
             nearest_l2(rows, rows, leave_one_out=True)[self.chosen],
             near,
         )
 
-    def __call__(self, params_BP: Tensor | Rows, *, decoded: bool = False) -> Measured:
-        """Measure networks that are not originals: float32 [B,P], raw weight units. decoded: from latents."""
-        rows = as_rows(params_BP)
-        judged, latent_BN = self.judge(rows), self._latents(rows, decoded=decoded)
+    def __call__(
+        self, params_BP: Tensor | Rows, *, decoded: bool = False, listener: Listener | None = None
+    ) -> Measured:
+        """Measure networks that are not originals: float32 [B,P], raw weight units.
+
+        decoded: from latents. listener: hears their answers.
+        """
+        rows = rows_on(as_rows(params_BP), self._device)
+        judged, latent_BN = self.judge(rows, listener), self._latents(rows, decoded=decoded)
         near = None
         if latent_BN is not None and self._latent_KN is not None:
             near = nearest_two(latent_BN, self._latent_KN)
         return self._measured(
             rows,
             judged,
-            max_to_any(judged.test.wrong_BN, self._wrong_KN, exclude_self=False),
+            max_to_any(judged.test.wrong_BN.to(self._device), self._wrong_KN, exclude_self=False),
             nearest_l2(rows, self.originals.rows, leave_one_out=False),
             near,
         )
@@ -129,12 +143,15 @@ class Measure:
         return parts[0] if len(parts) == 1 else _joined(parts)
 
     def _latents(self, rows: Rows, *, decoded: bool = False) -> Tensor | None:
-        return None if self.autoencoder is None else latents_of(self.autoencoder, rows, decoded=decoded)
+        if self.autoencoder is None:
+            return None
+        return latents_of(self.autoencoder, rows, decoded=decoded).to(self._device)
 
     def _measured(
         self, rows: Rows, judged: Judged, max_iou_B: Tensor, nearest_l2_B: Tensor, near: tuple[Tensor, ...] | None
     ) -> Measured:
-        distances = torch.stack([nearest_l2_B, *(near or ())], dim=1)
+        max_iou_B, nearest_l2_B, *near = (each.cpu() for each in (max_iou_B, nearest_l2_B, *(near or ())))
+        distances = torch.stack([nearest_l2_B, *near], dim=1)
         traits_BF = network_traits(self.judge.layout, rows, judged.validation, self._majority_wrong_N, distances)
         nearest_B, second_B = near or (None, None)
         return Measured(judged, max_iou_B, nearest_l2_B, nearest_B, second_B, traits_BF)
@@ -142,18 +159,20 @@ class Measure:
 
 @torch.no_grad()
 def latents_of(autoencoder: ParamAutoencoder, rows: Rows, *, decoded: bool = False) -> Tensor:
-    """Scaled latents of networks, [N, C x L], on the CPU. decoded: whether the networks come out of this autoencoder.
+    """Scaled latents of networks, [N, C x L], where the autoencoder is. decoded: whether the networks come out of it.
 
     What is generated was decoded from latents. If encoding it gives other latents, as with a convolutional autoencoder,
     a copy would lie far from its original. So all other networks are decoded and encoded once more, too.
     """
-    size = max(1, _ENCODED_BYTES // (4 * max(stop - start for start, stop in autoencoder.slices)))
+    size = max(
+        1, at_once(_ENCODED_BYTES, autoencoder.device) // (4 * max(stop - start for start, stop in autoencoder.slices))
+    )
     parts = []
     for first in range(0, rows.num_rows, size):
         latent_bCL = autoencoder.encode_slices(partial(rows.read, first, min(first + size, rows.num_rows)))
         if autoencoder.config.form != "linear" and not decoded:  # of principal components this changes nothing
             latent_bCL = autoencoder.encode_slices(_decoded(autoencoder, latent_bCL))
-        parts.append(latent_bCL.flatten(1).cpu())
+        parts.append(latent_bCL.flatten(1))
     return torch.cat(parts)
 
 

@@ -23,14 +23,13 @@ _ROWS, _IMAGES = 512, 8192
 
 
 def iou_matrix(wrong_AN: Tensor, wrong_BN: Tensor) -> Tensor:
-    """IoU of the errors of every pair, float64 [A,B] on the CPU, 0..1; NaN where neither network has an error.
+    """IoU of the errors of every pair, float64 [A,B] on their device, 0..1; NaN where neither network has an error.
 
     The counts are exact: a float32 matrix product of zeros and ones over at most 8,192 images gives whole numbers far
     below 2^24. Raises ValueError for dtypes other than bool, for empty sets and for different N.
     """
     _check(wrong_AN, wrong_BN)
-    wrong_AN, wrong_BN = wrong_AN.cpu(), wrong_BN.cpu()
-    common_AB = torch.zeros(len(wrong_AN), len(wrong_BN), dtype=torch.float64)
+    common_AB = torch.zeros(len(wrong_AN), len(wrong_BN), dtype=torch.float64, device=wrong_AN.device)
     for n in range(0, wrong_AN.shape[1], _IMAGES):
         part_An, part_Bn = wrong_AN[:, n : n + _IMAGES].float(), wrong_BN[:, n : n + _IMAGES].float()
         common_AB += part_An @ part_Bn.T

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pdiff_hub.checkpoints.rows import Rows, as_rows
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.evaluation.ensembles import ensemble_curve
+from pdiff_hub.evaluation.ensembles import Ensembles
 from pdiff_hub.evaluation.judging import Judge
 from pdiff_hub.evaluation.similarity import mean_pairwise
 from pdiff_hub.records import Measurements, SimilaritySummary
@@ -43,24 +43,20 @@ def require_no_originals(metrics: Collection[str], why: str) -> None:
 
 def evaluate_without_originals(judge: Judge, generated_BP: Tensor | Rows, metrics: Collection[str]) -> Measurements:
     """Measure those of `metrics` that need no originals; the other parts of the result are left empty."""
-    judged, num_generated = judge(generated_BP), as_rows(generated_BP).num_rows
-    similarity, ensembles = None, None
+    num_generated = as_rows(generated_BP).num_rows
+    ensembles = Ensembles(range(num_generated)) if "ensembles" in metrics else None
+    judged, similarity = judge(generated_BP, ensembles), None
     notes = ["The checkpoints were not there: nothing is said of copying."]
     if "generated_similarity" in metrics:
         among = defined(mean_pairwise(judged.test.wrong_BN)) if num_generated > 1 else None
         similarity = SimilaritySummary(generated_generated=among)
         known = "undefined (no errors, or one network)" if among is None else f"{among:.3f}"
         notes.append(f"IoU of errors among the generated networks: {known}.")
-    if "ensembles" in metrics:
-        curve = ensemble_curve(
-            judge.network, judge.layout, judge.frozen, generated_BP, judge.test_images(), judge.task.test.labels_N
-        )
-        ensembles = {"generated": curve}
     return Measurements(
         num_checkpoints=None,
         num_generated=num_generated,
         accuracy={"generated": judged.summary()} if "accuracy" in metrics else {},
         similarity=similarity,
-        ensembles=ensembles,
+        ensembles=None if ensembles is None else {"generated": ensembles.curve()},
         notes=notes,
     )

@@ -1,10 +1,13 @@
-"""Whether torch can use a device here."""
+"""Whether torch can use a device here, and how much work a device gets at once."""
 
 from __future__ import annotations
 
 import torch
 
 from pdiff_hub.errors import PdiffError, require
+
+_ACCELERATOR_FACTOR = 16  # larger pieces: limited by the cost of starting kernels, not by a CPU's cache
+_SHARE = 16  # of an accelerator's free memory, at most, for one piece
 
 
 def require_device(device: str | torch.device, option: str) -> None:
@@ -16,3 +19,27 @@ def require_device(device: str | torch.device, option: str) -> None:
     except (RuntimeError, AssertionError, ImportError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PdiffError(f"{option} {device} cannot be used here: {reason}; give cpu, or cuda with a GPU.") from error
+
+
+def at_once(num_bytes: int, device: torch.device) -> int:
+    """How many bytes to work on at once where `num_bytes` are right for a CPU."""
+    if device.type == "cpu":
+        return num_bytes
+    return max(num_bytes, min(_ACCELERATOR_FACTOR * num_bytes, free_bytes(device) // _SHARE))
+
+
+def free_bytes(device: torch.device) -> int:
+    """The memory of an accelerator that nobody uses; of one that does not tell it, 4 GiB."""
+    if device.type != "cuda":
+        return 4 << 30
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for its next tensors
+    return torch.cuda.mem_get_info(device)[0] + kept
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether the device computes in float64, in which distances and other sums are taken."""
+    try:
+        torch.ones(1, dtype=torch.float64, device=device)
+    except (RuntimeError, TypeError):  # which of the two differs between devices
+        return False
+    return True

@@ -5,7 +5,7 @@ Shapes: B networks, P parameters, N images (N x C x H x W), c classes; b and n a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,6 +18,7 @@ from torch.func import functional_call, vmap
 from pdiff_hub.checkpoints.rows import Rows, as_rows
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import logits
+from pdiff_hub.networks.devices import at_once
 from pdiff_hub.networks.prefix_cache import plan_prefix, record, serve
 from pdiff_hub.networks.stacked import can_vmap
 from pdiff_hub.progress import progress_bar
@@ -33,7 +34,7 @@ _VMAP_BYTES, _LOOP_BYTES = 4 << 20, 16 << 20
 _VMAP_PARAM_BYTES = 256 << 20  # most parameters that share a vmap: deep networks have many and small activations
 _CHUNK_IMAGES = 256
 _LEAST_NETWORKS = 4  # a vmap of fewer is not worth it
-_ACCELERATOR_FACTOR = 16  # larger chunks: limited by the cost of starting kernels, not by a CPU's cache
+_ACCELERATOR_IMAGES = 4096
 
 
 class Images(Protocol):
@@ -60,7 +61,7 @@ class SplitImages:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """The answers of networks, compared with the labels.
+    """The answers of networks, compared with the labels; all tensors are on the CPU.
 
     Attributes:
         accuracy_B: float64, fractions 0..1.
@@ -75,6 +76,16 @@ class Predictions:
     confidence_B: Tensor | None = None
 
 
+class Listener(Protocol):
+    """Hears what some of the networks answer, so that nobody need ask them again."""
+
+    rows: Sequence[int]
+    """Which of them."""
+
+    def hear(self, logits_Rnc: Tensor, labels_n: Tensor) -> None:
+        """The answers of these networks, in their order, for a chunk of images; on the networks' device."""
+
+
 def evaluate(
     network: nn.Module,
     layout: ParamLayout,
@@ -84,34 +95,50 @@ def evaluate(
     labels_N: Tensor,
     *,
     with_loss: bool = False,
+    listener: Listener | None = None,
 ) -> Predictions:
     """Accuracy of B networks, and which images each gets wrong. Arguments as in `predict_logits`, and the labels.
 
     labels_N: int64, 0..classes-1. If a network's logits for an image hold a NaN, it is wrong on that image. with_loss:
     also measure the loss and the confidence. Logits are not kept: apart from one chunk, this takes B x N bytes of
-    memory.
+    memory. Nothing comes back from the network's device before all is known.
     """
     if labels_N.shape != (len(inputs_NCHW),):
         raise PdiffError(f"labels have shape {list(labels_N.shape)}, expected [{len(inputs_NCHW)}], one per image.")
-    labels_N = labels_N.cpu()
-    rows = as_rows(params_BP)
-    wrong_BN = torch.empty(rows.num_rows, len(inputs_NCHW), dtype=torch.bool)
-    loss_B, confidence_B = torch.zeros(2, rows.num_rows, dtype=torch.float64)
+    rows, device = as_rows(params_BP), device_of(network)
+    lowest, highest = (int(end) for end in torch.aminmax(labels_N)) if len(labels_N) else (0, 0)
+    labels_N = labels_N.to(device)
+    wrong_BN = torch.empty(rows.num_rows, len(inputs_NCHW), dtype=torch.bool, device=device)
+    sums = (2, rows.num_rows) if with_loss else (2, 0)
+    loss_B, confidence_B = torch.zeros(sums, dtype=torch.float64, device=device)
+    heard: list[Tensor] = []
     for networks, images, logits_bnc in _chunks(network, layout, frozen, rows, inputs_NCHW):
         labels_n, num_classes = labels_N[images], logits_bnc.shape[-1]
-        if int(labels_n.min()) < 0 or int(labels_n.max()) >= num_classes:
+        if lowest < 0 or highest >= num_classes:
             raise PdiffError(
-                f"labels run from {int(labels_n.min())} to {int(labels_n.max())}, but the network has {num_classes} "
-                "classes; expected labels 0..classes-1 of the task that the network was made for."
+                f"labels run from {lowest} to {highest}, but the network has {num_classes} classes; expected labels "
+                "0..classes-1 of the task that the network was made for."
             )
         wrong_BN[networks, images] = are_wrong(logits_bnc, labels_n)
         if with_loss:
             loss_B[networks] += sums_of_loss(logits_bnc, labels_n) / len(inputs_NCHW)
             confidence_B[networks] += logits_bnc.softmax(dim=-1).amax(dim=-1).double().sum(dim=1) / len(inputs_NCHW)
+        if listener is not None:  # networks come in their order, for one chunk of images after another
+            here = [row - networks.start for row in listener.rows if networks.start <= row < networks.stop]
+            heard += [logits_bnc[here]] if here else []
+            if networks.stop == rows.num_rows:
+                listener.hear(torch.cat(heard), labels_n)
+                heard.clear()
+    wrong_BN = wrong_BN.cpu()
     accuracy_B = 1.0 - wrong_BN.sum(dim=1).double() / wrong_BN.shape[1]
     if not with_loss:
         return Predictions(accuracy_B, wrong_BN)
-    return Predictions(accuracy_B, wrong_BN, loss_B, confidence_B)
+    return Predictions(accuracy_B, wrong_BN, loss_B.cpu(), confidence_B.cpu())
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where the network's tensors are; the CPU for one without any."""
+    return next((tensor.device for tensor in (*network.parameters(), *network.buffers())), torch.device("cpu"))
 
 
 def are_wrong(logits_bnc: Tensor, labels_n: Tensor) -> Tensor:
@@ -145,10 +172,10 @@ def predict_logits(
     result_BNc, rows = None, as_rows(params_BP)
     for networks, images, logits_bnc in _chunks(network, layout, frozen, rows, inputs_NCHW):
         if result_BNc is None:
-            result_BNc = torch.empty(rows.num_rows, len(inputs_NCHW), logits_bnc.shape[-1])
+            result_BNc = logits_bnc.new_empty(rows.num_rows, len(inputs_NCHW), logits_bnc.shape[-1])
         result_BNc[networks, images] = logits_bnc
     assert result_BNc is not None  # _chunks refuses B = 0 and N = 0
-    return result_BNc
+    return result_BNc.cpu()
 
 
 @torch.no_grad()
@@ -159,13 +186,14 @@ def _chunks(
     rows: Rows,
     inputs_NCHW: Images,
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Yields (which networks, which images, their logits on the CPU). The chunks cover all of B x N once."""
+    """Yields (which networks, which images, their logits on the network's device). The chunks cover all of B x N once,
+    all networks for some images before any for the next."""
     if rows.num_rows == 0:
         raise PdiffError("there are no networks to evaluate; expected parameters of at least one network.")
     if len(inputs_NCHW) == 0:
         raise PdiffError("there are no images to evaluate on; expected at least one.")
     selected, rest = tensor_names(network, layout, frozen)
-    device = next(tensor.device for tensor in (*network.parameters(), *network.buffers()))
+    device = device_of(network)
     fixed = {name: frozen[name].to(device) for name in rest}
 
     def forward(state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -197,7 +225,7 @@ def _chunks(
                         else:
                             answer = forward({name: tensor[0] for name, tensor in stacked.items()}, inputs)[None]
                     progress.update(answer.shape[0] * answer.shape[1])
-                    yield networks, images, answer.float().cpu()
+                    yield networks, images, answer.float()
 
 
 def tensor_names(network: nn.Module, layout: ParamLayout, frozen: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
@@ -239,13 +267,14 @@ def _chunk_sizes(
     num_params: int,
 ) -> tuple[bool, int, int]:
     """Whether networks share a vmap, and networks and images per chunk, from the activation bytes per image."""
-    factor = 1 if device.type == "cpu" else _ACCELERATOR_FACTOR
-    most_images = min(num_images, _CHUNK_IMAGES * factor)
-    by_activations = factor * _VMAP_BYTES // (most_images * late_peak_bytes)
-    most_networks = min(by_activations, factor * _VMAP_PARAM_BYTES // (4 * num_params))
-    if most_networks >= _LEAST_NETWORKS and most_images * peak_bytes <= factor * _VMAP_BYTES:
+    vmap_bytes, loop_bytes, param_bytes = (
+        at_once(num_bytes, device) for num_bytes in (_VMAP_BYTES, _LOOP_BYTES, _VMAP_PARAM_BYTES)
+    )
+    most_images = min(num_images, _CHUNK_IMAGES if device.type == "cpu" else _ACCELERATOR_IMAGES)
+    most_networks = min(vmap_bytes // (most_images * late_peak_bytes), param_bytes // (4 * num_params))
+    if most_networks >= _LEAST_NETWORKS and most_images * peak_bytes <= vmap_bytes:
         return True, min(most_networks, num_networks), most_images
-    return False, 1, max(1, min(most_images, factor * _LOOP_BYTES // peak_bytes))
+    return False, 1, max(1, min(most_images, loop_bytes // peak_bytes))
 
 
 @contextmanager

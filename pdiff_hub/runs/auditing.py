@@ -13,6 +13,7 @@ from pdiff_hub.errors import PdiffError, require_known
 from pdiff_hub.evaluation.environment import environment
 from pdiff_hub.evaluation.evaluate import require_originals
 from pdiff_hub.evaluation.judging import Judge
+from pdiff_hub.evaluation.on_device import judging_device, task_on
 from pdiff_hub.evaluation.without_originals import METRICS, evaluate_without_originals, require_no_originals
 from pdiff_hub.networks.dry_run import build_to_judge
 from pdiff_hub.pipeline import PDiffPipeline
@@ -166,8 +167,9 @@ def _audit_without_originals(
         )
     began = time.perf_counter()
     allowed = is_trusted(spec, pipe.folder, trust_remote_code)
-    network = build_to_judge(spec, pipe.autoencoder.layout, "the pipeline", allow_factory=allowed)
-    loaded = load_recorded_task(dict(task), images=images)
+    device = judging_device(pipe.autoencoder.device)
+    network = build_to_judge(spec, pipe.autoencoder.layout, "the pipeline", allow_factory=allowed).to(device)
+    loaded = task_on(load_recorded_task(dict(task), images=images), device)
     judge = Judge(network, loaded, pipe.autoencoder.layout, pipe.autoencoder.frozen_state())
     with generated_rows(
         pipe, numbers.num_models, folder.path, seed=numbers.seed, num_inference_steps=num_inference_steps

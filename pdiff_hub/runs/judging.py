@@ -19,6 +19,7 @@ from pdiff_hub.evaluation.environment import environment
 from pdiff_hub.evaluation.evaluate import evaluate_networks, require_originals
 from pdiff_hub.evaluation.judging import Judge
 from pdiff_hub.evaluation.known_rows import split_known
+from pdiff_hub.evaluation.on_device import judging_device, task_on
 from pdiff_hub.evaluation.results_page import write_results_page
 from pdiff_hub.networks.dry_run import build_to_judge
 from pdiff_hub.pipeline import PDiffPipeline
@@ -126,11 +127,13 @@ def evaluate(
     if dataset.collect.get("method") == "family":
         return _evaluate_requests(judgement, unseen)
     assert generated_BP is not None, "only families are judged without networks"
-    task = load_recorded_task(dataset.task, images=images)
+    device = judging_device(pipe.autoencoder.device)
+    task = task_on(load_recorded_task(dataset.task, images=images), device)
     deviation_r2, curve, seconds_of_training = _measured_in_training(source_folder)
     directory.mkdir(parents=True, exist_ok=True)
     clear_drawn(folder)
     network = build_to_judge(dataset.network, dataset.layout, "the data set", allow_factory=trust_remote_code)
+    network = network.to(device)
     variants = baseline_variants(network, task, pipe.autoencoder, fine_tune_steps=config.fine_tune_steps)
     measured = evaluate_networks(
         network,
