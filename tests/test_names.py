@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pdiff_hub import PDiffPipeline
 from pdiff_hub.cli import app
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.hub import describe, kind_of, pull, push_folder
+from pdiff_hub.recipes import EvaluateConfig
 from pdiff_hub.records import RunFolder
 from pdiff_hub.records.shipped import folder_or_shipped, hint, is_shipped, shipped
 from pdiff_hub.runs import judging_numbers
@@ -170,20 +172,34 @@ def test_the_wheel_holds_whole_pipelines() -> None:
 
 
 def test_judged_as_in_its_run(tmp_path: Path) -> None:
-    assert (judging_numbers(RunFolder(tmp_path)).num_models, judging_numbers(RunFolder(tmp_path)).seed) == (200, 0)
+    assert (judging_numbers(RunFolder(tmp_path), 1000).num_models, judging_numbers(RunFolder(tmp_path), 1000).seed) == (
+        200,
+        0,
+    )
     shutil.copyfile(SHIPPED / "recipe.yaml", tmp_path / "recipe.yaml")
     recipe: dict[str, Any] = {"seed": 7, "generate": {"num_models": 30}, "evaluate": {"baselines": 5}}
     folder = RunFolder(tmp_path)
     folder.recipe.write_text(json.dumps({"task": "digits", "network": "mlp3", **recipe}))
-    numbers = judging_numbers(folder)
+    numbers = judging_numbers(folder, 1000)
     assert (numbers.num_models, numbers.seed, numbers.config.baselines) == (30, 7, 5)
-    numbers = judging_numbers(folder, num_models=4, seed=1, baselines=0)
+    numbers = judging_numbers(folder, 1000, num_models=4, seed=1, baselines=0)
     assert (numbers.num_models, numbers.seed, numbers.config.baselines) == (4, 1, 0)
     folder.recipe.write_text(json.dumps({"task": "digits", "network": "mlp3", "generate": {"num_models": 10**9}}))
     with pytest.raises(PdiffError, match="asks for 1,000,000,000 networks to judge; say how many you want"):
-        judging_numbers(folder)
+        judging_numbers(folder, 1000)
     with pytest.raises(PdiffError, match="num_models is 0"):
-        judging_numbers(folder, num_models=0)
+        judging_numbers(folder, 1000, num_models=0)
+
+
+def test_of_large_networks_fewer_are_judged_unless_somebody_says_how_many(tmp_path: Path) -> None:
+    folder, config = RunFolder(tmp_path), EvaluateConfig()
+    assert [config.num_baselines(number) for number in (9_000, 1_342_177, 11_182_410, 10**9)] == [100, 100, 12, 8]
+    assert [config.num_generated(200, number) for number in (9_000, 11_182_410, 16_710_310, 10**9)] == [200, 48, 32, 8]
+    assert config.num_generated(5, 10**9) == 5 and replace(config, most_numbers=None).num_baselines(10**9) == 100
+    numbers = judging_numbers(folder, 16_710_310)
+    assert (numbers.num_models, numbers.config.num_baselines(16_710_310)) == (32, 8)
+    numbers = judging_numbers(folder, 16_710_310, num_models=150, baselines=60)
+    assert (numbers.num_models, numbers.config.num_baselines(16_710_310)) == (150, 60)
 
 
 def test_equal_by_name_and_by_folder() -> None:

@@ -56,7 +56,8 @@ def evaluate(
     originals = runs.own_checkpoints(folder) if dataset is None else CheckpointDataset.from_pretrained(dataset)
     if originals is None:
         raise PdiffError(f"{pipeline} has no {folder.checkpoints.name}/: say with --dataset what it was trained on.")
-    numbers = runs.judging_numbers(folder, num_models=num_models, seed=seed, baselines=baselines)
+    num_params = pipe.autoencoder.layout.num_params
+    numbers = runs.judging_numbers(folder, num_params, num_models=num_models, seed=seed, baselines=baselines)
     with runs.generated_rows(
         pipe, numbers.num_models, output_dir, seed=numbers.seed, num_inference_steps=num_inference_steps
     ) as generated:

@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ _AVERAGED = 16
 _LAST_DEVIATIONS = 20
 _BLOCK_BYTES = 512 << 20  # of networks that are made at once
 _SLICE_BYTES = 64 << 20  # for the float64 copies of checkpoints and networks in one slice of P
+_stds: WeakKeyDictionary[CheckpointDataset, Tensor] = WeakKeyDictionary()  # of `_tensor_stds`
 _DISTRIBUTION = 3  # the least number of checkpoints that a distribution is fitted to
 
 
@@ -254,7 +256,12 @@ def _by_slices(
 
 
 def _tensor_stds(dataset: CheckpointDataset, device: torch.device) -> Tensor:
-    """float64 [T] on the device: the (unbiased) standard deviation of each tensor over all checkpoints and entries."""
+    """float64 [T] on the device: the (unbiased) standard deviation of each tensor over all checkpoints and entries.
+
+    They are found once for each data set: every noise and every block of networks needs them.
+    """
+    if (known_T := _stds.get(dataset)) is not None:
+        return known_T.to(device)
     entries = dataset.layout.entries
     origin_T, sums_T, squares_T = torch.zeros(3, len(entries), dtype=torch.float64, device=device).unbind()
     for start, stop in _slices(dataset, 0, device):
@@ -268,7 +275,8 @@ def _tensor_stds(dataset: CheckpointDataset, device: torch.device) -> Tensor:
             squares_T[index] += part.square().sum()
     counts_T = len(dataset) * sums_T.new_tensor([entry.stop - entry.start for entry in entries])
     # A single number (one checkpoint, a tensor of one entry) has the deviation 0, not 0 / 0.
-    return ((squares_T - sums_T.square() / counts_T).clamp_min(0) / (counts_T - 1).clamp_min(1)).sqrt()
+    _stds[dataset] = ((squares_T - sums_T.square() / counts_T).clamp_min(0) / (counts_T - 1).clamp_min(1)).sqrt()
+    return _stds[dataset]
 
 
 def _check(dataset: CheckpointDataset, num_models: int, least: int = 1) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ def plan_prefix(network: nn.Module, forward: Forward, state: Mapping[str, Tensor
     peak_bytes = _peak_bytes(calls, len(inputs_NCHW))
     plain = PrefixPlan((), (), (), peak_bytes, peak_bytes)
     names = _finished_before(network, calls, state)
-    if not names:
+    if not _hold_tensors(network, names):  # to flatten images anew costs less than to find out that all share it
         return plain
     baseline = forward(state, inputs_NCHW)
     outputs = _capture(network, names, lambda: forward(state, inputs_NCHW))
@@ -224,6 +225,12 @@ def _finished_before(network: nn.Module, calls: Sequence[_Call], names: Mapping[
             covered.add(index)
             found.append(call.name)
     return found
+
+
+def _hold_tensors(network: nn.Module, names: Iterable[str]) -> bool:
+    """Whether one of the named modules has parameters or buffers, so that its work is worth sharing."""
+    modules = dict(network.named_modules())
+    return any(next(chain(modules[name].parameters(), modules[name].buffers()), None) is not None for name in names)
 
 
 def _owners(network: nn.Module, names: Mapping[str, Tensor]) -> set[str]:

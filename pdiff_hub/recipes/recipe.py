@@ -57,6 +57,9 @@ class EvaluateConfig:
     Attributes:
         num_originals (at least 2): how many checkpoints are judged, evenly spaced; null means all.
         baselines (at least 0): how many networks each baseline makes; 0 leaves out baselines, frontier and ensembles.
+        most_numbers (at least 1): of large networks there are fewer, but at least 8: those of a baseline have no more
+            numbers than this in all, generated ones four times as many. null: as many as is said, however large they
+            are.
         fine_tune_steps (at least 1): steps of the baseline that trains originals further.
         guidance_scale (at least 0): of families: with which networks are asked for (docs/measurements.md, "Asking").
         fit_tasks (at least 0): of families: to how many held-out tasks networks are fitted.
@@ -65,6 +68,7 @@ class EvaluateConfig:
 
     num_originals: int | None = None
     baselines: int = 100
+    most_numbers: int | None = 2**27
     fine_tune_steps: int = 20
     guidance_scale: float = 2.0
     fit_tasks: int = 20
@@ -78,6 +82,12 @@ class EvaluateConfig:
             "at least 2, or nothing for all",
         )
         require(self.baselines >= 0, "evaluate.baselines", self.baselines, "at least 0")
+        require(
+            self.most_numbers is None or self.most_numbers >= 1,
+            "evaluate.most_numbers",
+            self.most_numbers,
+            "at least 1, or nothing for no bound",
+        )
         require(self.fine_tune_steps >= 1, "evaluate.fine_tune_steps", self.fine_tune_steps, "at least 1")
         require(self.guidance_scale >= 0, "evaluate.guidance_scale", self.guidance_scale, "at least 0")
         require(self.fit_tasks >= 0, "evaluate.fit_tasks", self.fit_tasks, "at least 0")
@@ -88,6 +98,23 @@ class EvaluateConfig:
             list(self.num_labels) if several else self.num_labels,
             "numbers of labelled examples, each at least 2",
         )
+
+    def num_baselines(self, num_params: int) -> int:
+        """How many networks of so many parameters each baseline makes."""
+        return self._bounded(self.baselines, num_params, 1)
+
+    def num_generated(self, num_models: int, num_params: int) -> int:
+        """How many networks of so many parameters are generated for judging where `num_models` were to be."""
+        return self._bounded(num_models, num_params, _PER_BASELINE)
+
+    def _bounded(self, asked: int, num_params: int, times: int) -> int:
+        if self.most_numbers is None:
+            return asked
+        return min(asked, max(_LEAST_NETWORKS, times * self.most_numbers // num_params))
+
+
+_LEAST_NETWORKS = 8  # of large networks; the two-sample test needs 5
+_PER_BASELINE = 4  # generated networks for each network of a baseline
 
 
 _OF_FAMILIES = ("guidance_scale", "fit_tasks", "num_labels")  # options of `EvaluateConfig`
@@ -152,6 +179,8 @@ class Recipe:
             if self.method != "family":
                 for name in _OF_FAMILIES:
                     del data["evaluate"][name]
+        if self.evaluate.most_numbers == EvaluateConfig.most_numbers:  # for the same reason
+            del data["evaluate"]["most_numbers"]
         return data
 
 

@@ -80,7 +80,8 @@ def audit(
             f"each network of {pipeline} has a task of its own, and the held-out tasks decide how many are judged: "
             "leave out --num-models and --num-inference-steps."
         )
-    numbers = judging_numbers(folder, num_models=num_models, seed=seed, baselines=baselines)
+    num_params = pipe.autoencoder.layout.num_params
+    numbers = judging_numbers(folder, num_params, num_models=num_models, seed=seed, baselines=baselines)
     seed = numbers.seed
     if dataset is None:
         gone = f"{pipeline} has no {folder.checkpoints.name}/: the data set that it was trained on is gone"

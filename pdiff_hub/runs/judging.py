@@ -134,6 +134,7 @@ def evaluate(
     clear_drawn(folder)
     network = build_to_judge(dataset.network, dataset.layout, "the data set", allow_factory=trust_remote_code)
     network = network.to(device)
+    num_baselines = config.num_baselines(dataset.layout.num_params)
     variants = baseline_variants(network, task, pipe.autoencoder, fine_tune_steps=config.fine_tune_steps)
     measured = evaluate_networks(
         network,
@@ -146,13 +147,24 @@ def evaluate(
         curve=curve,
         num_originals=config.num_originals,
         variants=variants if config.baselines else (),
-        num_models=config.baselines,
+        num_models=num_baselines,
         seed=seed,
         folder=folder,
     )
     judge = Judge(network, task, dataset.layout, dataset.frozen)
-    measured = replace(measured, requests=judge_slope(pipe, judge, guidance_scale=config.guidance_scale, seed=seed))
+    requests = judge_slope(pipe, judge, guidance_scale=config.guidance_scale, seed=seed)
+    measured = replace(measured, requests=requests, notes=[*measured.notes, *_fewer(config, num_baselines)])
     return judgement.written(measured, seconds_of_training, began)
+
+
+def _fewer(config: EvaluateConfig, num_baselines: int) -> list[str]:
+    """A note, if the networks are so large that there are fewer than the recipe says."""
+    if num_baselines == config.baselines:
+        return []
+    return [
+        f"These networks are large: each baseline made {num_baselines}, not {config.baselines}, and intervals are "
+        "wider (the option evaluate.most_numbers)."
+    ]
 
 
 def _evaluate_requests(asked: _Judgement, unseen: CheckpointDataset | None) -> Results:

@@ -21,11 +21,17 @@ class JudgingNumbers:
 
 
 def judging_numbers(
-    folder: RunFolder, *, num_models: int | None = None, seed: int | None = None, baselines: int | None = None
+    folder: RunFolder,
+    num_params: int,
+    *,
+    num_models: int | None = None,
+    seed: int | None = None,
+    baselines: int | None = None,
 ) -> JudgingNumbers:
     """The numbers of the recipe in `folder`, which gives them in its results or beside them, or else the defaults.
 
-    What is given goes before the recipe. PdiffError for a recipe that asks for more than 10,000 networks.
+    Of networks of many numbers (num_params each) there are fewer, as the recipe's `most_numbers` says. What is given
+    goes before both. PdiffError for a recipe that asks for more than 10,000 networks.
     """
     found = recipe_of(folder)
     recipe = None if found is None else recipe_from_dict(found)
@@ -37,9 +43,10 @@ def judging_numbers(
                 f"the recipe in {folder.path} asks for {num_models:,} networks to judge; say how many you want "
                 "(--num-models, in Python num_models)."
             )
+        num_models = config.num_generated(num_models, num_params)
     require(type(num_models) is int and num_models >= 1, "num_models", num_models, "an integer of at least 1")
     if baselines is not None:
-        config = replace(config, baselines=baselines)
+        config = replace(config, baselines=baselines, most_numbers=None)
     if seed is None:
         seed = 0 if recipe is None else recipe.seed
     return JudgingNumbers(num_models, seed, config)

@@ -283,12 +283,14 @@ class Stages:
         return pipe
 
     def _generated(self, pipe: PDiffPipeline, dataset: CheckpointDataset) -> ShardRows:
-        num_models, file = self.recipe.generate.num_models, self.folder.generated
-        self._say(f"3/4 generate {num_models} networks")
+        asked, num_params, file = self.recipe.generate.num_models, dataset.layout.num_params, self.folder.generated
+        num_models = self.recipe.evaluate.num_generated(asked, num_params)
+        fewer = "" if num_models == asked else f", not {asked}, since they are large (evaluate.most_numbers)"
+        self._say(f"3/4 generate {num_models} networks{fewer}")
         if not file.exists():
             with self._around("generate"):
                 self._clock.time("generate", lambda: write_params(pipe, num_models, file, seed=self.recipe.seed))
-        return ShardRows([(file, num_models)], dataset.layout.num_params)
+        return ShardRows([(file, num_models)], num_params)
 
     def _judged(self, pipe: PDiffPipeline, dataset: CheckpointDataset, generated: ShardRows | None) -> Results:
         unseen, recipe = None, self.recipe
