@@ -26,6 +26,7 @@ from growth_points import KeptPoints, Point
 from growth_process import run
 from harness import ROOT, machine
 from tqdm import tqdm
+from whole_size import KEPT, kept_runs
 
 from pdiff_hub import __version__
 from pdiff_hub.safe_files import replacing
@@ -133,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     file = options.output_dir / "benchmarks" / "GROWTH.md"
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as temporary:
-        temporary.write_text(render(AXES, points, known, "../docs"), encoding="utf-8")
+        temporary.write_text(render(AXES, points, known, "../docs", kept_runs(KEPT)), encoding="utf-8")
     rows = summary(AXES, points)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from growth_axes import Axis
 from growth_points import LEAST_MEMORY, Point, line, parts, slope, upper_half, working_memory
+from whole_size_page import section
 
 from pdiff_hub.evaluation.figures.style import MethodStyle, footnote, marker_look, page, plain_axes, save
 
@@ -115,12 +116,16 @@ def summary(axes: Sequence[Axis], points: Mapping[str, Sequence[Point]]) -> list
 
 
 def render(
-    axes: Sequence[Axis], points: Mapping[str, Sequence[Point]], machine: Mapping[str, Any], pictures: str
+    axes: Sequence[Axis],
+    points: Mapping[str, Sequence[Point]],
+    machine: Mapping[str, Any],
+    pictures: str,
+    whole_networks: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The page as Markdown.
 
     points: by name of the axis, smallest first. machine: what the page says about machine and versions, by name.
-    pictures: the relative path or URL of the folder with the pictures.
+    pictures: the relative path or URL of the folder with the pictures. whole_networks: the runs of `whole_size.py`.
     """
     days = sorted(point.measured[:10] for found in points.values() for point in found)
     when = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
@@ -157,6 +162,7 @@ def render(
             "",
         ]
     text += [
+        *section(whole_networks),
         "## Machine and versions",
         "",
         *_table([["", ""], *([name, str(value)] for name, value in machine.items())]),

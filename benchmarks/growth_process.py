@@ -28,12 +28,13 @@ class Cost:
     """What a piece of work costs.
 
     seconds: of the parts that the work timed itself. total: seconds of all of it, without imports. peak: the most
-    resident memory, in bytes.
+    resident memory, in bytes. device_peak: the most memory of a GPU that its tensors took, in bytes; 0 without one.
     """
 
     seconds: Seconds
     total: float
     peak: int
+    device_peak: int = 0
 
 
 def run(work: Callable[..., Seconds], *arguments: Any) -> Cost:
@@ -42,35 +43,70 @@ def run(work: Callable[..., Seconds], *arguments: Any) -> Cost:
     `work` must be a function of a module, and its arguments must be picklable. If the process fails or is killed, this
     raises RuntimeError with the last line that the process wrote.
     """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    with receiver, tempfile.NamedTemporaryFile() as log:
-        process = context.Process(target=_work, args=(work, arguments, sender, log.name))
-        process.start()
-        sender.close()  # the child has its own copy, and `recv` ends when that one is closed too
+    return Waiting(work, *arguments).go()
+
+
+class Waiting:
+    """A process that imports what its work needs, and then waits to be told to do it.
+
+    So several can import at the same time before the first of them is measured. Arguments and errors as in `run`.
+    """
+
+    def __init__(self, work: Callable[..., Seconds], *arguments: Any):
+        context = multiprocessing.get_context("spawn")
+        self._name, self._is_ready = work.__name__, False
+        self._folder = tempfile.TemporaryDirectory()
+        self._log = Path(self._folder.name) / "log"
+        self._log.touch()
+        self._ours, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(work, arguments, theirs, str(self._log)))
+        self._process.start()
+        theirs.close()  # the child has its own copy, and `recv` ends when that one is closed too
+
+    def ready(self) -> None:
+        """Returns once all is imported."""
+        if not self._is_ready:
+            self._is_ready = self._answer()
+
+    def go(self) -> Cost:
+        """What the work costs, which is done now."""
         try:
-            cost: Cost = receiver.recv()
-        except EOFError:
-            process.join()
-            said = log.read().decode(errors="replace").split("\n")
+            self.ready()
+            self._ours.send(None)
+            cost: Cost = self._answer()
+            self._process.join()
+        finally:
+            self.end()
+        return cost
+
+    def end(self) -> None:
+        """Ends the process, if it has not ended; e.g. because Ctrl-C stopped the parent."""
+        self._process.terminate()
+        self._process.join()
+        self._ours.close()
+        self._folder.cleanup()
+
+    def _answer(self) -> Any:
+        try:
+            return self._ours.recv()
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            said = self._log.read_text(errors="replace").split("\n")
             last = next((line for line in reversed(said) if line.strip()), "it said nothing")
-            killed = " (killed, most likely for want of memory)" if process.exitcode == -9 else ""
-            raise RuntimeError(f"{work.__name__} ended with exit code {process.exitcode}{killed}: {last}") from None
-        except BaseException:  # the parent was stopped, e.g. by Ctrl-C
-            process.terminate()
-            raise
-        process.join()
-    return cost
+            killed = " (killed, most likely for want of memory)" if self._process.exitcode == -9 else ""
+            raise RuntimeError(f"{self._name} ended with exit code {self._process.exitcode}{killed}: {last}") from None
 
 
-def _work(work: Callable[..., Seconds], arguments: tuple[Any, ...], sender: Connection, log: str) -> None:
+def _work(work: Callable[..., Seconds], arguments: tuple[Any, ...], parent: Connection, log: str) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):  # output goes to a file, for error messages; without a terminal, progress bars are silent
         os.dup2(descriptor, stream)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    parent.send(True)
+    parent.recv()
     began = time.perf_counter()
     seconds = work(*arguments)
-    sender.send(Cost(seconds, time.perf_counter() - began, _peak()))
+    parent.send(Cost(seconds, time.perf_counter() - began, _peak(), _device_peak()))
 
 
 def _end_with_parent() -> None:
@@ -89,3 +125,8 @@ def _peak() -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _device_peak() -> int:
+    torch = sys.modules.get("torch")  # not imported for this: it takes seconds, and memory
+    return 0 if torch is None or not torch.cuda.is_initialized() else torch.cuda.max_memory_allocated()

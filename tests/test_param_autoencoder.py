@@ -20,6 +20,7 @@ from pdiff_hub.training.holdout import split_rows
 from pdiff_hub.training.loop import build_accelerator
 from pdiff_hub.training.memory import give_back
 from pdiff_hub.training.principal_components import _from_covariance, _from_gram
+from pdiff_hub.training.row_slices import RowSlices
 from pdiff_hub.travelling import param_autoencoder
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout, _StridedConv, write_tensors
 
@@ -90,13 +91,20 @@ def test_components_through_either_matrix_are_the_same(normalization: str) -> No
     dataset = checkpoints(noise=1e-4, module=nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6)))
     config = AutoencoderConfig(normalization=normalization)
     train_K, held_out_H = split_rows(dataset, 0.1)
-    statistics = _statistics(dataset, train_K, config)
-    ours, theirs = (spectrum(dataset, train_K, held_out_H, statistics) for spectrum in (_from_gram, _from_covariance))
+    train, held_out = RowSlices(dataset, train_K), RowSlices(dataset, held_out_H)
+    statistics = _statistics(dataset, train, config)
+    ours = _from_gram(train, held_out, statistics)
+    theirs = _from_covariance(dataset, train_K, held_out_H, statistics)
     assert ours.rank == theirs.rank == len(train_K) - 1
     assert torch.allclose(ours.explained_N, theirs.explained_N, atol=1e-5)
+    train_KP = statistics.normalize(dataset.params_KP[train_K])
     for spectrum in (ours, theirs):
-        assert torch.allclose(spectrum.components(6, 0, 40)[:, 10:], spectrum.components(6, 10, 40), atol=1e-6)
-    first_NP, second_NP = (spectrum.components(6, 0, dataset.layout.num_params) for spectrum in (ours, theirs))
+        first_NS, second_NS = (
+            spectrum.components(6, 0, train_KP[:, :40]),
+            spectrum.components(6, 10, train_KP[:, 10:40]),
+        )
+        assert torch.allclose(first_NS[:, 10:], second_NS, atol=1e-6)
+    first_NP, second_NP = (spectrum.components(6, 0, train_KP) for spectrum in (ours, theirs))
     assert torch.allclose((first_NP * second_NP).sum(dim=1).abs(), torch.ones(6), atol=1e-4)  # signs are free
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -26,6 +27,7 @@ from pdiff_hub.travelling.param_autoencoder import safetensors_header
 SHARD_TENSOR = "params"
 PARQUET_COLUMN = "params"
 _PIECE_BYTES = 32 << 20
+_HASHED_AT_ONCE = 8  # files
 _PLAIN = {"PLAIN", "RLE", "BIT_PACKED"}  # the latter two code which values are null, not the values
 T = TypeVar("T")
 
@@ -65,6 +67,13 @@ class Digests:
                 f"{expected[:8]}; restore it from where the data set came from."
             )
         self._left.pop(file, None)
+
+    def compare_all(self, files: Iterable[Path]) -> None:
+        """As `compare` of each file, of several at the same time: each takes as long as reading it from the disk."""
+        left = [file for file in files if file in self._left]
+        if len(left) > 1:
+            with ThreadPoolExecutor(_HASHED_AT_ONCE) as pool:
+                list(pool.map(self.compare, left))
 
 
 class TensorRows:
@@ -120,10 +129,9 @@ class ShardRows:
             self._check(path, rows)
 
     def read(self, first: int, last: int, start: int, stop: int) -> Tensor:
-        parts = [
-            self._read_file(path, rows, slice(a, b), slice(start, stop))
-            for path, rows, a, b in _overlaps(self._files, first, last)
-        ]
+        overlaps = list(_overlaps(self._files, first, last))
+        self._digests.compare_all(path for path, *_ in overlaps)
+        parts = [self._read_file(path, rows, slice(a, b), slice(start, stop)) for path, rows, a, b in overlaps]
         return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else torch.empty(0, stop - start)
 
     def _check(self, path: Path, rows: int) -> None:

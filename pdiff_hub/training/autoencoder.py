@@ -5,6 +5,7 @@ Shapes: K training checkpoints, H held-out ones, P parameters, S a slice of P, N
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from pdiff_hub.training.holdout import split_rows
 from pdiff_hub.training.loop import LoopConfig, run_loop, share
 from pdiff_hub.training.memory import give_back, return_large_tensors
 from pdiff_hub.training.principal_components import spectrum_of
+from pdiff_hub.training.row_slices import RowSlices
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 
 _MIN_COMPONENTS = 24
@@ -55,16 +57,14 @@ def fit_autoencoder(
     train_K, held_out_H = split_rows(dataset, config.holdout)
     if dataset.layout.num_params > _MANY_PARAMS:
         return_large_tensors()
-    statistics = _statistics(dataset, train_K, config)
+    # Other devices than NVIDIA's may lack float64. Small networks are no work for a GPU.
+    few = dataset.layout.num_params < len(train_K)
+    device = accelerator.device if accelerator.device.type == "cuda" and not few else torch.device("cpu")
+    train, held_out = RowSlices(dataset, train_K, device), RowSlices(dataset, held_out_H, device)
+    statistics = _statistics(dataset, train, config).to(device)
     if config.form == "linear":
-        autoencoder = _principal_components(
-            dataset,
-            train_K,
-            held_out_H,
-            config,
-            statistics,
-            length_multiple,
-            state.components(accelerator.process_index),
+        autoencoder, train_KCL, held_out_HCL = _principal_components(
+            dataset, train, held_out, config, statistics, length_multiple, state.components(accelerator.process_index)
         )
     else:
         block = config.kernel_size ** len(config.encoder_widths)
@@ -80,21 +80,26 @@ def fit_autoencoder(
     if config.steps:
         _train(autoencoder, dataset, train_K, config, seed, accelerator, state.autoencoder_steps)
     autoencoder.eval().requires_grad_(False)
-    unscaled_KCL = autoencoder.encode_slices(_rows_of(dataset, train_K))  # no scale is fitted yet
-    fit_latent_scale(autoencoder, unscaled_KCL)
-    held_out_HCL = unscaled_KCL[:0]
-    if held_out_H:
-        held_out_HCL = autoencoder.encode_slices(_rows_of(dataset, held_out_H))
-    return autoencoder, autoencoder.scale_latents(unscaled_KCL), held_out_HCL
+    if config.steps:
+        train_KCL = autoencoder.encode_slices(train)  # not scaled: no scale is fitted yet
+        held_out_HCL = autoencoder.encode_slices(held_out) if held_out_H else train_KCL[:0]
+    train_KCL, held_out_HCL = train_KCL.to(accelerator.device), held_out_HCL.to(accelerator.device)
+    fit_latent_scale(autoencoder, train_KCL)
+    return autoencoder, autoencoder.scale_latents(train_KCL), autoencoder.scale_latents(held_out_HCL)
 
 
-def held_out_r2(autoencoder: ParamAutoencoder, dataset: CheckpointDataset, holdout: float) -> float:
-    """`deviation_r2` of the held-out checkpoints, against the training mean; NaN if none is held out."""
+def held_out_r2(
+    autoencoder: ParamAutoencoder, dataset: CheckpointDataset, holdout: float, held_out_HCL: Tensor | None = None
+) -> float:
+    """`deviation_r2` of the held-out checkpoints, against the training mean; NaN if none is held out.
+
+    held_out_HCL: their scaled latents, if they are known.
+    """
     train_K, held_out_H = split_rows(dataset, holdout)
     if not held_out_H:
         return math.nan
-    train = _rows_of(dataset, train_K)
-    return deviation_r2(autoencoder, _rows_of(dataset, held_out_H), lambda start, stop: train(start, stop).mean(dim=0))
+    train, held_out = RowSlices(dataset, train_K), RowSlices(dataset, held_out_H)
+    return deviation_r2(autoencoder, held_out, lambda start, stop: train(start, stop).mean(dim=0), held_out_HCL)
 
 
 @torch.no_grad()
@@ -102,14 +107,18 @@ def deviation_r2(
     autoencoder: ParamAutoencoder,
     read_slice: Callable[[int, int], Tensor],
     mean_slice: Callable[[int, int], Tensor],
+    latent_KCL: Tensor | None = None,
 ) -> float:
     """1 - |x - decode(encode(x))|^2 / |x - mean|^2 in raw units: how much of the checkpoints' differences survives.
 
     `read_slice(start, stop) -> [K, S]` reads the checkpoints x, `mean_slice` the training mean [S]. 1 is perfect, 0 is
-    a decoder that always answers with the mean, NaN means that no checkpoint differs from the mean.
+    a decoder that always answers with the mean, NaN means that no checkpoint differs from the mean. latent_KCL:
+    encode(x), if it is known.
     """
     error, total = 0.0, 0.0
-    for start, stop, decoded_KS in autoencoder.decode_slices(autoencoder.encode_slices(read_slice)):
+    if latent_KCL is None:
+        latent_KCL = autoencoder.encode_slices(read_slice)
+    for start, stop, decoded_KS in autoencoder.decode_slices(latent_KCL):
         params_KS = read_slice(start, stop).to(decoded_KS)
         error += float((params_KS - decoded_KS).double().square().sum())
         total += float((params_KS - mean_slice(start, stop).to(decoded_KS)).double().square().sum())
@@ -122,10 +131,6 @@ def fit_latent_scale(autoencoder: ParamAutoencoder, latent_KCL: Tensor) -> None:
     std_CL = latent_KCL.std(dim=0, correction=0)
     autoencoder.latent_mean_CL.copy_(latent_KCL.mean(dim=0))
     autoencoder.latent_std_CL.copy_(torch.where(std_CL > 1e-6 * std_CL.max(), std_CL, 1.0))
-
-
-def _rows_of(dataset: CheckpointDataset, rows: list[int]) -> Callable[[int, int], Tensor]:
-    return lambda start, stop: dataset.read_slice(start, stop)[rows]
 
 
 def _build(
@@ -164,17 +169,19 @@ def _slice_size(num_checkpoints: int, num_params: int) -> int:
     return min(max(2**27 // (8 * num_checkpoints), least), 10**6)
 
 
-def _statistics(dataset: CheckpointDataset, train_K: list[int], config: AutoencoderConfig) -> ParamAutoencoder:
+def _statistics(dataset: CheckpointDataset, train: RowSlices, config: AutoencoderConfig) -> ParamAutoencoder:
     """An autoencoder without components that holds the mean and the scale, for `normalize`."""
-    shell = _build(dataset, replace(config, form="linear"), 1, None)
-    read = _rows_of(dataset, train_K)
-    squares_T = torch.zeros(len(dataset.layout.entries), dtype=torch.float64)
+    shell = _build(dataset, replace(config, form="linear"), 1, None).to(train.device)
+    squares_T = torch.zeros(len(dataset.layout.entries), dtype=torch.float64, device=train.device)
     bar = progress_bar(dataset.layout.num_params, "read checkpoints", "parameter", scaled=True)
     for start, stop in shell.slices:
-        logs_KS = shell.to_log(read(start, stop), start)
-        mean_S = logs_KS.double().mean(dim=0)
-        shell.mean_P[start:stop] = mean_S
-        squares_S = (logs_KS - mean_S).square_().mean(dim=0)
+        train_KS = train(start, stop)
+        squares_S = torch.empty(stop - start, dtype=torch.float64, device=train.device)
+        for first, last in train.blocks(start, stop):
+            logs_KB = shell.to_log(train_KS[:, first - start : last - start], first)
+            mean_B = logs_KB.double().mean(dim=0)
+            shell.mean_P[first:last] = mean_B
+            squares_S[first - start : last - start] = (logs_KB - mean_B).square_().mean(dim=0)
         if config.normalization == "per_parameter":
             shell.scale[start:stop] = _positive(squares_S.sqrt())
         for index, entry in dataset.layout.overlapping(start, stop):
@@ -182,7 +189,7 @@ def _statistics(dataset: CheckpointDataset, train_K: list[int], config: Autoenco
         bar.update(stop - start)
     bar.close()
     if config.normalization == "per_tensor":
-        sizes_T = torch.tensor([entry.stop - entry.start for entry in dataset.layout.entries])
+        sizes_T = torch.tensor([entry.stop - entry.start for entry in dataset.layout.entries], device=train.device)
         shell.scale.copy_(_positive((squares_T / sizes_T).sqrt()))
     return shell
 
@@ -194,26 +201,30 @@ def _positive(std: Tensor) -> Tensor:
 
 def _principal_components(
     dataset: CheckpointDataset,
-    train_K: list[int],
-    held_out_H: list[int],
+    train: RowSlices,
+    held_out: RowSlices,
     config: AutoencoderConfig,
     statistics: ParamAutoencoder,
     length_multiple: int,
     directory: Path,
-) -> ParamAutoencoder:
-    """Writes the components of each slice into `directory` and maps them from there: memory does not grow with P."""
-    spectrum = spectrum_of(dataset, train_K, held_out_H, statistics)
+) -> tuple[ParamAutoencoder, Tensor, Tensor]:
+    """-> the autoencoder, and the unscaled latents of both sets of checkpoints.
+
+    On a CPU the components of each slice are written into `directory` and mapped from there, so that memory does not
+    grow with P. A GPU holds them all.
+    """
+    spectrum = spectrum_of(dataset, train, held_out, statistics)
     if config.num_components is not None:
         num_components = config.num_components
         if num_components > spectrum.rank:
             raise PdiffError(
                 f"autoencoder.num_components is {num_components}, expected at most {spectrum.rank}: "
-                f"{len(train_K)} training checkpoints of {dataset.layout.num_params} numbers span no "
+                f"{len(train)} training checkpoints of {dataset.layout.num_params} numbers span no "
                 "more."
             )
     else:
         enough = int((spectrum.explained_N < config.explained).sum()) + 1
-        most = max(1, int(_MOST_PER_CHECKPOINT * len(train_K)))
+        most = max(1, int(_MOST_PER_CHECKPOINT * len(train)))
         num_components = min(max(enough, _MIN_COMPONENTS), config.max_components, most, spectrum.rank)
     columns = math.ceil(num_components / config.latent_channels)
     length = math.ceil(columns / length_multiple) * length_multiple
@@ -221,17 +232,35 @@ def _principal_components(
         autoencoder = _build(dataset, config, length, statistics, num_components)
     for name, buffer in autoencoder.named_buffers():
         if buffer.is_meta:
-            setattr(autoencoder, name, torch.zeros_like(buffer, device="cpu"))
+            setattr(autoencoder, name, torch.zeros_like(buffer, device=train.device))
     autoencoder.latent_std_CL.fill_(1.0)
-    directory.mkdir(parents=True, exist_ok=True)
+    on_cpu = train.device.type == "cpu"
+    if on_cpu:
+        directory.mkdir(parents=True, exist_ok=True)
+    latents: list[list[Tensor]] = [[], []]
+    autoencoder.release = _keep  # each component is used twice
     bar = progress_bar(dataset.layout.num_params, "write principal components", "parameter", scaled=True)
     for index, (start, stop) in enumerate(autoencoder.slices):
-        file = directory / f"slice-{index:05d}.safetensors"
-        write_safetensors(file, {"components_NS": spectrum.components(num_components, start, stop)})
-        autoencoder.components[index] = nn.Parameter(load_file(file)["components_NS"])
+        train_KS = train.normalized(statistics, start, stop)
+        components_NS = spectrum.components(num_components, start, train_KS)
+        if on_cpu:
+            file = directory / f"slice-{index:05d}.safetensors"
+            write_safetensors(file, {"components_NS": components_NS})
+            components_NS = load_file(file)["components_NS"]
+        autoencoder.components[index] = nn.Parameter(components_NS, requires_grad=False)
+        latents[0].append(autoencoder.encode_deviations(train_KS, start))
+        latents[1].append(autoencoder.encode_deviations(held_out.normalized(statistics, start, stop), start))
+        if on_cpu:
+            give_back(components_NS)
         bar.update(stop - start)
     bar.close()
-    return autoencoder
+    autoencoder.release = give_back
+    train_KCL, held_out_HCL = (functools.reduce(torch.add, parts) for parts in latents)
+    return autoencoder.requires_grad_(True), train_KCL, held_out_HCL
+
+
+def _keep(tensor: Tensor) -> None:
+    """Gives no memory back."""
 
 
 def _windows(autoencoder: ParamAutoencoder) -> list[tuple[int, int]]:

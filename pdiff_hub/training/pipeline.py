@@ -216,7 +216,7 @@ def _stage_one(
         dataset, config, length_multiple=length_multiple(diffusion), seed=seed, accelerator=accelerator, state=state
     )
     if accelerator.is_main_process:
-        r2 = held_out_r2(fitted, dataset, config.holdout)
+        r2 = held_out_r2(fitted, dataset, config.holdout, held_out_HCL)
         with disk_errors_of(state.autoencoder):
             fitted.to("cpu").save_pretrained(state.autoencoder)
         facts = AutoencoderFacts(

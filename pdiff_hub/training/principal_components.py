@@ -14,6 +14,7 @@ from torch import Tensor
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.progress import progress_bar
+from pdiff_hub.training.row_slices import RowSlices
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 
 _RANK_TOLERANCE = 1e-9  # eigenvalues below this share of the largest are rounding, not structure
@@ -28,52 +29,55 @@ class Spectrum:
         rank: the number of all components.
         explained_N: float64 [rank]: the share of the squared deviations that the first n + 1 components hold; of the
             held-out checkpoints, or of the training checkpoints if none is held out.
-        components: `(N, start, stop)` -> the parameters start..stop of the first N components, which are orthonormal
-            over P: float32 [N,S].
+        components: `(N, start, train_KS)` -> the parameters from `start` on of the first N components, which are
+            orthonormal over P: float32 [N,S]. train_KS: the normalised training checkpoints there.
     """
 
     rank: int
     explained_N: Tensor
-    components: Callable[[int, int, int], Tensor]
+    components: Callable[[int, int, Tensor], Tensor]
 
 
 def spectrum_of(
-    dataset: CheckpointDataset, train_K: list[int], held_out_H: list[int], statistics: ParamAutoencoder
+    dataset: CheckpointDataset, train: RowSlices, held_out: RowSlices, statistics: ParamAutoencoder
 ) -> Spectrum:
     """The spectrum of the deviations that `statistics.normalize` gives. ValueError if all checkpoints are equal.
 
     They come from the K x K Gram matrix, one slice of P at a time. Small networks with more checkpoints than numbers
     use the P x P covariance, which is then smaller.
     """
-    if dataset.layout.num_params < len(train_K):
-        return _from_covariance(dataset, train_K, held_out_H, statistics)
-    return _from_gram(dataset, train_K, held_out_H, statistics)
+    if dataset.layout.num_params < len(train):
+        return _from_covariance(dataset, train.rows, held_out.rows, statistics)
+    return _from_gram(train, held_out, statistics)
 
 
-def _from_gram(
-    dataset: CheckpointDataset, train_K: list[int], held_out_H: list[int], statistics: ParamAutoencoder
-) -> Spectrum:
-    gram_KK = torch.zeros(len(train_K), len(train_K), dtype=torch.float64)
-    cross_HK = torch.zeros(len(held_out_H), len(train_K), dtype=torch.float64)
-    held_out_total = 0.0
-    bar = progress_bar(dataset.layout.num_params, "find principal components", "parameter", scaled=True)
-    for start, stop in statistics.slices:
-        all_S = dataset.read_slice(start, stop)
-        train_KS = statistics.normalize(all_S[train_K], start)
-        held_out_HS = statistics.normalize(all_S[held_out_H], start)
-        gram_KK += train_KS.double() @ train_KS.double().T
-        cross_HK += held_out_HS.double() @ train_KS.double().T
-        held_out_total += float(held_out_HS.double().square().sum())
+def _from_gram(train: RowSlices, held_out: RowSlices, statistics: ParamAutoencoder) -> Spectrum:
+    device, double = statistics.device, torch.float64
+    gram_KK = torch.zeros(len(train), len(train), dtype=double, device=device)
+    cross_HK = torch.zeros(len(held_out), len(train), dtype=double, device=device)
+    held_out_total = torch.zeros((), dtype=double, device=device)
+    slices = list(statistics.slices)
+    longest = max(stop - start for start, stop in slices)
+    doubles = torch.empty((len(train) + len(held_out)) * longest, dtype=double, device=device)  # for all slices
+    bar = progress_bar(statistics.layout.num_params, "find principal components", "parameter", scaled=True)
+    for start, stop in slices:
+        middle, end = (number * (stop - start) for number in (len(train), len(train) + len(held_out)))
+        train_KS = doubles[:middle].view(len(train), -1).copy_(train.normalized(statistics, start, stop))
+        gram_KK += train_KS @ train_KS.T
+        if len(held_out):
+            held_out_HS = doubles[middle:end].view(len(held_out), -1)
+            held_out_HS.copy_(held_out.normalized(statistics, start, stop))
+            cross_HK += held_out_HS @ train_KS.T
+            held_out_total += held_out_HS.square_().sum()
         bar.update(stop - start)
     bar.close()
-    eigenvalues_N, vectors_KN = _leading(gram_KK, len(train_K))
+    eigenvalues_N, vectors_KN = _leading(gram_KK.cpu(), len(train))
     basis_KN = vectors_KN / eigenvalues_N.sqrt()
-
-    def components(num: int, start: int, stop: int) -> Tensor:
-        train_KS = statistics.normalize(dataset.read_slice(start, stop)[train_K], start)
-        return basis_KN[:, :num].float().T @ train_KS
-
-    return Spectrum(len(eigenvalues_N), _explained(eigenvalues_N, cross_HK @ basis_KN, held_out_total), components)
+    explained_N = _explained(eigenvalues_N, cross_HK.cpu() @ basis_KN, float(held_out_total))
+    basis_KN = basis_KN.to(device)
+    return Spectrum(
+        len(eigenvalues_N), explained_N, lambda num, start, train_KS: basis_KN[:, :num].float().T @ train_KS
+    )
 
 
 def _from_covariance(
@@ -93,9 +97,11 @@ def _from_covariance(
     eigenvalues_N, vectors_PN = _leading(covariance_PP, len(train_K))
     held_out_HP = torch.cat([torch.empty(0, num_params, dtype=torch.float64), *blocks(held_out_H)])
     explained_N = _explained(eigenvalues_N, held_out_HP @ vectors_PN, float(held_out_HP.square().sum()))
-    return Spectrum(
-        len(eigenvalues_N), explained_N, lambda num, start, stop: vectors_PN[start:stop, :num].T.float().contiguous()
-    )
+
+    def components(num: int, start: int, train_KS: Tensor) -> Tensor:
+        return vectors_PN[start : start + train_KS.shape[1], :num].T.float().contiguous()
+
+    return Spectrum(len(eigenvalues_N), explained_N, components)
 
 
 def _leading(matrix: Tensor, num_train: int) -> tuple[Tensor, Tensor]:
