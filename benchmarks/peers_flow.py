@@ -100,7 +100,7 @@ def work(job: Job, params_KP: Tensor, folder: Path) -> tuple[Made, Tensor | None
         done = steps_within(job.seconds, {"flow": (own, step_seconds)})["flow"]
         step_seconds = flow.train(done)
     began = time.perf_counter()
-    params_BP = torch.from_numpy(pca.inverse_transform(flow.sample(max(1, job.networks)).numpy()))
+    params_BP = torch.from_numpy(pca.inverse_transform(flow.sample(max(1, job.networks)).numpy())).float()
     network_seconds = (time.perf_counter() - began) / len(params_BP)
     stages = [Stage("components", 1, 1, fit_seconds), Stage("flow", own, done, step_seconds)]
     how = (
