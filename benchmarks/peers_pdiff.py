@@ -135,8 +135,9 @@ def work(job: Job, params_KP: Tensor, folder: Path) -> tuple[Made, Tensor | None
     network_seconds = script.network_seconds(None if job.networks else _TIMED_TIMES)
     params_BP = script.sample(job.networks) if job.networks else None
     stages = [Stage(stage, steps, done[stage], step_seconds[stage]) for stage, steps in own.items()]
-    times = "" if job.networks else f", of which {_TIMED_TIMES} were timed"
-    how = f"its {job.settings}, bfloat16; a network: 1,000 time steps{times}, batch 1"
+    times = script.script.config["model_config"]["T"]
+    timed = "" if job.networks else f", of which {_TIMED_TIMES} were timed"
+    how = f"its {job.settings}, bfloat16; a network: {times:,} time steps{timed}, batch 1"
     return Made(stages, network_seconds, how), params_BP
 
 

@@ -147,7 +147,7 @@ def _has_commit(folder: Path, commit: str) -> bool:
         return False
     try:
         _git(folder, "cat-file", "-e", f"{commit}^{{commit}}")
-    except subprocess.SubprocessError:
+    except (OSError, subprocess.SubprocessError):  # no git here, or no such commit: plain files are looked for next
         return False
     return True
 

@@ -54,7 +54,7 @@ _SCRIPT = """
 import torch
 from dataset import BaseDataset
 from model import Latents, Mean
-config = {"vae_steps": VAE, "total_steps": 6, "batch_size": 50, "model_config": {"model_dim": 3}}
+config = {"vae_steps": VAE, "total_steps": 6, "batch_size": 50, "model_config": {"model_dim": 3, "T": 1000}}
 train_set = BaseDataset()
 vae, model = Mean(len(train_set[0][0])), Latents()
 vae_optimizer, optimizer = torch.optim.SGD(vae.parameters(), 0.0), torch.optim.SGD(model.parameters(), 0.0)
