@@ -40,19 +40,21 @@ class Result:
         part: the part of the package: collecting, saving, training, sampling, evaluation, similarity, ...
         case: what was done, with sizes, in one line.
         plain: the plain way in words. Where there is none, this, its seconds and the ratios are None.
-        seconds_plain, seconds_ours: medians over the rounds, for the same work.
+        seconds_plain, seconds_ours: medians over the rounds, for the same work. Ours are None where the case was left
+            out; the note says why.
         ratio, ratio_least, ratio_most: seconds of the plain way over ours: median, least and most over the rounds.
         rounds: the number of rounds, without the one that warms up.
         gflops: the float32 GFLOP/s of our way, where its operations can be counted.
         fraction: `gflops` over the rate of a matrix product, measured in the same process.
         note: anything else that a reader should know.
+        side: of a part that compares systems, this system's row in a table of its own (`peers_table.Side`).
     """
 
     part: str
     case: str
     plain: str | None
     seconds_plain: float | None
-    seconds_ours: float
+    seconds_ours: float | None
     ratio: float | None
     ratio_least: float | None
     ratio_most: float | None
@@ -60,10 +62,13 @@ class Result:
     gflops: float | None = None
     fraction: float | None = None
     note: str = ""
+    side: dict[str, Any] | None = None
 
     def line(self) -> str:
         """The result in one line for a terminal."""
-        text = f"{self.part}: {self.case}: {digits(self.seconds_ours)} s"
+        text = f"{self.part}: {self.case}"
+        if self.seconds_ours is not None:
+            text += f": {digits(self.seconds_ours)} s"
         if self.plain is not None:
             text += (
                 f"; {self.plain}: {digits(self.seconds_plain)} s; {digits(self.ratio)} times as fast "

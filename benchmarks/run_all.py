@@ -17,10 +17,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from harness import ROOT, Result, digits, machine
+from peers_source import add_source_options, source_options
+from peers_table import Side, table
 
 from pdiff_hub.safe_files import replacing
 
 PAGE = ROOT / "benchmarks" / "RESULTS.md"
+_PEERS = "peers"  # the one script that takes options of this one: where the code of peers is
 _SHIPPED_SET = "pipelines/digits-mlp3/checkpoints"
 # Every benchmark, with options that make it take only seconds. `growth.py` has its own page (`make bench-scale`).
 SCRIPTS: Mapping[str, Sequence[str]] = {
@@ -33,6 +36,7 @@ SCRIPTS: Mapping[str, Sequence[str]] = {
     "training": ("--steps", "10", "--plain-steps", "5", "--hidden", "16", "8", "--checkpoints", "20", "--lengths", "4"),
     "sampling_speed": ("--networks", "4", "--plain-networks", "1", "--lengths", "4"),
     "authors": ("--networks", "4", "--steps", "20", "--subset", _SHIPPED_SET, "--mlp", _SHIPPED_SET),
+    _PEERS: ("--networks", "4", "--steps", "20", "--subset", _SHIPPED_SET),
 }
 _COLUMNS = (
     "part",
@@ -82,6 +86,8 @@ def page(
     rows: list[tuple[str, ...]] = [_COLUMNS, ("---",) * 3 + ("---:",) * 4]
     rows += [_row(each, noted.index(each) + 1 if each.note else None) for each in results]
     parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
+    if sides := [Side.from_dict(each.side) for each in results if each.side is not None]:
+        parts.append(table(sides))
     if noted:
         parts += [
             "## Notes",
@@ -105,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=SCRIPTS, metavar="NAME", help=f"of {', '.join(SCRIPTS)}")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one round")
     parser.add_argument("--output", type=Path, help="the page; default: benchmarks/RESULTS.md")
+    add_source_options(parser)
     options = parser.parse_args(arguments)
     if options.output is None and (options.only or options.quick):
         parser.error("--only and --quick do not replace benchmarks/RESULTS.md: say with --output where to write")
@@ -113,7 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.perf_counter()
     for script in options.only or SCRIPTS:
         print(f"== {script}", flush=True)
-        found = run(script, [*SCRIPTS[script], "--rounds", "1"] if options.quick else [])
+        given = source_options(options) if script == _PEERS else []
+        found = run(script, [*given, *SCRIPTS[script], "--rounds", "1"] if options.quick else given)
         results += found or []
         if found is None:
             failed.append(script)
