@@ -167,13 +167,11 @@ def test_a_population_trained_on_a_gpu_is_that_of_the_cpu() -> None:
 
 
 @pytest.mark.parametrize("network", [{"name": "mlp3", "hidden": [8, 8]}, {"name": "resnet18"}], ids=str)
-def test_a_captured_fine_tune_on_a_gpu_is_that_of_the_cpu(network: dict[str, Any]) -> None:
-    on_gpu, on_cpu = (
-        finetuned(network, captured=device == "cuda", device=device).state() for device in ("cuda", "cpu")
-    )
-    for name, tensor in on_cpu.tensors.items():
-        if name.startswith(("parameter", "buffer")):
-            assert torch.allclose(on_gpu.tensors[name].cpu().float(), tensor.float(), rtol=2e-2, atol=2e-2), name
+def test_a_captured_fine_tune_is_a_fine_tune(network: dict[str, Any]) -> None:
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True):
+        plain, captured = (finetuned(network, captured, "cuda").state() for captured in (False, True))
+    for name, tensor in plain.tensors.items():  # running statistics and moments too
+        assert torch.allclose(captured.tensors[name].float(), tensor.float(), rtol=1e-2, atol=1e-2), name
 
 
 def test_collecting_and_judging_on_a_gpu(tmp_path: Path) -> None:
