@@ -1,7 +1,7 @@
 """Networks of whole size, from checkpoints to networks that answer: a ViT-Base (86 million) and a ResNet-50.
 
 The checkpoints are random perturbations of one network with random weights: good for time and memory, they say nothing
-about quality. Each stage is measured in a process of its own, which has imported everything before. It needs up to 13
+about quality. Each stage is measured in a process of its own, which has imported everything before. It needs up to 11
 GB of disk in --work-dir, which are free again at the end. Of a GPU, the memory that tensors took is measured too.
 
     python benchmarks/whole_size.py --json benchmarks/whole-size.json --page benchmarks/GROWTH.md

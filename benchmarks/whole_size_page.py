@@ -74,8 +74,9 @@ def _told(run: Mapping[str, Any]) -> str:
     machine = run["machine"]
     where = f"{machine['gpu']}, {machine['cores']} cores" if "gpu" in machine else f"{machine['cpu']}"
     precision = f"{run['steps']} steps of the U-Net in {run['precision']}"
+    threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"
     return (
-        f"{_NETWORKS.get(run['network'], run['network'])} on {where}, {machine['threads']} threads, torch "
+        f"{_NETWORKS.get(run['network'], run['network'])} on {where}, {threads}, torch "
         f"{machine['torch']}, {machine['date']}: {run['num_params']:,} numbers, {run['checkpoints']} checkpoints, "
         f"{precision}, weights generated in float32 in {run['inference_steps']} steps; {run['disk'] / 1e9:.1f} GB of "
         f"disk, {run['seconds_in_all']:.0f} s in all, imports included." + (f" {run['note']}" if run["note"] else "")
