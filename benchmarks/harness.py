@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,7 +47,7 @@ class Result:
         gflops: the float32 GFLOP/s of our way, where its operations can be counted.
         fraction: `gflops` over the rate of a matrix product, measured in the same process.
         note: anything else that a reader should know.
-        side: of a part that compares systems, this system's row in a table of its own (`peers_table.Side`).
+        sides: of a part that compares systems, rows in a table of their own (`peers_table.Side`).
     """
 
     part: str
@@ -62,7 +62,7 @@ class Result:
     gflops: float | None = None
     fraction: float | None = None
     note: str = ""
-    side: dict[str, Any] | None = None
+    sides: list[dict[str, Any]] = field(default_factory=list)
 
     def line(self) -> str:
         """The result in one line for a terminal."""

@@ -30,16 +30,20 @@ from torch import Tensor
 from pdiff_hub import PDiffPipeline, runs
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.errors import PdiffError
+from pdiff_hub.evaluation.distances import spread_ratio
 from pdiff_hub.evaluation.evaluate import evaluate_networks
 from pdiff_hub.evaluation.known_rows import split_known
 from pdiff_hub.networks import build_network
 from pdiff_hub.pipeline import sample
+from pdiff_hub.records import Measurements
 from pdiff_hub.reproduce.settings import Settings
 from pdiff_hub.tasks import load_task
 from pdiff_hub.training.config import DiffusionConfig
 from pdiff_hub.training.pipeline import train_pipeline
 
 _PART = "peers"
+_ALL = "all of its training"
+_JUDGED_ORIGINALS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +67,10 @@ class Ours:
         """Whether whole networks are generated."""
         return not self.known.frozen
 
-    def quality(self, params_BP: Tensor) -> Quality:
-        """Judged as `pdiff run` judges, without its baselines."""
+    def judged(self, params_BP: Tensor) -> Measurements:
+        """As `pdiff run` judges, without its baselines; distances are to all originals, of which few are judged."""
         assert self.known.task is not None
-        measured = evaluate_networks(
+        return evaluate_networks(
             build_network(self.known.network, pretrained=False),
             load_task(self.known.task),
             self.known,
@@ -74,24 +78,46 @@ class Ours:
             deviation_r2=None,
             fresh=self.fresh,
             autoencoder=self.pipe.autoencoder,
-        )
-        accuracy, methods, audit = measured.accuracy["generated"], measured.methods, measured.audit
-        near, fresh_l2 = methods["generated"].nearness, methods["fresh"].nearest_l2 if "fresh" in methods else None
-        assert audit is not None and near is not None
-        return Quality(
-            len(params_BP),
-            accuracy.mean,
-            accuracy.best,
-            near.copies,
-            near.ratio,
-            audit.nearest_l2_generated / fresh_l2 if fresh_l2 and audit.nearest_l2_generated is not None else None,
-            audit.spread_ratio,
+            num_originals=_JUDGED_ORIGINALS,
         )
 
-    def side(self, networks: int) -> Side:
-        settings = "all of its training, defaults"
-        quality = self.quality(self.params_BP)
-        return Side(self.name, "ours", settings, networks, self.train_seconds, self.sample_seconds, quality)
+    def quality(self, params_BP: Tensor) -> Quality:
+        """What networks are worth that somebody made."""
+        measured = self.judged(params_BP)
+        assert measured.audit is not None
+        return _quality(measured, "generated", measured.audit.spread_ratio)
+
+    def sides(self, networks: int) -> list[Side]:
+        """Networks to compare with, and last ours."""
+        measured, known = self.judged(self.params_BP), self.known
+        assert measured.audit is not None
+        compared = {}
+        if self.fresh is not None:
+            spread = spread_ratio(self.fresh.params_KP, known.params_KP) if len(self.fresh) > 1 else None
+            compared["held-out checkpoints"] = _quality(measured, "fresh", spread)
+        compared["tensors of their mean numbers"] = self.quality(_tensor_means(known).expand(2, -1))
+        own = _quality(measured, "generated", measured.audit.spread_ratio)
+        return [
+            *(Side(self.name, system, "", networks, None, None, quality) for system, quality in compared.items()),
+            Side(self.name, "ours", _ALL, networks, self.train_seconds, self.sample_seconds, own),
+        ]
+
+
+def _quality(measured: Measurements, name: str, spread: float | None) -> Quality:
+    """That of the networks that are so called in what was measured."""
+    accuracy, method = measured.accuracy[name], measured.methods[name]
+    near, fresh_l2 = method.nearness, measured.methods["fresh"].nearest_l2 if "fresh" in measured.methods else None
+    assert near is not None
+    weight_ratio = method.nearest_l2 / fresh_l2 if fresh_l2 and method.nearest_l2 is not None else None
+    return Quality(method.count, accuracy.mean, accuracy.best, near.copies, near.ratio, weight_ratio, spread)
+
+
+def _tensor_means(dataset: CheckpointDataset) -> Tensor:
+    """A network [P] in which every number is the mean of its tensor over all checkpoints."""
+    mean_P = dataset.params_KP.mean(dim=0)
+    for entry in dataset.layout.entries:
+        mean_P[entry.start : entry.stop] = mean_P[entry.start : entry.stop].mean()
+    return mean_P
 
 
 def train_ours(dataset: CheckpointDataset, networks: int, steps: int, folder: Path) -> Ours:
@@ -123,7 +149,7 @@ def train_peer(found: Found, ours: Ours, options: argparse.Namespace, folder: Pa
     if params_BP is None:
         trained, quality = f"a few steps, timed ({_hours(made.train_seconds)} in all)", None
     else:
-        trained = f"{digits(made.trained_seconds)} s" if _is_part(made) else "all of its training"
+        trained = f"{digits(made.trained_seconds)} s" if _is_part(made) else _ALL
         quality = ours.quality(params_BP)
     sampling = networks * made.network_seconds
     return made, Side(ours.name, peer.name, trained, networks, made.train_seconds, sampling, quality)
@@ -152,10 +178,10 @@ def compared(found: Found, ours: Ours, options: argparse.Namespace, folder: Path
         f"train on {ours.name}, and make {networks} networks",
         [ours.train_seconds + ours.sample_seconds],
         plain=f"{found.peer.name}: steps: {steps}" + (f"; scaled up from {done}" if _is_part(made) else ""),
-        seconds_plain=[side.train_seconds + side.sample_seconds],
+        seconds_plain=[made.train_seconds + networks * made.network_seconds],
         note=f"{version}; {made.how}. {side.words()} Measured once.",
     )
-    return replace(entry, side=asdict(side))
+    return replace(entry, sides=[asdict(side)])
 
 
 def _left_out(what: str, why: str) -> Result:
@@ -177,14 +203,14 @@ def measure(options: argparse.Namespace) -> Iterator[Result]:
             return
         for number, dataset in enumerate(_sets(options, folder)):
             ours = train_ours(dataset, options.networks, options.steps, folder / f"ours-{number}")
-            side = ours.side(options.networks)
+            sides = ours.sides(options.networks)
             alone = result(
                 _PART,
                 f"train on {ours.name}, and make {options.networks} networks",
-                [side.train_seconds + side.sample_seconds],
-                note=f"{side.words()} Measured once.",
+                [ours.train_seconds + ours.sample_seconds],
+                note=f"{sides[-1].words()} Measured once.",
             )
-            yield replace(alone, side=asdict(side))
+            yield replace(alone, sides=[asdict(side) for side in sides])
             for place, each in enumerate(here):
                 work = folder / f"set-{number}-{place}"
                 work.mkdir()

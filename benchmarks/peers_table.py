@@ -45,7 +45,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Side:
-    """One system on one set.
+    """One system on one set, or networks to compare with, for which nothing is trained.
 
     Attributes:
         dataset, system: their names. networks: for which `sample_seconds` are.
@@ -57,8 +57,8 @@ class Side:
     system: str
     trained: str
     networks: int
-    train_seconds: float
-    sample_seconds: float
+    train_seconds: float | None
+    sample_seconds: float | None
     quality: Quality | None
 
     def words(self) -> str:
@@ -109,7 +109,9 @@ def table(sides: Sequence[Side]) -> str:
             "table says so. Accuracy and what follows are of networks after the training that *trained for* names. "
             "*Best* is chosen on validation. *Copies* and *nearest* are as in the audit: distances to the nearest "
             "training checkpoint over those of held-out networks (1: as far as new networks), in the latents of our "
-            "autoencoder and in raw weights. *Spread* is over that of the checkpoints.",
+            "autoencoder and in raw weights. *Spread* is over that of the checkpoints. Two rows of each set are to "
+            "compare with: checkpoints that were held out, and the network in which every number is the mean of its "
+            "tensor, whose accuracy says how little the set asks for.",
             "\n".join(f"| {' | '.join(row)} |" for row in rows),
         ]
     )

@@ -86,7 +86,7 @@ def page(
     rows: list[tuple[str, ...]] = [_COLUMNS, ("---",) * 3 + ("---:",) * 4]
     rows += [_row(each, noted.index(each) + 1 if each.note else None) for each in results]
     parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
-    if sides := [Side.from_dict(each.side) for each in results if each.side is not None]:
+    if sides := [Side.from_dict(side) for each in results for side in each.sides]:
         parts.append(table(sides))
     if noted:
         parts += [

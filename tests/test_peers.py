@@ -68,7 +68,7 @@ def test_a_process_that_fails_is_left_out_with_its_last_line(tmp_path: Path, our
     (tmp_path / "broken.py").write_text("raise RuntimeError('no such model')")
     found = Found(replace(PDIFF, script=str(tmp_path / "broken.py")), tmp_path)
     entry = peers.compared(found, ours, OPTIONS, _made(tmp_path / "job"))
-    assert entry.seconds_ours is None and entry.side is None
+    assert entry.seconds_ours is None and entry.sides == []
     assert entry.note == "Left out: its process failed: exit code 1: RuntimeError: no such model"
     assert ": Left out" not in entry.line() and "Left out" in entry.line()
 
@@ -123,8 +123,8 @@ def test_a_peer_that_hands_checkpoints_back_is_judged_a_copier(
     jobs = asked_of(monkeypatch, MADE, ours.known.params_KP[:10])
     entry = peers.compared(Found(FLOW, tmp_path, FLOW.commit), ours, OPTIONS, tmp_path)
     assert jobs[0].seconds == ours.train_seconds and jobs[0].networks == 200
-    assert entry.side is not None
-    side = Side.from_dict(entry.side)
+    (values,) = entry.sides
+    side = Side.from_dict(values)
     assert side.quality is not None
     assert (side.quality.copies, side.quality.judged, side.quality.weight_ratio) == (10, 10, 0.0)
     assert 0.9 < side.quality.mean <= 1.0
@@ -132,6 +132,15 @@ def test_a_peer_that_hands_checkpoints_back_is_judged_a_copier(
     assert (entry.seconds_plain, entry.seconds_ours) == (2600.0, 21.0)
     assert entry.plain is not None and "500 autoencoder, 1,000 denoiser; scaled up from 5 " in entry.plain
     assert "10 networks after 20 s: test accuracy" in entry.note and FLOW.short_commit in entry.note
+
+
+def test_ours_stands_beside_held_out_checkpoints_and_an_empty_network(ours: peers.Ours) -> None:
+    fresh, means, own = ours.sides(200)
+    assert fresh.quality is not None and means.quality is not None and own.quality is not None
+    assert (fresh.quality.latent_ratio, fresh.quality.weight_ratio) == pytest.approx((1, 1))
+    assert fresh.quality.judged == len(ours.fresh or ()) and fresh.quality.mean > 0.9
+    assert means.quality.mean < 0.3 and means.quality.spread == 0  # it answers the same of every image
+    assert (own.train_seconds, own.sample_seconds, own.quality.copies) == (20.0, 1.0, 3)
 
 
 def test_a_peer_that_would_take_days_is_timed_only(
@@ -210,7 +219,7 @@ SIDE = Side("8,970 numbers", "a peer", "20 s", 200, 2000.0, 600.0, Quality(20, 0
 
 
 def test_the_page_has_a_table_of_peers_before_its_notes() -> None:
-    entry = Result("peers", "case", None, None, 1.0, None, None, None, 1, note="Fine.", side=asdict(SIDE))
+    entry = Result("peers", "case", None, None, 1.0, None, None, None, 1, note="Fine.", sides=[asdict(SIDE)])
     again = Result(**json.loads(json.dumps(asdict(entry))))
     page = run_all.page([again], [], ABOUT, minutes=1)
     assert page.index("## Peers") < page.index("## Notes")
