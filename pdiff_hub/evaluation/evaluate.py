@@ -30,10 +30,12 @@ from pdiff_hub.evaluation.figures import (
 )
 from pdiff_hub.evaluation.frontier import measure_frontier
 from pdiff_hub.evaluation.judging import Judge, Judged
-from pdiff_hub.evaluation.measuring import Measure, Measured, mean_or_none
+from pdiff_hub.evaluation.measuring import Measure, Measured, joined, mean_or_none
 from pdiff_hub.evaluation.points import MethodPoints
+from pdiff_hub.evaluation.sharing import by_rows, shared_out
 from pdiff_hub.evaluation.similarity import iou_matrix, max_to_any, similarity_summary
 from pdiff_hub.evaluation.table import label
+from pdiff_hub.processes import this_run
 from pdiff_hub.progress import progress_bar
 from pdiff_hub.records import (
     FIGURES,
@@ -74,6 +76,7 @@ def evaluate_networks(
 ) -> Measurements:
     """Measure the part of `results.json` that compares generated networks with originals, fresh ones and baselines.
 
+    Under a launcher, call it in every process: each judges its share, and all return the same.
     The best network is chosen on the validation split; every reported number is measured on the test split.
     Accuracies are fractions. IoU is undefined for two networks that make no error at all: such pairs are left out, a
     mean with no pair left is None, and "notes" counts these networks.
@@ -104,6 +107,7 @@ def evaluate_networks(
         ValueError: generated networks of another layout, fewer than 3 originals, parameters that are not finite.
     """
     require_originals(originals)
+    here = this_run()
     judge = Judge(network, task, originals.layout, originals.frozen)
     generated = as_rows(generated_BP)
     if generated.num_params != originals.layout.num_params:
@@ -112,25 +116,28 @@ def evaluate_networks(
             f"{originals.layout.num_params}]: originals and generated networks have different layouts."
         )
     chosen = evenly_spaced(len(originals), num_originals or len(originals))
-    bar = progress_bar(3 + (fresh is not None) + len(variants), "judge", "set")
+    others = [variant for variant in variants if variant.name not in ("original", "ensemble")]
+    own_variants = shared_out(others, len(task.validation) + len(task.test))
+    bar = progress_bar(3 + (fresh is not None) + len(own_variants), "judge", "set")
     measure = Measure(judge, originals, chosen, autoencoder)
     bar.update()
-    measured = {"original": measure.own, "generated": measure(generated, decoded=True)}
+    measured = {"original": measure.own, "generated": by_rows(partial(measure, decoded=True), generated, joined)}
     bar.update()
     if fresh is not None:
-        measured["fresh"] = measure(fresh.rows)
+        measured["fresh"] = by_rows(measure, fresh.rows, joined)
         bar.update()
     measured["ensemble"] = measure(ensemble(originals, 1, torch.Generator()))
     methods = {name: name for name in measured}
     bar.update()
-    for variant in variants:
-        if variant.name in measured:
-            continue
+    mine = {}
+    for variant in own_variants:
         bar.set_postfix(method=variant.name)
         blocks = variant.blocks(originals, num_models, generator_of(seed, variant.name))
-        measured[variant.name] = measure.in_blocks(blocks, decoded=variant.method == "autoencoder")
-        methods[variant.name] = variant.method
+        mine[variant.name] = measure.in_blocks(blocks, decoded=variant.method == "autoencoder")
         bar.update()
+    found = {name: each for part in here.gathered(mine) for name, each in part.items()}
+    measured |= {variant.name: found[variant.name] for variant in others}
+    methods |= {variant.name: variant.method for variant in others}
     bar.close()
     accuracy = {name: each.judged.test.accuracy_B for name, each in measured.items()}
     by_errors = _by_method(
@@ -169,7 +176,7 @@ def evaluate_networks(
         ensembles=curves,
         notes=_notes({name: each.judged for name, each in measured.items()}, own),
     )
-    if folder is not None:
+    if folder is not None and here.is_main:
         _write_networks(folder, measured)
         _draw(folder, by_errors, by_distance, measured, curves, curve)
     return result
@@ -223,10 +230,13 @@ def _ensembles(judge: Judge, originals: Rows, generated: Rows) -> dict[str, Ense
         "original": PickedRows(originals, evenly_spaced(originals.num_rows, _LARGEST_ENSEMBLE)),
         "generated": PickedRows(generated, range(min(generated.num_rows, _LARGEST_ENSEMBLE))),
     }
-    return {
-        name: ensemble_curve(judge.network, judge.layout, judge.frozen, rows, images, labels_N)
-        for name, rows in picked.items()
+    here, names = this_run(), list(picked)
+    mine = {
+        name: ensemble_curve(judge.network, judge.layout, judge.frozen, picked[name], images, labels_N)
+        for name in (names[index] for index in here.share_by_cost([picked[name].num_rows for name in names]))
     }
+    found = {name: curve for part in here.gathered(mine) for name, curve in part.items()}
+    return {name: found[name] for name in names}
 
 
 def _notes(judged: Mapping[str, Judged], own: float) -> list[str]:
