@@ -49,6 +49,11 @@ def together(*arguments: str, count: int = 2) -> str:
     return said
 
 
+def content(file: Path) -> dict[str, Any]:
+    """What a JSON file says of networks."""
+    return {key: value for key, value in json.loads(file.read_text()).items() if key not in ("seconds", "environment")}
+
+
 def assert_close(one: Any, other: Any, name: str = "") -> None:
     """That two contents of JSON files are the same, but for rounding."""
     if isinstance(one, dict):
@@ -65,11 +70,44 @@ def assert_close(one: Any, other: Any, name: str = "") -> None:
         assert one == other, name
 
 
+RUN = ["run", "digits-mlp3-seeds", *OVERRIDES, "--output-dir"]
+
+
 @pytest.fixture(scope="module")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def said_and_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What a whole run in two processes said, and its folder."""
     folder = tmp_path_factory.mktemp("run") / "pipeline"
-    alone("run", "digits-mlp3", "--output-dir", str(folder), *OVERRIDES)
-    return folder
+    return together(*RUN, str(folder)), folder
+
+
+@pytest.fixture(scope="module")
+def run_dir(said_and_run: tuple[str, Path]) -> Path:
+    return said_and_run[1]
+
+
+def test_a_whole_run(said_and_run: tuple[str, Path], tmp_path: Path) -> None:
+    said, folder = said_and_run
+    assert said.count("1/4 collect checkpoints") == 1 and "report.html" in said
+    names = {file.name for file in folder.iterdir()}
+    assert {"README.md", "report.html", "results.json", "recipe.yaml", "model_index.json", "checkpoints"} <= names
+    assert not [file for file in folder.rglob("*") if file.name.startswith((".pdiff-lock", ".unfinished"))]
+    assert "was finished before" in alone(*RUN, str(folder))
+    alone("collect", "digits-mlp3-seeds", "--output-dir", str(tmp_path), *OVERRIDES)
+    one, two = (CheckpointDataset.from_pretrained(place) for place in (tmp_path, folder / "checkpoints"))
+    assert [row["seed"] for row in one.metadata] == [row["seed"] for row in two.metadata]
+    assert torch.allclose(one.params_KP, two.params_KP, rtol=1e-2, atol=1e-3)
+
+
+def test_one_process_goes_on_with_what_two_began(run_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pipeline"
+    shutil.copytree(run_dir, folder)
+    (folder / "results.json").unlink()
+    shutil.rmtree(folder / "generated")
+    assert "Going on" in alone(*RUN, str(folder))
+    one, two = (load_file(each / "generated" / "params.safetensors")["params"] for each in (folder, run_dir))
+    assert torch.allclose(one, two, rtol=1e-4, atol=1e-6)
+    for name in ("results.json", "networks.json"):
+        assert_close(*(content(each / name) for each in (folder, run_dir)))
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -86,36 +124,10 @@ def test_they_generate_the_same_networks(run_dir: Path, tmp_path: Path, count: i
         assert all(torch.allclose(tensor, other[key], rtol=1e-4, atol=1e-6) for key, tensor in one.items())
 
 
-def test_they_judge_the_same(run_dir: Path, tmp_path: Path) -> None:
-    alone("evaluate", str(run_dir), "--output-dir", str(tmp_path / "one"))
-    together("evaluate", str(run_dir), "--output-dir", str(tmp_path / "two"))
-    names = sorted(file.name for file in (tmp_path / "one").iterdir())
-    assert sorted(file.name for file in (tmp_path / "two").iterdir()) == names
-    for name in ("results.json", "networks.json"):
-        one, two = (json.loads((tmp_path / each / name).read_text()) for each in ("one", "two"))
-        for each in (one, two):
-            for what in ("seconds", "environment", "pipeline", "name"):
-                each.pop(what, None)
-        assert_close(one, two)
-
-
-def test_a_whole_run(tmp_path: Path) -> None:
-    command = ["run", "digits-mlp3-seeds", "--output-dir", str(tmp_path / "run"), *OVERRIDES]
-    said = together(*command)
-    assert said.count("1/4 collect checkpoints") == 1 and "report.html" in said
-    names = {file.name for file in (tmp_path / "run").iterdir()}
-    assert {"README.md", "report.html", "results.json", "recipe.yaml", "model_index.json", "checkpoints"} <= names
-    assert not [name for name in names if name.startswith(".pdiff-lock")]
-    assert "was finished before" in alone(*command)
-    one = tmp_path / "one"
-    alone("collect", "digits-mlp3-seeds", "--output-dir", str(one), *OVERRIDES)
-    first, second = (CheckpointDataset.from_pretrained(place) for place in (one, tmp_path / "run" / "checkpoints"))
-    assert [row["seed"] for row in first.metadata] == [row["seed"] for row in second.metadata]
-    assert torch.allclose(first.params_KP, second.params_KP, rtol=1e-2, atol=1e-3)
-    # What two generated, one judges again: it goes on there.
-    (tmp_path / "run" / "results.json").unlink()
-    shutil.rmtree(tmp_path / "run" / "generated")
-    assert "Going on" in alone(*command)
+def test_a_pipeline_is_judged_as_in_its_run(run_dir: Path, tmp_path: Path) -> None:
+    together("evaluate", str(run_dir), "--output-dir", str(tmp_path))
+    assert_close(content(tmp_path / "networks.json"), content(run_dir / "networks.json"))
+    assert (tmp_path / "report.html").exists() and not list(tmp_path.glob("unfinished*"))
 
 
 def test_a_fine_tune_is_collected_by_one(tmp_path: Path) -> None:
