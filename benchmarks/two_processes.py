@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,7 +23,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from harness import ROOT, Result, main, result
+from safetensors.torch import load_file
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.training.config import DiffusionConfig
@@ -49,6 +52,12 @@ def command(processes: int, *arguments: str) -> float:
     return time.perf_counter() - began
 
 
+def found(place: Path) -> dict[str, Any]:
+    """What a command left in its folder, by file: the contents of JSON files, and all tensors."""
+    contents: dict[str, Any] = {file.name: json.loads(file.read_text()) for file in sorted(place.glob("*.json"))}
+    return contents | {file.name: load_file(file) for file in sorted(place.glob("*.safetensors"))}
+
+
 def largest_difference(one: Any, other: Any, place: str = "") -> tuple[float, str]:
     """The largest difference of two numbers in contents of JSON files, and where it is; infinite if more differs.
 
@@ -58,6 +67,8 @@ def largest_difference(one: Any, other: Any, place: str = "") -> tuple[float, st
         pairs = [(value, other[key], f"{place}/{key}") for key, value in one.items() if key not in _OF_THE_RUN]
     elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         pairs = [(value, other[number], f"{place}/{number}") for number, value in enumerate(one)]
+    elif isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and one.shape == other.shape:
+        return float((one.double() - other.double()).abs().max()), place
     elif isinstance(one, float) and isinstance(other, float):
         return abs(one - other) / max(1.0, abs(one)), place
     else:
@@ -84,16 +95,14 @@ def measure(options: argparse.Namespace) -> Iterator[Result]:
             ),
         ):
             seconds: dict[int, list[float]] = {1: [], 2: []}
-            for number in range(options.rounds):
+            places = {processes: folder / f"{part}-{processes}" for processes in seconds}
+            for _ in range(options.rounds):
                 for processes, kept in seconds.items():
-                    place = folder / f"{part}-{processes}-{number}"
-                    kept.append(command(processes, *arguments, "--output-dir", str(place)))
-            files = ("generated.json",) if part == "generating" else ("results.json", "networks.json")
-            one, two = (
-                {name: json.loads((folder / f"{part}-{processes}-0" / name).read_text()) for name in files}
-                for processes in (1, 2)
-            )
-            difference, where = largest_difference(one, two)
+                    shutil.rmtree(places[processes], ignore_errors=True)
+                    kept.append(command(processes, *arguments, "--output-dir", str(places[processes])))
+            difference, where = largest_difference(*(found(place) for place in places.values()))
+            for place in places.values():
+                shutil.rmtree(place)
             if not difference <= options.tolerance:
                 raise SystemExit(f"one and two processes differ by {difference:.3g} at {where}")
             note = f"Largest difference {difference:.2g} ({where})."

@@ -65,7 +65,8 @@ def assert_close(one: Any, other: Any, name: str = "") -> None:
         for number, value in enumerate(one):
             assert_close(value, other[number], f"{name}[{number}]")
     elif isinstance(one, float):
-        assert math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-6), (name, one, other)
+        equal = math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-6) or (math.isnan(one) and math.isnan(other))
+        assert equal, (name, one, other)
     else:
         assert one == other, name
 
@@ -85,6 +86,7 @@ def run_dir(said_and_run: tuple[str, Path]) -> Path:
     return said_and_run[1]
 
 
+@pytest.mark.slow
 def test_a_whole_run(said_and_run: tuple[str, Path], tmp_path: Path) -> None:
     said, folder = said_and_run
     assert said.count("1/4 collect checkpoints") == 1 and "report.html" in said
@@ -98,6 +100,7 @@ def test_a_whole_run(said_and_run: tuple[str, Path], tmp_path: Path) -> None:
     assert torch.allclose(one.params_KP, two.params_KP, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_with_what_two_began(run_dir: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pipeline"
     shutil.copytree(run_dir, folder)
@@ -111,10 +114,10 @@ def test_one_process_goes_on_with_what_two_began(run_dir: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_they_generate_the_same_networks(run_dir: Path, tmp_path: Path, count: int) -> None:
+def test_they_generate_the_same_networks(tmp_path: Path, count: int) -> None:
     options = ["--num-models", str(2 * count - 3), "--seed", "3"]  # with 2, one has nothing to do
-    alone("generate", str(run_dir), *options, "--output-dir", str(tmp_path / "one"))
-    together("generate", str(run_dir), *options, "--output-dir", str(tmp_path / "all"), count=count)
+    alone("generate", "digits-mlp3", *options, "--output-dir", str(tmp_path / "one"))
+    together("generate", "digits-mlp3", *options, "--output-dir", str(tmp_path / "all"), count=count)
     files = sorted(file.name for file in (tmp_path / "one").iterdir())
     assert sorted(file.name for file in (tmp_path / "all").iterdir()) == files
     first, second = ((tmp_path / each / "generated.json").read_text() for each in ("one", "all"))
@@ -124,6 +127,42 @@ def test_they_generate_the_same_networks(run_dir: Path, tmp_path: Path, count: i
         assert all(torch.allclose(tensor, other[key], rtol=1e-4, atol=1e-6) for key, tensor in one.items())
 
 
+JUDGING = """
+import json, sys
+from dataclasses import asdict
+from pathlib import Path
+from pdiff_hub import PDiffPipeline
+from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.evaluation.baselines import baseline_variants
+from pdiff_hub.evaluation.evaluate import evaluate_networks
+from pdiff_hub.networks import build_network
+from pdiff_hub.processes import this_run
+from pdiff_hub.tasks import load_recorded_task
+
+pipe = PDiffPipeline.from_pretrained(sys.argv[1])
+every = CheckpointDataset.from_pretrained(pipe.folder / "checkpoints")
+dataset = every.select_rows(range(9))
+task, network = load_recorded_task(dataset.task), build_network(dataset.network)
+variants = baseline_variants(network, task, pipe.autoencoder, fine_tune_steps=1)
+found = evaluate_networks(
+    network, task, dataset, dataset.params_KP[:5] + 0.01, deviation_r2=None, fresh=every.select_rows(range(90, 93)),
+    autoencoder=pipe.autoencoder, num_originals=7, variants=variants, num_models=2,
+)
+file = Path(sys.argv[2]) / f"{this_run().count}-{this_run().index}.json"
+file.write_text(json.dumps(asdict(found)))
+"""
+
+
+def test_they_judge_the_same(tmp_path: Path) -> None:
+    pipeline = str(Path(__file__).parents[1] / "pipelines" / "digits-mlp3")
+    for count in (1, 2):
+        assert processes.together(JUDGING, pipeline, str(tmp_path), count=count) == [(0, "")] * count
+    one, *two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
+    for each in two:  # all know all
+        assert_close(one, each)
+
+
+@pytest.mark.slow
 def test_a_pipeline_is_judged_as_in_its_run(run_dir: Path, tmp_path: Path) -> None:
     together("evaluate", str(run_dir), "--output-dir", str(tmp_path))
     assert_close(content(tmp_path / "networks.json"), content(run_dir / "networks.json"))
@@ -137,7 +176,7 @@ def test_a_fine_tune_is_collected_by_one(tmp_path: Path) -> None:
     assert torch.equal(first.params_KP, second.params_KP)
 
 
-def test_an_error_of_all_is_said_once_and_one_of_one_ends_all(run_dir: Path, tmp_path: Path) -> None:
+def test_an_error_of_all_is_said_once_and_one_of_one_ends_all(tmp_path: Path) -> None:
     ended = processes.together(PDIFF, "generate", str(tmp_path / "none"), "--output-dir", str(tmp_path / "out"))
     assert ended[0][0] == 1 and ended[0][1].count("\n") == 2 and "pdiff: " in ended[0][1]
     assert ended[1][1] == "" and ended[1][0] != 0
@@ -146,7 +185,7 @@ def test_an_error_of_all_is_said_once_and_one_of_one_ends_all(run_dir: Path, tmp
         "def fail(*_, **__): raise PdiffError('the disk is full.')\n"
         "if os.environ['RANK'] == '1': generating.write_safetensors = fail\n"
     )
-    arguments = ["generate", str(run_dir), "--num-models", "4", "--output-dir", str(tmp_path / "out")]
+    arguments = ["generate", "digits-mlp3", "--num-models", "4", "--output-dir", str(tmp_path / "out")]
     (first, said), (second, other) = processes.together(failing + PDIFF, *arguments)
     assert second == 1 and "pdiff: process 1: the disk is full." in other and other.count("\n") == 1
     assert first != 0 and "Traceback" not in said
@@ -155,13 +194,13 @@ def test_an_error_of_all_is_said_once_and_one_of_one_ends_all(run_dir: Path, tmp
     assert (tmp_path / "out" / "generated.json").exists()
 
 
-def test_a_killed_one_ends_all(run_dir: Path, tmp_path: Path) -> None:
+def test_a_killed_one_ends_all(tmp_path: Path) -> None:
     killed = (
         "import os, signal; from pdiff_hub.runs import generating\n"
         "def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n"
         "if os.environ['RANK'] == '1': generating.write_safetensors = die\n"
     )
-    arguments = ["generate", str(run_dir), "--num-models", "4", "--output-dir", str(tmp_path / "out")]
+    arguments = ["generate", "digits-mlp3", "--num-models", "4", "--output-dir", str(tmp_path / "out")]
     (first, said), (second, _) = processes.together(killed + PDIFF, *arguments)
     assert second == -9 and first != 0 and "Traceback" not in said
 
