@@ -5,7 +5,7 @@ networks that it judges. Results and the numbers of all networks are compared; t
 than rounding. Run this on a machine with two idle cores.
 
 The set of checkpoints should be large enough: at a minute and less, Python's start and the pictures count.
-python benchmarks/two_processes.py --dataset runs/fashion-mnist-convnet3/checkpoints --rounds 3
+python benchmarks/two_processes.py --dataset runs/fashion-mnist-mlp3/checkpoints
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def measure(options: argparse.Namespace) -> Iterator[Result]:
                 for processes, kept in seconds.items():
                     shutil.rmtree(places[processes], ignore_errors=True)
                     kept.append(command(processes, *arguments, "--output-dir", str(places[processes])))
-            difference, where = largest_difference(*(found(place) for place in places.values()))
+            difference, where = largest_difference(found(places[1]), found(places[2]))
             for place in places.values():
                 shutil.rmtree(place)
             if not difference <= options.tolerance:
@@ -116,8 +116,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True, help="folder of a CheckpointDataset")
     parser.add_argument("--steps", type=int, default=100, help="of the U-Net's training, which is not measured")
     parser.add_argument("--generated", type=int, default=200, help="networks that are generated as files")
-    parser.add_argument("--judged", type=int, default=200, help="networks that are generated and judged")
-    parser.add_argument("--baselines", type=int, default=50, help="networks of each baseline")
+    parser.add_argument("--judged", type=int, default=400, help="networks that are generated and judged")
+    parser.add_argument("--baselines", type=int, default=100, help="networks of each baseline")
     parser.add_argument("--tolerance", type=float, default=2e-3, help="largest difference; some images lie on an edge")
 
 

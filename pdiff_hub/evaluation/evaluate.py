@@ -32,7 +32,7 @@ from pdiff_hub.evaluation.frontier import measure_frontier
 from pdiff_hub.evaluation.judging import Judge, Judged
 from pdiff_hub.evaluation.measuring import Measure, Measured, joined, mean_or_none
 from pdiff_hub.evaluation.points import MethodPoints
-from pdiff_hub.evaluation.sharing import by_rows, shared_out
+from pdiff_hub.evaluation.sharing import by_names, by_rows, costs_of
 from pdiff_hub.evaluation.similarity import iou_matrix, max_to_any, similarity_summary
 from pdiff_hub.evaluation.table import label
 from pdiff_hub.processes import this_run
@@ -116,9 +116,10 @@ def evaluate_networks(
             f"{originals.layout.num_params}]: originals and generated networks have different layouts."
         )
     chosen = evenly_spaced(len(originals), num_originals or len(originals))
-    others = [variant for variant in variants if variant.name not in ("original", "ensemble")]
-    own_variants = shared_out(others, len(task.validation) + len(task.test))
-    bar = progress_bar(3 + (fresh is not None) + len(own_variants), "judge", "set")
+    others = {variant.name: variant for variant in variants if variant.name not in ("original", "ensemble")}
+    costs = costs_of(list(others.values()), len(task.validation) + len(task.test))
+    own_share = here.share_by_cost(list(costs.values()))
+    bar = progress_bar(3 + (fresh is not None) + len(own_share), "judge", "set")
     measure = Measure(judge, originals, chosen, autoencoder)
     bar.update()
     measured = {"original": measure.own, "generated": by_rows(partial(measure, decoded=True), generated, joined)}
@@ -129,15 +130,16 @@ def evaluate_networks(
     measured["ensemble"] = measure(ensemble(originals, 1, torch.Generator()))
     methods = {name: name for name in measured}
     bar.update()
-    mine = {}
-    for variant in own_variants:
-        bar.set_postfix(method=variant.name)
-        blocks = variant.blocks(originals, num_models, generator_of(seed, variant.name))
-        mine[variant.name] = measure.in_blocks(blocks, decoded=variant.method == "autoencoder")
+
+    def measured_variant(name: str) -> Measured:
+        bar.set_postfix(method=name)
+        blocks = others[name].blocks(originals, num_models, generator_of(seed, name))
+        found = measure.in_blocks(blocks, decoded=others[name].method == "autoencoder")
         bar.update()
-    found = {name: each for part in here.gathered(mine) for name, each in part.items()}
-    measured |= {variant.name: found[variant.name] for variant in others}
-    methods |= {variant.name: variant.method for variant in others}
+        return found
+
+    measured |= by_names(costs, measured_variant)
+    methods |= {name: variant.method for name, variant in others.items()}
     bar.close()
     accuracy = {name: each.judged.test.accuracy_B for name, each in measured.items()}
     by_errors = _by_method(
@@ -167,10 +169,10 @@ def evaluate_networks(
         ),
         copies=_copies(measured, fresh_H),
         training=curve,
-        methods={
-            name: each.summary(methods[name], name, measured.get("fresh"), fresh_H, seed)
-            for name, each in measured.items()
-        },
+        methods=by_names(
+            {name: len(each) for name, each in measured.items()},
+            lambda name: measured[name].summary(methods[name], name, measured.get("fresh"), fresh_H, seed),
+        ),
         frontier=_frontier(by_errors, task, seed, "frontier") if variants else None,
         distance_frontier=_frontier(by_distance, task, seed, "distance frontier") if by_distance else None,
         ensembles=curves,
@@ -230,13 +232,10 @@ def _ensembles(judge: Judge, originals: Rows, generated: Rows) -> dict[str, Ense
         "original": PickedRows(originals, evenly_spaced(originals.num_rows, _LARGEST_ENSEMBLE)),
         "generated": PickedRows(generated, range(min(generated.num_rows, _LARGEST_ENSEMBLE))),
     }
-    here, names = this_run(), list(picked)
-    mine = {
-        name: ensemble_curve(judge.network, judge.layout, judge.frozen, picked[name], images, labels_N)
-        for name in (names[index] for index in here.share_by_cost([picked[name].num_rows for name in names]))
-    }
-    found = {name: curve for part in here.gathered(mine) for name, curve in part.items()}
-    return {name: found[name] for name in names}
+    return by_names(
+        {name: rows.num_rows for name, rows in picked.items()},
+        lambda name: ensemble_curve(judge.network, judge.layout, judge.frozen, picked[name], images, labels_N),
+    )
 
 
 def _notes(judged: Mapping[str, Judged], own: float) -> list[str]:

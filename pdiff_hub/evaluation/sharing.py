@@ -5,7 +5,7 @@ What comes out has no part that depends on the number of processes, but for floa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from pdiff_hub.checkpoints.rows import PickedRows, Rows
@@ -26,10 +26,17 @@ def by_rows(work: Callable[[Rows], _Found], rows: Rows, join: Callable[[Sequence
     return join([each for each in here.gathered(part) if each is not None])
 
 
-def shared_out(variants: Sequence[Variant], num_images: int) -> list[Variant]:
-    """The baselines that this process makes and judges. Most of the time goes into the images that networks see.
+def by_names(costs: Mapping[str, float], work: Callable[[str], _Found]) -> dict[str, _Found]:
+    """What `work` finds for each name, each process having worked for some. costs: about what each takes."""
+    here, names = this_run(), list(costs)
+    own = {names[index]: work(names[index]) for index in here.share_by_cost(list(costs.values()))}
+    found = {name: each for part in here.gathered(own) for name, each in part.items()}
+    return {name: found[name] for name in names}
 
-    num_images: on which each is judged.
+
+def costs_of(variants: Sequence[Variant], num_images: int) -> dict[str, float]:
+    """About what a network of each baseline takes: most of the time goes into the images that it sees.
+
+    num_images: on which it is judged.
     """
-    costs = [num_images + _IMAGES_OF_STEP * variant.steps for variant in variants]
-    return [variants[index] for index in this_run().share_by_cost(costs)]
+    return {variant.name: num_images + _IMAGES_OF_STEP * variant.steps for variant in variants}
