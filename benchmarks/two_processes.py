@@ -116,8 +116,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True, help="folder of a CheckpointDataset")
     parser.add_argument("--steps", type=int, default=100, help="of the U-Net's training, which is not measured")
     parser.add_argument("--generated", type=int, default=200, help="networks that are generated as files")
-    parser.add_argument("--judged", type=int, default=400, help="networks that are generated and judged")
-    parser.add_argument("--baselines", type=int, default=100, help="networks of each baseline")
+    parser.add_argument("--judged", type=int, default=1000, help="networks that are generated and judged")
+    parser.add_argument("--baselines", type=int, default=300, help="networks of each baseline")
     parser.add_argument("--tolerance", type=float, default=2e-3, help="largest difference; some images lie on an edge")
 
 
