@@ -26,6 +26,15 @@ _EVERY_SECONDS = 30.0  # between lines
 Listener = Callable[[str, int, int, Mapping[str, object]], None]
 """Called with the name of the work, the steps that are done, their number in all, and what is shown beside."""
 
+_hidden = False
+
+
+def hide() -> None:
+    """Shows nothing in this process from now on: another one of the same run shows how far all are."""
+    global _hidden
+    _hidden = True
+
+
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
@@ -72,7 +81,7 @@ def progress_bar(
         at_most: the work may end before `total`.
         scaled: a bar shows "2.1M" for 2,100,000.
     """
-    if not shown:
+    if _hidden or not shown:
         return tqdm(total=total, disable=True)
     bar = _bar(total, what, unit, initial, at_most, scaled)
     listener = _listener.get()

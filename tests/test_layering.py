@@ -24,8 +24,8 @@ ROOT = PACKAGE.parent
 # A room imports rooms of lower tiers only, and no other room of its own tier.
 TIERS = [
     {"errors", "progress", "seeds", "travelling"},
-    {"building", "safe_files", "transfer"},
-    {"networks", "tasks"},
+    {"safe_files", "transfer"},
+    {"networks", "processes", "tasks"},
     {"checkpoints", "exporting", "records"},
     {"prediction", "training"},
     {"collect", "evaluation"},
@@ -37,8 +37,9 @@ TIERS = [
 ]
 TIER = {room: height for height, rooms in enumerate(TIERS) for room in rooms}
 # Rooms that use less than their tier allows, so that they can be used, and read, alone.
-ONLY = {room: {"errors"} for room in ("building", "safe_files", "transfer")}
-ONLY |= {"networks": {"errors", "building", "transfer"}, "tasks": {"errors", "progress", "transfer"}}
+ONLY = {room: {"errors"} for room in ("safe_files", "transfer")}
+ONLY |= {"processes": {"progress", "safe_files"}}
+ONLY |= {"networks": {"errors", "transfer"}, "tasks": {"errors", "progress", "transfer"}}
 TRAVELLING = [file for file in FILES if room_of(file) == "travelling"]
 # `__init__.py` imports the public names by string, but TYPE_CHECKING shows the same imports to the map. The factory
 # imports modules that a user names.

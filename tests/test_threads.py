@@ -15,8 +15,8 @@ from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from torch import nn
 
 from pdiff_hub import PDiffPipeline
-from pdiff_hub.building import sketching
 from pdiff_hub.networks import build_network
+from pdiff_hub.networks.building import sketching
 
 SHIPPED = Path(__file__).parent.parent / "pipelines" / "digits-mlp3"
 

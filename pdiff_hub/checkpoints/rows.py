@@ -160,15 +160,30 @@ def write_shard(file: Path, num_rows: int, num_params: int, pieces: Iterable[tup
 
     The pieces come in any order and cover the tensor. Each is written to its place, so that only one is in memory.
     """
-    header = safetensors_header({SHARD_TENSOR: (torch.float32, (num_rows, num_params))}, {})
-    begin = len(header)
+    begin_shard(file, num_rows, num_params)
+    write_pieces(file, num_rows, num_params, pieces)
+
+
+def begin_shard(file: Path, num_rows: int, num_params: int) -> None:
+    """Makes the file of `write_shard` with zeros, for `write_pieces`: in several processes, if each has its rows."""
+    header = _shard_header(num_rows, num_params)
     with file.open("wb") as stream:
         stream.write(header)
-        stream.truncate(begin + 4 * num_rows * num_params)
+        stream.truncate(len(header) + 4 * num_rows * num_params)
+
+
+def write_pieces(file: Path, num_rows: int, num_params: int, pieces: Iterable[tuple[int, int, Tensor]]) -> None:
+    """Writes pieces, as of `write_shard`, into the file that `begin_shard` made with the same numbers."""
+    begin = len(_shard_header(num_rows, num_params))
+    with file.open("r+b") as stream:
         for first, start, params_RS in pieces:
             for row, params_S in enumerate(params_RS.to("cpu", torch.float32), start=first):
                 stream.seek(begin + 4 * (row * num_params + start))
                 stream.write(params_S.contiguous().numpy().data)
+
+
+def _shard_header(num_rows: int, num_params: int) -> bytes:
+    return safetensors_header({SHARD_TENSOR: (torch.float32, (num_rows, num_params))}, {})
 
 
 def pieces_of(rows: Rows, first: int, last: int) -> Iterator[tuple[int, int, Tensor]]:

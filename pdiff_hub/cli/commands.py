@@ -24,7 +24,9 @@ from pdiff_hub.cli.options import (
     asked_for,
     echo,
     in_range,
+    is_launched,
     named_task,
+    process_number,
 )
 from pdiff_hub.errors import PdiffError
 
@@ -67,6 +69,8 @@ def run(
         trust_remote_code=trust_remote_code,
     )
     results = trainer.run()
+    if process_number():
+        return
     print_results(results)
     task = loaded.task if isinstance(loaded.task, str) else str(loaded.task["dataset"])
     remember(directory, recipe, override or [], file, verdict(results), local_folder(task))
@@ -157,6 +161,8 @@ def generate(
             f"a repository holds one network, and --num-models is {num_models}: publish one at a time, "
             "each with a seed of its own, or call pdiff_hub.hub.push_network with its index."
         )
+    if is_launched() and push_to_hub is not None:
+        raise PdiffError("--push-to-hub publishes one network, from one process: start it without a launcher.")
     if ensemble and push_to_hub is not None:
         raise PdiffError("--ensemble writes a file, and --push-to-hub publishes one network: leave one of them out.")
     asked = asked_for(condition)

@@ -22,6 +22,7 @@ from pdiff_hub.cli.options import (
     Trust,
     app,
     echo,
+    process_number,
 )
 from pdiff_hub.errors import PdiffError
 
@@ -75,7 +76,8 @@ def evaluate(
             unseen=runs.unseen_of(folder.checkpoints if dataset is None else Path(dataset)),
             images=images,
         )
-    print_results(results)
+    if process_number() == 0:
+        print_results(results)
     echo(f"report.html, results.json and the pictures are in {output_dir}")
 
 
@@ -104,23 +106,23 @@ def audit(
 
     directory = output_dir or Path("runs") / f"{Path(pipeline).resolve().name}-audit"
     originals = None if dataset is None else CheckpointDataset.from_pretrained(dataset)
-    print_results(
-        runs.audit(
-            pipeline,
-            directory,
-            dataset=originals,
-            metrics=metric or (),
-            num_models=num_models,
-            seed=seed,
-            num_inference_steps=num_inference_steps,
-            baselines=baselines,
-            device=device,
-            trust_remote_code=trust_remote_code,
-            revision=revision,
-            images=images,
-            unseen=None if dataset is None else runs.unseen_of(Path(dataset)),
-        )
+    results = runs.audit(
+        pipeline,
+        directory,
+        dataset=originals,
+        metrics=metric or (),
+        num_models=num_models,
+        seed=seed,
+        num_inference_steps=num_inference_steps,
+        baselines=baselines,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        revision=revision,
+        images=images,
+        unseen=None if dataset is None else runs.unseen_of(Path(dataset)),
     )
+    if process_number() == 0:
+        print_results(results)
     echo(f"report.html, results.json and the pictures are in {directory}")
 
 

@@ -5,6 +5,7 @@ Heavy imports stay inside the functions, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -25,9 +26,23 @@ MOST_NETWORKS, MOST_STEPS = 1_000_000, 1_000_000
 REPRODUCED = "table1, table2a to c, table3, figure3, figure4a to c, figure5a, figure5b, frontier"
 
 
+_SHARED_OUT = ("run", "collect", "train", "generate", "evaluate", "audit")  # commands that work in several processes
+
+
+def is_launched() -> bool:
+    """Whether a launcher started this process beside others, for one piece of work."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def process_number() -> int:
+    """Which of these processes this is. The main one, which is 0, alone says something."""
+    return int(os.environ.get("RANK", "0")) if is_launched() else 0
+
+
 def echo(text: str) -> None:
     """Prints lines; what may come from a file can do nothing to the terminal."""
-    typer.echo(printable_lines(text))
+    if process_number() == 0:
+        typer.echo(printable_lines(text))
 
 
 def asked_for(condition: str | None) -> dict[str, str] | None:
@@ -57,11 +72,22 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Say which version this is.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Options of `pdiff` itself."""
+    """Options of `pdiff` itself. Before a command begins, its processes find each other, and each its own GPU."""
+    if is_launched():
+        command = context.invoked_subcommand
+        if command not in _SHARED_OUT:
+            raise PdiffError(
+                f"pdiff {command} works in one process, and a launcher started {os.environ['WORLD_SIZE']}: start it "
+                f"without one; in several work {', '.join(_SHARED_OUT)}."
+            )
+        from pdiff_hub.processes import this_run
+
+        echo(f"{this_run().count} processes share the work")
 
 
 def _count(least: int, most: int) -> Callable[[typer.CallbackParam, int | None], int | None]:

@@ -45,11 +45,15 @@ _DISTRIBUTION = 3  # the least number of checkpoints that a distribution is fitt
 
 @dataclass(frozen=True)
 class Variant:
-    """A method at one setting: "noise_raw_0.06" of "noise_raw". make: `(dataset, num_models, generator)` -> [B,P]."""
+    """A method at one setting: "noise_raw_0.06" of "noise_raw". make: `(dataset, num_models, generator)` -> [B,P].
+
+    steps: of training that each network takes; the baselines are shared out by it.
+    """
 
     name: str
     method: str
     make: Make
+    steps: int = 0
 
     def blocks(self, dataset: CheckpointDataset, num_models: int, generator: torch.Generator) -> Iterator[Tensor]:
         """The same number of networks, float32 [b,P] at a time: as many as fit into 512 MiB, and at least one.
@@ -80,7 +84,12 @@ def baseline_variants(
             for sigma in NOISE_STANDARDISED
         ),
         Variant("interpolation", "interpolation", interpolation),
-        Variant("fine_tuned", "fine_tuned", partial(fine_tuned, network=network, task=task, steps=fine_tune_steps)),
+        Variant(
+            "fine_tuned",
+            "fine_tuned",
+            partial(fine_tuned, network=network, task=task, steps=fine_tune_steps),
+            fine_tune_steps,
+        ),
         Variant("autoencoder", "autoencoder", partial(autoencoder, param_autoencoder=param_autoencoder)),
     ]
 

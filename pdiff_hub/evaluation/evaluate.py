@@ -30,12 +30,14 @@ from pdiff_hub.evaluation.figures import (
 )
 from pdiff_hub.evaluation.frontier import measure_frontier
 from pdiff_hub.evaluation.judging import Judge, Judged
-from pdiff_hub.evaluation.measuring import Measure, Measured, mean_or_none
-from pdiff_hub.evaluation.on_device import rows_on
+from pdiff_hub.evaluation.measuring import Measure, Measured, joined, mean_or_none
+from pdiff_hub.evaluation.on_device import picked, rows_on
 from pdiff_hub.evaluation.points import MethodPoints
+from pdiff_hub.evaluation.sharing import by_names, by_rows, costs_of
 from pdiff_hub.evaluation.similarity import iou_matrix, max_to_any, similarity_summary
 from pdiff_hub.evaluation.table import label
 from pdiff_hub.prediction.predictions import device_of
+from pdiff_hub.processes import this_run
 from pdiff_hub.progress import progress_bar
 from pdiff_hub.records import (
     FIGURES,
@@ -75,6 +77,7 @@ def evaluate_networks(
 ) -> Measurements:
     """Measure the part of `results.json` that compares generated networks with originals, fresh ones and baselines.
 
+    Under a launcher, call it in every process: each judges its share, and all return the same.
     The best network is chosen on the validation split; every reported number is measured on the test split.
     Accuracies are fractions. IoU is undefined for two networks that make no error at all: such pairs are left out, a
     mean with no pair left is None, and "notes" counts these networks.
@@ -106,6 +109,7 @@ def evaluate_networks(
         ValueError: generated networks of another layout, fewer than 3 originals, parameters that are not finite.
     """
     require_originals(originals)
+    here = this_run()
     judge = Judge(network, task, originals.layout, originals.frozen)
     generated = as_rows(generated_BP)
     if generated.num_params != originals.layout.num_params:
@@ -114,31 +118,38 @@ def evaluate_networks(
             f"{originals.layout.num_params}]: originals and generated networks have different layouts."
         )
     chosen = evenly_spaced(len(originals), num_originals or len(originals))
-    bar = progress_bar(3 + (fresh is not None) + len(variants), "judge", "set")
     most = max(SIZES)
     in_ensembles = {"original": evenly_spaced(len(chosen), most), "generated": range(min(generated.num_rows, most))}
-    ensembles = {name: Ensembles(rows) if variants else None for name, rows in in_ensembles.items()}
-    measure = Measure(judge, originals, chosen, autoencoder, ensembles["original"])
+    # One process hears all networks while they are judged; of several, none does.
+    hears = bool(variants) and here.count == 1
+    heard = {name: Ensembles(rows) for name, rows in in_ensembles.items()} if hears else {}
+    others = {variant.name: variant for variant in variants if variant.name not in ("original", "ensemble")}
+    costs = costs_of(list(others.values()), len(task.validation) + len(task.test))
+    own_share = here.share_by_cost(list(costs.values()))
+    bar = progress_bar(3 + (fresh is not None) + len(own_share), "judge", "set")
+    measure = Measure(judge, originals, chosen, autoencoder, heard.get("original"))
     originals, device = measure.originals, device_of(network)
     bar.update()
     generated = rows_on(generated, device)
-    measured = {"original": measure.own}
-    measured["generated"] = measure(generated, decoded=True, listener=ensembles["generated"])
+    of_generated = partial(measure, decoded=True, listener=heard.get("generated"))
+    measured = {"original": measure.own, "generated": by_rows(of_generated, generated, joined)}
     bar.update()
     if fresh is not None:
-        measured["fresh"] = measure(fresh.rows)
+        measured["fresh"] = by_rows(measure, fresh.rows, joined)
         bar.update()
     measured["ensemble"] = measure(ensemble(originals, 1, torch.Generator(device)))
     methods = {name: name for name in measured}
     bar.update()
-    for variant in variants:
-        if variant.name in measured:
-            continue
-        bar.set_postfix(method=variant.name)
-        blocks = variant.blocks(originals, num_models, generator_of(seed, variant.name, device=device))
-        measured[variant.name] = measure.in_blocks(blocks, decoded=variant.method == "autoencoder")
-        methods[variant.name] = variant.method
+
+    def measured_variant(name: str) -> Measured:
+        bar.set_postfix(method=name)
+        blocks = others[name].blocks(originals, num_models, generator_of(seed, name, device=device))
+        found = measure.in_blocks(blocks, decoded=others[name].method == "autoencoder")
         bar.update()
+        return found
+
+    measured |= by_names(costs, measured_variant)
+    methods |= {name: variant.method for name, variant in others.items()}
     bar.close()
     accuracy = {name: each.judged.test.accuracy_B for name, each in measured.items()}
     by_errors = _by_method(
@@ -149,7 +160,14 @@ def evaluate_networks(
     if variants and own > 0:
         nearest = {name: each.nearest_l2_B for name, each in measured.items()}
         by_distance = _by_method(methods, accuracy, nearest, partial(MethodPoints.from_distances, own=own))
-    curves = {name: each.curve() for name, each in ensembles.items() if each is not None} or None
+    curves: dict[str, EnsembleCurve] | None = {name: each.curve() for name, each in heard.items()} or None
+    if variants and here.count > 1:
+        sets = {
+            "original": picked(originals.rows, [chosen[index] for index in in_ensembles["original"]]),
+            "generated": picked(generated, list(in_ensembles["generated"])),
+        }
+        sizes = {name: rows.num_rows for name, rows in sets.items()}
+        curves = by_names(sizes, lambda name: _asked_again(judge, sets[name]))
     fresh_H = (
         new_ones(measured["fresh"].nearest_latent_B, measure.own.nearest_latent_B) if "fresh" in measured else None
     )
@@ -168,16 +186,16 @@ def evaluate_networks(
         ),
         copies=_copies(measured, fresh_H),
         training=curve,
-        methods={
-            name: each.summary(methods[name], name, measured.get("fresh"), fresh_H, seed)
-            for name, each in measured.items()
-        },
+        methods=by_names(
+            {name: len(each) for name, each in measured.items()},
+            lambda name: measured[name].summary(methods[name], name, measured.get("fresh"), fresh_H, seed),
+        ),
         frontier=_frontier(by_errors, task, seed, "frontier") if variants else None,
         distance_frontier=_frontier(by_distance, task, seed, "distance frontier") if by_distance else None,
         ensembles=curves,
         notes=_notes({name: each.judged for name, each in measured.items()}, own),
     )
-    if folder is not None:
+    if folder is not None and here.is_main:
         _write_networks(folder, measured)
         _draw(folder, by_errors, by_distance, measured, curves, curve)
     return result
@@ -223,6 +241,13 @@ def _frontier(points: Mapping[str, MethodPoints], task: Task, seed: int, name: s
     """name: seeds the bootstrap, so that each frontier has its own resamples."""
     labels = {name: style.label for name, style in METHOD_STYLE.items()}
     return measure_frontier(points, generator_of(seed, name), floor=1 / task.num_classes, labels=labels)
+
+
+def _asked_again(judge: Judge, rows: Rows) -> EnsembleCurve:
+    """Of networks that no process has heard all of."""
+    listener = Ensembles(range(rows.num_rows))
+    judge(rows, listener)
+    return listener.curve()
 
 
 def _notes(judged: Mapping[str, Judged], own: float) -> list[str]:

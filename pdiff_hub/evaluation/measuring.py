@@ -18,6 +18,7 @@ from pdiff_hub.evaluation.copies import nearest_two, nearness
 from pdiff_hub.evaluation.distances import nearest_l2
 from pdiff_hub.evaluation.judging import Judge, Judged
 from pdiff_hub.evaluation.on_device import picked, rows_on
+from pdiff_hub.evaluation.sharing import by_rows
 from pdiff_hub.evaluation.similarity import max_to_any
 from pdiff_hub.evaluation.traits import network_traits
 from pdiff_hub.evaluation.two_sample import tell_apart
@@ -95,7 +96,7 @@ class Measure:
         self.originals = self.originals.with_rows(rows_on(self.originals.rows, self._device))
         rows = self.originals.rows
         chosen = picked(rows, self.chosen)
-        judged = self.judge(chosen, self.listener)
+        judged = by_rows(partial(self.judge, listener=self.listener), chosen, _joined_judged)
         self._wrong_KN = judged.test.wrong_BN.to(self._device)
         self._majority_wrong_N = judged.validation.wrong_BN.double().mean(dim=0) > 0.5
         self._latent_KN = self._latents(rows)
@@ -140,7 +141,7 @@ class Measure:
         for params_bP in blocks:
             parts.append(self(params_bP, decoded=decoded))
             del params_bP  # else it would stay until the next one has been made
-        return parts[0] if len(parts) == 1 else _joined(parts)
+        return parts[0] if len(parts) == 1 else joined(parts)
 
     def _latents(self, rows: Rows, *, decoded: bool = False) -> Tensor | None:
         if self.autoencoder is None:
@@ -181,32 +182,38 @@ def _decoded(autoencoder: ParamAutoencoder, latent_bCL: Tensor) -> Callable[[int
     return lambda start, stop: next(pieces)[2]
 
 
-def _joined(parts: Sequence[Measured]) -> Measured:
+def joined(parts: Sequence[Measured]) -> Measured:
     """What was measured of all networks of the parts, in their order. All parts have the same fields."""
 
-    def joined(of: Callable[[Measured], Tensor]) -> Tensor:
+    def joined_of(of: Callable[[Measured], Tensor]) -> Tensor:
         return torch.cat([of(part) for part in parts])
 
     def maybe(of: Callable[[Measured], Tensor | None]) -> Tensor | None:
         known = [each for part in parts if (each := of(part)) is not None]
         return torch.cat(known) if known else None
 
-    def predictions(of: Callable[[Judged], Predictions]) -> Predictions:
-        return Predictions(
-            joined(lambda part: of(part.judged).accuracy_B),
-            joined(lambda part: of(part.judged).wrong_BN),
-            maybe(lambda part: of(part.judged).loss_B),
-            maybe(lambda part: of(part.judged).confidence_B),
-        )
-
     return Measured(
-        Judged(predictions(lambda judged: judged.validation), predictions(lambda judged: judged.test)),
-        joined(lambda part: part.max_iou_B),
-        joined(lambda part: part.nearest_l2_B),
+        _joined_judged([part.judged for part in parts]),
+        joined_of(lambda part: part.max_iou_B),
+        joined_of(lambda part: part.nearest_l2_B),
         maybe(lambda part: part.nearest_latent_B),
         maybe(lambda part: part.second_latent_B),
-        joined(lambda part: part.traits_BF),
+        joined_of(lambda part: part.traits_BF),
     )
+
+
+def _joined_judged(parts: Sequence[Judged]) -> Judged:
+    def predictions(split: Sequence[Predictions]) -> Predictions:
+        losses = [each.loss_B for each in split if each.loss_B is not None]
+        confidences = [each.confidence_B for each in split if each.confidence_B is not None]
+        return Predictions(
+            torch.cat([each.accuracy_B for each in split]),
+            torch.cat([each.wrong_BN for each in split]),
+            torch.cat(losses) if losses else None,
+            torch.cat(confidences) if confidences else None,
+        )
+
+    return Judged(predictions([each.validation for each in parts]), predictions([each.test for each in parts]))
 
 
 def mean_or_none(values_B: Tensor) -> float | None:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pdiff_hub.building import one_at_a_time
 from pdiff_hub.errors import PdiffError, unknown_name
 from pdiff_hub.networks import factory, small, vision
+from pdiff_hub.networks.building import one_at_a_time
 from pdiff_hub.networks.memory import is_in_memory
 from pdiff_hub.networks.seeding import seeded
 

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from pdiff_hub.building import sketching
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import NETWORK_NAMES, build_network
+from pdiff_hub.networks.building import sketching
 
 Shapes = Mapping[str, Sequence[int]]
 """The shape of every tensor of a state dict, by its name."""

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pdiff_hub.building import one_at_a_time
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import NETWORK_NAMES, build_network, logits
 from pdiff_hub.networks.beside import Layout, build_beside, sketch
+from pdiff_hub.networks.building import one_at_a_time
 from pdiff_hub.networks.seeding import seeded
 from pdiff_hub.networks.unwrapping import cannot_take
 

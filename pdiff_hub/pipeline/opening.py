@@ -14,8 +14,8 @@ import torch
 from diffusers import UNet1DModel
 from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME
 
-from pdiff_hub.building import sketching
 from pdiff_hub.errors import PdiffError, one_line, require
+from pdiff_hub.networks.building import sketching
 from pdiff_hub.pipeline.schedulers import MOST_TRAIN_TIMESTEPS, load_scheduler
 from pdiff_hub.records.components import load_component
 from pdiff_hub.records.run_folder import companion_patterns

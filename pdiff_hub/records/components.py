@@ -14,8 +14,8 @@ import torch
 from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME
 from torch import Tensor, nn
 
-from pdiff_hub.building import sketching
 from pdiff_hub.errors import PdiffError, one_line
+from pdiff_hub.networks.building import sketching
 from pdiff_hub.records import fingerprint
 from pdiff_hub.records.component_configs import check_config
 from pdiff_hub.safe_files import read_json

@@ -18,6 +18,7 @@ from pdiff_hub.evaluation.without_originals import METRICS, evaluate_without_ori
 from pdiff_hub.networks.dry_run import build_to_judge
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.pipeline.facts import facts_of
+from pdiff_hub.processes import alone_in
 from pdiff_hub.recipes import EvaluateConfig, recipe_of
 from pdiff_hub.records import Results, RunFolder
 from pdiff_hub.records.made_here import is_trusted
@@ -25,7 +26,6 @@ from pdiff_hub.records.shipped import is_shipped
 from pdiff_hub.runs.generating import generated_rows
 from pdiff_hub.runs.judging import clear_drawn, evaluate, require_same_layout, write_results
 from pdiff_hub.runs.recipe_numbers import JudgingNumbers, judging_numbers
-from pdiff_hub.safe_files.lock import alone_in
 from pdiff_hub.tasks import load_recorded_task
 
 

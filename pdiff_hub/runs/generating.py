@@ -1,26 +1,30 @@
-"""Writes generated networks: all as rows of one file for judging, or each as a file that loads with `strict=True`."""
+"""Writes generated networks: all as rows of one file for judging, or each as a file that loads with `strict=True`.
+
+Under a launcher, call these functions in every process: each samples and writes its share of the networks.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from pdiff_hub.checkpoints.rows import Rows, ShardRows, write_shard
+from pdiff_hub.checkpoints.rows import Rows, ShardRows, begin_shard, write_pieces
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.exporting import SAFETENSORS, SUFFIXES, Usage, program_content, require_format
 from pdiff_hub.pipeline import PDiffPipeline, sample
 from pdiff_hub.pipeline.exporting import built
 from pdiff_hub.pipeline.usage import described, header_of, origin_of, usage_of
+from pdiff_hub.processes import alone_in, this_run
 from pdiff_hub.progress import progress_bar
 from pdiff_hub.records import NetworksFolder, RunFolder
 from pdiff_hub.safe_files import remove_unfinished, replacing, write_json, write_safetensors
-from pdiff_hub.safe_files.lock import alone_in, holding
+from pdiff_hub.safe_files.lock import holding
 from pdiff_hub.travelling.pipeline_pdiff import require_finite
 
 _State = dict[str, torch.Tensor]
@@ -32,24 +36,31 @@ def write_params(
     pipe: PDiffPipeline, num_models: int, file: Path, *, seed: int, num_inference_steps: int | None = None
 ) -> Rows:
     """Generate networks into `file`: float32 `params` [num_models, P], written slice by slice of P. -> its rows."""
-    latents_NCL = sample(pipe, num_models, seed=seed, output_type="latent", num_inference_steps=num_inference_steps)
-    latents_NCL = latents_NCL.to(pipe.autoencoder.device)
+    here = this_run()
+    latents_NCL = _sampled(pipe, num_models, seed=seed, num_inference_steps=num_inference_steps)
+    latents_NCL, own = latents_NCL.to(pipe.autoencoder.device), here.share(num_models)
     num_params = pipe.autoencoder.layout.num_params
     batch = max(1, _DECODED_BYTES // (4 * max(stop - start for start, stop in pipe.autoencoder.slices)))
 
-    bar = progress_bar(num_models * num_params, "write networks", "number", scaled=True)
+    bar = progress_bar(len(own) * num_params, "write networks", "number", scaled=True)
 
     def pieces() -> Iterator[tuple[int, int, torch.Tensor]]:
-        for first in range(0, num_models, batch):
-            for start, _, params_BS in pipe.autoencoder.decode_slices(latents_NCL[first : first + batch]):
+        for first in range(own.start, own.stop, batch):
+            some_BCL = latents_NCL[first : min(first + batch, own.stop)]
+            for start, _, params_BS in pipe.autoencoder.decode_slices(some_BCL):
                 require_finite(params_BS, first)
                 yield first, start, params_BS
                 bar.update(params_BS.numel())
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(file.parent)  # a killed run may have left gigabytes
-    with replacing(file) as temporary, torch.no_grad():
-        write_shard(temporary, num_models, num_params, pieces())
+    if here.is_main:
+        remove_unfinished(file.parent)  # a killed run may have left gigabytes
+    with replacing(file) if here.is_main else nullcontext() as temporary, torch.no_grad():
+        if temporary is not None:
+            begin_shard(temporary, num_models, num_params)
+        write_pieces(_place(here.told(temporary)), num_models, num_params, pieces())
+        here.wait()
+    here.wait()
     bar.close()
     return ShardRows([(file, num_models)], num_params)
 
@@ -62,13 +73,16 @@ def generated_rows(
 
     PdiffError if another process writes into `directory`.
     """
+    here = this_run()
     with alone_in(directory):
-        for leftover in directory.glob(f"{_UNFINISHED}????????"):  # of a killed judgement: gigabytes
-            if leftover.is_dir() and not leftover.is_symlink():
-                shutil.rmtree(leftover)
-        with TemporaryDirectory(prefix=_UNFINISHED, dir=directory) as temporary:
-            file = Path(temporary) / RunFolder(directory).generated.name
+        if here.is_main:
+            for leftover in directory.glob(f"{_UNFINISHED}????????"):  # of a killed judgement: gigabytes
+                if leftover.is_dir() and not leftover.is_symlink():
+                    shutil.rmtree(leftover)
+        with TemporaryDirectory(prefix=_UNFINISHED, dir=directory) if here.is_main else nullcontext() as temporary:
+            file = _place(here.told(temporary)) / RunFolder(directory).generated.name
             yield write_params(pipe, num_models, file, seed=seed, num_inference_steps=num_inference_steps)
+            here.wait()  # until nobody reads it any more
 
 
 def write_networks(
@@ -107,11 +121,10 @@ def write_networks(
             "answers of the single networks."
         )
     require_room(directory, num_models, format, ensemble)
-    latents_NCL = sample(
+    latents_NCL = _sampled(
         pipe,
         num_models,
         seed=seed,
-        output_type="latent",
         num_inference_steps=num_inference_steps,
         condition=condition,
         guidance_scale=guidance_scale,
@@ -134,7 +147,7 @@ def require_room(directory: Path, num_models: int, format: str = SAFETENSORS, en
         )
 
 
-@holding("directory")
+@holding("directory", by=alone_in)
 def write_latents(
     pipe: PDiffPipeline,
     latents_NCL: torch.Tensor,
@@ -146,18 +159,20 @@ def write_latents(
 
     origin: how to make them again. usage: how they are used; None takes what the pipeline says.
     """
-    folder = NetworksFolder(directory)
-    files = _files(folder, len(latents_NCL), SAFETENSORS, ensemble=False)
+    here, folder = this_run(), NetworksFolder(directory)
+    files, own = _files(folder, len(latents_NCL), SAFETENSORS, ensemble=False), here.share(len(latents_NCL))
     require_finite(latents_NCL)
     facts = described(pipe, origin, usage or usage_of(pipe), format=SAFETENSORS)
     folder.origin.unlink(missing_ok=True)  # it tells of networks that are now replaced one by one
-    for index, state in enumerate(_states(pipe, latents_NCL)):
+    for index, state in zip(own, _states(pipe, latents_NCL[own.start : own.stop]), strict=True):
         write_safetensors(files[index], state, header_of(facts, index))
-    write_json(folder.origin, facts)
+    here.wait()
+    if here.is_main:
+        write_json(folder.origin, facts)
     return files
 
 
-@holding("directory")
+@holding("directory", by=alone_in)
 def write_programs(
     pipe: PDiffPipeline,
     latents_NCL: torch.Tensor,
@@ -169,20 +184,36 @@ def write_programs(
     trust_remote_code: bool,
 ) -> list[Path]:
     """As `write_latents`, each network (or all as one) as a file that runs without this package."""
-    folder, number = NetworksFolder(directory), len(latents_NCL)
+    here, folder, number = this_run(), NetworksFolder(directory), len(latents_NCL)
     files = _files(folder, number, format, ensemble)
     require_finite(latents_NCL)
     facts = described(pipe, origin, usage, format=format, num_averaged=number if ensemble else 1)
-    states = _states(pipe, latents_NCL)
-    parts: Iterable[_State | list[_State]] = [list(states)] if ensemble else states
-    for index, (file, each) in enumerate(zip(files, parts, strict=True)):
-        own = facts if ensemble else {**facts, "index": index}
-        content = program_content(built(pipe, each, trust_remote_code), usage, file.name, own, format)
+    own = here.share(len(files))
+    states = _states(pipe, latents_NCL if ensemble and own else latents_NCL[own.start : own.stop])
+    parts: Iterable[_State | list[_State]] = [list(states)] if ensemble and own else states
+    for index, each in zip(own, parts, strict=True):
+        about, file = facts if ensemble else {**facts, "index": index}, files[index]
+        content = program_content(built(pipe, each, trust_remote_code), usage, file.name, about, format)
         folder.origin.unlink(missing_ok=True)  # only now: a network that is refused leaves all as it was
         with replacing(file) as temporary:
             temporary.write_bytes(content)
-    write_json(folder.origin, facts)
+    here.wait()
+    if here.is_main:
+        write_json(folder.origin, facts)
     return files
+
+
+def _sampled(pipe: PDiffPipeline, num_models: int, **options: Any) -> torch.Tensor:
+    """The scaled latents of all networks, [N,C,L]; options as of `sample`. Each process samples its share of them."""
+    here = this_run()
+    own = here.share(num_models) if here.count > 1 else None
+    return torch.cat(here.gathered(sample(pipe, num_models, output_type="latent", rows=own, **options)))
+
+
+def _place(name: str | Path | None) -> Path:
+    """What the main process has named for all."""
+    assert name is not None
+    return Path(name)
 
 
 def _files(folder: NetworksFolder, num_models: int, format: str, ensemble: bool) -> list[Path]:

@@ -15,6 +15,7 @@ from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import resolve_network
 from pdiff_hub.networks.given import Given, Kept, Weights, importable_name, keep_network, stand_in
 from pdiff_hub.networks.memory import is_in_memory
+from pdiff_hub.processes import this_run
 from pdiff_hub.recipes import Recipe
 from pdiff_hub.records import RunFolder
 from pdiff_hub.runs import stages
@@ -52,6 +53,8 @@ class Inputs:
         """
         given = self.dataset if were_given(self.recipe.collect) else None
         if self.network is None and given is None:
+            return
+        if not this_run().is_main:
             return
         with alone_in(folder.path):
             begun = folder.training.recipe.exists() and (

@@ -24,6 +24,7 @@ from pdiff_hub.evaluation.results_page import write_results_page
 from pdiff_hub.networks.dry_run import build_to_judge
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.pipeline.facts import facts_of
+from pdiff_hub.processes import alone_in, this_run
 from pdiff_hub.recipes import EvaluateConfig, is_trusted_to_judge, recipe_of
 from pdiff_hub.records import FIGURES, Checkpoints, LossCurve, Measurements, Results, RunFolder
 from pdiff_hub.runs.requests import draw_requests, judge_requests, judge_slope, measured_requests
@@ -66,7 +67,7 @@ class _Judgement:
         return write_results(Results(facts, measured, self.seed, environment(), stages), self.folder)
 
 
-@holding("directory")
+@holding("directory", by=alone_in)
 def evaluate(
     pipe: PDiffPipeline,
     dataset: CheckpointDataset,
@@ -86,7 +87,7 @@ def evaluate(
 ) -> Results:
     """Judge networks, and write results, numbers of single networks, report and pictures into `directory`.
 
-    PdiffError if another process writes into it.
+    Under a launcher, call it in every process; each judges its share. PdiffError if another process writes into it.
 
     Args:
         name: what report and card call the pipeline; by default the directory's name.
@@ -200,7 +201,8 @@ def _evaluate_requests(asked: _Judgement, unseen: CheckpointDataset | None) -> R
     )
     known, _ = split_known(dataset, pipe.autoencoder)
     measured = measured_requests(requests, generated_UP, known, unseen, pipe.autoencoder, curve)
-    draw_requests(measured, folder)
+    if this_run().is_main:
+        draw_requests(measured, folder)
     return asked.written(measured, seconds_of_training, began)
 
 
@@ -212,8 +214,9 @@ def clear_drawn(folder: RunFolder) -> None:
 
 def write_results(results: Results, folder: RunFolder) -> Results:
     """Writes results and report into `folder`; -> the results."""
-    write_json(folder.results, results.to_dict())
-    write_results_page(results, folder)
+    if this_run().is_main:
+        write_json(folder.results, results.to_dict())
+        write_results_page(results, folder)
     return results
 
 

@@ -1,4 +1,8 @@
-"""All stages of a recipe: collect -> train -> generate -> evaluate. A killed run goes on where it stopped."""
+"""All stages of a recipe: collect -> train -> generate -> evaluate. A killed run goes on where it stopped.
+
+Under a launcher, call each in every process. A population is collected, the pipeline trained, networks are generated
+and judged by all of them; other checkpoints are collected by the main process, for which the others wait.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,7 @@ from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.networks.dry_run import build_checked
 from pdiff_hub.networks.vision import input_statistics
 from pdiff_hub.pipeline import PDiffPipeline
+from pdiff_hub.processes import alone_in, this_run
 from pdiff_hub.recipes import Recipe, functions_of, remember_made, require_trust
 from pdiff_hub.records import Results, RunFolder, TrainingSummary
 from pdiff_hub.records.made_here import pass_on
@@ -40,7 +45,6 @@ from pdiff_hub.safe_files import (
     write_json,
 )
 from pdiff_hub.safe_files.checking import checked
-from pdiff_hub.safe_files.lock import alone_in
 from pdiff_hub.tasks import Task, load_task
 from pdiff_hub.training.pipeline import train_pipeline
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
@@ -65,17 +69,24 @@ def collect(
     one that was named in Python is. ValueError if the checkpoints that are there are of another network than the
     recipe's.
     """
+    here = this_run()
     require_trust(recipe, trust_remote_code)
     if recipe.condition is not None and isinstance(recipe.collect, FinetuneConfig | PopulationConfig):
         require_known("column of the metadata, by condition", [recipe.condition], _COLUMNS)
-    task = load_task(recipe.task, seed=recipe.seed)
+    with here.main_first():  # it may have to be fetched
+        task = load_task(recipe.task, seed=recipe.seed)
     spec = _spec_of(recipe, task)
     if isinstance(recipe.collect, ImportConfig) and were_given(recipe.collect):
         dataset = reopen_given(recipe.collect, directory)
-    else:
+    elif here.is_main or isinstance(recipe.collect, PopulationConfig):
         dataset = _collect(recipe, task, spec, directory, device, trained)
+        here.wait()
+    else:
+        here.wait()
+        dataset = CheckpointDataset.from_pretrained(directory)
     _require_of(recipe, spec, dataset, directory)
-    remember_made(directory, recipe, spec)
+    if here.is_main:
+        remember_made(directory, recipe, spec)
     return dataset
 
 
@@ -154,7 +165,8 @@ def train(
         num_inference_steps=recipe.generate.num_inference_steps,
         log_with=log_with,
     )
-    pass_on(dataset.folder, directory)
+    if this_run().is_main:
+        pass_on(dataset.folder, directory)
     return summary
 
 
@@ -192,7 +204,9 @@ class Stages:
     ):
         self.recipe, self.folder, self.name = recipe, RunFolder(directory), name
         self._device, self._log_with, self._trust_remote_code = device, log_with, trust_remote_code
-        self._given, self._say, self._around = dataset, say, around
+        self._given, self._around = dataset, around
+        self._here = this_run()
+        self._say = say if self._here.is_main else lambda text: None
         self._dataset: CheckpointDataset | None = None
         self._pipe: PDiffPipeline | None = None
         self._last = 3 if isinstance(recipe.collect, FamilyConfig) else 4
@@ -228,19 +242,25 @@ class Stages:
         require_trust(recipe, self._trust_remote_code)
         _require_no_loss(folder, recipe.file)
         with alone_in(folder.path):
-            folder.training.path.mkdir(parents=True, exist_ok=True)
-            remove_unfinished(folder.training.path)
-            # A recipe that failed before anything was collected or trained, for a misspelt name say, may be corrected.
-            if folder.training.recipe.exists() and (folder.checkpoints.exists() or folder.training.settings.exists()):
-                keep_settings(folder.training.recipe, recipe.to_dict())
-                if self._dataset is None:
-                    self._say(f"Going on with the run in {folder.path}")
-            else:
-                write_json(folder.training.recipe, recipe.to_dict())
-            with replacing(folder.recipe) as temporary:
-                temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
-            self._clock = _Clock(folder.training.seconds)
+            if self._here.is_main:
+                self._write_recipe()
+            self._here.wait()
+            self._clock = _Clock(folder.training.seconds, writes=self._here.is_main)
             yield
+
+    def _write_recipe(self) -> None:
+        recipe, folder = self.recipe, self.folder
+        folder.training.path.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(folder.training.path)
+        # A recipe that failed before anything was collected or trained, for a misspelt name say, may be corrected.
+        if folder.training.recipe.exists() and (folder.checkpoints.exists() or folder.training.settings.exists()):
+            keep_settings(folder.training.recipe, recipe.to_dict())
+            if self._dataset is None:
+                self._say(f"Going on with the run in {folder.path}")
+        else:
+            write_json(folder.training.recipe, recipe.to_dict())
+        with replacing(folder.recipe) as temporary:
+            temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
 
     def _collected(self) -> CheckpointDataset:
         if self._dataset is None:
@@ -268,12 +288,14 @@ class Stages:
         dataset, folder = self._collected(), self.folder
         require_originals(dataset)
         self._say(f"2/{self._last} train on {len(dataset)} checkpoints of {dataset.layout.num_params:,} parameters")
-        if not folder.training.summary.exists():
+        if not self._here.told(folder.training.summary.exists()):
             folder.generated.unlink(missing_ok=True)  # of a pipeline that was here before
             with self._around("train"):
                 train(self.recipe, dataset, folder.path, log_with=self._log_with)
-        remember_made(folder.path, self.recipe, dataset.network)
-        keep_sources(folder.path, self.recipe)
+        if self._here.is_main:
+            remember_made(folder.path, self.recipe, dataset.network)
+            keep_sources(folder.path, self.recipe)
+        self._here.wait()
         pipe = PDiffPipeline.from_pretrained(folder.path).to(self._device)
         # What is called is what the recipe names, never what a pipeline names that somebody has put here.
         named = pipe.autoencoder.config.network
@@ -287,7 +309,7 @@ class Stages:
         num_models = self.recipe.evaluate.num_generated(asked, num_params)
         fewer = "" if num_models == asked else f", not {asked}, since they are large (evaluate.most_numbers)"
         self._say(f"3/4 generate {num_models} networks{fewer}")
-        if not file.exists():
+        if not self._here.told(file.exists()):
             with self._around("generate"):
                 self._clock.time("generate", lambda: write_params(pipe, num_models, file, seed=self.recipe.seed))
         return ShardRows([(file, num_models)], num_params)
@@ -332,10 +354,13 @@ def _require_no_loss(folder: RunFolder, recipe: Path | None) -> None:
 
 
 class _Clock:
-    """Seconds per stage, kept on disk; None for a stage that was stopped: nobody timed the part before the stop."""
+    """Seconds per stage, kept on disk if `writes`.
 
-    def __init__(self, file: Path):
-        self.file = file
+    None for a stage that was stopped: nobody timed the part before the stop.
+    """
+
+    def __init__(self, file: Path, *, writes: bool):
+        self.file, self._writes = file, writes
         self.seconds: dict[str, float | None] = {}
         if file.exists():
             self.seconds = checked(
@@ -348,5 +373,6 @@ class _Clock:
         result = work()
         if stage not in self.seconds:
             self.seconds[stage] = None if begun else time.perf_counter() - began
-            write_json(self.file, self.seconds)
+            if self._writes:
+                write_json(self.file, self.seconds)
         return result

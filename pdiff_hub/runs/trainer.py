@@ -13,6 +13,7 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.table import result_tables, verdict
 from pdiff_hub.pipeline import PDiffPipeline, write_card
+from pdiff_hub.processes import this_run
 from pdiff_hub.recipes import Recipe, functions_of
 from pdiff_hub.records import Results, RunFolder, TrainingSummary
 from pdiff_hub.runs import stages
@@ -27,7 +28,8 @@ class PDiffTrainer:
     """Collects checkpoints of a network, trains a pipeline on them, generates networks and judges them.
 
     Each method does what is still to do before it: `run()` does all. Everything is kept in `args.output_dir`, so a run
-    that was stopped goes on with a new `PDiffTrainer` of the same arguments.
+    that was stopped goes on with a new `PDiffTrainer` of the same arguments. Under a launcher, do the same in every
+    process.
 
     Args:
         network: what the checkpoints are of, one of
@@ -186,7 +188,8 @@ class PDiffTrainer:
         """Judges generated networks beside the checkpoints and simple baselines; writes results, report and card."""
         self._inputs.keep(self.folder)
         results = self._stages.evaluate()
-        write_card(self.folder.path)
+        if this_run().is_main:
+            write_card(self.folder.path)
         self._calls.evaluated(results)
         return results
 

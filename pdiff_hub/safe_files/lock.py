@@ -16,7 +16,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import wraps
 from pathlib import Path
@@ -137,15 +137,17 @@ def remove_stale_lock(folder: Path) -> None:
             pass
 
 
-def holding(argument: str) -> Callable[[Callable[_Given, _Result]], Callable[_Given, _Result]]:
-    """Decorates a function that holds the lock of a folder, its argument of this name, while it runs."""
+def holding(
+    argument: str, by: Callable[[Path], AbstractContextManager[None]] = alone_in
+) -> Callable[[Callable[_Given, _Result]], Callable[_Given, _Result]]:
+    """Decorates a function that holds the lock of a folder, its argument of this name, while it runs. by: takes it."""
 
     def decorate(function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
         signature = inspect.signature(function)
 
         @wraps(function)
         def call(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
-            with alone_in(signature.bind(*args, **kwargs).arguments[argument]):
+            with by(signature.bind(*args, **kwargs).arguments[argument]):
                 return function(*args, **kwargs)
 
         return call

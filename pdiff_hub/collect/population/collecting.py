@@ -1,6 +1,7 @@
 """Checkpoints of many networks: K seeds are trained together from scratch, and hidden units are put into one order.
 
-Under Accelerate every process trains its share of the seeds; the rows are then joined in the order of the seeds.
+Under a launcher every process trains its share of the seeds; the rows are then joined in the order of the seeds. There
+are as many shares as processes, or as there were when the collection was begun: a killed one goes on with any number.
 Shapes: K networks, R networks of one part, P parameters.
 """
 
@@ -10,13 +11,11 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
@@ -31,13 +30,14 @@ from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import build_network
 from pdiff_hub.networks.dry_run import build_checked
 from pdiff_hub.prediction.predictions import SplitImages, evaluate
+from pdiff_hub.processes import alone_in, this_run
 from pdiff_hub.safe_files import read_json, require_same_settings
-from pdiff_hub.safe_files.lock import alone_in, remove_stale_lock
+from pdiff_hub.safe_files.lock import remove_stale_lock
 from pdiff_hub.tasks import Task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _SAMPLE = 16  # inputs on which alignment is checked
-_SHARE = re.compile(r"seeds-\d+-of-\d+")
+_SHARE = re.compile(r"seeds-\d+-of-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -104,32 +104,31 @@ def collect_population(
 ) -> CheckpointDataset:
     """Trains K seeds from scratch and keeps the last weights of each, as a data set in `directory`.
 
-    A killed run resumes when it is started again. Raises ValueError for a selection that leaves trained tensors out
-    (networks from scratch differ in all of them), a network that cannot be aligned, and a loss that is not finite.
+    A killed run resumes when it is started again. Under a launcher, call it in every process.
+    Raises ValueError for a selection that leaves trained tensors out (networks from scratch differ in all of them), a
+    network that cannot be aligned, and a loss that is not finite.
     """
+    here = this_run()  # before the first use of the device
     spec = dict(network_spec)
     network = build_checked(spec, seed=seed)
     layout = whole_layout(network, select, "population", "differs between networks trained from scratch")
     settings = {"collect": asdict(config), "network": spec, "task": task.spec, "seed": seed}
-    if (directory / INDEX_NAME).exists():
+    if here.told((directory / INDEX_NAME).exists()):
         return _finished(directory, settings)
     require_shared_start(layout, network, lambda: build_network(spec, seed=seed + 1, pretrained=False))
     if config.align:
         require_alignable(network, task.inputs(task.validation, slice(0, _SAMPLE)))
-    # With cpu=True, a launcher's processes find each other on CPUs too. This comes before the first use of the device,
-    # because it gives each process its own GPU.
-    processes = PartialState(cpu=not torch.accelerator.is_available())
-    with alone_in(directory) if processes.is_main_process else nullcontext():
-        if (directory / INDEX_NAME).exists():  # another process held the folder until now
+    with alone_in(directory):
+        if here.told((directory / INDEX_NAME).exists()):  # another run held the folder until now
             return _finished(directory, settings)
         inputs_NX = task.inputs(task.train).to(device)
-        rank, world = processes.process_index, processes.num_processes
+        world = here.told(_begun_shares(directory, settings) or min(here.count, config.num_checkpoints))
         shares = [directory / f"seeds-{part}-of-{world}" for part in range(world)]
-        _train_share(task, spec, layout, config, shares[rank], settings, rank, world, inputs_NX, progress)
-        processes.wait_for_everyone()
-        if processes.is_main_process:
+        for part in range(here.index, world, here.count):
+            _train_share(task, spec, layout, config, shares[part], settings, part, world, inputs_NX, progress)
+        here.wait()
+        if here.is_main:
             _join(task, spec, layout, config, directory, shares, network, settings)
-        processes.wait_for_everyone()
     return CheckpointDataset.from_pretrained(directory)
 
 
@@ -140,7 +139,7 @@ def _train_share(
     config: PopulationConfig,
     directory: Path,
     settings: dict[str, Any],
-    rank: int,
+    part: int,
     world: int,
     inputs_NX: Tensor,
     progress: bool,
@@ -149,7 +148,7 @@ def _train_share(
     journal = CheckpointJournal(directory, settings, layout)
     if journal.finished:
         return
-    seeds = list(range(seed + rank, seed + config.num_checkpoints, world))
+    seeds = list(range(seed + part, seed + config.num_checkpoints, world))
     labels_N = task.train.labels_N.to(inputs_NX.device)
     augment = task.augment if any(task.spec["augment"].values()) else None
     network = build_network(spec, seed=seed, pretrained=False)
@@ -260,9 +259,17 @@ def _join(
 def _finished(directory: Path, settings: dict[str, Any]) -> CheckpointDataset:
     dataset = CheckpointDataset.from_pretrained(directory)
     require_same_settings(directory, dataset.collect.get("settings", {}), settings)
-    _remove_shares(directory, settings)  # a kill may have come after the data set was saved, but before this
-    remove_stale_lock(directory)
+    if this_run().is_main:
+        _remove_shares(directory, settings)  # a kill may have come after the data set was saved, but before this
+        remove_stale_lock(directory)
     return dataset
+
+
+def _begun_shares(directory: Path, settings: dict[str, Any]) -> int:
+    """In how many shares this collection was begun, 0 if it was not."""
+    found = [(match, share) for share in directory.glob("seeds-*") if (match := _SHARE.fullmatch(share.name))]
+    begun = [int(match[1]) for match, share in found if _is_share_of(share, settings) and any(share.iterdir())]
+    return max(begun, default=0)
 
 
 def _remove_shares(directory: Path, settings: dict[str, Any]) -> None:
