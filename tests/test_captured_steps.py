@@ -19,10 +19,10 @@ from pdiff_hub.collect.finetune.config import FinetuneConfig
 from pdiff_hub.collect.finetune.image_batches import ImageBatches
 from pdiff_hub.collect.finetune.run import FinetuneRun
 from pdiff_hub.networks import build_network, resolve_network
+from pdiff_hub.networks.capturing import moments_of, warmed_up_for_nothing
 from pdiff_hub.pipeline import on_gpus
 from pdiff_hub.pipeline.on_gpus import DrawnAhead, Replayed, draw_steps
 from pdiff_hub.tasks import load_task
-from pdiff_hub.training.capturing import moments_of, warmed_up_for_nothing
 from pdiff_hub.training.diffusion import build_scheduler
 from pdiff_hub.training.loop import build_accelerator
 from pdiff_hub.training.steps import CapturedStep, EagerStep, Training

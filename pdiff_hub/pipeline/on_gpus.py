@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from pdiff_hub.networks.capturing import capture
 from pdiff_hub.pipeline.calling import TypedPipeline
-from pdiff_hub.training.capturing import capture
 
 _LARGER_BATCHES = 16  # than on a CPU, in networks and in memory: they take a GPU hardly longer
 _WORTH_CAPTURING = 16  # steps: capturing costs as much time as five of them

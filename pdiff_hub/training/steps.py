@@ -17,8 +17,8 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from pdiff_hub.networks.capturing import Replay, capture, moments_of, warmed_up_for_nothing
 from pdiff_hub.seeds import derived_seed
-from pdiff_hub.training.capturing import Replay, capture, moments_of, warmed_up_for_nothing
 
 LossOf = Callable[[nn.Module, torch.Generator], Tensor]
 Capture = Callable[..., Replay]

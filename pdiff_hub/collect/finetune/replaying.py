@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from pdiff_hub.training.capturing import Replay, capture, warmed_up_for_nothing
+from pdiff_hub.networks.capturing import Replay, capture, warmed_up_for_nothing
 
 
 class ReplayedStep:

@@ -23,10 +23,10 @@ from pdiff_hub.collect.schedule import cosine_with_warm_up
 from pdiff_hub.collect.shared_tensors import first_difference, remedy
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import logits
+from pdiff_hub.networks.capturing import moments_of
 from pdiff_hub.networks.prefix_cache import Answers, PrefixPlan, plan_prefix, record, serve
 from pdiff_hub.networks.prefix_recording import Recording, record_all, same_outputs
 from pdiff_hub.prediction.predictions import are_wrong, sums_of_loss
-from pdiff_hub.training.capturing import moments_of
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _RATES = {"train": "learning_rate", "finetune": "finetune_learning_rate"}  # by phase
