@@ -245,7 +245,7 @@ class Stages:
             if self._here.is_main:
                 self._write_recipe()
             self._here.wait()
-            self._clock = _Clock(folder.training.seconds, writes=self._here.is_main)
+            self._clock = _Clock(folder.training.seconds)
             yield
 
     def _write_recipe(self) -> None:
@@ -354,13 +354,10 @@ def _require_no_loss(folder: RunFolder, recipe: Path | None) -> None:
 
 
 class _Clock:
-    """Seconds per stage, kept on disk if `writes`.
+    """Seconds per stage, kept on disk; None for a stage that was stopped: nobody timed the part before the stop."""
 
-    None for a stage that was stopped: nobody timed the part before the stop.
-    """
-
-    def __init__(self, file: Path, *, writes: bool):
-        self.file, self._writes = file, writes
+    def __init__(self, file: Path):
+        self.file = file
         self.seconds: dict[str, float | None] = {}
         if file.exists():
             self.seconds = checked(
@@ -373,6 +370,6 @@ class _Clock:
         result = work()
         if stage not in self.seconds:
             self.seconds[stage] = None if begun else time.perf_counter() - began
-            if self._writes:
+            if this_run().is_main:
                 write_json(self.file, self.seconds)
         return result
