@@ -150,8 +150,9 @@ class Measure:
     def _measured(
         self, rows: Rows, judged: Judged, max_iou_B: Tensor, nearest_l2_B: Tensor, near: tuple[Tensor, ...] | None
     ) -> Measured:
-        max_iou_B, nearest_l2_B, *near = (each.cpu() for each in (max_iou_B, nearest_l2_B, *(near or ())))
-        distances = torch.stack([nearest_l2_B, *near], dim=1)
+        max_iou_B, nearest_l2_B = max_iou_B.cpu(), nearest_l2_B.cpu()
+        near = None if near is None else tuple(each.cpu() for each in near)
+        distances = torch.stack([nearest_l2_B, *(near or ())], dim=1)
         traits_BF = network_traits(self.judge.layout, rows, judged.validation, self._majority_wrong_N, distances)
         nearest_B, second_B = near or (None, None)
         return Measured(judged, max_iou_B, nearest_l2_B, nearest_B, second_B, traits_BF)

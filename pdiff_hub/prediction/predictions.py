@@ -79,8 +79,9 @@ class Predictions:
 class Listener(Protocol):
     """Hears what some of the networks answer, so that nobody need ask them again."""
 
-    rows: Sequence[int]
-    """Which of them."""
+    @property
+    def rows(self) -> Sequence[int]:
+        """Which of them."""
 
     def hear(self, logits_Rnc: Tensor, labels_n: Tensor) -> None:
         """The answers of these networks, in their order, for a chunk of images; on the networks' device."""
