@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from pdiff_hub.checkpoints.rows import TensorRows
-from pdiff_hub.evaluation import traits
+from pdiff_hub.evaluation import traits, two_sample
 from pdiff_hub.evaluation.traits import network_traits
 from pdiff_hub.evaluation.two_sample import tell_apart
 from pdiff_hub.networks import build_network, resolve_network
@@ -150,3 +151,21 @@ def test_what_does_not_fit_is_refused() -> None:
         network_traits(layout, rows, predictions, majority_N, none[1:])
     with pytest.raises(ValueError, match="the layout"):
         network_traits(layout, TensorRows(params_BP[:, 1:]), predictions, majority_N, none)
+
+
+def test_scores_are_those_of_scikit_learn() -> None:
+    linear, steps = pytest.importorskip("sklearn.linear_model"), pytest.importorskip("sklearn.preprocessing")
+    traits, is_generated = normal(60, 9).numpy(), np.arange(60) < 40
+    traits[is_generated, :3] += 0.4
+    traits[:, 8] = 0.1  # constant: it stays unscaled
+    learned, asked = np.arange(60) % 5 != 0, np.arange(60) % 5 == 0
+    first = steps.StandardScaler().fit(traits[learned])
+    scaled, scaled_asked = first.transform(traits[learned]), first.transform(traits[asked])
+    both = np.concatenate([scaled, np.abs(scaled)], axis=1)
+    second = steps.StandardScaler().fit(both)
+    model = linear.LogisticRegression(class_weight="balanced", max_iter=10_000).fit(
+        second.transform(both), is_generated[learned]
+    )
+    wanted = model.decision_function(second.transform(np.concatenate([scaled_asked, np.abs(scaled_asked)], axis=1)))
+    found = two_sample._scores(traits[learned], is_generated[learned], traits[asked])
+    np.testing.assert_allclose(found, wanted, rtol=1e-7, atol=1e-9)
