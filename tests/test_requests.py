@@ -20,11 +20,12 @@ from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.cli import app
 from pdiff_hub.collect.family import build_family, unseen_of
-from pdiff_hub.evaluation.ensembles import ensemble_curve
+from pdiff_hub.evaluation.ensembles import Ensembles
 from pdiff_hub.evaluation.judging import Judge
 from pdiff_hub.evaluation.request_names import FIT_NAMES, SIMPLE_WAYS, STARTS, UNSEEN_NAMES
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.pipeline.card import render_card
+from pdiff_hub.prediction import predictions
 from pdiff_hub.recipes import EvaluateConfig, recipe_from_dict
 from pdiff_hub.records import Results, RunFolder
 from pdiff_hub.runs import evaluate, run
@@ -152,9 +153,9 @@ def test_ensembles_are_those_of_the_evaluation() -> None:
     condition = bits(1)
     curve = _ensembles(every, made_UMP, condition)
     labels = condition[0][every.task.test.labels_N].long()
-    wanted = ensemble_curve(
-        every.network, every.layout, {}, made_UMP[0], every.task.inputs(every.task.test), labels, sizes=(1, 5)
-    )
+    heard, inputs_NCHW = Ensembles(range(5), sizes=(1, 5)), every.task.inputs(every.task.test)
+    predictions.evaluate(every.network, every.layout, {}, made_UMP[0], inputs_NCHW, labels, listener=heard)
+    wanted = heard.curve()
     assert curve.sizes == (1, 5)
     for name in ("accuracy", "nll", "calibration_error"):
         assert getattr(curve, name) == pytest.approx(getattr(wanted, name), abs=1e-6)

@@ -62,6 +62,10 @@ class Judge:
             self._on(self.task.validation, rows, with_loss=True), self._on(self.task.test, rows, listener=listener)
         )
 
+    def test_images(self) -> SplitImages:
+        """The images of the test split, normalised slice by slice."""
+        return SplitImages(self.task, self.task.test)
+
     def _on(
         self, split: Split, rows: Rows, *, with_loss: bool = False, listener: Listener | None = None
     ) -> Predictions:
