@@ -68,6 +68,6 @@ def test_images_are_moved_if_they_fit(room: list[int]) -> None:
 
 
 def test_an_accelerator_works_on_more_at_once_but_not_on_more_than_fits(room: list[int]) -> None:
-    assert at_once(100, CPU) == 100 and at_once(100, ELSEWHERE) == 1600
+    assert at_once(100, CPU) == 100 and at_once(100, ELSEWHERE) == 25_600
     room[0] = 16 * 500
     assert at_once(100, ELSEWHERE) == 500 and at_once(600, ELSEWHERE) == 600

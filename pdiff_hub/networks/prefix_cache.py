@@ -190,11 +190,13 @@ def _trace(network: nn.Module, run: Callable[[], object]) -> list[_Call]:
             running.append(len(calls) - 1)
             events += 1
 
-        def end(_module: nn.Module, _arguments: object, output: Any) -> None:
+        def end(_module: nn.Module, arguments: object, output: Any) -> None:
             nonlocal events
             call = calls[running.pop()]
             call.end, call.plain = events, _is_plain(output)
-            call.num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(output))
+            given = {tensor.untyped_storage().data_ptr() for tensor in tensors_in(arguments)}
+            made = [each for each in tensors_in(output) if each.untyped_storage().data_ptr() not in given]  # no views
+            call.num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in made)
             events += 1
 
         return [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
