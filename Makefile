@@ -24,7 +24,7 @@ help:
 	@echo 'make fuzz   10,000 damaged folders: each must open rightly, or say what is wrong in one sentence'
 	@echo 'make lint   ruff and mypy'
 	@echo 'make docs   the documentation as a site in site/, to be opened at site/index.html (make docs-serve: while writing)'
-	@echo 'make bench  the measured comparisons, which write benchmarks/RESULTS.md'
+	@echo 'make bench  the measured comparisons, which write benchmarks/RESULTS.md (BENCH="--peer-source A B": with peers)'
 	@echo 'make bench-scale  how time and memory grow with networks and sets of them'
 	@echo 'make clean  remove what the above wrote, .venv included'
 
@@ -57,7 +57,7 @@ docs-serve: $(DOCS_READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 bench: $(READY)
-	$(BIN)/python benchmarks/run_all.py
+	$(BIN)/python benchmarks/run_all.py $(BENCH)
 
 bench-scale: $(READY)
 	$(BIN)/python benchmarks/growth.py
