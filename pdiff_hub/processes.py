@@ -26,7 +26,6 @@ from pdiff_hub.safe_files import lock
 _Value = TypeVar("_Value")
 # How long one waits for another, which may collect or draw alone meanwhile. By default it would be 10 to 30 minutes.
 _LONGEST = timedelta(days=1)
-_COUNTS = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]  # those that Accelerate knows
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def this_run() -> Processes:
     It comes before the first use of a GPU, because it gives each process its own: from then on that is "cuda". All
     processes but the main one show no progress.
     """
-    if get_int_from_env(_COUNTS, 1) == 1:
+    if get_int_from_env(["WORLD_SIZE"], 1) == 1:
         return Processes()
     # With cpu=True, the processes of a launcher find each other on CPUs too.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=_LONGEST)

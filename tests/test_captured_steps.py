@@ -14,11 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pdiff_hub.collect.finetune import replaying
 from pdiff_hub.collect.finetune.config import FinetuneConfig
 from pdiff_hub.collect.finetune.image_batches import ImageBatches
 from pdiff_hub.collect.finetune.run import FinetuneRun
-from pdiff_hub.networks import build_network, resolve_network
+from pdiff_hub.networks import build_network, capturing, resolve_network
 from pdiff_hub.networks.capturing import moments_of, warmed_up_for_nothing
 from pdiff_hub.pipeline import on_gpus
 from pdiff_hub.pipeline.on_gpus import DrawnAhead, Replayed, draw_steps
@@ -68,13 +67,14 @@ def training(device: str = "cpu") -> Training:
 
 
 @pytest.mark.parametrize("first", [0, 6], ids=["from the beginning", "resumed"])
-def test_a_captured_step_is_a_step(first: int) -> None:
+def test_a_captured_step_is_a_step(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capturing, "capture", called)
     plain, captured = training(), training()
     eager, ahead = EagerStep(plain), EagerStep(captured)
     for done in range(first):
         eager(done)
         ahead(done)  # so that the optimiser has moments before the capture
-    replayed = CapturedStep(captured, called)
+    replayed = CapturedStep(captured)
     for done in range(first, 12):
         assert torch.allclose(replayed(done), eager(done), atol=1e-6)
         for own, expected in zip(
@@ -84,17 +84,20 @@ def test_a_captured_step_is_a_step(first: int) -> None:
         ):
             assert torch.allclose(own, expected, atol=1e-6)
     assert captured.ema.optimization_step == plain.ema.optimization_step == 12
+    assert not any(average.requires_grad for average in captured.ema.shadow_params)  # else each step would be kept
 
 
-def test_losses_of_captured_steps_stay_what_they_were() -> None:
-    step = CapturedStep(training(), called)
+def test_losses_of_captured_steps_stay_what_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capturing, "capture", called)
+    step = CapturedStep(training())
     losses = [step(done) for done in range(3)]
     assert len({float(loss) for loss in losses}) == 3
 
 
-def test_where_a_step_cannot_be_captured_it_is_taken_and_that_is_said_once() -> None:
+def test_where_a_step_cannot_be_captured_it_is_taken_and_that_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capturing, "capture", refused)
     plain, other = training(), training()
-    eager, step = EagerStep(plain), CapturedStep(other, refused)
+    eager, step = EagerStep(plain), CapturedStep(other)
     with pytest.warns(UserWarning, match="train test: a step is not captured .* not permitted"):
         first = step(0)
     assert torch.equal(first, eager(0))
@@ -121,21 +124,25 @@ def test_schedulers_take_what_was_drawn_ahead(scheduler: Any, most: int, monkeyp
     monkeypatch.setattr(on_gpus, "_AHEAD", most)
     noise_NCL = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(1))
 
-    def sample(ahead: bool) -> Tensor:
+    def sample(ahead: bool) -> tuple[Tensor, list[Tensor]]:
         made = scheduler.from_config(build_scheduler().config)
         generators = [torch.Generator().manual_seed(seed) for seed in range(3)]
         ask = lambda sample_NCL, times_N: 0.1 * sample_NCL + times_N[:, None, None] / 1000  # noqa: E731
-        if not ahead:
-            return reverse_process(made, noise_NCL, 7, generators, ask)
-        with DrawnAhead(generators, (4, 4), 7, torch.device("cpu")) as drawn:
-            return reverse_process(made, noise_NCL, 7, drawn.generators, Replayed(ask))
+        if ahead:
+            with DrawnAhead(generators, (4, 4), 7, torch.device("cpu")) as drawn:
+                end = reverse_process(made, noise_NCL, 7, drawn.generators, Replayed(ask))
+        else:
+            end = reverse_process(made, noise_NCL, 7, generators, ask)
+        return end, [each.get_state() for each in generators]
 
-    monkeypatch.setattr(on_gpus, "capture", called)
-    assert torch.equal(sample(ahead=True), sample(ahead=False))
+    monkeypatch.setattr(capturing, "capture", called)
+    (drawn_ahead, states), (drawn, expected) = sample(ahead=True), sample(ahead=False)
+    assert torch.equal(drawn_ahead, drawn)
+    assert all(map(torch.equal, states, expected))  # so that a second call makes the same networks too
 
 
 def test_a_call_that_cannot_be_captured_is_made_and_that_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(on_gpus, "capture", refused)
+    monkeypatch.setattr(capturing, "capture", refused)
     ask = Replayed(lambda sample, times: sample + times)
     with pytest.warns(UserWarning, match="not captured as a CUDA graph"):
         assert float(ask(torch.tensor(1.0), torch.tensor(2.0))) == 3
@@ -165,7 +172,7 @@ def finetuned(network: dict[str, Any], captured: bool, device: str = "cpu") -> F
 
 @pytest.mark.parametrize("network", [{"name": "mlp3", "hidden": [8, 8]}, {"name": "convnet3"}], ids=str)
 def test_a_captured_fine_tune_is_a_fine_tune(network: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replaying, "capture", called)
+    monkeypatch.setattr(capturing, "capture", called)
     plain, captured = finetuned(network, captured=False).state(), finetuned(network, captured=True).state()
     assert plain.info == captured.info
     assert plain.tensors.keys() == captured.tensors.keys()
@@ -187,7 +194,7 @@ def test_warming_up_leaves_running_statistics_and_moments_as_they_were() -> None
 
 
 def test_a_fine_tune_that_cannot_be_captured_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replaying, "capture", refused)
+    monkeypatch.setattr(capturing, "capture", refused)
     network = {"name": "mlp3", "hidden": [8, 8]}
     with pytest.warns(UserWarning, match="collect: a step is not captured"):
         captured = finetuned(network, captured=True)

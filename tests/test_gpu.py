@@ -21,6 +21,7 @@ from pdiff_hub import PDiffPipeline
 from pdiff_hub.collect.finetune import FinetuneConfig, collect_finetune
 from pdiff_hub.collect.population.batched_training import BatchedTrainer
 from pdiff_hub.networks import build_network, resolve_network
+from pdiff_hub.networks.capturing import captured_or_said
 from pdiff_hub.prediction.predictions import predict_logits
 from pdiff_hub.tasks import load_task
 from pdiff_hub.training import loop
@@ -172,6 +173,19 @@ def test_a_captured_fine_tune_is_a_fine_tune(network: dict[str, Any]) -> None:
         plain, captured = (finetuned(network, captured, "cuda").state() for captured in (False, True))
     for name, tensor in plain.tensors.items():  # running statistics and moments too
         assert torch.allclose(captured.tensors[name].float(), tensor.float(), rtol=1e-2, atol=1e-2), name
+
+
+def test_what_cannot_be_captured_leaves_the_gpu_as_it_was() -> None:
+    device = torch.device("cuda", 0)
+    inputs, stream = torch.ones(8, device=device), torch.cuda.current_stream()
+
+    def wait() -> None:
+        torch.nn.functional.dropout(inputs).sum().item()
+
+    with pytest.warns(UserWarning, match="a call is not captured"):
+        assert captured_or_said("a call", wait, device) is None
+    assert torch.cuda.current_stream() == stream
+    wait()  # torch's own generator is not left in the middle of a capture
 
 
 def test_collecting_and_judging_on_a_gpu(tmp_path: Path) -> None:

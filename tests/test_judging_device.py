@@ -9,7 +9,7 @@ from pdiff_hub.checkpoints.rows import PickedRows, TensorRows
 from pdiff_hub.evaluation import on_device
 from pdiff_hub.evaluation.on_device import judging_device, picked, rows_on, task_on
 from pdiff_hub.networks import devices
-from pdiff_hub.networks.devices import at_once, has_float64
+from pdiff_hub.networks.devices import at_once, at_once_drawn, has_float64
 from pdiff_hub.tasks import load_task
 
 CPU, ELSEWHERE = torch.device("cpu"), torch.device("meta")  # which knows where a tensor is, and not its numbers
@@ -69,5 +69,8 @@ def test_images_are_moved_if_they_fit(room: list[int]) -> None:
 
 def test_an_accelerator_works_on_more_at_once_but_not_on_more_than_fits(room: list[int]) -> None:
     assert at_once(100, CPU) == 100 and at_once(100, ELSEWHERE) == 25_600
+    assert at_once_drawn(100, CPU) == 100
+    drawn = at_once_drawn(100, ELSEWHERE)
     room[0] = 16 * 500
+    assert at_once_drawn(100, ELSEWHERE) == drawn  # else a seed would give other networks where less is free
     assert at_once(100, ELSEWHERE) == 500 and at_once(600, ELSEWHERE) == 600

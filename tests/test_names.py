@@ -24,6 +24,7 @@ from pdiff_hub.recipes import EvaluateConfig
 from pdiff_hub.records import RunFolder
 from pdiff_hub.records.shipped import folder_or_shipped, hint, is_shipped, shipped
 from pdiff_hub.runs import judging_numbers
+from pdiff_hub.runs.judging import notes_on_fewer
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "pipelines" / "digits-mlp3"
@@ -200,6 +201,17 @@ def test_of_large_networks_fewer_are_judged_unless_somebody_says_how_many(tmp_pa
     assert (numbers.num_models, numbers.config.num_baselines(16_710_310)) == (32, 8)
     numbers = judging_numbers(folder, 16_710_310, num_models=150, baselines=60)
     assert (numbers.num_models, numbers.config.num_baselines(16_710_310)) == (150, 60)
+
+
+def test_the_report_says_that_there_are_fewer() -> None:
+    config = EvaluateConfig()
+    assert notes_on_fewer(config, 9_000, asked=200, made=200) == []
+    of_generated, of_baselines = notes_on_fewer(config, 16_710_310, asked=200, made=32)
+    assert of_generated.startswith("32 networks were generated, not 200, since these are large")
+    assert of_baselines.startswith("Each baseline made 8 networks, not 100, since")
+    assert len(notes_on_fewer(config, 600_000, asked=1000, made=894)) == 1
+    assert notes_on_fewer(config, 9_000, asked=200, made=5) == []  # as many as somebody has said
+    assert notes_on_fewer(replace(config, most_numbers=None), 10**9, asked=200, made=200) == []
 
 
 def test_equal_by_name_and_by_folder() -> None:

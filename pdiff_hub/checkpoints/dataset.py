@@ -149,7 +149,7 @@ class CheckpointDataset:
 
     @property
     def params_KP(self) -> Tensor:
-        """All checkpoints, float32 [K,P] on the CPU; read on first use and kept (see `read_slice` for large sets)."""
+        """All checkpoints, float32 [K,P]; read, on the CPU, on first use and kept (see `read_slice` for large sets)."""
         if not isinstance(self._rows, TensorRows):
             self._rows = TensorRows(self._rows.read(0, len(self), 0, self.layout.num_params))
         return self._rows.params_KP

@@ -27,7 +27,7 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.rows import evenly_spaced
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.fine_tuning import fine_tuned
-from pdiff_hub.networks.devices import at_once
+from pdiff_hub.networks.devices import at_once_drawn
 from pdiff_hub.tasks import Task
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 
@@ -63,7 +63,7 @@ class Variant:
         One block is exactly what `make` makes; of more blocks, each goes on with the generator. A caller who drops a
         block before he takes the next holds no more than one.
         """
-        size = max(1, at_once(_BLOCK_BYTES, generator.device) // (4 * dataset.layout.num_params))
+        size = max(1, at_once_drawn(_BLOCK_BYTES, generator.device) // (4 * dataset.layout.num_params))
         for first in range(0, num_models, size):
             yield self.make(dataset, min(size, num_models - first), generator)
 
@@ -239,7 +239,7 @@ def _rows(dataset: CheckpointDataset, num_models: int, generator: torch.Generato
 
 
 def _slices(dataset: CheckpointDataset, num_models: int, device: torch.device) -> Iterator[tuple[int, int]]:
-    step = max(1, at_once(_SLICE_BYTES, device) // (8 * (len(dataset) + num_models)))
+    step = max(1, at_once_drawn(_SLICE_BYTES, device) // (8 * (len(dataset) + num_models)))
     for start in range(0, dataset.layout.num_params, step):
         yield start, min(start + step, dataset.layout.num_params)
 

@@ -17,7 +17,7 @@ from torch.func import functional_call, vmap
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import logits
-from pdiff_hub.networks.devices import at_once
+from pdiff_hub.networks.devices import at_once, at_once_drawn
 from pdiff_hub.networks.prefix_cache import Forward
 from pdiff_hub.networks.stacked import can_vmap
 from pdiff_hub.prediction.predictions import eval_mode, tensor_names
@@ -100,7 +100,7 @@ def fine_tuned(
         with torch.no_grad():
             together = vmap(forward, in_dims=(0, None)) if can_vmap(forward, own, probe[:2]) else _one_by_one(forward)
         needed = _step_bytes(forward, own, trained, probe)
-        group_bytes, piece_bytes = at_once(_GROUP_BYTES, device), at_once(_PIECE_BYTES, device)
+        group_bytes, piece_bytes = at_once_drawn(_GROUP_BYTES, device), at_once(_PIECE_BYTES, device)
         size = min(len(dataset), max(1, group_bytes // needed))
         of_images = needed - _BYTES_PER_PARAM * sum(own[name].numel() for name in trained)
         pieces = 1 if needed <= group_bytes else min(_BATCH, max(1, math.ceil(of_images / piece_bytes)))

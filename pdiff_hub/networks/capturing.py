@@ -8,8 +8,10 @@ https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +34,7 @@ def capture(
     the seed and the position that the generator has then.
     exclusive: whether nothing else may use the device's memory meanwhile. False if other threads work on the device.
 
-    RuntimeError if a call waits for the device, or does what else a graph cannot hold.
+    RuntimeError, with the reason, if a call waits for the device, or does what else a graph cannot hold.
     """
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
@@ -44,9 +46,32 @@ def capture(
     for generator in generators:
         graph.register_generator_state(generator)
     mode = "global" if exclusive else "thread_local"
-    with _ONE_AT_A_TIME, torch.cuda.graph(graph, stream=stream, capture_error_mode=mode):
-        run()
+    current = torch.cuda.current_stream(device)
+    try:
+        with _ONE_AT_A_TIME, torch.cuda.graph(graph, stream=stream, capture_error_mode=mode):
+            run()
+    except RuntimeError as error:
+        torch.cuda.set_stream(current)  # if the end of a capture fails, torch stays on its stream,
+        default = torch.cuda.default_generators[stream.device_index]  # and some versions leave this one capturing
+        seed = default.initial_seed()
+        default.graphsafe_set_state(torch.Generator(stream.device))
+        default.manual_seed(seed)
+        raise RuntimeError(str(error.__context__ or error)) from error
     return graph.replay
+
+
+def captured_or_said(what: str, run: Callable[[], None], device: torch.device, **options: Any) -> Replay | None:
+    """As `capture`, but None, and a warning that says why, where `run` cannot be captured: then call it."""
+    try:
+        return capture(run, device, **options)
+    except RuntimeError as error:
+        say_not_captured(what, f"capturing it failed ({' '.join(str(error).split())[:200]})")
+        return None
+
+
+def say_not_captured(what: str, reason: str) -> None:
+    """Warns that steps start their kernels one by one."""
+    warnings.warn(f"{what} is not captured as a CUDA graph, so it takes longer, because {reason}.", stacklevel=3)
 
 
 @contextmanager

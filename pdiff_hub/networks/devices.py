@@ -8,6 +8,7 @@ from pdiff_hub.errors import PdiffError, require
 
 # Larger pieces: a piece costs milliseconds of Python, in which a GPU does what a CPU's cache holds a hundred times.
 _ACCELERATOR_FACTOR = 256
+_DRAWN_FACTOR = 4  # of pieces for which random numbers are drawn
 _SHARE = 16  # of an accelerator's free memory, at most, for one piece
 
 
@@ -27,6 +28,11 @@ def at_once(num_bytes: int, device: torch.device) -> int:
     if device.type == "cpu":
         return num_bytes
     return max(num_bytes, min(_ACCELERATOR_FACTOR * num_bytes, free_bytes(device) // _SHARE))
+
+
+def at_once_drawn(num_bytes: int, device: torch.device) -> int:
+    """As `at_once`, but the same at every call: how numbers are drawn must not depend on what else takes memory."""
+    return num_bytes if device.type == "cpu" else _DRAWN_FACTOR * num_bytes
 
 
 def free_bytes(device: torch.device) -> int:

@@ -5,7 +5,6 @@ The numbers are those of the CPU, to float tolerance: noise comes from the same 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from pdiff_hub.networks.capturing import capture
+from pdiff_hub.networks.capturing import Replay, captured_or_said
+from pdiff_hub.networks.devices import free_bytes
 from pdiff_hub.pipeline.calling import TypedPipeline
 
+_ROOM = 2 << 30  # bytes of networks that are made at once, at most
 _LARGER_BATCHES = 16  # than on a CPU, in networks and in memory: they take a GPU hardly longer
 _WORTH_CAPTURING = 16  # steps: capturing costs as much time as five of them
 _BLOCK = 16  # normal numbers that a generator of the CPU makes at once
@@ -27,10 +28,18 @@ Ask = Callable[[Tensor, Tensor], Tensor]
 class SamplesOnGpus(TypedPipeline):
     """Samples as `TypedPipeline` does, with a GPU's habits where the noise is on one."""
 
+    _cannot_be_captured = False
+
     def default_batch_size(self, output_type: str = "state_dict") -> int:
-        """How many networks a call makes at once by default; this bounds memory."""
+        """How many networks a call makes at once by default; this bounds memory, on a GPU and beside it."""
         size: int = super().default_batch_size(output_type)
-        return size if self._execution_device.type == "cpu" else _LARGER_BATCHES * size
+        device = self._execution_device
+        if device.type == "cpu":
+            return size
+        if output_type == "latent":
+            return _LARGER_BATCHES * size
+        room = min(free_bytes(device) // 16, _ROOM) // (8 * self.autoencoder.layout.num_params)
+        return max(size, min(_LARGER_BATCHES * size, room))
 
     def _denoise(
         self, noise: Tensor, generators: Any, ask: Any, steps: int, callback: Any, names: Any, keep: bool, bar: Any
@@ -38,8 +47,10 @@ class SamplesOnGpus(TypedPipeline):
         if noise.device.type != "cuda":
             return list(super()._denoise(noise, generators, ask, steps, callback, names, keep, bar))
         with DrawnAhead(generators, noise.shape[1:], steps, noise.device) as drawn:
-            asked = Replayed(ask) if steps >= _WORTH_CAPTURING else ask
-            return list(super()._denoise(noise, drawn.generators, asked, steps, callback, names, keep, bar))
+            asked = Replayed(ask) if steps >= _WORTH_CAPTURING and not self._cannot_be_captured else ask
+            path = list(super()._denoise(noise, drawn.generators, asked, steps, callback, names, keep, bar))
+        self._cannot_be_captured |= isinstance(asked, Replayed) and asked.failed  # tried, and said, once
+        return path
 
 
 class DrawnAhead(TorchFunctionMode):
@@ -47,6 +58,8 @@ class DrawnAhead(TorchFunctionMode):
 
     A scheduler draws each step's noise from the generators of all networks one by one, and then waits until it is on
     the device. Here each network's noise for all steps is drawn at once, and is there before the first.
+
+    At its end the generators are where the scheduler would have left them.
 
     generators: what the scheduler is to be given instead of one per network.
     """
@@ -73,11 +86,20 @@ class DrawnAhead(TorchFunctionMode):
             each = [torch.randn(size[1:], generator=generator, dtype=dtype) for generator in self._each]
             return torch.stack(each).to(self._device)
         if not self._ahead_TNCL:
+            self._before = [each.get_state() for each in self._each]
             drawn_TNCL = draw_steps(self._each, self._shape, self._steps, dtype)
             if self._device.type == "cuda":
                 drawn_TNCL = drawn_TNCL.pin_memory()
             self._ahead_TNCL = list(drawn_TNCL.to(self._device, non_blocking=True).unbind())
         return self._ahead_TNCL.pop(0)
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        if unused := len(self._ahead_TNCL):
+            for generator, state in zip(self._each, self._before, strict=True):
+                generator.set_state(state)
+            if unused < self._steps:
+                draw_steps(self._each, self._shape, self._steps - unused, self._ahead_TNCL[0].dtype)
 
 
 def draw_steps(
@@ -100,22 +122,16 @@ class Replayed:
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
-        self._replay: Callable[[], None] | None = None
-        self._failed = False
+        self._replay: Replay | None = None
+        self.failed = False
+        """Whether it could not be captured, so that `ask` is called."""
 
     def __call__(self, sample: Tensor, times: Tensor) -> Tensor:
         """A new tensor at every call, since some schedulers keep it."""
-        if self._replay is None and not self._failed:
+        if self._replay is None and not self.failed:
             self._sample, self._times = sample.clone(), times.clone()
-            try:
-                self._replay = capture(self._run, sample.device, exclusive=False)
-            except RuntimeError as error:
-                self._failed = True
-                warnings.warn(
-                    "the U-Net's call is not captured as a CUDA graph, so sampling takes longer: "
-                    f"{' '.join(str(error).split())[:200]}",
-                    stacklevel=2,
-                )
+            self._replay = captured_or_said("sample: the U-Net's call", self._run, sample.device, exclusive=False)
+            self.failed = self._replay is None
         if self._replay is None:
             return self._ask(sample, times)
         self._sample.copy_(sample)

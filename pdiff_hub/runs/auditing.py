@@ -18,7 +18,7 @@ from pdiff_hub.evaluation.without_originals import METRICS, evaluate_without_ori
 from pdiff_hub.networks.dry_run import build_to_judge
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.pipeline.facts import facts_of
-from pdiff_hub.processes import alone_in
+from pdiff_hub.processes import alone_in, this_run
 from pdiff_hub.recipes import EvaluateConfig, recipe_of
 from pdiff_hub.records import Results, RunFolder
 from pdiff_hub.records.made_here import is_trusted
@@ -175,7 +175,8 @@ def _audit_without_originals(
     with generated_rows(
         pipe, numbers.num_models, folder.path, seed=numbers.seed, num_inference_steps=num_inference_steps
     ) as generated:
-        clear_drawn(folder)
+        if this_run().is_main:
+            clear_drawn(folder)
         measured = evaluate_without_originals(judge, generated, metrics)
     assert pipe.folder is not None
     source = RunFolder(pipe.folder)

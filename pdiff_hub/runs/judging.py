@@ -132,7 +132,8 @@ def evaluate(
     task = task_on(load_recorded_task(dataset.task, images=images), device)
     deviation_r2, curve, seconds_of_training = _measured_in_training(source_folder)
     directory.mkdir(parents=True, exist_ok=True)
-    clear_drawn(folder)
+    if this_run().is_main:
+        clear_drawn(folder)
     network = build_to_judge(dataset.network, dataset.layout, "the data set", allow_factory=trust_remote_code)
     network = network.to(device)
     num_baselines = config.num_baselines(dataset.layout.num_params)
@@ -154,18 +155,20 @@ def evaluate(
     )
     judge = Judge(network, task, dataset.layout, dataset.frozen)
     requests = judge_slope(pipe, judge, guidance_scale=config.guidance_scale, seed=seed)
-    measured = replace(measured, requests=requests, notes=[*measured.notes, *_fewer(config, num_baselines)])
+    asked = (judgement.recipe or {}).get("generate", {}).get("num_models")
+    fewer = notes_on_fewer(config, dataset.layout.num_params, asked, measured.num_generated)
+    measured = replace(measured, requests=requests, notes=[*measured.notes, *fewer])
     return judgement.written(measured, seconds_of_training, began)
 
 
-def _fewer(config: EvaluateConfig, num_baselines: int) -> list[str]:
-    """A note, if the networks are so large that there are fewer than the recipe says."""
-    if num_baselines == config.baselines:
-        return []
-    return [
-        f"These networks are large: each baseline made {num_baselines}, not {config.baselines}, and intervals are "
-        "wider (the option evaluate.most_numbers)."
-    ]
+def notes_on_fewer(config: EvaluateConfig, num_params: int, asked: int | None, made: int) -> list[str]:
+    """Notes, if the networks are so large that there are fewer than the recipe says."""
+    notes, why = [], "since these are large (the option evaluate.most_numbers); intervals are wider"
+    if asked is not None and made < asked and made == config.num_generated(asked, num_params):
+        notes.append(f"{made} networks were generated, not {asked}, {why}.")
+    if (number := config.num_baselines(num_params)) != config.baselines:
+        notes.append(f"Each baseline made {number} networks, not {config.baselines}, {why}.")
+    return notes
 
 
 def _evaluate_requests(asked: _Judgement, unseen: CheckpointDataset | None) -> Results:
@@ -186,7 +189,8 @@ def _evaluate_requests(asked: _Judgement, unseen: CheckpointDataset | None) -> R
     )
     _, curve, seconds_of_training = _measured_in_training(asked.source)
     folder.path.mkdir(parents=True, exist_ok=True)
-    clear_drawn(folder)
+    if this_run().is_main:
+        clear_drawn(folder)
     requests, generated_UP = judge_requests(
         pipe,
         dataset,

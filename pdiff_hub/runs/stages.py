@@ -16,7 +16,7 @@ import yaml
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.index import INDEX_NAME
-from pdiff_hub.checkpoints.rows import ShardRows
+from pdiff_hub.checkpoints.rows import SHARD_TENSOR, ShardRows
 from pdiff_hub.collect.family import FamilyConfig, collect_family, family_classes, unseen_of
 from pdiff_hub.collect.finetune import FinetuneConfig, collect_finetune
 from pdiff_hub.collect.importing import Alignment, ImportConfig, import_checkpoints
@@ -45,6 +45,7 @@ from pdiff_hub.safe_files import (
     write_json,
 )
 from pdiff_hub.safe_files.checking import checked
+from pdiff_hub.safe_files.tensors import read_header
 from pdiff_hub.tasks import Task, load_task
 from pdiff_hub.training.pipeline import train_pipeline
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
@@ -309,7 +310,7 @@ class Stages:
         num_models = self.recipe.evaluate.num_generated(asked, num_params)
         fewer = "" if num_models == asked else f", not {asked}, since they are large (evaluate.most_numbers)"
         self._say(f"3/4 generate {num_models} networks{fewer}")
-        if not self._here.told(file.exists()):
+        if not self._here.told(file.exists() and not _of_another_number(file, num_models, num_params)):
             with self._around("generate"):
                 self._clock.time("generate", lambda: write_params(pipe, num_models, file, seed=self.recipe.seed))
         return ShardRows([(file, num_models)], num_params)
@@ -351,6 +352,12 @@ def _require_no_loss(folder: RunFolder, recipe: Path | None) -> None:
             f"{folder.path} has a {folder.card.name} and no pipeline: a run would write its card over it; give another "
             "output folder."
         )
+
+
+def _of_another_number(file: Path, num_models: int, num_params: int) -> bool:
+    """Whether an earlier version, which bounded no numbers, has generated more networks into `file`."""
+    found = read_header(file).get(SHARD_TENSOR)
+    return found is not None and found.shape[1:] == (num_params,) and found.shape[0] != num_models
 
 
 class _Clock:

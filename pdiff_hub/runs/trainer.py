@@ -170,8 +170,8 @@ class PDiffTrainer:
     ) -> PDiffPipelineOutput:
         """Networks by `args.seed`, as a call of the pipeline gives them: in memory.
 
-        num_models: by default `args.generate.num_models`, which are the networks that `evaluate` judges. condition,
-        guidance_scale: as in a call of the pipeline.
+        num_models: by default `args.generate.num_models`, which are the networks that `evaluate` judges (fewer if they
+        are large, `evaluate.most_numbers`). condition, guidance_scale: as in a call of the pipeline.
         """
         pipe = self.pipeline
         with self._calls.stage("generate"):

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.files import MAX_PARQUET_PARAMS
+from pdiff_hub.networks.devices import free_bytes
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 
 _BLOCK_BYTES = 1 << 20  # of float64 copies of a block; freed tensors of up to this size are used again
 _READ_BYTES = 1 << 20  # at once: out of several files, what is read is copied once more
-_SHARE_OF_DEVICE = 0.4  # of its free memory, that the checkpoints may take
+_SHARE_OF_DEVICE = 4  # of its free memory, that all checkpoints may take, at most: as when they are judged
 
 
 class RowSlices:
@@ -32,12 +33,12 @@ class RowSlices:
         self._source, self.rows = dataset.rows, list(rows)
         self.device = device or torch.device("cpu")
         on_gpu = self.device.type == "cuda"
-        num_bytes = 4 * len(self.rows) * dataset.layout.num_params
-        self._keep = on_gpu and num_bytes <= _SHARE_OF_DEVICE * torch.cuda.mem_get_info(self.device)[0]
+        num_bytes = 4 * len(dataset) * dataset.layout.num_params  # of held-out ones too
+        self._keep = on_gpu and num_bytes <= free_bytes(self.device) // _SHARE_OF_DEVICE
         self._kept: dict[tuple[int, int], Tensor] = {}
         self._host = torch.empty(0)
         # Parquet files are decoded in whole groups of rows, so small networks are read all at once.
-        self._few = dataset.layout.num_params > MAX_PARQUET_PARAMS
+        self._in_runs = dataset.layout.num_params > MAX_PARQUET_PARAMS
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -49,7 +50,7 @@ class RowSlices:
         if len(self._host) < size:
             self._host = torch.empty(size, pin_memory=self.device.type == "cuda")
         host_RS = self._host[:size].view(len(self), stop - start)
-        at_once = max(1, _READ_BYTES // (4 * (stop - start))) if self._few else len(self)
+        at_once = max(1, _READ_BYTES // (4 * (stop - start))) if self._in_runs else len(self)
         for place, first, last in _runs(self.rows, at_once):
             host_RS[place : place + last - first] = self._source.read(first, last, start, stop)
         if self.device.type != "cuda":

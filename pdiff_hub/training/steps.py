@@ -6,7 +6,6 @@ the weights, the optimiser's moments and the averaged weights (EMA). So saves fi
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +16,10 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from pdiff_hub.networks.capturing import Replay, capture, moments_of, warmed_up_for_nothing
+from pdiff_hub.networks.capturing import Replay, captured_or_said, moments_of, say_not_captured, warmed_up_for_nothing
 from pdiff_hub.seeds import derived_seed
 
 LossOf = Callable[[nn.Module, torch.Generator], Tensor]
-Capture = Callable[..., Replay]
 
 
 @dataclass(frozen=True)
@@ -72,14 +70,9 @@ def build_step(training: Training, *, captured: bool) -> Callable[[int], Tensor]
         return EagerStep(training)
     if accelerator.num_processes == 1 and accelerator.scaler is None:
         return CapturedStep(training)
-    _warn(training.name, "several processes share it" if accelerator.num_processes > 1 else "of fp16")
+    reason = "several processes share it" if accelerator.num_processes > 1 else "of fp16"
+    say_not_captured(f"train {training.name}: a step", reason)
     return EagerStep(training)
-
-
-def _warn(name: str, reason: str) -> None:
-    warnings.warn(
-        f"train {name}: a step is not captured as a CUDA graph, so it takes longer, because {reason}.", stacklevel=3
-    )
 
 
 class EagerStep:
@@ -103,12 +96,10 @@ class CapturedStep:
     """A step that is captured at its first call. What differs from step to step is put into tensors before it.
 
     If it cannot be captured, a warning says why, and steps are taken as `EagerStep` takes them.
-
-    capture: as `capturing.capture`; a test on a CPU gives one that captures nothing.
     """
 
-    def __init__(self, training: Training, capture: Capture = capture) -> None:
-        self._training, self._capture, self._device = training, capture, training.accelerator.device
+    def __init__(self, training: Training) -> None:
+        self._training, self._device = training, training.accelerator.device
         self._generator = torch.Generator(self._device)
         self._averaging = torch.zeros((), device=self._device)
         self._loss = torch.zeros((), device=self._device)
@@ -140,11 +131,10 @@ class CapturedStep:
 
     def _prepare(self, done: int) -> None:
         self._fill(done)
-        try:
-            with warmed_up_for_nothing(self._tensors):
-                self._take = self._capture(self._run, self._device, generators=[self._generator])
-        except RuntimeError as error:
-            _warn(self._training.name, f"capturing it failed ({' '.join(str(error).split())[:200]})")
+        what = f"train {self._training.name}: a step"
+        with warmed_up_for_nothing(self._tensors):
+            self._take = captured_or_said(what, self._run, self._device, generators=[self._generator])
+        if self._take is None:
             self._instead = EagerStep(self._training)
 
     def _run(self) -> None:
@@ -153,9 +143,10 @@ class CapturedStep:
         averaged: list[Tensor] = training.ema.shadow_params
         weights: list[Tensor] = list(training.plain.parameters())
         # As `EMAModel.step`, but with a decay that is a tensor: a number would be that of the captured step for ever.
-        difference = torch._foreach_sub(averaged, weights)
-        torch._foreach_mul_(difference, self._averaging)
-        torch._foreach_sub_(averaged, difference)
+        with torch.no_grad():
+            difference = torch._foreach_sub(averaged, weights)
+            torch._foreach_mul_(difference, self._averaging)
+            torch._foreach_sub_(averaged, difference)
 
     def _tensors(self) -> list[Tensor]:
         training = self._training

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from pdiff_hub.networks.capturing import Replay, capture, warmed_up_for_nothing
+from pdiff_hub.networks.capturing import captured_or_said, warmed_up_for_nothing
 
 
 class ReplayedStep:
@@ -24,16 +23,8 @@ class ReplayedStep:
         labels: Tensor,
     ) -> None:
         self._descend, self._inputs, self._labels = descend, inputs.clone(), labels.clone()
-        self._replay: Replay | None = None
-        try:
-            with warmed_up_for_nothing(changed):
-                self._replay = capture(self._run, inputs.device)
-        except RuntimeError as error:
-            warnings.warn(
-                "collect: a step is not captured as a CUDA graph, so it takes longer: "
-                f"{' '.join(str(error).split())[:200]}",
-                stacklevel=2,
-            )
+        with warmed_up_for_nothing(changed):
+            self._replay = captured_or_said("collect: a step", self._run, inputs.device)
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """The loss, a new tensor."""

@@ -11,6 +11,7 @@ from pdiff_hub.checkpoints.rows import as_rows
 from pdiff_hub.evaluation.copies import count_copies, nearest_two
 from pdiff_hub.evaluation.figures import fit_figure, requests_figure, training_figure
 from pdiff_hub.evaluation.measuring import latents_of
+from pdiff_hub.evaluation.on_device import judging_device
 from pdiff_hub.records import LossCurve, Measurements, Requests, RunFolder
 from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder
 
@@ -27,8 +28,9 @@ def measured_requests(
 
     Fresh networks are those that were trained on the held-out tasks: what a perfect answer would be.
     """
-    known_KN, fresh_UN = (latents_of(autoencoder, each.rows) for each in (known, unseen))
-    made_UN = latents_of(autoencoder, as_rows(generated_UP), decoded=True)
+    device = judging_device(autoencoder.device)
+    known_KN, fresh_UN = (latents_of(autoencoder, each.rows).to(device) for each in (known, unseen))
+    made_UN = latents_of(autoencoder, as_rows(generated_UP), decoded=True).to(device)
     own_K, _ = nearest_two(known_KN, known_KN, leave_one_out=True)
     fresh_U, _ = nearest_two(fresh_UN, known_KN)
     made_U, _ = nearest_two(made_UN, known_KN)
