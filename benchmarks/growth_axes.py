@@ -103,10 +103,10 @@ generates one network in {INFERENCE_STEPS} steps and writes it. *Judge* compares
 with all checkpoints and {JUDGED_NETWORKS} networks of every baseline, each on {2 * FEW_IMAGES} images. With more of
 them it takes more time, and up to 512 MiB more: baselines are made when they are needed.
 
-A whole run, measured 2026-11-27 on the machine below with one thread (`task: digits`, `network: {{name: mlp3, hidden:
-[4050, 4050]}}`, 16,710,310 numbers, 24 checkpoints; fewer of what only takes time: 200 U-Net steps, 16 generated
-networks, 10 of every baseline), held at most 2,009 MiB: 1,516 to collect, 999 to train, 785 to generate, and 2,009 to
-judge, where fine-tuning three networks at once takes most.""",
+A whole run, measured 2026-11-27 on the machine below with two threads (`task: digits`, `network: {{name: mlp3, hidden:
+[4050, 4050]}}`, 16,710,310 numbers, 24 checkpoints, all else by default), took 325 s and held at most 2,023 MiB: 64 s to
+collect, 22 to train, 7 to generate 32 networks, and 222 to judge them and 8 of each baseline, which are fewer than of
+small networks (`evaluate.most_numbers`).""",
     _of_size,
     vit_params,
     {
