@@ -83,8 +83,11 @@ class DrawnAhead(TorchFunctionMode):
 
     def _draw(self, size: tuple[int, ...], dtype: torch.dtype | None) -> Tensor:
         if size != (len(self._each), *self._shape):  # of a scheduler that draws other things than noise
-            each = [torch.randn(size[1:], generator=generator, dtype=dtype) for generator in self._each]
-            return torch.stack(each).to(self._device)
+            each = [
+                torch.randn(size[1:], generator=generator, dtype=dtype, device=generator.device).to(self._device)
+                for generator in self._each
+            ]
+            return torch.stack(each)
         if not self._ahead_TNCL:
             self._before = [each.get_state() for each in self._each]
             drawn_TNCL = draw_steps(self._each, self._shape, self._steps, dtype)
