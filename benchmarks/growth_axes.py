@@ -104,9 +104,9 @@ with all checkpoints and {JUDGED_NETWORKS} networks of every baseline, each on {
 them it takes more time, and up to 512 MiB more: baselines are made when they are needed.
 
 A whole run, measured 2026-11-27 on the machine below with two threads (`task: digits`, `network: {{name: mlp3, hidden:
-[4050, 4050]}}`, 16,710,310 numbers, 24 checkpoints, all else by default), took 325 s and held at most 2,023 MiB: 64 s to
-collect, 22 to train, 7 to generate 32 networks, and 222 to judge them and 8 of each baseline, which are fewer than of
-small networks (`evaluate.most_numbers`).""",
+[4050, 4050]}}`, 16,710,310 numbers, 24 checkpoints, all else by default), took 325 s and held at most 2,023 MiB: 64 s
+to collect, 22 to train, 7 to generate 32 networks, and 222 to judge them and 8 of each baseline, which are fewer than
+of small networks (`evaluate.most_numbers`).""",
     _of_size,
     vit_params,
     {
