@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from growth_process import Seconds
+from growth_training import timed_training
 from torch import Tensor, nn
 
 from pdiff_hub import PDiffPipeline, runs
@@ -22,8 +23,7 @@ from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.pipeline import sample as sample_networks
 from pdiff_hub.runs.generating import generated_rows
 from pdiff_hub.tasks import Split, Task
-from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
-from pdiff_hub.training.pipeline import train_pipeline
+from pdiff_hub.training.config import DiffusionConfig
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 UNET_STEPS = 20
@@ -112,21 +112,7 @@ def _save(folder: Path, network: nn.Module, spec: dict[str, object], checkpoints
 
 def train(folder: Path) -> Seconds:
     """Train both stages on the saved checkpoints and write the pipeline, which takes GBs if the network is large."""
-    began = time.perf_counter()
-    summary = train_pipeline(
-        CheckpointDataset.from_pretrained(folder / "checkpoints"),
-        folder / "pipeline",
-        AutoencoderConfig(),
-        DiffusionConfig(steps=UNET_STEPS, save_every=UNET_STEPS),
-    )
-    total = time.perf_counter() - began
-    # Both are known, because the folder was new.
-    assert summary.seconds_autoencoder is not None and summary.seconds_diffusion is not None
-    return {
-        "fit autoencoder": summary.seconds_autoencoder,
-        "U-Net steps": summary.seconds_diffusion,
-        "write pipeline": total - summary.seconds_autoencoder - summary.seconds_diffusion,
-    }
+    return timed_training(folder, DiffusionConfig(steps=UNET_STEPS, save_every=UNET_STEPS))
 
 
 def sample(folder: Path) -> Seconds:

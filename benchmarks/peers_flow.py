@@ -75,7 +75,7 @@ def _modules(source: str) -> Any:
     """Its flow_matching. Of its utils that needs one name, and the rest would import torchvision."""
     folder = str(Path(source, "flowmatching"))
     stand_in = ModuleType("utils")
-    stand_in.Bunch = SimpleNamespace  # type: ignore[attr-defined]
+    vars(stand_in)["Bunch"] = SimpleNamespace
     sys.modules["utils"] = stand_in
     sys.path.insert(0, folder)
     return importlib.import_module("flow_matching")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from harness import digits
 
@@ -91,9 +92,9 @@ class Side:
         )
 
     @classmethod
-    def from_dict(cls, values: dict[str, object]) -> Side:
-        quality = values.get("quality")
-        return cls(**{**values, "quality": Quality(**quality) if isinstance(quality, dict) else None})  # type: ignore[arg-type]
+    def from_dict(cls, values: dict[str, Any]) -> Side:
+        quality = values["quality"]
+        return cls(**{**values, "quality": None if quality is None else Quality(**quality)})
 
 
 def table(sides: Sequence[Side]) -> str:

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 from growth_process import Seconds
+from growth_training import timed_training
 from safetensors.torch import load_file
 from torch import Tensor
 
 from pdiff_hub import PDiffPipeline, runs
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.networks import build_network, logits, resolve_network
-from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
-from pdiff_hub.training.pipeline import train_pipeline
+from pdiff_hub.training.config import DiffusionConfig
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 DIRECTIONS = 8
@@ -79,21 +79,7 @@ def save(folder: Path, spec: dict[str, object], checkpoints: int) -> Seconds:
 def train(folder: Path, steps: int) -> Seconds:
     """Train both stages on the saved checkpoints and write the pipeline."""
     _start_device()
-    began = time.perf_counter()
-    summary = train_pipeline(
-        CheckpointDataset.from_pretrained(folder / "checkpoints"),
-        folder / "pipeline",
-        AutoencoderConfig(),
-        DiffusionConfig(steps=steps, save_every=steps, patience=None),
-    )
-    total = time.perf_counter() - began
-    # Both are known, because the folder was new.
-    assert summary.seconds_autoencoder is not None and summary.seconds_diffusion is not None
-    return {
-        "fit autoencoder": summary.seconds_autoencoder,
-        "U-Net steps": summary.seconds_diffusion,
-        "write pipeline": total - summary.seconds_autoencoder - summary.seconds_diffusion,
-    }
+    return timed_training(folder, DiffusionConfig(steps=steps, save_every=steps, patience=None))
 
 
 def sample(folder: Path, networks: int, device: str) -> Seconds:

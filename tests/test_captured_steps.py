@@ -20,7 +20,7 @@ from pdiff_hub.collect.finetune.run import FinetuneRun
 from pdiff_hub.networks import build_network, capturing, resolve_network
 from pdiff_hub.networks.capturing import moments_of, warmed_up_for_nothing
 from pdiff_hub.pipeline import on_gpus
-from pdiff_hub.pipeline.on_gpus import DrawnAhead, Replayed, draw_steps
+from pdiff_hub.pipeline.on_gpus import DrawnAhead, ReplayedAsk, draw_steps
 from pdiff_hub.tasks import load_task
 from pdiff_hub.training.diffusion import build_scheduler
 from pdiff_hub.training.loop import build_accelerator
@@ -124,13 +124,15 @@ def test_schedulers_take_what_was_drawn_ahead(scheduler: Any, most: int, monkeyp
     monkeypatch.setattr(on_gpus, "_AHEAD", most)
     noise_NCL = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(1))
 
+    def ask(sample_NCL: Tensor, times_N: Tensor) -> Tensor:
+        return 0.1 * sample_NCL + times_N[:, None, None] / 1000
+
     def sample(ahead: bool) -> tuple[Tensor, list[Tensor]]:
         made = scheduler.from_config(build_scheduler().config)
         generators = [torch.Generator().manual_seed(seed) for seed in range(3)]
-        ask = lambda sample_NCL, times_N: 0.1 * sample_NCL + times_N[:, None, None] / 1000  # noqa: E731
         if ahead:
             with DrawnAhead(generators, (4, 4), 7, torch.device("cpu")) as drawn:
-                end = reverse_process(made, noise_NCL, 7, drawn.generators, Replayed(ask))
+                end = reverse_process(made, noise_NCL, 7, drawn.generators, ReplayedAsk(ask))
         else:
             end = reverse_process(made, noise_NCL, 7, generators, ask)
         return end, [each.get_state() for each in generators]
@@ -143,7 +145,7 @@ def test_schedulers_take_what_was_drawn_ahead(scheduler: Any, most: int, monkeyp
 
 def test_a_call_that_cannot_be_captured_is_made_and_that_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capturing, "capture", refused)
-    ask = Replayed(lambda sample, times: sample + times)
+    ask = ReplayedAsk(lambda sample, times: sample + times)
     with pytest.warns(UserWarning, match="not captured as a CUDA graph"):
         assert float(ask(torch.tensor(1.0), torch.tensor(2.0))) == 3
     assert float(ask(torch.tensor(1.0), torch.tensor(3.0))) == 4

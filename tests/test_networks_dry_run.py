@@ -22,7 +22,7 @@ from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.networks.dry_run import build_checked, build_to_judge, dry_run
 from pdiff_hub.prediction.predictions import predict_logits
 from pdiff_hub.recipes import load_recipe
-from pdiff_hub.runs.stages import collect
+from pdiff_hub.runs.collecting import collect
 from pdiff_hub.tasks import Task, load_task
 
 IMAGES = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -21,8 +21,8 @@ from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.networks.vision import input_statistics
 from pdiff_hub.recipes import recipe_from_dict
 from pdiff_hub.records import Facts, Results
+from pdiff_hub.runs.collecting import collect
 from pdiff_hub.runs.preprocessing import warn_of_preprocessing
-from pdiff_hub.runs.stages import collect
 from pdiff_hub.tasks import Split, Task, load_task
 from pdiff_hub.tasks.normalization import NAMED, recorded_statistics, shown, statistics_of
 from pdiff_hub.travelling.param_autoencoder import ParamLayout

@@ -319,7 +319,7 @@ def test_a_web_page_is_no_hub(lies: Lies) -> None:
 
 
 def test_an_endless_body_is_cut(lies: Lies, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pdiff_hub.transfer.files.MOST_BYTES", 100_000)
+    monkeypatch.setattr("pdiff_hub.transfer.pulling.MOST_BYTES", 100_000)
     sent = [0]
 
     def change(handler: Any, answer: Any) -> Any:

@@ -19,6 +19,7 @@ from pdiff_hub.errors import PdiffError, printable, printable_lines
 from pdiff_hub.networks import factory
 from pdiff_hub.recipes import functions_of, load_recipe, recipe_from_dict, require_trust
 from pdiff_hub.runs import stages
+from pdiff_hub.runs.collecting import collect
 
 SHIPPED = Path(__file__).parents[1] / "pipelines" / "digits-mlp3"
 SMALL = {
@@ -90,7 +91,7 @@ def test_names_given_in_python_need_no_flag_and_those_of_files_do(key: str, fold
     (folder / "recipe.yaml").write_text(json.dumps(data))
     found = load_recipe(folder)
     assert functions_of(found) == {key: "os:system"}
-    for stage in (stages.collect, stages.run):
+    for stage in (collect, stages.run):
         with pytest.raises(PdiffError, match=rf"recipe.yaml names 'os:system' for its {key}"):
             stage(found, folder / "out")
     require_trust(found, trust_remote_code=True)

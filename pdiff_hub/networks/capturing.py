@@ -96,3 +96,42 @@ def warmed_up_for_nothing(tensors: Callable[[], Sequence[Tensor]]) -> Iterator[N
 def moments_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """The tensors that an optimiser has made so far: moments and numbers of steps."""
     return [value for state in optimizer.state.values() for value in state.values()]
+
+
+class Replayed:
+    """Calls `function(*tensors)`, which gives a tensor, for tensors like `examples`: captured here, replayed later.
+
+    Where it cannot be captured, a warning says why, and it is called.
+
+    what: for that warning. changed: gives the tensors that a call changes; warming up leaves them as they are. options:
+    of `capture`.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        function: Callable[..., Tensor],
+        *examples: Tensor,
+        changed: Callable[[], Sequence[Tensor]] = lambda: (),
+        **options: Any,
+    ) -> None:
+        self._function, self._inputs = function, [each.clone() for each in examples]
+        with warmed_up_for_nothing(changed):
+            self._replay = captured_or_said(what, self._run, examples[0].device, **options)
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether calls are replayed."""
+        return self._replay is not None
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        """A new tensor at every call, so that it may be kept."""
+        if self._replay is None:
+            return self._function(*tensors)
+        for own, given in zip(self._inputs, tensors, strict=True):
+            own.copy_(given)
+        self._replay()
+        return self._output.clone()
+
+    def _run(self) -> None:
+        self._output = self._function(*self._inputs)

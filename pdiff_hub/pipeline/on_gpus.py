@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from pdiff_hub.networks.capturing import Replay, captured_or_said
+from pdiff_hub.networks.capturing import Replayed
 from pdiff_hub.networks.devices import free_bytes
 from pdiff_hub.pipeline.calling import TypedPipeline
 
@@ -47,9 +47,9 @@ class SamplesOnGpus(TypedPipeline):
         if noise.device.type != "cuda":
             return list(super()._denoise(noise, generators, ask, steps, callback, names, keep, bar))
         with DrawnAhead(generators, noise.shape[1:], steps, noise.device) as drawn:
-            asked = Replayed(ask) if steps >= _WORTH_CAPTURING and not self._cannot_be_captured else ask
+            asked = ReplayedAsk(ask) if steps >= _WORTH_CAPTURING and not self._cannot_be_captured else ask
             path = list(super()._denoise(noise, drawn.generators, asked, steps, callback, names, keep, bar))
-        self._cannot_be_captured |= isinstance(asked, Replayed) and asked.failed  # tried, and said, once
+        self._cannot_be_captured |= isinstance(asked, ReplayedAsk) and asked.failed  # tried, and said, once
         return path
 
 
@@ -120,27 +120,20 @@ def draw_steps(
     return torch.stack([torch.stack(drawn) for drawn in one_by_one], dim=1)
 
 
-class Replayed:
-    """What `ask` predicts for samples [B,C,L] at time steps [B], captured at the first call and replayed."""
+class ReplayedAsk:
+    """`ask` for samples [B,C,L] at time steps [B], captured at the first call, when their types are known."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
-        self._replay: Replay | None = None
-        self.failed = False
+        self._replayed: Replayed | None = None
+
+    @property
+    def failed(self) -> bool:
         """Whether it could not be captured, so that `ask` is called."""
+        return self._replayed is not None and not self._replayed.is_captured
 
     def __call__(self, sample: Tensor, times: Tensor) -> Tensor:
-        """A new tensor at every call, since some schedulers keep it."""
-        if self._replay is None and not self.failed:
-            self._sample, self._times = sample.clone(), times.clone()
-            self._replay = captured_or_said("sample: the U-Net's call", self._run, sample.device, exclusive=False)
-            self.failed = self._replay is None
-        if self._replay is None:
-            return self._ask(sample, times)
-        self._sample.copy_(sample)
-        self._times.copy_(times)
-        self._replay()
-        return self._answer.clone()
-
-    def _run(self) -> None:
-        self._answer = self._ask(self._sample, self._times)
+        """What `ask` predicts."""
+        if self._replayed is None:
+            self._replayed = Replayed("sample: the U-Net's call", self._ask, sample, times, exclusive=False)
+        return self._replayed(sample, times)

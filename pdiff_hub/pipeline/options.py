@@ -109,7 +109,7 @@ def dtype_of(dtype: Any, torch_dtype: Any) -> torch.dtype | None:
     return wanted if isinstance(wanted, torch.dtype) else None
 
 
-def device_of(device_map: Any) -> torch.device | None:
+def device_asked(device_map: Any) -> torch.device | None:
     """The device for all components; PdiffError for a map that would spread them."""
     if device_map is None:
         return None

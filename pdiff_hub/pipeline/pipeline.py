@@ -29,7 +29,7 @@ from pdiff_hub.pipeline.fitting import (
 )
 from pdiff_hub.pipeline.on_gpus import SamplesOnGpus
 from pdiff_hub.pipeline.opening import ARGUMENTS, download, load_arguments, rehearse
-from pdiff_hub.pipeline.options import check_opening, check_saving, check_sharing, device_of, dtype_of
+from pdiff_hub.pipeline.options import check_opening, check_saving, check_sharing, device_asked, dtype_of
 from pdiff_hub.pipeline.pushing import push_pipeline
 from pdiff_hub.progress import progress_bar
 from pdiff_hub.recipes import recipe_of
@@ -103,7 +103,7 @@ class PDiffPipeline(SamplesOnGpus):
         Others as `pdiff_hub.transfer.pull` raises them.
         """
         components = check_opening(components, ARGUMENTS)
-        number, device = dtype_of(dtype, torch_dtype), device_of(device_map)
+        number, device = dtype_of(dtype, torch_dtype), device_asked(device_map)
         name = str(pretrained_model_name_or_path)
         found = folder_or_shipped(pretrained_model_name_or_path)
         if found is not None and revision is not None:

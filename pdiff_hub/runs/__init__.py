@@ -2,10 +2,11 @@
 
 from pdiff_hub.collect.family import unseen_of
 from pdiff_hub.runs.auditing import audit, own_checkpoints
+from pdiff_hub.runs.collecting import collect
 from pdiff_hub.runs.generating import generated_rows, write_networks, write_params
 from pdiff_hub.runs.judging import evaluate
 from pdiff_hub.runs.recipe_numbers import judging_numbers
-from pdiff_hub.runs.stages import collect, run, train
+from pdiff_hub.runs.stages import run, train
 
 __all__ = [
     "audit",

@@ -18,8 +18,8 @@ from pdiff_hub.networks.memory import is_in_memory
 from pdiff_hub.processes import this_run
 from pdiff_hub.recipes import Recipe
 from pdiff_hub.records import RunFolder
-from pdiff_hub.runs import stages
 from pdiff_hub.runs.arguments import PDiffArguments
+from pdiff_hub.runs.collecting import network_shape
 from pdiff_hub.runs.given_checkpoints import States, dataset_of, keep_given, recipe_of_given, were_given
 from pdiff_hub.safe_files import differences, read_json, write_safetensors
 from pdiff_hub.safe_files.lock import alone_in
@@ -114,7 +114,7 @@ def inputs_of(network: Network | None, task: Any, checkpoints: Checkpoints | Non
     if checkpoints is None:
         return Inputs(recipe, None, images, kept)
     loaded = load_task(spec, seed=args.seed)
-    complete = resolve_network(named, **stages.network_shape(recipe, loaded))
+    complete = resolve_network(named, **network_shape(recipe, loaded))
     if dataset is not None:
         if different := differences(dataset.network, complete):
             raise PdiffError(
@@ -172,5 +172,5 @@ def _network(
     elif isinstance(args.collect, FinetuneConfig):
         weights = "own"
     loaded = load_task(task, seed=args.seed)
-    kept = keep_network(make, options, weights=weights, shape=stages.network_shape(args.recipe(task, "mlp"), loaded))
+    kept = keep_network(make, options, weights=weights, shape=network_shape(args.recipe(task, "mlp"), loaded))
     return kept.spec, kept

@@ -19,6 +19,7 @@ from pdiff_hub.records import Results, RunFolder, TrainingSummary
 from pdiff_hub.runs import stages
 from pdiff_hub.runs.arguments import PDiffArguments
 from pdiff_hub.runs.callbacks import Calls, PDiffCallback
+from pdiff_hub.runs.collecting import collect
 from pdiff_hub.runs.inputs import Checkpoints, Inputs, Network, inputs_of
 from pdiff_hub.transfer.cards import markdown_table
 from pdiff_hub.travelling.pipeline_pdiff import PDiffPipelineOutput
@@ -139,7 +140,7 @@ class PDiffTrainer:
             self._inputs.keep(self.folder)
             return self._stages.collect()
         with self._calls.stage("collect"):
-            return stages.collect(
+            return collect(
                 self.recipe, Path(directory), device=self.args.device, trust_remote_code=self._trust_remote_code
             )
 

@@ -17,13 +17,12 @@ from torch.func import functional_call
 
 from pdiff_hub.collect.finetune.config import FinetuneConfig
 from pdiff_hub.collect.finetune.image_batches import ImageBatches
-from pdiff_hub.collect.finetune.replaying import ReplayedStep
 from pdiff_hub.collect.journal import TrainingState
 from pdiff_hub.collect.schedule import cosine_with_warm_up
 from pdiff_hub.collect.shared_tensors import first_difference, remedy
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import logits
-from pdiff_hub.networks.capturing import moments_of
+from pdiff_hub.networks.capturing import Replayed, moments_of
 from pdiff_hub.networks.prefix_cache import Answers, PrefixPlan, plan_prefix, record, serve
 from pdiff_hub.networks.prefix_recording import Recording, record_all, same_outputs
 from pdiff_hub.prediction.predictions import are_wrong, sums_of_loss
@@ -74,7 +73,7 @@ class FinetuneRun:
         self._trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         rate, decay = getattr(self.config, _RATES[phase]), self.config.weight_decay
         fused = not any(parameter.is_complex() for parameter in self._trained)  # torch has no fused form for them
-        self._replayed: ReplayedStep | None = None
+        self._replayed: Replayed | None = None
         self._optimizer = torch.optim.AdamW(
             self._trained,
             lr=torch.tensor(rate, device=self.images.device) if self._captured else rate,
@@ -91,7 +90,9 @@ class FinetuneRun:
         inputs_BCHW, labels_B = self.images.batch(self.phase, self.step)
         if self._captured and not answers:
             if self._replayed is None:
-                self._replayed = ReplayedStep(self._descend, self._changed, inputs_BCHW, labels_B)
+                self._replayed = Replayed(
+                    "collect: a step", self._descend, inputs_BCHW, labels_B, changed=self._changed
+                )
                 self.images.seed_dropout(self.phase, self.step)  # warming up has drawn from the generators
             loss = self._replayed(inputs_BCHW, labels_B)
         else:
