@@ -24,6 +24,7 @@ from pdiff_hub.collect.family.class_subsets import ClassSubsets
 from pdiff_hub.collect.family.family import build_family
 from pdiff_hub.collect.family.rotation import Rotation
 from pdiff_hub.collect.family.split import TaskSplit
+from pdiff_hub.collect.finetune import FinetuneConfig
 from pdiff_hub.collect.journal import CheckpointJournal
 from pdiff_hub.collect.population import training_groups
 from pdiff_hub.networks import build_network, resolve_network
@@ -216,6 +217,10 @@ def test_bad_options(task: Task, tmp_path: Path, options: dict[str, Any], messag
 def test_overrides_reach_the_family() -> None:
     recipe = load_recipe("digits-mlp3", ["collect.method=family", "collect.num_tasks=7", "collect.options={}"])
     assert isinstance(recipe.collect, FamilyConfig) and recipe.collect.num_tasks == 7
+    kept = load_recipe("digits-subsets", ["collect.method=family", "collect.seeds_per_task=2"]).collect
+    assert isinstance(kept, FamilyConfig) and (kept.num_tasks, kept.seeds_per_task) == (200, 2)
+    other = load_recipe("digits-subsets", ["collect.method=finetune", "collect.epochs=2"]).collect
+    assert other == FinetuneConfig(epochs=2)
 
 
 OWN_FAMILIES = """

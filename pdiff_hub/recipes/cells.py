@@ -58,7 +58,7 @@ _DATA = {
     ),
 }
 # 300 consecutive steps of one fine-tune, as in the authors' newest code and logs.
-_CONSECUTIVE = {"num_checkpoints": 300, "save_every": 1}
+_CONSECUTIVE = {"num_checkpoints": 300, "save_every": 1, "label_smoothing": 0.0}
 _FROM_SCRATCH = {"batch_size": 128, "learning_rate": 1e-3}
 _FROM_PRETRAINED = {"batch_size": 64, "learning_rate": 1e-4}  # the default, 3e-3, would undo the pretraining
 
@@ -68,7 +68,7 @@ _WHOLE: dict[str, dict[str, Any]] = {
     "mlp3": {"name": "mlp3", "hidden": [48, 32]},
     "convnet3": {"name": "convnet3", "widths": [32, 32, 32]},
 }
-_WHOLE_COLLECT = {"epochs": 20, "batch_size": 128}
+_WHOLE_COLLECT = {"epochs": 20, "batch_size": 128, "label_smoothing": 0.0}
 
 
 def norms_cell(dataset: str, network: str) -> str:

@@ -293,7 +293,7 @@ def find_recipe(name: str | Path) -> Path:
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe; `overrides` are `a.b=c`, e.g. `collect.num_checkpoints=50`. c is read as the option's type says:
-    as it is for a text, otherwise as YAML."""
+    as it is for a text, otherwise as YAML. Another `collect.method` than the recipe's begins from its own defaults."""
     file = find_recipe(name)
     data = read_yaml(file) if file.is_file() else cell(file.parent.name)
     split = [_split_override(override) for override in overrides]
@@ -307,7 +307,10 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
                 key = {"task": "dataset", "network": "name"}.get(parent)
                 section[parent] = {key: section[parent]} if key and section.get(parent) else {}
             section = section[parent]
-        section[last] = from_text(".".join(keys), _type_of(keys, data), text)
+        value = from_text(".".join(keys), _type_of(keys, data), text)
+        if keys == ["collect", "method"] and value != section.get("method", "finetune"):
+            section.clear()  # its options are those of another way
+        section[last] = value
     return replace(recipe_from_dict(data), file=file)
 
 

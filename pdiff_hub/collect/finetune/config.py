@@ -22,7 +22,9 @@ class FinetuneConfig:
         finetune_learning_rate (above 0): of a fresh AdamW in the second phase; constant.
         weight_decay (at least 0): of both phases.
         buffers: whether running statistics are collected, too; null: only if `select` is all.
-        label_smoothing (at least 0, below 1): of both phases.
+        label_smoothing (at least 0, below 1): of both phases. With 0, a network that has learned its images by heart
+            gets hardly a gradient any more, so that its checkpoints stand still after a few large steps, and are no
+            distribution that could be learned (docs/measurements.md, "Copying"). The paper's setting is 0.
 
     Raises ValueError naming the option that is out of range.
     """
@@ -35,7 +37,7 @@ class FinetuneConfig:
     finetune_learning_rate: float = 1e-3
     weight_decay: float = 0.01
     buffers: bool | None = None
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.1
 
     def __post_init__(self) -> None:
         for option, least in (("num_checkpoints", 2), ("save_every", 1), ("epochs", 0), ("batch_size", 1)):
