@@ -85,7 +85,7 @@ def assert_same(found: CheckpointDataset, expected: CheckpointDataset) -> None:
 def test_checkpoints_learn_move_and_are_judged(task: Task, tmp_path: Path) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    config = FinetuneConfig(num_checkpoints=5, save_every=3, epochs=15, batch_size=32)
+    config = FinetuneConfig(num_checkpoints=5, save_every=3, epochs=15, batch_size=32, label_smoothing=0.0)
     dataset = collect(task, tmp_path, {"name": "mlp3", "hidden": [32, 32]}, config=config)
     assert torch.equal(torch.get_rng_state(), before)
     assert dataset.params_KP.shape == (5, dataset.layout.num_params)
