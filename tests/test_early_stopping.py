@@ -16,8 +16,8 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.records import RunFolder, TrainingSummary
 from pdiff_hub.training import diffusion as diffusion_training
 from pdiff_hub.training.config import AutoencoderConfig, DiffusionConfig
-from pdiff_hub.training.copying import draws_copies
 from pdiff_hub.training.diffusion import build_scheduler
+from pdiff_hub.training.nearness import nearness_of_draws
 from pdiff_hub.training.pipeline import train_pipeline
 
 CONFIG = DiffusionConfig(steps=40, widths=(16,), batch_size=8, eval_every=5, patience=2, save_every=7)
@@ -28,27 +28,30 @@ def unet_weights(folder: Path) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in pipe.unet.parameters()])
 
 
-def with_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float], copies_from: int = 99) -> list[Tensor]:
+def with_losses(
+    monkeypatch: pytest.MonkeyPatch, losses: list[float], copies_from: int = 99, far_until: int = 0
+) -> list[Tensor]:
     """Makes the held-out loss run through `losses`; -> the weights at each measurement.
 
-    copies_from: the measurement from which on the weights are said to draw copies.
+    copies_from: the measurement from which on the weights are said to draw copies. far_until: that up to which they are
+    said to draw too far away.
     """
     seen: list[Tensor] = []
     real = diffusion_training.Stopping
 
-    def stopping(measure: object, every: int, patience: int | None, copies: object) -> object:
+    def stopping(measure: object, every: int, patience: int | None, nearness: object) -> object:
         numbers = itertools.count()
 
         def scripted(model: torch.nn.Module) -> dict[str, float]:
             seen.append(torch.cat([parameter.detach().flatten().clone() for parameter in model.parameters()]))
             return {"held_out": losses[next(numbers)], "train": 1.0}
 
-        def scripted_copies(model: torch.nn.Module) -> bool:
+        def scripted_nearness(model: torch.nn.Module) -> float:
             weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
             (number,) = [n for n, each in enumerate(seen) if torch.equal(each, weights)]
-            return number >= copies_from
+            return 0.7 if number >= copies_from else 1.3 if number < far_until else 1.0
 
-        return real(scripted, every, patience, scripted_copies)
+        return real(scripted, every, patience, scripted_nearness)
 
     monkeypatch.setattr(diffusion_training, "Stopping", stopping)
     return seen
@@ -79,6 +82,21 @@ def test_weights_that_draw_copies_are_refused(
     assert torch.equal(unet_weights(tmp_path), seen[kept])
 
 
+@pytest.mark.parametrize(
+    ("far_until", "kept"),
+    [(4, 4), (5, 6), (6, 6), (7, 4)],
+    ids=["earlier ones", "the chosen one", "one more", "all that are low enough"],
+)
+def test_weights_that_draw_too_far_away_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, far_until: int, kept: int
+) -> None:
+    losses = [0.9, 0.310, 0.311, 0.3085, 0.3, 0.311, 0.31]
+    seen = with_losses(monkeypatch, losses, far_until=far_until)
+    summary = train_pipeline(checkpoints(), tmp_path, diffusion=CONFIG)
+    assert summary.curve is not None and summary.curve.kept == 5 * kept
+    assert torch.equal(unet_weights(tmp_path), seen[kept])
+
+
 def test_a_denoiser_that_memorised_draws_copies_and_a_gaussian_does_not() -> None:
     latent_KCL, held_out_HCL = torch.randn(2, 20, 4, 4, generator=torch.Generator().manual_seed(0))
     scheduler = build_scheduler("epsilon")
@@ -99,8 +117,11 @@ def test_a_denoiser_that_memorised_draws_copies_and_a_gaussian_does_not() -> Non
                 clean_BCL = torch.einsum("bk,kcl->bcl", weight_BK, latent_KCL)
             return ((noisy_BCL - kept.sqrt() * clean_BCL) / (1 - kept).sqrt(),)
 
-    assert draws_copies(Denoiser(memorised=True), latent_KCL, held_out_HCL, scheduler, seed=0)
-    assert not draws_copies(Denoiser(memorised=False), latent_KCL, held_out_HCL, scheduler, seed=0)
+    memorised, gaussian = (
+        nearness_of_draws(Denoiser(memorised), latent_KCL, held_out_HCL, scheduler, seed=0)
+        for memorised in (True, False)
+    )
+    assert memorised < 0.3 and 0.8 < gaussian < 1.25
 
 
 def test_of_losses_that_cannot_be_told_apart_the_middle_one_is_kept(

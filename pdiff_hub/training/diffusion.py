@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from pdiff_hub.errors import require
 from pdiff_hub.seeds import generator_of
 from pdiff_hub.training.config import DiffusionConfig
-from pdiff_hub.training.copying import draws_copies
 from pdiff_hub.training.loop import LoopConfig, Stopping, Trained, run_loop, share
+from pdiff_hub.training.nearness import nearness_of_draws
 from pdiff_hub.travelling.conditioner import Conditioner
 
 _HELD_OUT_BATCHES, _TRAIN_BATCHES = 16, 4  # per measurement; together a tenth of the time between two of them
@@ -206,12 +206,12 @@ def train_unet(
         log_every=config.log_every,
     )
 
-    def copies(model: nn.Module) -> bool:
-        # What a condition asks for lies near its own training networks, so their distances say nothing of all.
-        unconditional = condition_KE is None
-        return unconditional and draws_copies(model.eval(), latent_KCL, held_out_HCL, scheduler, seed=seed)
+    def nearness(model: nn.Module) -> float:
+        if condition_KE is not None:  # what is asked for lies near its own networks, so these distances say nothing
+            return 1.0
+        return nearness_of_draws(model.eval(), latent_KCL, held_out_HCL, scheduler, seed=seed)
 
-    stopping = Stopping(measure, config.eval_every, config.patience, copies) if len(held_out_HCL) else None
+    stopping = Stopping(measure, config.eval_every, config.patience, nearness) if len(held_out_HCL) else None
     trained = run_loop(
         unet, loss_of, loop, directory, accelerator, seed=seed, captured=True, stopping=stopping, on_log=on_log
     )

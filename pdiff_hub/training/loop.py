@@ -61,21 +61,24 @@ class Stopping:
 
     Losses within 2 % of the lowest cannot be told apart; of these measurements the middle one is taken. On the plateau
     copying grows with every step, so the first or the last would be a matter of chance (docs/measurements.md). If the
-    loss before training is one of them, training gained nothing, and the weights from before it are kept. If the chosen
-    weights copy, then the lowest loss among earlier ones that do not, and that is at most 5 % higher, decides instead.
+    loss before training is one of them, training gained nothing, and the weights from before it are kept. If what the
+    chosen weights draw is less than 0.75 times as far from training data as held-out data is, it copies; if more than
+    1.25 times, it misses what there is to learn. Then the lowest loss among earlier weights, or later ones, that do
+    not, and that is at most 5 % higher, decides instead.
 
     Attributes:
         measure: `(model) -> losses` by name, of the model as it is then, the same in every process; "held_out" decides.
         every: steps between measurements. The first is made before training, and one after the last step.
         patience: measurements without a new lowest loss after which training ends; None never ends it, and keeps the
             last weights.
-        copies: `(model) -> whether it copies`, the same in every process. Copying grows with the steps.
+        nearness: `(model) -> distance of what it draws to training data, over that of held-out data`, the same in every
+            process; 1 if it is not known. It falls with the steps.
     """
 
     measure: Callable[[nn.Module], dict[str, float]]
     every: int
     patience: int | None
-    copies: Callable[[nn.Module], bool] = lambda model: False
+    nearness: Callable[[nn.Module], float] = lambda model: 1.0
 
 
 @dataclass(frozen=True)
@@ -192,11 +195,11 @@ def run_loop(
         for parameter, best in zip(plain.parameters(), progress.candidates[number], strict=True):
             parameter.data.copy_(best)
 
-    def copies(number: int) -> bool:
+    def nearness(number: int) -> float:
         take(number)
-        return stopping.copies(plain)
+        return stopping.nearness(plain)
 
-    kept = progress.chosen(copies)
+    kept = progress.chosen(nearness)
     take(kept)
     return Trained(progress.loss, progress.measured, int(progress.measured[kept]["step"]))
 

@@ -27,7 +27,8 @@ from pdiff_hub.safe_files import read_json, write_json, write_safetensors
 from pdiff_hub.safe_files.checking import checked
 
 _MODEL, _STATE, _PROGRESS = "model.safetensors", "state.safetensors", "progress.json"
-_HARDLY_WORSE = 0.05  # weights are kept up to this, in case that those of the plateau copy
+_HARDLY_WORSE = 0.05  # weights are kept up to this, in case that those of the plateau draw too near, or too far away
+_COPIES, _FAR = 0.75, 1.25  # times as far from training data as held-out data is
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,25 @@ class Progress:
         most = (1 + share) * self.measured[self.index_of_lowest()]["held_out"]
         return {number for number, each in enumerate(self.measured) if each["held_out"] <= most}
 
-    def chosen(self, copies: Callable[[int], bool]) -> int:
-        """The measurement whose weights are kept. copies: whether those of a measurement copy."""
+    def chosen(self, nearness: Callable[[int], float]) -> int:
+        """The measurement whose weights are kept.
+
+        nearness: how far what the weights of a measurement draw lies from training data, beside held-out data, which
+            is at 1; 1 if that is not known.
+        """
         plateau = sorted(self.within(PLATEAU))
         middle = 0 if plateau[0] == 0 else plateau[len(plateau) // 2]
-        if middle == 0 or not copies(middle):
+        found = nearness(middle) if middle else 1.0
+        if _COPIES <= found <= _FAR:
             return middle
-        earlier = [number for number in sorted(self.candidates) if number < middle]
-        # Copying grows with the steps, so the first that copies is found by halving.
-        new = earlier[: bisect.bisect_left(earlier, True, key=copies)]
-        return min(new, key=lambda number: self.measured[number]["held_out"]) if new else middle
+        # What is drawn comes nearer with every step, so the first that is near enough is found by halving.
+        numbers = sorted(self.candidates)
+        earlier, later = ([n for n in numbers if n < middle], [n for n in numbers if n > middle])
+        if found < _COPIES:
+            right = earlier[: bisect.bisect_left(earlier, True, key=lambda n: nearness(n) < _COPIES)]
+        else:
+            right = later[bisect.bisect_left(later, True, key=lambda n: nearness(n) <= _FAR) :]
+        return min(right, key=lambda number: self.measured[number]["held_out"]) if right else middle
 
 
 @dataclass(frozen=True)
