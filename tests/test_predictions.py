@@ -210,6 +210,27 @@ def test_served_modules_do_not_run_and_are_restored_after_an_error() -> None:
     assert not any("forward" in vars(module) for module in network.modules())
 
 
+@pytest.mark.parametrize("most_bytes", [1 << 20, 0])
+def test_what_sets_share_runs_for_the_first_if_there_is_room(
+    way: str, most_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictions, "_KEPT_BYTES", most_bytes)
+    torch.manual_seed(0)
+    network, inputs, labels, ran = Residual(), images(), torch.arange(7) % 3, []
+    network.get_submodule("blocks.0.conv1").register_forward_hook(lambda *_: ran.append(1))
+    layout, params_BP = variants(network, "last_norms:1", 4)
+    frozen, kept = layout.frozen_state(network.state_dict()), predictions.Kept()
+    for rows_BP in (params_BP, params_BP[:2] + 0.5):
+        alone = evaluate(network, layout, frozen, rows_BP, inputs, labels, with_loss=True)
+        ran.clear()
+        found = evaluate(network, layout, frozen, rows_BP, inputs, labels, with_loss=True, kept=kept)
+        assert found.loss_B is not None
+        assert alone.loss_B is not None
+        assert torch.equal(found.wrong_BN, alone.wrong_BN)
+        assert torch.equal(found.loss_B, alone.loss_B)
+    assert bool(ran) == (most_bytes == 0)
+
+
 def test_networks_that_vmap_does_not_know_run_in_a_loop() -> None:
     torch.manual_seed(0)
     check(Tower(lambda t, x: t.c(t.norm(x)) * (1.0 if t.norm(x).sum().item() > 0 else 2.0)), "all", images())

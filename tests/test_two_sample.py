@@ -169,3 +169,12 @@ def test_scores_are_those_of_scikit_learn() -> None:
     wanted = model.decision_function(second.transform(np.concatenate([scaled_asked, np.abs(scaled_asked)], axis=1)))
     found = two_sample._scores(traits[learned], is_generated[learned], traits[asked])
     np.testing.assert_allclose(found, wanted, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(("num_generated", "num_fresh"), [(5, 5), (7, 23), (200, 21), (6, 5)])
+def test_the_folds_are_those_of_scikit_learn(num_generated: int, num_fresh: int) -> None:
+    kinds = np.arange(num_generated + num_fresh) < num_generated
+    selection = pytest.importorskip("sklearn.model_selection")
+    folds = selection.RepeatedStratifiedKFold(n_splits=5, n_repeats=10, random_state=3).split(kinds[:, None], kinds)
+    expected = [np.isin(np.arange(len(kinds)), asked) for _, asked in folds]
+    assert np.array_equal(expected, list(two_sample._folds(num_generated, num_fresh, 3)))

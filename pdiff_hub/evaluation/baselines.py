@@ -40,6 +40,7 @@ _LAST_DEVIATIONS = 20
 _BLOCK_BYTES = 512 << 20  # of networks that are made at once
 _SLICE_BYTES = 64 << 20  # for the float64 copies of checkpoints and networks in one slice of P
 _stds: WeakKeyDictionary[CheckpointDataset, Tensor] = WeakKeyDictionary()  # of `_tensor_stds`
+_FEW = 0.25  # of the checkpoints are read one by one; more of them are read with all others
 _DISTRIBUTION = 3  # the least number of checkpoints that a distribution is fitted to
 
 
@@ -161,13 +162,13 @@ def noise_raw(dataset: CheckpointDataset, num_models: int, generator: torch.Gene
     """Random checkpoints plus normal noise on every number, of standard deviation `sigma` in raw weight units."""
     _check(dataset, num_models)
     _check_sigma(sigma)
-    rows_B = _rows(dataset, num_models, generator)
+    source, rows_B = _needed(dataset, _rows(dataset, num_models, generator))
 
     def draw(params_KS: Tensor, _: int) -> Tensor:
         picked_BS = params_KS[rows_B]
         return picked_BS + sigma * _normal(generator, *picked_BS.shape)
 
-    return _by_slices(dataset, num_models, generator, draw)
+    return _by_slices(dataset, num_models, generator, draw, source)
 
 
 def noise_standardised(dataset: CheckpointDataset, num_models: int, generator: torch.Generator, sigma: float) -> Tensor:
@@ -179,7 +180,7 @@ def noise_standardised(dataset: CheckpointDataset, num_models: int, generator: t
     _check(dataset, num_models)
     _check_sigma(sigma)
     std_T = _tensor_stds(dataset, generator.device)
-    rows_B = _rows(dataset, num_models, generator)
+    source, rows_B = _needed(dataset, _rows(dataset, num_models, generator))
 
     def draw(params_KS: Tensor, start: int) -> Tensor:
         picked_BS = params_KS[rows_B]
@@ -189,7 +190,7 @@ def noise_standardised(dataset: CheckpointDataset, num_models: int, generator: t
         std_S = std_T[[index for index, _ in overlapping]].repeat_interleave(lengths, output_size=stop - start)
         return picked_BS + (sigma * std_S).float() * _normal(generator, *picked_BS.shape)
 
-    return _by_slices(dataset, num_models, generator, draw)
+    return _by_slices(dataset, num_models, generator, draw, source)
 
 
 def interpolation(dataset: CheckpointDataset, num_models: int, generator: torch.Generator) -> Tensor:
@@ -197,13 +198,13 @@ def interpolation(dataset: CheckpointDataset, num_models: int, generator: torch.
     _check(dataset, num_models, least=2)
     first_B, device = _rows(dataset, num_models, generator), generator.device
     between_B = torch.randint(1, len(dataset), (num_models,), generator=generator, device=device)
-    second_B = (first_B + between_B) % len(dataset)
     weight_B1 = torch.rand(num_models, 1, generator=generator, device=device)
+    source, ends_2B = _needed(dataset, torch.stack([first_B, (first_B + between_B) % len(dataset)]))
 
     def draw(params_KS: Tensor, _: int) -> Tensor:
-        return params_KS[first_B].lerp(params_KS[second_B], weight_B1)
+        return params_KS[ends_2B[0]].lerp(params_KS[ends_2B[1]], weight_B1)
 
-    return _by_slices(dataset, num_models, generator, draw)
+    return _by_slices(dataset, num_models, generator, draw, source)
 
 
 def autoencoder(
@@ -238,6 +239,14 @@ def _rows(dataset: CheckpointDataset, num_models: int, generator: torch.Generato
     return torch.randint(len(dataset), (num_models,), generator=generator, device=generator.device)
 
 
+def _needed(dataset: CheckpointDataset, rows: Tensor) -> tuple[CheckpointDataset, Tensor]:
+    """The checkpoints `rows` alone, if they are a few of many, so that no others are read; and where each is there."""
+    needed, places = rows.unique(return_inverse=True)
+    if len(needed) > _FEW * len(dataset):
+        return dataset, rows
+    return dataset.select_rows(needed.tolist()), places
+
+
 def _slices(dataset: CheckpointDataset, num_models: int, device: torch.device) -> Iterator[tuple[int, int]]:
     step = max(1, at_once_drawn(_SLICE_BYTES, device) // (8 * (len(dataset) + num_models)))
     for start in range(0, dataset.layout.num_params, step):
@@ -249,15 +258,17 @@ def _by_slices(
     num_models: int,
     generator: torch.Generator,
     draw: Callable[[Tensor, int], Tensor],
+    source: CheckpointDataset | None = None,
 ) -> Tensor:
     """[B,P] on the generator's device, made slice by slice with `draw(params_KS, start) -> [B,S]`.
 
+    source: what is read, by default all of the data set; where a slice ends does not depend on it.
     Negative running variances are set to 0.
     """
     device = generator.device
     params_BP = torch.empty(num_models, dataset.layout.num_params, device=device)
     for start, stop in _slices(dataset, num_models, device):
-        params_BP[:, start:stop] = draw(dataset.read_slice(start, stop).to(device), start)
+        params_BP[:, start:stop] = draw((source or dataset).read_slice(start, stop).to(device), start)
     for entry in dataset.layout.entries:
         if entry.log:
             params_BP[:, entry.start : entry.stop].clamp_min_(0)

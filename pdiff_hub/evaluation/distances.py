@@ -56,8 +56,7 @@ def _nearest_l2(query: Rows, block: range, reference: Rows, leave_one_out: bool,
     gram_BK = torch.zeros(len(block), reference.num_rows, dtype=torch.float64, device=device)
     square_B = torch.zeros(len(block), dtype=torch.float64, device=device)
     square_K = torch.zeros(reference.num_rows, dtype=torch.float64, device=device)
-    at_a_time = _CACHED_BYTES if device.type == "cpu" else at_once(_SLICE_BYTES, device)
-    columns = max(1, at_a_time // (8 * (len(block) + reference.num_rows)))
+    columns = max(1, _at_a_time(device) // (8 * (len(block) + reference.num_rows)))
     for start, stop in _spans(query.num_params, len(block) + reference.num_rows, device):
         query_BS = query.read(block.start, block.stop, start, stop)
         reference_KS = reference.read(0, reference.num_rows, start, stop)
@@ -96,9 +95,10 @@ def spread_ratio(generated_BP: Tensor | Rows, original_KP: Tensor | Rows) -> flo
             f"there are {sets[0].num_rows} generated and {sets[1].num_rows} original networks; a spread needs at "
             "least two of each."
         )
-    sums = torch.zeros(2, dtype=torch.float64, device=_device(sets[0]))
-    for slices in _slices(*sets):
-        sums += torch.stack([params_RS.var(dim=0).sum() for params_RS in slices])
+    device = _device(sets[0])
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    for start, stop in _spans(sets[0].num_params, sum(each.num_rows for each in sets), device):
+        sums += torch.stack([_variances(each.read(0, each.num_rows, start, stop)).sum() for each in sets])
     _require_finite(sums)
     generated, original = sums.tolist()
     if original == 0.0:
@@ -106,10 +106,14 @@ def spread_ratio(generated_BP: Tensor | Rows, original_KP: Tensor | Rows) -> flo
     return float((generated / original) ** 0.5)
 
 
-def _slices(*sets: Rows) -> Iterator[list[Tensor]]:
-    """Sets of networks [*,P] in slices of P, float64; on a CPU, their slices together fit into `_SLICE_BYTES`."""
-    for start, stop in _spans(sets[0].num_params, sum(each.num_rows for each in sets), _device(sets[0])):
-        yield [each.read(0, each.num_rows, start, stop).double() for each in sets]
+def _variances(params_RS: Tensor) -> Tensor:
+    """Unbiased, float64 [S]."""
+    columns = max(1, _at_a_time(params_RS.device) // (8 * len(params_RS)))
+    return torch.cat([params_Rs.double().var(dim=0) for params_Rs in params_RS.split(columns, 1)])
+
+
+def _at_a_time(device: torch.device) -> int:
+    return _CACHED_BYTES if device.type == "cpu" else at_once(_SLICE_BYTES, device)
 
 
 def _device(rows: Rows) -> torch.device:

@@ -195,9 +195,13 @@ def evaluate_networks(
         ensembles=curves,
         notes=_notes({name: each.judged for name, each in measured.items()}, own),
     )
-    if folder is not None and here.is_main:
-        _write_networks(folder, measured)
-        _draw(folder, by_errors, by_distance, measured, curves, curve)
+    if folder is not None:
+        if here.is_main:
+            _write_networks(folder, measured)
+        drawings = _drawings(folder, by_errors, by_distance, measured, curves, curve)
+        for number in here.share(len(drawings)):
+            drawings[number]()
+        here.wait()
     return result
 
 
@@ -267,39 +271,42 @@ def _notes(judged: Mapping[str, Judged], own: float) -> list[str]:
     return notes
 
 
-def _draw(
+def _drawings(
     folder: RunFolder,
     points: Mapping[str, MethodPoints],
     by_distance: Mapping[str, MethodPoints] | None,
     measured: Mapping[str, Measured],
     curves: Mapping[str, EnsembleCurve] | None,
     curve: LossCurve | None,
-) -> None:
+) -> list[Callable[[], object]]:
+    """What draws the pictures, one each."""
     stems = {stem: folder.picture(stem).with_suffix("") for stem in FIGURES}
+    drawings: list[Callable[[], object]] = []
     if curve is not None:
-        training_figure(curve, stems["training"])
+        drawings.append(partial(training_figure, curve, stems["training"]))
     distances = {
         name: each.nearest_latent_B
         for name, each in measured.items()
         if each.nearest_latent_B is not None and name in COPIES_SHOWN
     }
     if distances:
-        copies_figure(distances, stems["copies"])
+        drawings.append(partial(copies_figure, distances, stems["copies"]))
     shown = {
         name: points[name]
         for name in ("original", "generated", "fresh", "ensemble", "fine_tuned", "noise_standardised")
         if name in points
     }  # as in p-diff's figure 4b; the figure of the frontier shows all methods
-    accuracy_similarity_figure(shown, stems["accuracy-similarity"])
+    drawings.append(partial(accuracy_similarity_figure, shown, stems["accuracy-similarity"]))
     if curves is None:
-        return
-    frontier_figure(points, stems["frontier"])
+        return drawings
+    drawings.append(partial(frontier_figure, points, stems["frontier"]))
     if by_distance is not None:
-        frontier_figure(by_distance, stems["frontier-distance"])
+        drawings.append(partial(frontier_figure, by_distance, stems["frontier-distance"]))
     pairs = similarity_pairs(*(measured[name].judged.test.wrong_BN for name in ("original", "generated")))
     if any(bool(values.isfinite().any()) for values in pairs.values()):
-        similarity_figure(pairs, stems["similarity"])
-    ensembles_figure(curves, stems["ensembles"])
+        drawings.append(partial(similarity_figure, pairs, stems["similarity"]))
+    drawings.append(partial(ensembles_figure, curves, stems["ensembles"]))
+    return drawings
 
 
 def similarity_pairs(wrong_KN: Tensor, wrong_BN: Tensor) -> dict[str, Tensor]:

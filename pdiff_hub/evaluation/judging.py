@@ -6,13 +6,13 @@ Shapes: B networks, K originals, P parameters, N test images.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoints.rows import Rows, as_rows
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.prediction.predictions import Listener, Predictions, SplitImages, evaluate
+from pdiff_hub.prediction.predictions import Kept, Listener, Predictions, SplitImages, evaluate
 from pdiff_hub.records import AccuracySummary
 from pdiff_hub.tasks import Split, Task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
@@ -40,12 +40,15 @@ class Judge:
     """Judges networks of one architecture on one task.
 
     network: any instance of the architecture; its weights are not used. frozen: the tensors that `layout` leaves out.
+    What all networks share is computed for the first set that is judged, and kept.
     """
 
     network: nn.Module
     task: Task
     layout: ParamLayout
     frozen: Mapping[str, Tensor]
+    _of_validation: Kept = field(default_factory=Kept, init=False)
+    _of_test: Kept = field(default_factory=Kept, init=False)
 
     def __call__(self, params_BP: Tensor | Rows, listener: Listener | None = None) -> Judged:
         """Judge params_BP: float32 [B,P], raw weight units. Raises ValueError if P is not that of the layout.
@@ -59,7 +62,8 @@ class Judge:
                 f"[*, {self.layout.num_params}]: originals and generated networks have different layouts."
             )
         return Judged(
-            self._on(self.task.validation, rows, with_loss=True), self._on(self.task.test, rows, listener=listener)
+            self._on(self.task.validation, self._of_validation, rows, with_loss=True),
+            self._on(self.task.test, self._of_test, rows, listener=listener),
         )
 
     def test_images(self) -> SplitImages:
@@ -67,7 +71,7 @@ class Judge:
         return SplitImages(self.task, self.task.test)
 
     def _on(
-        self, split: Split, rows: Rows, *, with_loss: bool = False, listener: Listener | None = None
+        self, split: Split, kept: Kept, rows: Rows, *, with_loss: bool = False, listener: Listener | None = None
     ) -> Predictions:
         return evaluate(
             self.network,
@@ -78,6 +82,7 @@ class Judge:
             split.labels_N,
             with_loss=with_loss,
             listener=listener,
+            kept=kept,
         )
 
 

@@ -7,6 +7,7 @@ Shapes: B generated and H fresh networks, n of both, F traits, R bootstrap resam
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -70,13 +71,12 @@ def _contests(traits_nF: Tensor, num_generated: int, seed: int) -> tuple[Tensor,
     out moves the classifier away from it, so comparing across folds would make the AUC too low.
     """
     import numpy as np
-    from sklearn.model_selection import RepeatedStratifiedKFold
 
     traits, is_generated = traits_nF.numpy(), np.arange(len(traits_nF)) < num_generated
     won_BH = torch.zeros(num_generated, len(traits_nF) - num_generated, dtype=torch.float64)
     met_BH = torch.zeros_like(won_BH)
-    folds = RepeatedStratifiedKFold(n_splits=_FOLDS, n_repeats=_REPETITIONS, random_state=seed)
-    for learned, asked in folds.split(traits, is_generated):
+    for is_asked in _folds(*won_BH.shape, seed):
+        learned, asked = np.flatnonzero(~is_asked), np.flatnonzero(is_asked)
         scores = torch.from_numpy(_scores(traits[learned], is_generated[learned], traits[asked]))
         of_B, of_H = (torch.from_numpy(part) for part in (is_generated[asked], ~is_generated[asked]))
         index_B, index_H = torch.from_numpy(asked)[of_B], torch.from_numpy(asked)[of_H] - num_generated
@@ -84,6 +84,23 @@ def _contests(traits_nF: Tensor, num_generated: int, seed: int) -> tuple[Tensor,
         won_BH[index_B[:, None], index_H] += won
         met_BH[index_B[:, None], index_H] += 1
     return won_BH, met_BH
+
+
+def _folds(num_generated: int, num_fresh: int, seed: int) -> Iterator[NDArray[np.bool_]]:
+    """Which of n networks, the generated ones first, are asked about: [n], for each fold of each repetition.
+
+    These are the folds of scikit-learn's `RepeatedStratifiedKFold`, whose import takes longer than the test.
+    """
+    import numpy as np
+
+    random = np.random.RandomState(seed)
+    kinds_n = np.arange(num_generated + num_fresh) >= num_generated
+    sizes = [np.bincount(kinds_n[fold::_FOLDS], minlength=2) for fold in range(_FOLDS)]
+    for _ in range(_REPETITIONS):
+        folds_n = np.concatenate([np.arange(_FOLDS).repeat([size[kind] for size in sizes]) for kind in range(2)])
+        for part_k in np.split(folds_n, [num_generated]):
+            random.shuffle(part_k)  # a view
+        yield from (folds_n == fold for fold in range(_FOLDS))
 
 
 def _scores(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -19,7 +19,7 @@ from pdiff_hub.checkpoints.rows import Rows, as_rows
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import logits
 from pdiff_hub.networks.devices import at_once
-from pdiff_hub.networks.prefix_cache import plan_prefix, record, serve
+from pdiff_hub.networks.prefix_cache import Answers, PrefixPlan, plan_prefix, record, serve
 from pdiff_hub.networks.stacked import can_vmap
 from pdiff_hub.progress import progress_bar
 from pdiff_hub.tasks import Split, Task
@@ -35,6 +35,7 @@ _VMAP_PARAM_BYTES = 256 << 20  # most parameters that share a vmap: deep network
 _CHUNK_IMAGES = 256
 _LEAST_NETWORKS = 4  # a vmap of fewer is not worth it
 _ACCELERATOR_IMAGES = 4096
+_KEPT_BYTES = 256 << 20  # most that `Kept` holds
 
 
 class Images(Protocol):
@@ -87,6 +88,20 @@ class Listener(Protocol):
         """The answers of these networks, in their order, for a chunk of images; on the networks' device."""
 
 
+@dataclass(eq=False)
+class Kept:
+    """What sets of networks share that are asked about the same images one after another: the outputs of the modules
+    before the first tensor in which they differ, up to 256 MiB. Give it for one network, layout and split only.
+
+    The plan is made, and each chunk of images goes through these modules, for the first set. vmaps: whether the
+    networks can share a vmap, once that was tried.
+    """
+
+    plan: PrefixPlan | None = None
+    vmaps: bool | None = None
+    answers: dict[tuple[int, int], Answers] = field(default_factory=dict)
+
+
 def evaluate(
     network: nn.Module,
     layout: ParamLayout,
@@ -97,12 +112,14 @@ def evaluate(
     *,
     with_loss: bool = False,
     listener: Listener | None = None,
+    kept: Kept | None = None,
 ) -> Predictions:
     """Accuracy of B networks, and which images each gets wrong. Arguments as in `predict_logits`, and the labels.
 
     labels_N: int64, 0..classes-1. If a network's logits for an image hold a NaN, it is wrong on that image. with_loss:
-    also measure the loss and the confidence. Logits are not kept: apart from one chunk, this takes B x N bytes of
-    memory. Nothing comes back from the network's device before all is known.
+    also measure the loss and the confidence. kept: what earlier calls for these images shared; None begins anew.
+    Logits are not kept: apart from one chunk, this takes B x N bytes of memory. Nothing comes back from the network's
+    device before all is known.
     """
     if labels_N.shape != (len(inputs_NCHW),):
         raise PdiffError(f"labels have shape {list(labels_N.shape)}, expected [{len(inputs_NCHW)}], one per image.")
@@ -113,7 +130,7 @@ def evaluate(
     sums = (2, rows.num_rows) if with_loss else (2, 0)
     loss_B, confidence_B = torch.zeros(sums, dtype=torch.float64, device=device)
     heard: list[Tensor] = []
-    for networks, images, logits_bnc in _chunks(network, layout, frozen, rows, inputs_NCHW):
+    for networks, images, logits_bnc in _chunks(network, layout, frozen, rows, inputs_NCHW, kept or Kept()):
         labels_n, num_classes = labels_N[images], logits_bnc.shape[-1]
         if lowest < 0 or highest >= num_classes:
             raise PdiffError(
@@ -171,7 +188,7 @@ def predict_logits(
     Raises ValueError for shapes that do not fit, for no network or no image, and for a network of another layout.
     """
     result_BNc, rows = None, as_rows(params_BP)
-    for networks, images, logits_bnc in _chunks(network, layout, frozen, rows, inputs_NCHW):
+    for networks, images, logits_bnc in _chunks(network, layout, frozen, rows, inputs_NCHW, Kept()):
         if result_BNc is None:
             result_BNc = logits_bnc.new_empty(rows.num_rows, len(inputs_NCHW), logits_bnc.shape[-1])
         result_BNc[networks, images] = logits_bnc
@@ -186,6 +203,7 @@ def _chunks(
     frozen: Mapping[str, Tensor],
     rows: Rows,
     inputs_NCHW: Images,
+    kept: Kept,
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Yields (which networks, which images, their logits on the network's device). The chunks cover all of B x N once,
     all networks for some images before any for the next."""
@@ -204,18 +222,25 @@ def _chunks(
     with eval_mode(network):
         own = {name: tensor.detach() for name, tensor in network.state_dict().items() if name in selected}
         probe = inputs_NCHW[:2].to(device)
-        plan = plan_prefix(network, forward, own, probe)
+        plan = kept.plan = kept.plan or plan_prefix(network, forward, own, probe)
+        is_kept = plan.kept_bytes * len(inputs_NCHW) <= at_once(_KEPT_BYTES, device)
         num_networks, num_images = rows.num_rows, len(inputs_NCHW)
         batched, step_b, step_n = _chunk_sizes(
             plan.peak_bytes, plan.late_peak_bytes, num_networks, num_images, device, rows.num_params
         )
-        batched = batched and can_vmap(forward, own, probe)
+        if batched and kept.vmaps is None:
+            kept.vmaps = can_vmap(forward, own, probe)
+        batched = batched and bool(kept.vmaps)
         total = num_networks * num_images
         with progress_bar(total, "predict", "answer", scaled=True) as progress:
             for n in range(0, num_images, step_n):
                 images = slice(n, min(n + step_n, num_images))
                 inputs = inputs_NCHW[images].to(device)
-                shared = record(network, plan, forward, own, inputs)
+                shared = kept.answers.get((images.start, images.stop))
+                if shared is None:
+                    shared = record(network, plan, forward, own, inputs)
+                    if is_kept:
+                        kept.answers[images.start, images.stop] = shared
                 for b in range(0, num_networks, step_b if batched else 1):
                     networks = slice(b, min(b + (step_b if batched else 1), num_networks))
                     stacked = layout.stack(rows.read(networks.start, networks.stop, 0, rows.num_params).to(device))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_DPI = 300
+_PIL = {"compress_level": 4}  # files are 1 % larger than at the default of 6, and encoded in two thirds of the time
 _RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so the picture is the same on every machine
     "font.size": 9.0,
@@ -103,16 +105,23 @@ def footnote(figure: Figure, text: str) -> None:
 
 
 def save(figure: Figure, stem: str | Path) -> list[Path]:
-    """Write stem.png and stem.svg without dates and program versions, each first under a temporary name."""
-    from matplotlib import rc_context
+    """Write stem.png and stem.svg without dates and program versions, each first under a temporary name.
 
-    paths = []
+    `savefig` would lay the figure out for each of the two, and draw it twice for each.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    paths = [Path(f"{stem}.{suffix}") for suffix in ("png", "svg")]
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
     with rc_context(_RC):
-        undated: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
-        for suffix, metadata in undated.items():
-            path = Path(f"{stem}.{suffix}")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as temporary:
-                figure.savefig(temporary, format=suffix, dpi=300, metadata=metadata)
-            paths.append(path)
+        figure.dpi = _DPI
+        on_pixels = FigureCanvasAgg(figure)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # it is laid out
+        with replacing(paths[0]) as temporary:
+            on_pixels.print_png(temporary, metadata={"Software": None}, pil_kwargs=_PIL)
+        with replacing(paths[1]) as temporary:
+            FigureCanvasSVG(figure).print_svg(temporary, metadata={"Date": None, "Creator": None})
     return paths
