@@ -98,10 +98,10 @@ COMMANDS = {
     "pull-set": Command(("pull", "user/it", "out"), published="set", asks_hub=True),
 }
 # What tells how long something took, or when it was made. Of the JSON files among them the rest is compared.
-_TIMED = {"report.html", "results.json", "README.md", "seconds.json", "summary.json", "autoencoder.json", "recipe.yaml"}
+_TIMED = {"report.html", "results.json", "README.md", "summary.json", "autoencoder.json", "recipe.yaml"}
 _TIMED |= {"finished.json", "figure4a.html", "figure4a.json", "table2b.html", "table2b.json"}
 _TIMES = ("seconds", "date", "files", "working_directory", "recipe_file")
-_NOT_COMPARED = (HOME, TEMPORARY)
+_NOT_COMPARED = (HOME, TEMPORARY, "seconds.json")  # which is absent where no stage ran from its beginning to its end
 
 
 class Sweep:
@@ -259,7 +259,7 @@ def _names(folder: Path) -> set[str]:
 
 def differences(one: Path, other: Path) -> Iterator[str]:
     """The names of files that only one folder has, or that differ in more than times."""
-    names = [{name for name in _names(folder) if name.split("/")[0] not in _NOT_COMPARED} for folder in (one, other)]
+    names = [{name for name in _names(folder) if not {*Path(name).parts} & {*_NOT_COMPARED}} for folder in (one, other)]
     yield from names[0] ^ names[1]
     for name in names[0] & names[1]:
         files = one / name, other / name
@@ -267,7 +267,7 @@ def differences(one: Path, other: Path) -> Iterator[str]:
             continue
         if files[0].name not in _TIMED:
             same = filecmp.cmp(*files, shallow=False)
-        elif files[0].suffix == ".json" and files[0].name != "seconds.json":
+        elif files[0].suffix == ".json":
             same = operator.eq(*(_without_times(json.loads(file.read_bytes())) for file in files))
         else:
             same = True

@@ -73,6 +73,27 @@ def test_all_of_it_leaves_one_report_and_is_not_done_twice(
         reproduce("table2a", tmp_path, seed=1)
 
 
+def test_a_run_that_was_killed_at_its_end_is_tidied(
+    short: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Workbench(tmp_path)
+
+    def killed(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pdiff_hub.runs.judging.write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint_runs(bench, Settings(), (5,))
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert (folder / "report.html").is_file() and not (folder / "results.json").exists()  # so it is not finished
+    checkpoint_runs(bench, Settings(), (5,))
+    (folder / ".pdiff-lock").touch()  # as a kill leaves it
+    checkpoint_runs(bench, Settings(), (5,))
+    assert (folder / "results.json").is_file() and not (folder / ".pdiff-lock").exists()
+    assert short == [folder.name] * 2
+
+
 def test_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown part of the paper: 'table2'"):
         reproduce("table2", tmp_path)
