@@ -1,10 +1,13 @@
 """A process that has run a command once, so that all is imported, and runs it again in forks that it kills.
 
-Such a fork costs what the command itself costs, and no import of torch, so thousands of kills take minutes.
+Such a fork costs what the command itself costs, and no import of torch, so thousands of kills take minutes. Pictures,
+which would take most of that time, are not rendered: their files hold what is drawn.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 import sys
@@ -15,7 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SECONDS = 120.0
 """After which a command that does not end is killed, and its status is `STUCK`."""
@@ -30,13 +38,14 @@ _EVENTS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.
 class Order:
     """Run `pdiff` with these words in `root`, and kill it before its operation `killed_at` (from 1; 0: let it end).
 
-    hub: the endpoint and the token of a Hub that it may reach.
+    hub: the endpoint and the token of a Hub that it may reach. short: `pdiff reproduce` works with few numbers.
     """
 
     root: Path
     words: tuple[str, ...]
     killed_at: int = 0
     hub: tuple[str, str] | None = None
+    short: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,16 +107,26 @@ def _run_in_fork(order: Order) -> Ended:
 
 
 def _command(order: Order) -> int:
+    from matplotlib.figure import Figure
+
     from pdiff_hub.cli import main
 
+    Figure.savefig = _describe  # type: ignore[method-assign]
     os.chdir(order.root)
     (order.root / TEMPORARY).mkdir(exist_ok=True)
     tempfile.tempdir = str(order.root / TEMPORARY)
-    if order.hub is not None:
+    if order.hub is not None or order.short:
         import pytest
+
+        patch = pytest.MonkeyPatch()  # never undone: this process is for this
+    if order.hub is not None:
         from loopback_hub import point_clients
 
-        point_clients(*order.hub, order.root / HOME, pytest.MonkeyPatch())  # never undone: this process is for this
+        point_clients(*order.hub, order.root / HOME, patch)
+    if order.short:
+        from short_reproduction import shorten_most
+
+        shorten_most(patch)
     sys.argv = ["pdiff", *order.words]
     try:
         main()
@@ -117,6 +136,19 @@ def _command(order: Order) -> int:
         traceback.print_exc()
         return 70
     return 0
+
+
+def _describe(figure: Figure, file: Path, *, format: str, **options: Any) -> None:
+    """Writes a picture of a figure's digest, or the numbers of its points and lines as they are, in place of it."""
+    drawn = [
+        [each.get_offsets().data.tolist() for each in axes.collections]
+        + [each.get_xydata().tolist() for each in axes.lines]
+        for axes in figure.axes
+    ]
+    if format == "png":
+        Image.frombytes("L", (8, 4), hashlib.sha256(repr(drawn).encode()).digest()).save(file, format)
+    else:
+        Path(file).write_text(json.dumps(drawn))
 
 
 class _Operations:

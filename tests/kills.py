@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import filecmp
+import hashlib
 import json
+import operator
 import os
 import shutil
 import signal
@@ -46,12 +48,16 @@ _LEFT = (".unfinished", "unfinished", ".tmp", ".pdiff-lock", "components-", "par
 
 @dataclass(frozen=True)
 class Command:
-    """words: of the command line. needs: what the folder that it runs in holds before. published: and the Hub."""
+    """words: of the command line. needs: what the folder that it runs in holds before. published: and the Hub.
+
+    short: as `Order` has it.
+    """
 
     words: tuple[str, ...]
     needs: tuple[str, ...] = ()
     published: str | None = None
     asks_hub: bool = False
+    short: bool = False
 
 
 def _with(*options: str) -> tuple[str, ...]:
@@ -83,15 +89,19 @@ COMMANDS = {
         needs=("pipe",),
     ),
     "run": Command(("run", "digits-mlp3", *_OUT, *_with(*_TINY))),
+    "reproduce": Command(("reproduce", "figure4a", *_OUT), short=True),
+    "reproduce-cells": Command(("reproduce", "table2b", *_OUT), short=True),
     "push": Command(("push", "pipe", "user/it"), needs=("pipe",), asks_hub=True),
     "push-set": Command(("push", "set", "user/it"), needs=("set",), asks_hub=True),
     "push-more": Command(("push", "set", "user/it", "--append"), needs=("set",), published="set", asks_hub=True),
     "pull": Command(("pull", "user/it", "out"), published="pipe", asks_hub=True),
     "pull-set": Command(("pull", "user/it", "out"), published="set", asks_hub=True),
 }
-# What tells how long something took, or when it was made.
-_TIMED = {"report.html", "results.json", "README.md", "seconds.json", "summary.json", "autoencoder.json", "recipe.yaml"}
-_NOT_COMPARED = (HOME, TEMPORARY)
+# What tells how long something took, or when it was made. Of the JSON files among them the rest is compared.
+_TIMED = {"report.html", "results.json", "README.md", "summary.json", "autoencoder.json", "recipe.yaml"}
+_TIMED |= {"finished.json", "figure4a.html", "figure4a.json", "table2b.html", "table2b.json"}
+_TIMES = ("seconds", "date", "files", "working_directory", "recipe_file")
+_NOT_COMPARED = (HOME, TEMPORARY, "seconds.json")  # which is absent where no stage ran from its beginning to its end
 
 
 class Sweep:
@@ -103,6 +113,14 @@ class Sweep:
         self.hub: LoopbackHub | None = None
         self._open = ExitStack()
         self._orders: Connection | None = None
+        self._known: dict[str, list[str]] = {}  # what is wrong, by what a kill left
+        try:
+            self._begin()
+        except BaseException:  # else the interpreter would wait at its end for the process that waits for orders
+            self.__exit__()
+            raise
+
+    def _begin(self) -> None:
         self._prepare()
         if self.command.asks_hub:
             self.hub = self._open.enter_context(LoopbackHub())
@@ -150,7 +168,7 @@ class Sweep:
             f"left: {name}" for name in _names(folder) if any(part.startswith(_LEFT) for part in Path(name).parts)
         ]
         found += [f"left: {file.name}" for file in (folder / HOME).rglob("*.incomplete")]
-        found += [f"differs: {name}" for name in _differences(self.whole, folder)]
+        found += [f"differs: {name}" for name in differences(self.whole, folder)]
         if self._on_hub() != self.whole_hub:
             found.append("the Hub holds something else")
         return found
@@ -164,9 +182,11 @@ class Sweep:
             return []
         if ended.status != -signal.SIGKILL:
             return [f"was not killed but ended with {ended.status}: {ended.told[-200:]}"]
-        found = self.wrong(folder)
+        left = self._left_by_a_kill(folder)
+        if left not in self._known:
+            self._known[left] = self.wrong(folder)
         shutil.rmtree(folder)
-        return found
+        return self._known[left]
 
     def kill_again_and_again(self, every: int) -> list[str]:
         """Kills one run at its operation `every`, and each time a few later; -> what is wrong once it has ended."""
@@ -184,6 +204,14 @@ class Sweep:
             for (kind, name), repo in self.hub.repos.items()
         }
 
+    def _left_by_a_kill(self, folder: Path) -> str:
+        """A digest of the folder and the Hub. Many operations, `fsync` say, change neither: one start shows for all."""
+        seen = hashlib.sha256(repr(self._on_hub()).encode())
+        for path in sorted(folder.rglob("*")):
+            seen.update(f"{path.relative_to(folder)}\0".encode())
+            seen.update(hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"folder")
+        return seen.hexdigest()
+
     def _start(self) -> None:
         self._process, self._orders = processes.start_server(serve)
 
@@ -196,7 +224,8 @@ class Sweep:
 
     def _order(self, folder: Path, words: tuple[str, ...], killed_at: int = 0) -> Ended:
         assert self._orders is not None
-        self._orders.send(Order(folder, words, killed_at, (self.hub.endpoint, self.hub.token) if self.hub else None))
+        hub = (self.hub.endpoint, self.hub.token) if self.hub else None
+        self._orders.send(Order(folder, words, killed_at, hub, self.command.short))
         ended = self._orders.recv()
         assert isinstance(ended, Ended)
         return ended
@@ -228,14 +257,31 @@ def _names(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if HOME not in path.relative_to(folder).parts}
 
 
-def _differences(one: Path, other: Path) -> Iterator[str]:
+def differences(one: Path, other: Path) -> Iterator[str]:
     """The names of files that only one folder has, or that differ in more than times."""
-    names = [{name for name in _names(folder) if name.split("/")[0] not in _NOT_COMPARED} for folder in (one, other)]
+    names = [{name for name in _names(folder) if not {*Path(name).parts} & {*_NOT_COMPARED}} for folder in (one, other)]
     yield from names[0] ^ names[1]
     for name in names[0] & names[1]:
-        file = Path(name)
-        if file.name not in _TIMED and (one / file).is_file() and not filecmp.cmp(one / file, other / file, False):
+        files = one / name, other / name
+        if not files[0].is_file():
+            continue
+        if files[0].name not in _TIMED:
+            same = filecmp.cmp(*files, shallow=False)
+        elif files[0].suffix == ".json":
+            same = operator.eq(*(_without_times(json.loads(file.read_bytes())) for file in files))
+        else:
+            same = True
+        if not same:
             yield name
+
+
+def _without_times(value: Any) -> Any:
+    """Of what a JSON file holds."""
+    if isinstance(value, list):
+        return [_without_times(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_times(each) for key, each in value.items() if not key.startswith(_TIMES)}
 
 
 def main() -> None:

@@ -298,6 +298,25 @@ def test_a_shared_first_phase_gives_the_same_checkpoints(
     assert len(list(trained.iterdir())) == 1
 
 
+def test_a_first_phase_that_stops_before_it_is_shared_is_shared_once_it_goes_on(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, trained = FinetuneConfig(num_checkpoints=2, save_every=1, epochs=1), tmp_path / "trained"
+
+    def again(name: str) -> CheckpointDataset:
+        return collect_finetune(
+            task, BATCH_NORM, "all", config, tmp_path / name, seed=3, trained=trained, progress=False
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(collecting, "write_safetensors", lambda *_arguments: (_ for _ in ()).throw(OSError("full disk")))
+        with pytest.raises(OSError, match="full disk"):
+            again("set")
+    resumed = again("set")
+    assert [file.suffix for file in trained.iterdir()] == [".safetensors"]
+    assert_same(resumed, collect(task, tmp_path / "alone", BATCH_NORM, "all", config=config))
+
+
 def test_images_too_large_to_keep_give_the_same(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = collect(task, tmp_path / "kept")
     monkeypatch.setattr(image_batches, "_MAX_RESIDENT_BYTES", 0)

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 from browser import Browser
 from rich.console import Console
+from short_reproduction import shorten, tiny
 
-from pdiff_hub import runs
 from pdiff_hub.checkpoints.rows import evenly_spaced
-from pdiff_hub.collect.finetune import FinetuneConfig
 from pdiff_hub.evaluation.report import Table
 from pdiff_hub.networks import build_network, resolve_network
-from pdiff_hub.recipes import Recipe
-from pdiff_hub.reproduce import figures, published, settings
+from pdiff_hub.reproduce import published, settings
 from pdiff_hub.reproduce.reproduce import PARTS, reproduce
 from pdiff_hub.reproduce.settings import Settings
 from pdiff_hub.reproduce.tables import checkpoint_runs
@@ -26,43 +22,11 @@ from pdiff_hub.reproduce.workbench import Workbench, noisy_copies, with_checkpoi
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 
-def tiny(recipe: Recipe) -> Recipe:
-    """The same recipe with small numbers, and with an MLP in place of the large architectures."""
-    collect = recipe.collect
-    if isinstance(collect, FinetuneConfig):
-        collect = replace(collect, epochs=1, save_every=1, num_checkpoints=min(collect.num_checkpoints, 20))
-    else:
-        collect = replace(collect, epochs=1)
-    whole = recipe.select == "all"
-    return replace(
-        recipe,
-        collect=collect,
-        network=recipe.network if whole else "mlp3",
-        select="all" if whole else "head",
-        autoencoder=replace(recipe.autoencoder, form="linear", steps=0),
-        diffusion=replace(recipe.diffusion, steps=5, widths=(16,), batch_size=8),
-        generate=replace(recipe.generate, num_models=6, num_inference_steps=3),
-        evaluate=replace(recipe.evaluate, baselines=min(recipe.evaluate.baselines, 4), fine_tune_steps=1),
-    )
-
-
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Makes runs short and the numbers of checkpoints small. Returns the names of the runs, in order."""
     trained: list[str] = []
-    run, collect = runs.run, runs.collect
-
-    def short_run(recipe: Recipe, directory: Path, **options: Any) -> dict[str, Any]:
-        trained.append(directory.name)
-        return run(tiny(recipe), directory, **options)
-
-    monkeypatch.setattr(runs, "run", short_run)
-    monkeypatch.setattr(
-        runs, "collect", lambda recipe, directory, **options: collect(tiny(recipe), directory, **options)
-    )
-    monkeypatch.setattr(Settings, "checkpoint_numbers", (1, 5, 12))
-    monkeypatch.setattr(Settings, "main_checkpoints", 12)
-    monkeypatch.setattr(figures, "_THRESHOLD", 1.0)  # short runs give bad networks
+    shorten(monkeypatch, (1, 5, 12), began=lambda folder: trained.append(folder.name))
     return trained
 
 
@@ -107,6 +71,27 @@ def test_all_of_it_leaves_one_report_and_is_not_done_twice(
     assert len(short) == 18 and again[0].measured == next(part for part in parts if part.name == "table2a").measured
     with pytest.raises(ValueError, match="seed was 0 and is 1"):
         reproduce("table2a", tmp_path, seed=1)
+
+
+def test_a_run_that_was_killed_at_its_end_is_tidied(
+    short: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Workbench(tmp_path)
+
+    def killed(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pdiff_hub.runs.judging.write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint_runs(bench, Settings(), (5,))
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert (folder / "report.html").is_file() and not (folder / "results.json").exists()  # so it is not finished
+    checkpoint_runs(bench, Settings(), (5,))
+    (folder / ".pdiff-lock").touch()  # as a kill leaves it
+    checkpoint_runs(bench, Settings(), (5,))
+    assert (folder / "results.json").is_file() and not (folder / ".pdiff-lock").exists()
+    assert short == [folder.name] * 2
 
 
 def test_unknown_names(tmp_path: Path) -> None:

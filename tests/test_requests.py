@@ -18,8 +18,10 @@ from typer.testing import CliRunner
 
 from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.checkpoints.rows import as_rows
 from pdiff_hub.cli import app
 from pdiff_hub.collect.family import build_family, unseen_of
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.ensembles import Ensembles
 from pdiff_hub.evaluation.judging import Judge
 from pdiff_hub.evaluation.request_names import FIT_NAMES, SIMPLE_WAYS, STARTS, UNSEEN_NAMES
@@ -32,6 +34,7 @@ from pdiff_hub.runs import evaluate, run
 from pdiff_hub.runs.requests import by_condition, by_examples, slope
 from pdiff_hub.runs.requests.by_condition import SeenTasks
 from pdiff_hub.runs.requests.judging import _ensembles
+from pdiff_hub.runs.requests.room import room
 from pdiff_hub.runs.requests.task_networks import Examples, TaskNetworks
 from pdiff_hub.runs.requests.verdicts import unseen_verdicts
 from pdiff_hub.tasks import load_task
@@ -68,7 +71,7 @@ def bits(number: int, seed: int = 0) -> Tensor:
 
 def seen(number: int = 8) -> SeenTasks:
     condition_TD = torch.unique(bits(3 * number), dim=0)[:number]
-    return SeenTasks(BITS, condition_TD, random_networks(number), random_networks(number, 1))
+    return SeenTasks(BITS, condition_TD, random_networks(number), as_rows(random_networks(number, 1)))
 
 
 def test_accuracy_and_answers_are_those_of_each_network_on_its_own_task() -> None:
@@ -107,17 +110,17 @@ def test_shared_numbers_stay_the_same_in_all_and_untrained_ones_stay_as_they_are
 
 def test_simple_ways_do_what_they_say() -> None:
     known = seen()
-    assert torch.equal(by_condition.nearest(known, known.condition_TD), known.first_TP)
+    assert torch.equal(by_condition.nearest(known, known.condition_TD), random_networks(8, 1))
     assert torch.allclose(by_condition.average_of_nearest(known, known.condition_TD, 1), known.mean_TP)
     everyone = by_condition.average_of_nearest(known, bits(2), 100)
     assert torch.allclose(everyone, known.mean_TP.mean(dim=0).expand(2, -1), atol=1e-6)
     # Weights that are linear in the bits are found again, and with pairs those that are bilinear.
     condition_TD, slope_DP = bits(60), torch.randn(10, 5, generator=torch.Generator().manual_seed(2))
-    linear = SeenTasks(BITS, condition_TD, condition_TD @ slope_DP, condition_TD @ slope_DP)
+    linear = SeenTasks(BITS, condition_TD, condition_TD @ slope_DP, as_rows(condition_TD @ slope_DP))
     asked_UD = bits(7, 5)
     assert torch.allclose(by_condition.ridge(linear, asked_UD, 1e-4), asked_UD @ slope_DP, atol=1e-2)
     product_T1, product_U1 = ((each[:, :1] * each[:, 1:2]) for each in (condition_TD, asked_UD))
-    bilinear = SeenTasks(BITS, condition_TD, product_T1, product_T1)
+    bilinear = SeenTasks(BITS, condition_TD, product_T1, as_rows(product_T1))
     assert torch.allclose(by_condition.ridge(bilinear, asked_UD, 1e-4, pairs=True), product_U1, atol=1e-2)
 
 
@@ -129,7 +132,8 @@ def test_interpolation_is_linear_between_the_two_beside_it(angles: list[float]) 
     condition_TD = torch.stack([spec.encode(float(each)) for each in known_T.flip(0)])
     weights_TP = known_T.flip(0)[:, None].expand(-1, 3)
     made = by_condition.interpolation(
-        SeenTasks(spec, condition_TD, weights_TP, weights_TP), torch.stack([spec.encode(each) for each in angles])
+        SeenTasks(spec, condition_TD, weights_TP, as_rows(weights_TP)),
+        torch.stack([spec.encode(each) for each in angles]),
     )
     assert torch.allclose(made, torch.tensor(angles)[:, None].expand(-1, 3), atol=1e-2)
 
@@ -314,13 +318,32 @@ def test_a_family_that_cannot_be_judged_is_refused_before_it_is_collected(tmp_pa
         recipe_from_dict({**RECIPE, "evaluate": {"num_labels": 20}})
 
 
-def test_more_labels_than_there_are_images_are_left_out(family_run: tuple[Path, Results], tmp_path: Path) -> None:
-    folder, _ = family_run
+def test_more_labels_than_there_are_images_are_left_out_and_large_networks_in_files_give_the_same(
+    family_run: tuple[Path, Results], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pdiff_hub.runs.requests.room._MOST_BYTES", 0)
+    folder, results = family_run
     pipe, dataset = PDiffPipeline.from_pretrained(folder), CheckpointDataset.from_pretrained(folder / "checkpoints")
     config = EvaluateConfig(fit_tasks=1, num_labels=(5000,))
     found = evaluate(pipe, dataset, None, tmp_path, config=config, unseen=unseen_of(folder / "checkpoints")).measured
     assert found is not None and found.requests is not None
     assert found.requests.fit is None and not any("labelled" in each for each in found.requests.verdicts)
+    in_memory = None if results.measured is None else results.measured.requests
+    assert in_memory is not None
+    assert found.requests.unseen == in_memory.unseen and found.requests.ensembles == in_memory.ensembles
+
+
+def test_room_for_large_networks_is_a_file_that_nobody_need_remove(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("pdiff_hub.runs.requests.room._MOST_BYTES", 4 * 5)
+    assert room(5).shape == (5,)
+    made_23 = room(2, 3)
+    made_23[:] = torch.arange(6.0).view(2, 3)
+    assert [*tmp_path.iterdir()] == [] and torch.equal(made_23.sum(dim=1), torch.tensor([3.0, 12.0]))
+    with pytest.raises(PdiffError, match=r"networks to judge take 4000000\.0 GB, and .* has no room for them"):
+        room(1000, 10**12)
 
 
 @pytest.mark.slow  # with the defaults of the command, which fit for many tasks

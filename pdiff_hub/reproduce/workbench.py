@@ -25,6 +25,7 @@ from pdiff_hub.collect.finetune import FinetuneConfig
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.recipes import Recipe
 from pdiff_hub.records import AuditSummary, Measurements, Results, RunFolder
+from pdiff_hub.safe_files.lock import remove_stale_lock
 
 _COPIES, _COPY_NOISE = 20, 1e-3  # input noise of p-diff, arXiv 2402.13144, sec. 3.2: sigma 0.001
 
@@ -109,6 +110,8 @@ class Workbench:
         if results is None:
             self.say(f"train and judge {label}")
             results = runs.run(recipe, folder.path, device=self.device, dataset=dataset)
+        else:
+            remove_stale_lock(folder.path)
         return Run(folder, results, dataset)
 
 

@@ -217,10 +217,10 @@ def clear_drawn(folder: RunFolder) -> None:
 
 
 def write_results(results: Results, folder: RunFolder) -> Results:
-    """Writes results and report into `folder`; -> the results."""
+    """Writes report and results into `folder`; -> the results. A folder with results is finished, so they come last."""
     if this_run().is_main:
-        write_json(folder.results, results.to_dict())
         write_results_page(results, folder)
+        write_json(folder.results, results.to_dict())
     return results
 
 

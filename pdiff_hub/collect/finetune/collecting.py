@@ -137,6 +137,7 @@ def _trained_network(run: FinetuneRun, writer: BackgroundJournal, shown: bool, f
         file.parent.mkdir(parents=True, exist_ok=True)
         remove_unfinished(file.parent, of=file.name)
         write_safetensors(file, run.network.state_dict())
+    writer.save_state(run.state())  # only now: a run that goes on from it has no such file to write
 
 
 def _trained_name(settings: Mapping[str, Any]) -> str:
@@ -147,7 +148,7 @@ def _trained_name(settings: Mapping[str, Any]) -> str:
 
 
 def _train(run: FinetuneRun, writer: BackgroundJournal, shown: bool) -> None:
-    """Completes the first phase; leaves `run` at the start of the second phase, and saves its state."""
+    """Completes the first phase; leaves `run` at the start of the second phase, whose state is not yet saved."""
     per_epoch, saved = run.images.steps_per_epoch, time.monotonic()
     loss, first = torch.zeros((), device=run.images.device), run.step
     with progress_bar(run.num_train_steps, "train the network", "step", initial=run.step, shown=shown) as bar:
@@ -162,7 +163,6 @@ def _train(run: FinetuneRun, writer: BackgroundJournal, shown: bool) -> None:
                 writer.save_state(run.state())
                 saved = time.monotonic()
     run.begin("finetune")
-    writer.save_state(run.state())
 
 
 def _finetune(run: FinetuneRun, writer: BackgroundJournal, start: int, row: Mapping[str, Any], shown: bool) -> None:

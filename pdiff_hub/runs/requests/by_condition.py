@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.checkpoints.rows import PickedRows, Rows
+from pdiff_hub.runs.requests.room import room
 from pdiff_hub.runs.requests.task_networks import TaskNetworks
 from pdiff_hub.seeds import derived_seed
 from pdiff_hub.travelling.conditioner import ConditionSpec
@@ -26,12 +28,13 @@ _SCRATCH_RATE = 1e-2  # as families are collected
 
 @dataclass(frozen=True, eq=False)
 class SeenTasks:
-    """What simple ways know: each seen task's condition [T,D], and the mean and the first network of each [T,P]."""
+    """What simple ways know: each seen task's condition [T,D], the mean of its networks [T,P], and the first of them,
+    which are T rows that are read when they are asked for."""
 
     spec: ConditionSpec
     condition_TD: Tensor
     mean_TP: Tensor
-    first_TP: Tensor
+    first: Rows
 
     @classmethod
     def of(cls, dataset: CheckpointDataset) -> SeenTasks:
@@ -42,15 +45,14 @@ class SeenTasks:
         first_T = torch.full((len(condition_TD),), len(task_K)).scatter_reduce(
             0, task_K, torch.arange(len(task_K)), reduce="amin"
         )
-        mean_TP = torch.empty(len(condition_TD), dataset.layout.num_params)
-        first_TP = torch.empty_like(mean_TP)
+        mean_TP = room(len(condition_TD), dataset.layout.num_params)
         step = max(1, (64 << 20) // (4 * len(dataset)))
         for start in range(0, dataset.layout.num_params, step):
             part_KS = dataset.read_slice(start, min(start + step, dataset.layout.num_params)).float()
             one = slice(start, start + part_KS.shape[1])
             sums_TS = torch.zeros(len(condition_TD), part_KS.shape[1]).index_add_(0, task_K, part_KS)
-            mean_TP[:, one], first_TP[:, one] = sums_TS / count_T[:, None], part_KS[first_T]
-        return cls(dataset.conditions, condition_TD, mean_TP, first_TP)
+            mean_TP[:, one] = sums_TS / count_T[:, None]
+        return cls(dataset.conditions, condition_TD, mean_TP, PickedRows(dataset.rows, first_T.tolist()))
 
     def channels(self, condition_ND: Tensor) -> Tensor:
         """Conditions as numbers of about -1 to 1, [N,D]."""
@@ -59,13 +61,14 @@ class SeenTasks:
     def without(self, task: int) -> SeenTasks:
         """All but one task."""
         others = [row for row in range(len(self.condition_TD)) if row != task]
-        return SeenTasks(self.spec, self.condition_TD[others], self.mean_TP[others], self.first_TP[others])
+        return SeenTasks(self.spec, self.condition_TD[others], self.mean_TP[others], PickedRows(self.first, others))
 
 
 def nearest(seen: SeenTasks, condition_UD: Tensor) -> Tensor:
     """A network of the seen task whose condition is nearest, [U,P]."""
     distance_UT = torch.cdist(seen.channels(condition_UD), seen.channels(seen.condition_TD))
-    return seen.first_TP[distance_UT.argmin(dim=1)]
+    picked = PickedRows(seen.first, distance_UT.argmin(dim=1).tolist())
+    return picked.read(0, picked.num_rows, 0, picked.num_params).float()
 
 
 def average_of_nearest(seen: SeenTasks, condition_UD: Tensor, neighbours: int) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.runs.requests.by_condition import SeenTasks
+from pdiff_hub.runs.requests.room import room
 from pdiff_hub.runs.requests.task_networks import Examples, TaskNetworks
 from pdiff_hub.seeds import generator_of
 
@@ -53,7 +54,7 @@ def fit_each(
     pipe: PDiffPipeline, examples: Examples, num_models: int, *, seed: int, trust_remote_code: bool = False
 ) -> Tensor:
     """Networks [U,s,P] that `pipe.fit` makes of each task's examples; it is told nothing of the condition."""
-    made = []
+    made_UsP = room(len(examples.labels_Nn), num_models, pipe.autoencoder.layout.num_params)
     for row, (inputs_nX, labels_n) in enumerate(zip(examples.inputs_NnX, examples.labels_Nn, strict=True)):
         out = pipe.fit(
             inputs_nX,
@@ -63,8 +64,8 @@ def fit_each(
             trust_remote_code=trust_remote_code,
         )
         assert out.params is not None
-        made.append(out.params)
-    return torch.stack(made)
+        made_UsP[row] = out.params
+    return made_UsP
 
 
 def other_ways(
@@ -90,8 +91,11 @@ def other_ways(
     # Members differ as draws do: each begins at a seen task's network, drawn at random.
     generator = generator_of(seed, "ensemble of fine-tunes")
     drawn = [torch.randint(len(seen.mean_TP), (num_tasks,), generator=generator) for _ in range(num_models - 1)]
-    members = [networks.fitted(seen.mean_TP[rows_U], examples, **_TUNED) for rows_U in drawn]
-    return Fits(single, {"mean_tuned": torch.stack([single["mean_tuned"], *members], dim=1)})
+    members_UsP = room(num_tasks, num_models, seen.mean_TP.shape[1])
+    members_UsP[:, 0] = single["mean_tuned"]
+    for member, rows_U in enumerate(drawn, 1):
+        members_UsP[:, member] = networks.fitted(seen.mean_TP[rows_U], examples, **_TUNED)
+    return Fits(single, {"mean_tuned": members_UsP})
 
 
 def random_subspace(pipe: PDiffPipeline, examples: Examples, *, seed: int, trust_remote_code: bool = False) -> Tensor:

@@ -31,6 +31,7 @@ from pdiff_hub.runs.requests.by_examples import (
     random_subspace,
     stacking,
 )
+from pdiff_hub.runs.requests.room import room
 from pdiff_hub.runs.requests.sampling import quiet, sampled
 from pdiff_hub.runs.requests.task_networks import Examples, TaskNetworks
 from pdiff_hub.runs.requests.verdicts import fit_verdicts, unseen_verdicts
@@ -180,8 +181,9 @@ def _by_examples(
 
 def _asked(pipe: PDiffPipeline, asked_UD: Tensor, number: int, guidance_scale: float, seed: int) -> Tensor:
     """So many networks for each request, [M,U,P]."""
-    return torch.stack(
-        [
+    made_MUP = room(number, len(asked_UD), pipe.autoencoder.layout.num_params)
+    for index, made_UP in enumerate(made_MUP):
+        made_UP.copy_(
             sampled(
                 pipe,
                 asked_UD,
@@ -189,9 +191,8 @@ def _asked(pipe: PDiffPipeline, asked_UD: Tensor, number: int, guidance_scale: f
                 guidance_scale=guidance_scale,
                 seed=derived_seed(seed, "request", index),
             )
-            for index in range(number)
-        ]
-    )
+        )
+    return made_MUP
 
 
 @torch.no_grad()
