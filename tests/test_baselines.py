@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.checkpoints.rows import evenly_spaced
+from pdiff_hub.checkpoints.rows import Rows, evenly_spaced
 from pdiff_hub.evaluation import baselines, fine_tuning
 from pdiff_hub.evaluation.baselines import Make, baseline_variants
 from pdiff_hub.tasks import Task, load_task
@@ -383,3 +384,33 @@ def test_bad_input_of_fine_tuning(task: Task) -> None:
         fine_tuning.fine_tuned(
             plain(torch.full((3, checkpoints.layout.num_params), 1e30), module), 2, rng(), module, task, 2
         )
+
+
+class _Counted:
+    """Rows that count how many were read."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows, self.read_rows = rows, 0
+        self.num_rows, self.num_params = rows.num_rows, rows.num_params
+
+    def read(self, first: int, last: int, start: int, stop: int) -> Tensor:
+        self.read_rows += last - first
+        return self.rows.read(first, last, start, stop)
+
+
+@pytest.mark.parametrize("name", ["noise_raw_0.06", "interpolation"])
+def test_a_few_of_many_checkpoints_are_read_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = plain(torch.randn(40, 30, generator=rng()))
+    make: dict[str, Make] = {
+        "noise_raw_0.06": partial(baselines.noise_raw, sigma=0.06),
+        "interpolation": baselines.interpolation,
+    }
+    made, read = [], []
+    for few in (0.0, 0.25):
+        monkeypatch.setattr(baselines, "_FEW", few)
+        counted = _Counted(checkpoints.rows)
+        made.append(make[name](checkpoints.with_rows(counted), 3, rng(1)))
+        read.append(counted.read_rows)
+    assert torch.equal(*made)
+    assert read[0] == 40
+    assert 1 <= read[1] <= 6

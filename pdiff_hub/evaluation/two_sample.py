@@ -73,9 +73,10 @@ def _contests(traits_nF: Tensor, num_generated: int, seed: int) -> tuple[Tensor,
     import numpy as np
 
     traits, is_generated = traits_nF.numpy(), np.arange(len(traits_nF)) < num_generated
-    won_BH = torch.zeros(num_generated, len(traits_nF) - num_generated, dtype=torch.float64)
+    num_fresh = len(traits_nF) - num_generated
+    won_BH = torch.zeros(num_generated, num_fresh, dtype=torch.float64)
     met_BH = torch.zeros_like(won_BH)
-    for is_asked in _folds(*won_BH.shape, seed):
+    for is_asked in _folds(num_generated, num_fresh, seed):
         learned, asked = np.flatnonzero(~is_asked), np.flatnonzero(is_asked)
         scores = torch.from_numpy(_scores(traits[learned], is_generated[learned], traits[asked]))
         of_B, of_H = (torch.from_numpy(part) for part in (is_generated[asked], ~is_generated[asked]))

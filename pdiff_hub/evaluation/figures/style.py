@@ -117,11 +117,9 @@ def save(figure: Figure, stem: str | Path) -> list[Path]:
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     with rc_context(_RC):
         figure.dpi = _DPI
-        on_pixels = FigureCanvasAgg(figure)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # it is laid out
         with replacing(paths[0]) as temporary:
-            on_pixels.print_png(temporary, metadata={"Software": None}, pil_kwargs=_PIL)
+            FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None}, pil_kwargs=_PIL)
+        figure.set_layout_engine("none")  # it was laid out when it was drawn
         with replacing(paths[1]) as temporary:
             FigureCanvasSVG(figure).print_svg(temporary, metadata={"Date": None, "Creator": None})
     return paths
