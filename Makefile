@@ -25,7 +25,7 @@ help:
 	@echo 'make lint   ruff and mypy'
 	@echo 'make docs   the documentation as a site in site/, to be opened at site/index.html (make docs-serve: while writing)'
 	@echo 'make bench  the measured comparisons, which write benchmarks/RESULTS.md (BENCH="--peer-source A B": with peers)'
-	@echo 'make bench-scale  how time and memory grow with networks and sets of them'
+	@echo 'make bench-scale  how time and memory grow with networks and sets of them (BENCH="--peer-source A")'
 	@echo 'make clean  remove what the above wrote, .venv included'
 
 demo: $(READY)
@@ -60,7 +60,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/run_all.py $(BENCH)
 
 bench-scale: $(READY)
-	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/growth.py $(BENCH)
 
 clean:
 	rm -rf .venv demo-output test-output runs site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

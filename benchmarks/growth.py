@@ -22,6 +22,7 @@ from typing import Any
 
 from growth_axes import AXES, Axis
 from growth_page import draw, render, summary
+from growth_peer import measure_peer
 from growth_points import KeptPoints, Point
 from growth_process import run
 from harness import ROOT, machine
@@ -112,6 +113,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="DIR",
         help="gets benchmarks/GROWTH.md and docs/growth-*.png and .svg (default: this repository)",
     )
+    parser.add_argument(
+        "--peer-source",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="a clone of DeepWeightFlow, to be measured at the same sizes; that code is run as you",
+    )
     options = parser.parse_args(arguments)
     sizes: dict[str, list[float]] = {}
     for name, asked, least in (
@@ -126,6 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     del known["date"]  # every point has its own date
     try:
         points = measure_all(sizes, options.work_dir, known)
+        peer = measure_peer(options.peer_source, sizes["parameters"], options.work_dir, known)
     except RuntimeError as error:
         kept = f"Finished points are kept in {options.work_dir}; the same command goes on."
         raise SystemExit(f"{error}. {kept}") from None
@@ -134,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     file = options.output_dir / "benchmarks" / "GROWTH.md"
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as temporary:
-        temporary.write_text(render(AXES, points, known, "../docs", kept_runs(KEPT)), encoding="utf-8")
+        temporary.write_text(render(AXES, points, known, "../docs", kept_runs(KEPT), peer), encoding="utf-8")
     rows = summary(AXES, points)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from growth_axes import Axis
+from growth_peer import about, peer_rows
 from growth_points import LEAST_MEMORY, Point, line, parts, slope, upper_half, working_memory
 from whole_size_page import section
 
@@ -121,11 +122,13 @@ def render(
     machine: Mapping[str, Any],
     pictures: str,
     whole_networks: Sequence[Mapping[str, Any]] = (),
+    peer: Sequence[Point] = (),
 ) -> str:
     """The page as Markdown.
 
     points: by name of the axis, smallest first. machine: what the page says about machine and versions, by name.
     pictures: the relative path or URL of the folder with the pictures. whole_networks: the runs of `whole_size.py`.
+    peer: its points on the axis of parameters.
     """
     days = sorted(point.measured[:10] for found in points.values() for point in found)
     when = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
@@ -161,6 +164,8 @@ def render(
             *_table(_memory_rows(axis, found)),
             "",
         ]
+    if peer:
+        text += ["## Beside a peer", "", *about(peer), "", *_table(peer_rows(points["parameters"], peer)), ""]
     text += [
         *section(whole_networks),
         "## Machine and versions",
