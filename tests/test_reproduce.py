@@ -89,7 +89,10 @@ def test_a_run_that_was_killed_at_its_end_is_tidied(
     assert (folder / "report.html").is_file() and not (folder / "results.json").exists()  # so it is not finished
     checkpoint_runs(bench, Settings(), (5,))
     (folder / ".pdiff-lock").touch()  # as a kill leaves it
+    (tmp_path / "trained" / ".tmpKilled").touch()
+    bench = Workbench(tmp_path)
     checkpoint_runs(bench, Settings(), (5,))
+    assert not (tmp_path / "trained" / ".tmpKilled").exists()
     assert (folder / "results.json").is_file() and not (folder / ".pdiff-lock").exists()
     assert short == [folder.name] * 2
 

@@ -25,6 +25,7 @@ from pdiff_hub.collect.finetune import FinetuneConfig
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.recipes import Recipe
 from pdiff_hub.records import AuditSummary, Measurements, Results, RunFolder
+from pdiff_hub.safe_files import remove_unfinished
 from pdiff_hub.safe_files.lock import remove_stale_lock
 
 _COPIES, _COPY_NOISE = 20, 1e-3  # input noise of p-diff, arXiv 2402.13144, sec. 3.2: sigma 0.001
@@ -96,9 +97,9 @@ class Workbench:
         folder = self.directory / "checkpoints" / f"{label}-{_digest(wanted)}"
         if folder not in self._collected:
             self.say(f"collect {label}")
-            self._collected[folder] = runs.collect(
-                recipe, folder, device=self.device, trained=self.directory / "trained"
-            )
+            trained = self.directory / "trained"
+            remove_unfinished(trained)  # of a reproduction that was killed: nobody else writes there
+            self._collected[folder] = runs.collect(recipe, folder, device=self.device, trained=trained)
         return self._collected[folder]
 
     def run(self, label: str, recipe: Recipe, dataset: CheckpointDataset | None = None) -> Run:
