@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from pdiff_hub.collect.population import batched_training
 from pdiff_hub.collect.population.batched_training import BatchedTrainer
@@ -48,19 +49,21 @@ def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
         torch.testing.assert_close(tensor, second[name], rtol=2e-4, atol=2e-5, msg=lambda text, name=name: name + text)
 
 
-@pytest.mark.parametrize("name", SPECS)
-def test_each_network_becomes_what_a_plain_loop_makes_of_it(name: str) -> None:
+@pytest.mark.parametrize(("name", "pull"), [*((name, 0.0) for name in SPECS), ("mlp3", 0.3)])
+def test_each_network_becomes_what_a_plain_loop_makes_of_it(name: str, pull: float) -> None:
     seeds, smoothing = [7, 3], 0.1
-    together = trained(factory(name), seeds, label_smoothing=smoothing)
+    together = trained(factory(name), seeds, label_smoothing=smoothing, pull_to_start=pull)
     for row, seed in enumerate(seeds):
         network = factory(name)(seed)
+        start = parameters_to_vector(network.parameters()).detach()
         optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.5)
         for step in range(6):
             rate = 3e-3 * 0.5 * (1 + math.cos(math.pi * step / 6))  # six steps are too few for a warm-up
             order = torch.from_numpy(np.random.default_rng(derived_seed(seed, "order", step // 3)).permutation(50))
             chosen = order[16 * (step % 3) : 16 * (step % 3) + 16]
             optimizer.zero_grad()
-            F.cross_entropy(network(INPUTS[chosen]), LABELS[chosen], label_smoothing=smoothing).backward()
+            loss = F.cross_entropy(network(INPUTS[chosen]), LABELS[chosen], label_smoothing=smoothing)
+            (loss + pull / 2 * (parameters_to_vector(network.parameters()) - start).square().sum()).backward()
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
         assert_same(network.state_dict(), {key: tensor[row] for key, tensor in together.items()})
@@ -80,13 +83,14 @@ def test_shards_and_threads_change_nothing(monkeypatch: pytest.MonkeyPatch, thre
     assert_same(whole, cut)
 
 
-def test_resumed_training_is_bit_exact() -> None:
-    make, seeds = factory("batch-norm"), [4, 1, 2]
-    whole = BatchedTrainer(make, seeds, INPUTS, LABELS, **OPTIONS)
+@pytest.mark.parametrize("pull", [0.0, 0.3])
+def test_resumed_training_is_bit_exact(pull: float) -> None:
+    make, seeds, options = factory("batch-norm"), [4, 1, 2], {**OPTIONS, "pull_to_start": pull}
+    whole = BatchedTrainer(make, seeds, INPUTS, LABELS, **options)
     whole.run_epoch()
     state = whole.training_state()
     whole.run_epoch()
-    resumed = BatchedTrainer(make, seeds, INPUTS, LABELS, **OPTIONS)
+    resumed = BatchedTrainer(make, seeds, INPUTS, LABELS, **options)
     resumed.load_training_state(state)
     assert resumed.epoch == 1
     resumed.run_epoch()

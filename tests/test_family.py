@@ -205,6 +205,7 @@ def test_by_recipe(tmp_path: Path) -> None:
         ({"num_tasks": 1}, "collect.num_tasks is 1"),
         ({"held_out_tasks": -1}, "collect.held_out_tasks is -1"),
         ({"learning_rate": 0}, "collect.learning_rate is 0"),
+        ({"pull_to_start": -1.0}, "collect.pull_to_start is -1.0, expected at least 0"),
     ],
 )
 def test_bad_options(task: Task, tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -479,7 +480,19 @@ def test_a_killed_collection_with_own_starts_goes_on(
 def test_a_shared_start_is_what_it_was(task: Task, tmp_path: Path) -> None:
     """A collection begun before there was the option goes on: its settings do not name it."""
     dataset = collect_family(task, spec(), "all", FamilyConfig(**SMALL), tmp_path, seed=0)
-    assert "shared_start" not in dataset.collect["settings"]["collect"] and "alignment" not in dataset.collect
+    known = dataset.collect["settings"]["collect"]
+    assert not {"shared_start", "pull_to_start"} & known.keys() and "alignment" not in dataset.collect
+
+
+def test_networks_that_are_pulled_stay_near_their_start(task: Task, tmp_path: Path) -> None:
+    network = build_network(spec(), seed=0, pretrained=False)
+    way = {}
+    for pull in (0.0, 0.1):
+        config = FamilyConfig(**SMALL, pull_to_start=pull)
+        dataset = collect_family(task, spec(), "all", config, tmp_path / str(pull), seed=0)
+        way[pull] = (dataset.params_KP - dataset.layout.flatten(network.state_dict())).norm(dim=1)
+    assert dataset.collect["settings"]["collect"]["pull_to_start"] == 0.1
+    assert bool((way[0.1] < way[0.0]).all())
 
 
 class Residual(nn.Module):

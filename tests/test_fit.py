@@ -111,6 +111,15 @@ def test_free_numbers_of_zero_are_the_latents_of_the_mean_condition(pipe: PDiffP
     assert torch.allclose(latent_BCL, conditioner.gaussian(mean_1E)[0], atol=1e-6)
 
 
+def test_conditions_are_looked_for_beyond_the_known_ones(pipe: PDiffPipeline) -> None:
+    conditioner = known_conditions(pipe)
+    free = torch.cat([torch.ones(1, 10), torch.zeros(1, 8)], dim=1)
+    known_MD = 2 * conditioner.known_MD - 1
+    asked_1D = (known_MD.mean(dim=0) + 1.5 * known_MD.std(dim=0, correction=0))[None]
+    expected = conditioner.gaussian(torch.cat([asked_1D, torch.ones(1, 1)], dim=1))[0]
+    assert torch.allclose(conditions_and_latents(conditioner)(free), expected, atol=1e-6)
+
+
 @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(networks=st.integers(1, 4), images=st.integers(1, 21))
 def test_what_is_worked_on_together_changes_nothing(pipe: PDiffPipeline, networks: int, images: int) -> None:

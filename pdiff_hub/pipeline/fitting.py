@@ -34,6 +34,7 @@ STEPS, _LEARNING_RATE = 150, 0.1  # docs/measurements.md, "Asking"
 # and where each has convolution kernels of its own they lose (as measured for `pdiff_hub.prediction`).
 _CHUNK_BYTES, _VMAP_BYTES = 256 << 20, 32 << 20
 _MAPPED_BYTES = 256 << 20  # components above this size are memory-mapped (`ParamAutoencoder.save_pretrained`)
+_WIDER = 1.5  # than known conditions is what a condition is looked for in (docs/measurements.md, "Asking")
 _AROUND = 0.5  # how far latents go from those of a condition, in the standard deviations of all conditions
 _HALFWAY = 0.5  # to a draw; all the way, single networks are much worse at few labels (there, too)
 
@@ -57,11 +58,12 @@ def identity(free: Tensor) -> Tensor:
 def conditions_and_latents(conditioner: Conditioner) -> Callable[[Tensor], Tensor]:
     """What makes latents [B,C,L] of free numbers [B, D + C L], a priori N(0, I).
 
-    The first D are a condition, in units of how the known ones differ; the others the way from the latents that it has.
+    The first D are a condition, in units of 1.5 times how the known ones differ; the others are the way from its
+    latents.
     """
     known_MD = conditioner.spec.channels(conditioner.known_MD.float())[:, :-1]
     mean_D, size, shape = known_MD.mean(dim=0), known_MD.shape[1], conditioner.std_CL.shape
-    spread_D = known_MD.std(dim=0, correction=0)
+    spread_D = _WIDER * known_MD.std(dim=0, correction=0)
 
     def latents_of(free_BF: Tensor) -> Tensor:
         asked_BD = mean_D + spread_D * free_BF[:, :size]

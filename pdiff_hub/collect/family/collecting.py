@@ -51,6 +51,9 @@ class FamilyConfig:
         batch_size (at least 1): images per step of each network.
         learning_rate (above 0): of batched AdamW, with warm-up and cosine.
         weight_decay (at least 0): of the same.
+        pull_to_start (at least 0): half of so many times the squared distance from the first weights is added to the
+            loss. Networks of different tasks then differ less and more regularly, so that more is known of those of
+            other tasks; they are hardly worse up to 0.01 (docs/measurements.md, "Asking").
         shared_start: whether all networks start from the same weights. If not, each starts from the weights of its own
             seed, and the trained networks are aligned to the mean of those of seen tasks, as populations are. They are
             then less alike, and harder to learn; the weight decay of populations, 1.0, helps.
@@ -67,6 +70,7 @@ class FamilyConfig:
     batch_size: int = 64
     learning_rate: float = 1e-2
     weight_decay: float = 0.1
+    pull_to_start: float = 0.0
     shared_start: bool = True
 
     def __post_init__(self) -> None:
@@ -83,7 +87,9 @@ class FamilyConfig:
         require(type(self.shared_start) is bool, "collect.shared_start", self.shared_start, "true or false")
         require(isinstance(self.options, Mapping), "collect.options", self.options, "a mapping of options")
         require(self.learning_rate > 0, "collect.learning_rate", self.learning_rate, "above 0")
-        require(self.weight_decay >= 0, "collect.weight_decay", self.weight_decay, "at least 0")
+        for option in ("weight_decay", "pull_to_start"):
+            value = getattr(self, option)
+            require(value >= 0, f"collect.{option}", value, "at least 0")
 
 
 def family_classes(config: FamilyConfig, task: Task, *, allow_factory: bool = True) -> int:
@@ -117,8 +123,9 @@ def collect_family(
     family = build_family(config.family, config.options, task, allow_factory=allow_factory)
     split = split_of(family, config.family, config.num_tasks, config.held_out_tasks, seed)
     collect = asdict(config)
-    if config.shared_start:  # said only where it is not so: a collection begun before there was the option goes on
-        del collect["shared_start"]
+    for option in ("shared_start", "pull_to_start"):
+        if collect[option] == getattr(FamilyConfig, option):  # a collection begun before there was the option goes on
+            del collect[option]
     settings = {"collect": collect, "network": spec, "task": task.spec, "seed": seed}
     if (directory / INDEX_NAME).exists():  # written last
         dataset = CheckpointDataset.from_pretrained(directory)
@@ -250,6 +257,7 @@ class _Run:
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
+            pull_to_start=config.pull_to_start,
             augment=task.augment if any(task.spec["augment"].values()) else None,
             view=lambda inputs, labels, seeds_k: self.family.view(inputs, labels, own_RD[seeds_k - first]),
         )

@@ -46,6 +46,7 @@ class _Training:
     learning_rate: float
     weight_decay: float
     label_smoothing: float
+    pull_to_start: float
     augment: Augment | None
     view: View | None
 
@@ -79,6 +80,8 @@ class BatchedTrainer:
         batch_size: B; at most N is used. The last N mod B images of each epoch (in that network's order) are left out.
         learning_rate, weight_decay, label_smoothing: as in `torch.optim.AdamW` and `cross_entropy`. The decay applies
             to every parameter.
+        pull_to_start: half of so many times the squared distance from the weights that a network starts with is added
+            to its loss (L2-SP, arXiv 1802.01483); to nothing that is returned.
         augment: called on one network's batch [B, X] with a generator that depends only on (seed, epoch, step).
         view: called on the batches of some networks, inputs [k, B, X] and labels [k, B], with their seeds, int64 [k];
             -> what they are trained on instead. None: all networks see the images as they are.
@@ -100,6 +103,7 @@ class BatchedTrainer:
         learning_rate: float,
         weight_decay: float,
         label_smoothing: float = 0.0,
+        pull_to_start: float = 0.0,
         augment: Augment | None = None,
         view: View | None = None,
     ) -> None:
@@ -107,7 +111,16 @@ class BatchedTrainer:
         self.last_loss_K = torch.full((len(seeds),), math.nan)
         batch_size = min(batch_size, len(inputs_NX))
         self._training = _Training(
-            inputs_NX, labels_N, epochs, batch_size, learning_rate, weight_decay, label_smoothing, augment, view
+            inputs_NX,
+            labels_N,
+            epochs,
+            batch_size,
+            learning_rate,
+            weight_decay,
+            label_smoothing,
+            pull_to_start,
+            augment,
+            view,
         )
         on_cpu = inputs_NX.device.type == "cpu"
         self._num_threads = torch.get_num_threads() if on_cpu else 1
@@ -196,7 +209,9 @@ class _Shard:
             weight_decay=training.weight_decay,
             fused=True,
         )
-        for weight in self._optimizer.param_groups[0]["params"]:
+        weights = self._optimizer.param_groups[0]["params"]
+        self._starts = [weight.detach().clone() for weight in weights] if training.pull_to_start else []
+        for weight in weights:
             moments = {moment: torch.zeros_like(weight, requires_grad=False) for moment in _MOMENTS}
             self._optimizer.state[weight] = {"step": torch.zeros((), device=weight.device), **moments}
         self._schedule = cosine_with_warm_up(self._optimizer, training.num_steps)
@@ -272,9 +287,18 @@ class _Shard:
         loss_K = loss_KB.mean(1)
         self._optimizer.zero_grad()
         loss_K.sum().backward()
+        if self._starts:
+            self._pull()
         self._optimizer.step()
         self._schedule.step()
         return loss_K.detach()
+
+    @torch.no_grad()
+    def _pull(self) -> None:
+        """Adds the derivative of the pull to that of the loss."""
+        for weight, start in zip(self._optimizer.param_groups[0]["params"], self._starts, strict=True):
+            assert weight.grad is not None
+            weight.grad.add_(weight - start, alpha=self._training.pull_to_start)
 
 
 def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
