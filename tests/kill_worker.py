@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.backend_bases import FigureCanvasBase
 
 SECONDS = 120.0
 """After which a command that does not end is killed, and its status is `STUCK`."""
@@ -107,11 +107,13 @@ def _run_in_fork(order: Order) -> Ended:
 
 
 def _command(order: Order) -> int:
-    from matplotlib.figure import Figure
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     from pdiff_hub.cli import main
 
-    Figure.savefig = _describe  # type: ignore[method-assign]
+    FigureCanvasAgg.print_png = _describe_as_png  # type: ignore[method-assign]
+    FigureCanvasSVG.print_svg = _describe_as_svg  # type: ignore[method-assign]
     os.chdir(order.root)
     (order.root / TEMPORARY).mkdir(exist_ok=True)
     tempfile.tempdir = str(order.root / TEMPORARY)
@@ -138,17 +140,23 @@ def _command(order: Order) -> int:
     return 0
 
 
-def _describe(figure: Figure, file: Path, *, format: str, **options: Any) -> None:
-    """Writes a picture of a figure's digest, or the numbers of its points and lines as they are, in place of it."""
-    drawn = [
+def _describe_as_png(canvas: FigureCanvasBase, file: Path, **options: Any) -> None:
+    """Writes a picture of a figure's digest in place of it."""
+    digest = hashlib.sha256(repr(_drawn(canvas)).encode()).digest()
+    Image.frombytes("L", (8, 4), digest).save(file, "png")
+
+
+def _describe_as_svg(canvas: FigureCanvasBase, file: Path, **options: Any) -> None:
+    """Writes the numbers of a figure's points and lines as they are, in place of it."""
+    Path(file).write_text(json.dumps(_drawn(canvas)))
+
+
+def _drawn(canvas: FigureCanvasBase) -> list[Any]:
+    return [
         [each.get_offsets().data.tolist() for each in axes.collections]
         + [each.get_xydata().tolist() for each in axes.lines]
-        for axes in figure.axes
+        for axes in canvas.figure.axes
     ]
-    if format == "png":
-        Image.frombytes("L", (8, 4), hashlib.sha256(repr(drawn).encode()).digest()).save(file, format)
-    else:
-        Path(file).write_text(json.dumps(drawn))
 
 
 class _Operations:

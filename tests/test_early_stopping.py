@@ -83,15 +83,24 @@ def test_weights_that_draw_copies_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("far_until", "kept"),
-    [(4, 4), (5, 6), (6, 6), (7, 4)],
-    ids=["earlier ones", "the chosen one", "one more", "all that are low enough"],
+    ("far_until", "copies_from", "kept"),
+    [(4, 99, 4), (5, 99, 6), (6, 99, 6), (7, 99, 4), (5, 6, 5), (5, 5, 4), (2, 4, 3), (3, 3, 1)],
+    ids=[
+        "earlier ones",
+        "the chosen one",
+        "one more",
+        "all that are low enough",
+        "those after the next copy",
+        "all later ones copy",
+        "the chosen one copies, and the first are far",
+        "all earlier ones are far, which are no copies",
+    ],
 )
 def test_weights_that_draw_too_far_away_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, far_until: int, kept: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, far_until: int, copies_from: int, kept: int
 ) -> None:
     losses = [0.9, 0.310, 0.311, 0.3085, 0.3, 0.311, 0.31]
-    seen = with_losses(monkeypatch, losses, far_until=far_until)
+    seen = with_losses(monkeypatch, losses, copies_from, far_until)
     summary = train_pipeline(checkpoints(), tmp_path, diffusion=CONFIG)
     assert summary.curve is not None and summary.curve.kept == 5 * kept
     assert torch.equal(unet_weights(tmp_path), seen[kept])

@@ -285,6 +285,8 @@ def training_text(results: Results) -> str:
     text += f"; the weights of step {curve.kept:,} were kept"
     if curve.kept < at and curve.held_out[curve.steps.index(curve.kept)] > (1 + PLATEAU) * lowest:
         text += ", since later ones draw copies"
+    elif curve.kept > at and curve.held_out[curve.steps.index(curve.kept)] > (1 + PLATEAU) * lowest:
+        text += ", since earlier ones draw farther away than fresh networks lie"
     return f"{text}."
 
 

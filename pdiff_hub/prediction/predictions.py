@@ -91,13 +91,15 @@ class Listener(Protocol):
 @dataclass(eq=False)
 class Kept:
     """What sets of networks share that are asked about the same images one after another: the outputs of the modules
-    before the first tensor in which they differ, up to 256 MiB. Give it for one network, layout and split only.
+    before the first tensor in which they differ, up to 256 MiB (on a GPU up to a sixteenth of what is free). Give
+    it for one network, layout and split only.
 
-    The plan is made, and each chunk of images goes through these modules, for the first set. vmaps: whether the
+    The plan is made, and each chunk of images goes through these modules, for the first set. step_n: images in a chunk. vmaps: whether the
     networks can share a vmap, once that was tried.
     """
 
     plan: PrefixPlan | None = None
+    step_n: int = 0
     vmaps: bool | None = None
     answers: dict[tuple[int, int], Answers] = field(default_factory=dict)
 
@@ -228,6 +230,9 @@ def _chunks(
         batched, step_b, step_n = _chunk_sizes(
             plan.peak_bytes, plan.late_peak_bytes, num_networks, num_images, device, rows.num_params
         )
+        if step_n != kept.step_n:  # chunks of other images than before
+            kept.answers.clear()
+            kept.step_n = step_n
         if batched and kept.vmaps is None:
             kept.vmaps = can_vmap(forward, own, probe)
         batched = batched and bool(kept.vmaps)

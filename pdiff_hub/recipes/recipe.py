@@ -179,6 +179,8 @@ class Recipe:
             if self.method != "family":
                 for name in _OF_FAMILIES:
                     del data["evaluate"][name]
+        if not data["collect"].get("pull_to_start", True):  # of families, for the same reason
+            del data["collect"]["pull_to_start"]
         if self.evaluate.most_numbers == EvaluateConfig.most_numbers:  # for the same reason
             del data["evaluate"]["most_numbers"]
         return data
@@ -297,8 +299,9 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     file = find_recipe(name)
     data = read_yaml(file) if file.is_file() else cell(file.parent.name)
     split = [_split_override(override) for override in overrides]
-    # First, since it decides which options there are.
-    for keys, text in sorted(split, key=lambda each: each[0] != ["collect", "method"]):
+    methods = [each for each in split if each[0] == ["collect", "method"]]
+    # First, since it decides which options there are; the last of several counts.
+    for keys, text in [*methods[-1:], *(each for each in split if each not in methods)]:
         *parents, last = keys
         section = data
         for parent in parents:

@@ -16,7 +16,8 @@ class LossCurve:
         steps: when it was measured, from 0.
         held_out, train: on latents of held-out and of training checkpoints, one number per measurement.
         kept: the step whose weights the pipeline has: that of the lowest held-out loss, and of several that are equal
-            within 2 % the middle one; an earlier one if those weights draw copies. None if the last were kept.
+            within 2 % the middle one; an earlier one if those weights draw copies, a later one if they
+            draw too far away. None if the last were kept.
     """
 
     steps: tuple[int, ...]

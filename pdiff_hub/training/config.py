@@ -108,8 +108,8 @@ class DiffusionConfig:
     """Stage two: `UNet1DModel` on latents, T=1000, linear betas (p-diff sec. 3.3).
 
     Training ends where it generalises: the averaged weights with the lowest denoising loss on the latents of held-out
-    checkpoints are kept, or earlier ones if those draw copies. After that the U-Net only learns to draw its checkpoints
-    again.
+    checkpoints are kept, or earlier ones if those draw copies, later ones if they draw too far away. After that the
+    U-Net only learns to draw its checkpoints again.
 
     Attributes:
         prediction ("v_prediction" or "epsilon"): the second as p-diff does. With the first, the U-Net starts as the

@@ -64,7 +64,7 @@ class Stopping:
     loss before training is one of them, training gained nothing, and the weights from before it are kept. If what the
     chosen weights draw is less than 0.75 times as far from training data as held-out data is, it copies; if more than
     1.25 times, it misses what there is to learn. Then the lowest loss among earlier weights, or later ones, that do
-    not, and that is at most 5 % higher, decides instead.
+    neither, and that is at most 5 % higher, decides instead; if there are none, among earlier ones that do not copy.
 
     Attributes:
         measure: `(model) -> losses` by name, of the model as it is then, the same in every process; "held_out" decides.

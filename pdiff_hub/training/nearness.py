@@ -20,7 +20,10 @@ _DRAWS, _STEPS = 64, 30
 def nearness_of_draws(
     model: nn.Module, latent_KCL: Tensor, held_out_HCL: Tensor, scheduler: DDPMScheduler, *, seed: int
 ) -> float:
-    """Mean distance of 64 drawn latents to the nearest training latent, over the same of held-out ones: ideally 1."""
+    """Mean distance of 64 drawn latents to the nearest training latent, over the same of held-out ones: ideally 1.
+
+    1, too, where held-out ones equal training latents, which says nothing.
+    """
     sampler = DDIMScheduler.from_config(scheduler.config)
     sampler.set_timesteps(_STEPS, device=latent_KCL.device)
     generator = generator_of(seed, "measure", "copies", device=latent_KCL.device)
@@ -32,4 +35,4 @@ def nearness_of_draws(
     drawn, fresh = (
         torch.cdist(each.flatten(1), latent_KCL.flatten(1)).amin(dim=1).mean() for each in (sample_NCL, held_out_HCL)
     )
-    return float(drawn / fresh)
+    return float(drawn / fresh) if fresh > 0 else 1.0

@@ -86,13 +86,12 @@ class Progress:
         found = nearness(middle) if middle else 1.0
         if _COPIES <= found <= _FAR:
             return middle
+        copies = found < _COPIES
+        others = [number for number in sorted(self.candidates) if (number < middle if copies else number > middle)]
         # What is drawn comes nearer with every step, so the first that is near enough is found by halving.
-        numbers = sorted(self.candidates)
-        earlier, later = ([n for n in numbers if n < middle], [n for n in numbers if n > middle])
-        if found < _COPIES:
-            right = earlier[: bisect.bisect_left(earlier, True, key=lambda n: nearness(n) < _COPIES)]
-        else:
-            right = later[bisect.bisect_left(later, True, key=lambda n: nearness(n) <= _FAR) :]
+        first_near = bisect.bisect_left(others, True, key=lambda number: nearness(number) <= _FAR)
+        first_copy = bisect.bisect_left(others, True, key=lambda number: nearness(number) < _COPIES)
+        right = others[first_near:first_copy] or (others[:first_copy] if copies else [])  # far ones are no copies
         return min(right, key=lambda number: self.measured[number]["held_out"]) if right else middle
 
 

@@ -297,8 +297,8 @@ class _Shard:
     def _pull(self) -> None:
         """Adds the derivative of the pull to that of the loss."""
         for weight, start in zip(self._optimizer.param_groups[0]["params"], self._starts, strict=True):
-            assert weight.grad is not None
-            weight.grad.add_(weight - start, alpha=self._training.pull_to_start)
+            if weight.grad is not None:  # as that of one that the network does not use
+                weight.grad.add_(weight - start, alpha=self._training.pull_to_start)
 
 
 def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

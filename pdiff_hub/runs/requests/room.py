@@ -29,8 +29,8 @@ def room(*shape: int) -> Tensor:
             _take(file.fileno(), size)
         except OSError as error:
             raise PdiffError(
-                f"networks to judge take {size / 1e9:.1f} GB, and {tempfile.gettempdir()} has no room for them "
-                f"({error.strerror}); make some, or name another folder in the environment variable TMPDIR."
+                f"networks to judge take {size / 1e9:.1f} GB, which could not be laid out in {tempfile.gettempdir()} "
+                f"({error.strerror}); make room there, or name another folder in the environment variable TMPDIR."
             ) from None
         return torch.from_file(file.name, shared=True, size=math.prod(shape)).view(shape)
 
