@@ -85,6 +85,6 @@ def about(peer: Sequence[Point]) -> list[str]:
         f"{PEER.name} ({PEER.url}, {PEER.short_commit}), in a process of its own, with its settings for an MLP on "
         "MNIST and the checkpoints of the table above. *Components*: ours are all of stage one, read and written slice "
         "by slice, with the held-out R2; theirs are fitted in memory, which ends the table. *A network*: ours opens "
-        "the pipeline, samples and writes a file; theirs samples one in memory. Its flow does not see the network's size: "
-        f"all its steps would take {min(flow):,.0f} to {max(flow):,.0f} s, scaled up from 50."
+        "the pipeline, samples and writes a file; theirs samples one in memory. Its flow does not see the network's "
+        f"size: all its steps would take {min(flow):,.0f} to {max(flow):,.0f} s, scaled up from 50."
     ]

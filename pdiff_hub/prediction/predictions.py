@@ -94,8 +94,8 @@ class Kept:
     before the first tensor in which they differ, up to 256 MiB (on a GPU up to a sixteenth of what is free). Give
     it for one network, layout and split only.
 
-    The plan is made, and each chunk of images goes through these modules, for the first set. step_n: images in a chunk. vmaps: whether the
-    networks can share a vmap, once that was tried.
+    The plan is made, and each chunk of images goes through these modules, for the first set. step_n: images in a
+    chunk. vmaps: whether the networks can share a vmap, once that was tried.
     """
 
     plan: PrefixPlan | None = None
