@@ -62,7 +62,7 @@ class Stopping:
     Losses within 2 % of the lowest cannot be told apart; of these measurements the middle one is taken. On the plateau
     copying grows with every step, so the first or the last would be a matter of chance (docs/measurements.md). If the
     loss before training is one of them, training gained nothing, and the weights from before it are kept. If what the
-    chosen weights draw is less than 0.75 times as far from training data as held-out data is, it copies; if more than
+    chosen weights draw is less than 0.8 times as far from training data as held-out data is, it copies; if more than
     1.25 times, it misses what there is to learn. Then the lowest loss among earlier weights, or later ones, that do
     neither, and that is at most 5 % higher, decides instead; if there are none, among earlier ones that do not copy.
 

@@ -28,7 +28,7 @@ from pdiff_hub.safe_files.checking import checked
 
 _MODEL, _STATE, _PROGRESS = "model.safetensors", "state.safetensors", "progress.json"
 _HARDLY_WORSE = 0.05  # weights are kept up to this, in case that those of the plateau draw too near, or too far away
-_COPIES, _FAR = 0.75, 1.25  # times as far from training data as held-out data is
+_COPIES, _FAR = 0.8, 1.25  # times as far from training data as held-out data is
 
 
 @dataclass(frozen=True)
