@@ -26,10 +26,12 @@ from growth_peer import measure_peer
 from growth_points import KeptPoints, Point
 from growth_process import run
 from harness import ROOT, machine
+from peers_source import add_source_options
 from tqdm import tqdm
 from whole_size import KEPT, kept_runs
 
 from pdiff_hub import __version__
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.safe_files import replacing
 
 
@@ -113,14 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="DIR",
         help="gets benchmarks/GROWTH.md and docs/growth-*.png and .svg (default: this repository)",
     )
-    parser.add_argument(
-        "--peer-source",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="DIR",
-        help="a clone of DeepWeightFlow, to be measured at the same sizes; that code is run as you",
-    )
+    add_source_options(parser)
     options = parser.parse_args(arguments)
     sizes: dict[str, list[float]] = {}
     for name, asked, least in (
@@ -135,10 +130,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     del known["date"]  # every point has its own date
     try:
         points = measure_all(sizes, options.work_dir, known)
-        peer = measure_peer(options.peer_source, sizes["parameters"], options.work_dir, known)
-    except RuntimeError as error:
+        peer = measure_peer(options.peer_source, options.fetch_peers, sizes["parameters"], options.work_dir, known)
+    except (RuntimeError, PdiffError) as error:
         kept = f"Finished points are kept in {options.work_dir}; the same command goes on."
-        raise SystemExit(f"{error}. {kept}") from None
+        raise SystemExit(f"{str(error).rstrip('.')}. {kept}") from None
     for axis in AXES:
         draw(axis, points[axis.name], options.output_dir / "docs" / f"growth-{axis.name}")
     file = options.output_dir / "benchmarks" / "GROWTH.md"

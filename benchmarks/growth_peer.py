@@ -21,6 +21,7 @@ from peers_job import Job, run_peer
 from peers_source import PEERS, find_peers
 
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.errors import PdiffError
 
 PEER = next(peer for peer in PEERS if peer.script == "peers_flow.py")
 LARGEST = 2e7  # numbers of a network; its components hold several times all checkpoints in memory
@@ -37,16 +38,21 @@ def work(folder: Path, source: str) -> Seconds:
 
 
 def measure_peer(
-    sources: Sequence[Path], sizes: Sequence[float], work_dir: Path, known: Mapping[str, Any]
+    sources: Sequence[Path], fetch: bool, sizes: Sequence[float], work_dir: Path, known: Mapping[str, Any]
 ) -> list[Point]:
-    """The peer's points, smallest first; none without its code. Those kept in `work_dir` are not measured again."""
-    if not sources:
+    """The peer's points, smallest first. Those kept in `work_dir` are not measured again.
+
+    None if no sources are given and nothing is to be fetched; PdiffError if its code is not found in them.
+    """
+    if not sources and not fetch:
         return []
     folder = work_dir / "peer"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        (found,) = find_peers(sources, fetch=False, work=folder, peers=(PEER,))
+        (found,) = (each for each in find_peers(sources, fetch=fetch, work=folder) if each.peer is PEER)
+        if found.folder is None:
+            raise PdiffError(f"{PEER.name}: {found.why}")
         kept = KeptPoints(work_dir / "peer.json")
         settings = {"peer": PEER.name, "commit": found.commit, "checkpoints": CHECKPOINTS, "machine": dict(known)}
         points = []

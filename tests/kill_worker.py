@@ -107,20 +107,18 @@ def _run_in_fork(order: Order) -> Ended:
 
 
 def _command(order: Order) -> int:
+    import pytest
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     from pdiff_hub.cli import main
 
-    FigureCanvasAgg.print_png = _describe_as_png  # type: ignore[method-assign]
-    FigureCanvasSVG.print_svg = _describe_as_svg  # type: ignore[method-assign]
+    patch = pytest.MonkeyPatch()  # never undone: this process is for this
+    patch.setattr(FigureCanvasAgg, "print_png", _describe_as_png)
+    patch.setattr(FigureCanvasSVG, "print_svg", _describe_as_svg)
     os.chdir(order.root)
     (order.root / TEMPORARY).mkdir(exist_ok=True)
     tempfile.tempdir = str(order.root / TEMPORARY)
-    if order.hub is not None or order.short:
-        import pytest
-
-        patch = pytest.MonkeyPatch()  # never undone: this process is for this
     if order.hub is not None:
         from loopback_hub import point_clients
 

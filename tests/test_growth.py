@@ -13,9 +13,11 @@ import pytest
 import torch
 from growth_axes import AXES, PARAMETERS
 from growth_page import draw, render, summary
+from growth_peer import measure_peer
 from growth_points import KeptPoints, Point, line, slope
 from growth_process import Cost, Seconds, run
 
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
@@ -92,6 +94,23 @@ def test_page_and_pictures_from_made_up_points(tmp_path: Path) -> None:
     svg = paths[1].read_text(encoding="utf-8")
     for drawn in ("time (seconds)", "working memory (MiB)", "parameters of the network (number)", "U-Net steps (1.00)"):
         assert f"<!-- {drawn} -->" in svg
+
+
+def test_a_peer_stands_beside_ours_where_it_was_measured() -> None:
+    seconds = {"components": 0.5, "flow": 170.0, "network": 0.125}
+    peer = [Point(x, x, seconds, {}, "2026-01-05T12:00:00") for x in (1000, 10_000)]
+    text = render(AXES, made_up(), MACHINE, "../docs", peer=peer)
+    table = text[text.index("## Beside a peer") :]
+    assert "would take 170 to 170 s, scaled up from 50" in table
+    assert "| 10,000 | 2.5e+03 | 0.5 | 2.5e+03 | 0.125 |" in table and "| 100,000 |" not in table
+    assert "## Beside a peer" not in render(AXES, made_up(), MACHINE, "../docs")
+
+
+def test_a_folder_without_the_peer_is_said_before_it_is_measured(tmp_path: Path) -> None:
+    assert measure_peer([], False, [1e3], tmp_path, MACHINE) == []
+    with pytest.raises(PdiffError, match=r"--peer-source: .* holds none of the peers"):
+        measure_peer([tmp_path], False, [1e3], tmp_path / "work", MACHINE)
+    assert not [*(tmp_path / "work").iterdir()]
 
 
 def test_memory_that_does_not_grow_is_said_not_fitted(tmp_path: Path) -> None:
