@@ -96,13 +96,10 @@ def test_training_further_helps_each_on_its_own_task_and_ignores_company() -> No
     assert torch.allclose(alone, trained[:1], atol=1e-3)
 
 
-def test_shared_numbers_stay_the_same_in_all_and_untrained_ones_stay_as_they_are() -> None:
-    every, last_P = networks(), by_examples.last_layer(networks())
+def test_a_probe_trains_the_last_layer_only() -> None:
+    every, last_P = networks(), by_examples.numbers_of_last_layer(networks())
     assert int(last_P.sum()) == 2 * 8 + 2
     start_NP = random_networks(1).expand(4, -1)
-    shared = every.trained(start_NP, bits(4), 10, learning_rate=1e-2, seed=0, shared_P=~last_P)
-    assert torch.equal(shared[:, ~last_P], shared[:1, ~last_P].expand(4, -1))
-    assert not torch.allclose(shared[0, last_P], shared[1, last_P])
     examples = by_examples.draw_examples(every, bits(4), 12, seed=0)
     probed = every.fitted(start_NP, examples, 10, learning_rate=1e-2, trained_P=last_P)
     assert torch.equal(probed[:, ~last_P], start_NP[:, ~last_P]) and not torch.equal(probed, start_NP)

@@ -179,8 +179,9 @@ class Recipe:
             if self.method != "family":
                 for name in _OF_FAMILIES:
                     del data["evaluate"][name]
-        if not data["collect"].get("pull_to_start", True):  # of families, for the same reason
-            del data["collect"]["pull_to_start"]
+        for name in ("pull_to_start", "trunk_steps"):  # of families, for the same reason
+            if not data["collect"].get(name, True):
+                del data["collect"][name]
         if self.evaluate.most_numbers == EvaluateConfig.most_numbers:  # for the same reason
             del data["evaluate"]["most_numbers"]
         return data

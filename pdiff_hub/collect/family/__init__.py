@@ -8,5 +8,16 @@ from pdiff_hub.collect.family.collecting import (
 )
 from pdiff_hub.collect.family.family import Family, build_family
 from pdiff_hub.collect.family.split import TaskSplit
+from pdiff_hub.collect.family.trunk import last_layer, train_trunk
 
-__all__ = ["Family", "FamilyConfig", "TaskSplit", "build_family", "collect_family", "family_classes", "unseen_of"]
+__all__ = [
+    "Family",
+    "FamilyConfig",
+    "TaskSplit",
+    "build_family",
+    "collect_family",
+    "family_classes",
+    "last_layer",
+    "train_trunk",
+    "unseen_of",
+]

@@ -19,11 +19,12 @@ from pdiff_hub.checkpoints.index import INDEX_NAME
 from pdiff_hub.collect.alignment import AlignmentInfo, align_to_mean, align_to_reference, mean_of, require_alignable
 from pdiff_hub.collect.family.family import Family, build_family, require_view, split_of
 from pdiff_hub.collect.family.split import TaskSplit
+from pdiff_hub.collect.family.trunk import train_trunk
 from pdiff_hub.collect.journal import CheckpointJournal, TrainingState, tidy_finished
 from pdiff_hub.collect.population.batched_training import BatchedTrainer
 from pdiff_hub.collect.population.training_groups import train_in_groups
 from pdiff_hub.collect.whole_networks import require_shared, require_shared_start, whole_layout
-from pdiff_hub.errors import require
+from pdiff_hub.errors import PdiffError, require
 from pdiff_hub.networks import build_network
 from pdiff_hub.networks.dry_run import build_checked
 from pdiff_hub.safe_files import require_same_settings
@@ -51,6 +52,9 @@ class FamilyConfig:
         batch_size (at least 1): images per step of each network.
         learning_rate (above 0): of batched AdamW, with warm-up and cosine.
         weight_decay (at least 0): of the same.
+        trunk_steps (at least 0): steps of training all seen tasks together, each with a last layer of its own, before
+            every network begins where they end; it needs no other data than the networks do. 0: from random weights.
+            What is generated for other tasks is then better, and so is what simple ways make (docs/asking.md).
         pull_to_start (at least 0): half of so many times the squared distance from the first weights is added to the
             loss. Networks of different tasks then differ less and more regularly, so that more is known of those of
             other tasks; they are hardly worse up to 0.01 (docs/measurements.md, "Asking").
@@ -70,6 +74,7 @@ class FamilyConfig:
     batch_size: int = 64
     learning_rate: float = 1e-2
     weight_decay: float = 0.1
+    trunk_steps: int = 0
     pull_to_start: float = 0.0
     shared_start: bool = True
 
@@ -80,11 +85,14 @@ class FamilyConfig:
             ("held_out_tasks", 0),
             ("epochs", 1),
             ("batch_size", 1),
+            ("trunk_steps", 0),
         ):
             value = getattr(self, option)
             require(type(value) is int and value >= least, f"collect.{option}", value, f"an integer from {least}")
         require(isinstance(self.family, str), "collect.family", self.family, "the name of a family")
         require(type(self.shared_start) is bool, "collect.shared_start", self.shared_start, "true or false")
+        if self.trunk_steps and not self.shared_start:
+            raise PdiffError("collect.trunk_steps trains one start for all networks; it needs shared_start: true.")
         require(isinstance(self.options, Mapping), "collect.options", self.options, "a mapping of options")
         require(self.learning_rate > 0, "collect.learning_rate", self.learning_rate, "above 0")
         for option in ("weight_decay", "pull_to_start"):
@@ -123,7 +131,7 @@ def collect_family(
     family = build_family(config.family, config.options, task, allow_factory=allow_factory)
     split = split_of(family, config.family, config.num_tasks, config.held_out_tasks, seed)
     collect = asdict(config)
-    for option in ("shared_start", "pull_to_start"):
+    for option in ("shared_start", "pull_to_start", "trunk_steps"):
         if collect[option] == getattr(FamilyConfig, option):  # a collection begun before there was the option goes on
             del collect[option]
     settings = {"collect": collect, "network": spec, "task": task.spec, "seed": seed}
@@ -138,9 +146,13 @@ def collect_family(
     if not config.shared_start:
         require_shared_start(layout, network, lambda: build_network(spec, seed=seed + 1, pretrained=False))
         require_alignable(network, task.inputs(task.validation, slice(0, _SAMPLE)))
-    run = _Run(task, spec, network, layout, config, family, seed, device, progress)
+    journal = CheckpointJournal(directory, settings, layout)
+    start = None
+    if config.trunk_steps and not journal.finished:
+        start = journal.once("start", lambda: _trained_start(task, spec, config, family, split, seed, device, progress))
+    run = _Run(task, spec, network, layout, config, family, seed, device, progress, start)
     seen = _Part(
-        CheckpointJournal(directory, settings, layout),
+        journal,
         split.seen_TD.repeat_interleave(config.seeds_per_task, dim=0),
         [group for group in split.seen_groups for _ in range(config.seeds_per_task)],
         first=0,
@@ -158,6 +170,32 @@ def collect_family(
     if unseen is not None:
         run.finish(unseen, split)
     return run.finish(seen, split)
+
+
+def _trained_start(
+    task: Task,
+    spec: Mapping[str, Any],
+    config: FamilyConfig,
+    family: Family,
+    split: TaskSplit,
+    seed: int,
+    device: str,
+    progress: bool,
+) -> dict[str, Tensor]:
+    """The state dict of the network of this seed after it was trained on all seen tasks together."""
+    network = build_network(spec, seed=seed, pretrained=False).to(device)
+    train_trunk(
+        network,
+        family,
+        split.seen_TD,
+        task,
+        config.trunk_steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        seed=seed,
+        progress=progress,
+    )
+    return {name: tensor.cpu() for name, tensor in network.state_dict().items()}
 
 
 def unseen_of(directory: Path) -> CheckpointDataset | None:
@@ -195,6 +233,7 @@ class _Run:
     seed: int
     device: str
     progress: bool
+    start: Mapping[str, Tensor] | None
 
     def train(self, part: _Part) -> None:
         """Collects one network per row of `part.conditions_KD` in its journal."""
@@ -246,10 +285,15 @@ class _Run:
     def _trainer(self, own_RD: Tensor, seeds: list[int]) -> BatchedTrainer:
         config, task = self.config, self.task
         first = seeds[0]
+
+        def begin(own: int) -> nn.Module:
+            network = build_network(self.spec, seed=self.seed if config.shared_start else own, pretrained=False)
+            if self.start is not None:
+                network.load_state_dict(self.start)
+            return network.train()
+
         return BatchedTrainer(
-            lambda own: build_network(
-                self.spec, seed=self.seed if config.shared_start else own, pretrained=False
-            ).train(),
+            begin,
             seeds,
             task.inputs(task.train).to(self.device),
             task.train.labels_N.to(self.device),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -132,6 +132,14 @@ class CheckpointJournal:
         """Atomically replaces the newest state without adding checkpoints (e.g. while there is none to keep yet)."""
         self._check_open()
         self._write_state(len(self._files), state)
+
+    def once(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors that `make` gives; kept until all is collected, so that a resumed run goes on with the same."""
+        self._check_open()
+        file = self._parts / f"{name}.safetensors"
+        if not file.exists():
+            write_safetensors(file, make())
+        return load_file(file)
 
     def collected(self) -> Tensor:
         """The committed checkpoints, float32 [K,P], in memory."""

@@ -39,11 +39,7 @@ class NetworkStack:
 
     def __init__(self, network_factory: NetworkFactory, seeds: Sequence[int], device: torch.device) -> None:
         network = network_factory(seeds[0]).to(device)
-        if dropout := next((name for name, module in network.named_modules() if _is_active_dropout(module)), None):
-            raise PdiffError(
-                f"the network's module {dropout!r} is active dropout, whose noise would depend on how many networks "
-                "are trained together; set its probability to 0"
-            )
+        require_no_dropout(network)
         self._network, self._seeds, self._is_chain = network, tuple(seeds), is_layer_chain(network)
         live = network.state_dict(keep_vars=True)
         names = {id(tensor): name for name, tensor in [*network.named_parameters(), *network.named_buffers()]}
@@ -130,6 +126,15 @@ def working_bytes(network: nn.Module, inputs_BX: Tensor) -> int:
             handle.remove()
     weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     return 4 * weights + 2 * sum(outputs)
+
+
+def require_no_dropout(network: nn.Module) -> None:
+    """ValueError names a module that is active dropout."""
+    if dropout := next((name for name, module in network.named_modules() if _is_active_dropout(module)), None):
+        raise PdiffError(
+            f"the network's module {dropout!r} is active dropout, whose noise would depend on how many networks "
+            "are trained together; set its probability to 0"
+        )
 
 
 def _is_active_dropout(module: nn.Module) -> bool:

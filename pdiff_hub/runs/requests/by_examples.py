@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pdiff_hub.collect.family import last_layer, train_trunk
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.runs.requests.by_condition import SeenTasks
 from pdiff_hub.runs.requests.room import room
@@ -109,22 +110,30 @@ def random_subspace(pipe: PDiffPipeline, examples: Examples, *, seed: int, trust
     return fit_each(other, examples, 1, seed=seed, trust_remote_code=trust_remote_code)[:, 0]
 
 
-def multi_task_trunk(networks: TaskNetworks, seen: SeenTasks, start_P: Tensor, *, seed: int) -> Tensor:
+def multi_task_trunk(networks: TaskNetworks, seen: SeenTasks, network: nn.Module, *, seed: int) -> Tensor:
     """A network [P] whose layers but the last were trained on all data of all seen tasks, each with its own last layer.
 
     It needs the images and labels of every seen task, which those who share checkpoints do not have to give.
+    network: untrained; it is trained in place.
     """
-    start_TP = start_P.expand(len(seen.condition_TD), -1)
-    trained_TP = networks.trained(
-        start_TP, seen.condition_TD, _TRUNK_STEPS, learning_rate=1e-2, seed=seed, shared_P=~last_layer(networks)
+    train_trunk(
+        network.to(networks.device),
+        networks.family,
+        seen.condition_TD,
+        networks.task,
+        _TRUNK_STEPS,
+        batch_size=64,
+        learning_rate=_FROM_SCRATCH["learning_rate"],
+        seed=seed,
+        progress=False,
     )
-    return trained_TP.mean(dim=0)
+    return networks.layout.flatten(network.cpu().state_dict())
 
 
 def probe(networks: TaskNetworks, trunk_P: Tensor, examples: Examples) -> Tensor:
     """The network with a last layer trained on the examples of each task, and the rest as it is; [U,P]."""
     trunk_UP = trunk_P.expand(len(examples.labels_Nn), -1)
-    return networks.fitted(trunk_UP, examples, **_FROM_SCRATCH, trained_P=last_layer(networks))
+    return networks.fitted(trunk_UP, examples, **_FROM_SCRATCH, trained_P=numbers_of_last_layer(networks))
 
 
 def stacking(networks: TaskNetworks, seen: SeenTasks, examples: Examples, test: Examples) -> Tensor:
@@ -138,12 +147,12 @@ def on_inputs(examples: Examples, test: Examples) -> Tensor:
     return _logistic(examples.inputs_NnX.flatten(2), test.inputs_NnX.flatten(2), examples, test)
 
 
-def last_layer(networks: TaskNetworks) -> Tensor:
+def numbers_of_last_layer(networks: TaskNetworks) -> Tensor:
     """Which of the P numbers are those of the last layer, its weights and its bias; bool [P]."""
-    layer = networks.layout.entries[-1].name.rpartition(".")[0]
+    names = last_layer(networks.network)
     last_P = torch.zeros(networks.layout.num_params, dtype=torch.bool)
     for entry in networks.layout.entries:
-        if entry.name.rpartition(".")[0] == layer:
+        if entry.name in names:
             last_P[entry.start : entry.stop] = True
     return last_P
 

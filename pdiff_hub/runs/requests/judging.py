@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.collect.family import Family
@@ -40,7 +40,7 @@ from pdiff_hub.tasks import Task
 
 SIZES = (1, 5, 20)  # of ensembles
 _AVERAGED = 5  # networks whose weights are averaged to one, which costs as much at use as one
-_MOST_SHARED = 2**24  # numbers of all seen tasks' networks that one trunk is trained with
+_MOST_SHARED = 2**24  # numbers of all seen tasks' networks; with more, a trunk of theirs takes too long
 
 
 def judge_requests(
@@ -78,7 +78,8 @@ def judge_requests(
         drawn_MUP = _asked(pipe, asked_UD, max(SIZES), guidance_scale, seed)
         each_U, ways = _by_condition(pipe, networks, seen, asked_UD, unseen.params_KP, drawn_MUP, guidance_scale, seed)
         progress.update()
-        start_P = _start(dataset, seed, trust_remote_code)
+        untrained = _untrained(dataset, seed, trust_remote_code)
+        start_P = dataset.layout.flatten(untrained.state_dict())
         averaged_UP = ways["ensemble"]
         mean_UP = seen.mean_TP.mean(dim=0).expand(len(asked_UD), -1)
         starts = {"scratch": start_P.expand(len(asked_UD), -1), "mean": mean_UP, "generated": drawn_MUP[0]}
@@ -92,7 +93,7 @@ def judge_requests(
         if num_fit_tasks:
             picked = torch.linspace(0, len(asked_UD) - 1, min(num_fit_tasks, len(asked_UD))).round().long()
             fit = _by_examples(
-                pipe, networks, seen, start_P, asked_UD[picked], num_labels, progress.update, seed, trust_remote_code
+                pipe, networks, seen, untrained, asked_UD[picked], num_labels, progress.update, seed, trust_remote_code
             )
     inside_U = torch.tensor([not seen.spec.outside(one_D[None]) for one_D in asked_UD])
     within = {} if bool(inside_U.all()) else {name: float(each[inside_U].mean()) for name, each in each_U.items()}
@@ -145,7 +146,7 @@ def _by_examples(
     pipe: PDiffPipeline,
     networks: TaskNetworks,
     seen: SeenTasks,
-    start_P: Tensor,
+    untrained: nn.Module,
     asked_UD: Tensor,
     num_labels: tuple[int, ...],
     done: Callable[[], object],
@@ -156,8 +157,9 @@ def _by_examples(
     intervals: dict[str, dict[str, tuple[float, float]]] = {}
     ensembles: dict[str, dict[str, EnsembleCurve]] = {}
     test, trunk_P = _all_test(networks, asked_UD), None
+    start_P = networks.layout.flatten(untrained.state_dict())
     if len(seen.mean_TP) * networks.layout.num_params <= _MOST_SHARED:
-        trunk_P = multi_task_trunk(networks, seen, start_P, seed=seed)
+        trunk_P = multi_task_trunk(networks, seen, untrained, seed=seed)
     for number in num_labels:
         examples = draw_examples(networks, asked_UD, number, seed=seed)
         fits_UMP = fit_each(pipe, examples, max(SIZES), seed=seed, trust_remote_code=trust_remote_code)
@@ -234,9 +236,8 @@ def _all_test(networks: TaskNetworks, asked_UD: Tensor) -> Examples:
     return Examples(*seen)
 
 
-def _start(dataset: CheckpointDataset, seed: int, trust_remote_code: bool) -> Tensor:
-    """The weights that the networks of the family began with, [P]; without a shared start, those of its seed."""
+def _untrained(dataset: CheckpointDataset, seed: int, trust_remote_code: bool) -> nn.Module:
+    """The network of the family's seed before any training."""
     settings = dataset.collect.get("settings", {})
     began = int(settings.get("seed", seed))
-    network = build_network(dataset.network, seed=began, pretrained=False, allow_factory=trust_remote_code)
-    return dataset.layout.flatten(network.state_dict())
+    return build_network(dataset.network, seed=began, pretrained=False, allow_factory=trust_remote_code)

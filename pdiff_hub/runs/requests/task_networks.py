@@ -81,12 +81,10 @@ class TaskNetworks:
         learning_rate: float,
         seed: int,
         batch_size: int = 64,
-        shared_P: Tensor | None = None,
     ) -> Tensor:
         """The networks [N,P] after so many steps of AdamW on their own tasks' training images, with a cosine schedule.
 
-        Each network has its own batches. shared_P: which numbers, bool, are the same in all of them and stay so; all
-        networks are then trained at once.
+        Each network has its own batches.
         """
         split, total = self.task.train, len(self.task.train)
         orders = [
@@ -100,13 +98,8 @@ class TaskNetworks:
             labels_bB, condition_bD = split.labels_N[index_bB], condition_ND[rows]
             return Examples(*self.family.view(inputs_bBX, labels_bB, condition_bD))
 
-        groups = self._groups(len(params_NP)) if shared_P is None else [slice(0, len(params_NP))]
-        return torch.cat(
-            [
-                self._train(params_NP[rows], partial(batch, rows), steps, learning_rate, shared_P=shared_P)
-                for rows in groups
-            ]
-        )
+        groups = self._groups(len(params_NP))
+        return torch.cat([self._train(params_NP[rows], partial(batch, rows), steps, learning_rate) for rows in groups])
 
     def fitted(
         self,
@@ -151,7 +144,6 @@ class TaskNetworks:
         steps: int,
         learning_rate: float,
         *,
-        shared_P: Tensor | None = None,
         trained_P: Tensor | None = None,
     ) -> Tensor:
         weights_bP = params_bP.to(self.device).clone().requires_grad_()
@@ -165,8 +157,6 @@ class TaskNetworks:
                 loss_n = F.cross_entropy(logits_bnc.flatten(0, 1), labels_bn.flatten(), reduction="none")
                 # A network's loss depends on its own weights alone, so the sum gives each its own gradient.
                 (gradient_bP,) = torch.autograd.grad(loss_n.view_as(labels_bn).mean(dim=1).sum(), weights_bP)
-            if shared_P is not None:
-                gradient_bP[:, shared_P] = gradient_bP[:, shared_P].mean(dim=0)
             if trained_P is not None:
                 gradient_bP[:, ~trained_P] = 0.0
             weights_bP.grad = gradient_bP
