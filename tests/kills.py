@@ -67,7 +67,7 @@ def _with(*options: str) -> tuple[str, ...]:
 _OUT = ("--output-dir", "out")
 _NETWORK = "network={name: mlp3, hidden: [4, 4]}"
 _POPULATION = "collect={method: population, num_checkpoints: 3, epochs: 1, networks_at_once: 2}"
-_FAMILY = "collect={method: family, num_tasks: 4, seeds_per_task: 1, held_out_tasks: 2, epochs: 1}"
+_FAMILY = "collect={method: family, num_tasks: 4, seeds_per_task: 1, held_out_tasks: 2, epochs: 1, trunk_steps: 2}"
 _COLLECT = ("collect", "digits-mlp3", *_OUT)
 COMMANDS = {
     "collect-finetune": Command((*_COLLECT, *_with(*_TINY))),

@@ -124,6 +124,7 @@ def test_a_set_begins_from_its_trunk_and_a_killed_run_goes_on(
     config = FamilyConfig(**SMALL)
     whole = collect_family(task, SPEC, "all", config, tmp_path / "whole", seed=0, progress=False)
     assert whole.collect["settings"]["collect"]["trunk_steps"] == 60
+    assert whole.collect["rule"].endswith("All networks began with a trunk that the seen tasks trained together.")
     plain = FamilyConfig(**{**SMALL, "trunk_steps": 0})
     without = collect_family(task, SPEC, "all", plain, tmp_path / "plain", seed=0, progress=False)
     spread = [float(dataset.params_KP.std(dim=0).norm()) for dataset in (whole, without)]

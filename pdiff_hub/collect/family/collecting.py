@@ -268,7 +268,8 @@ class _Run:
             )
 
     def finish(self, part: _Part, split: TaskSplit) -> CheckpointDataset:
-        collect: dict[str, Any] = {"method": "family", "rule": split.rule}
+        began = " All networks began with a trunk that the seen tasks trained together." if self.start else ""
+        collect: dict[str, Any] = {"method": "family", "rule": split.rule + began}
         return part.journal.finish(
             network=self.spec,
             task=self.task.spec,
