@@ -24,6 +24,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the rows")
     options = parser.parse_args()
     began = time.perf_counter()
+    import torch
+
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error(f"torch sees no GPU for --device {options.device}; give --device cpu --quick to see that it runs")
     from on_a_gpu_parts import machine, rows  # here, so that the first import on a machine is timed
 
     found = [("device", machine(options.device))]

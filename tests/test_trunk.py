@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,11 +12,23 @@ import torch
 from checkpoint_sets import contents
 from torch import Tensor, nn
 
-from pdiff_hub.collect.family import FamilyConfig, build_family, collect_family, collecting, last_layer, train_trunk
+from pdiff_hub.collect.family import (
+    FamilyConfig,
+    build_family,
+    collect_family,
+    collecting,
+    last_layer,
+    train_trunk,
+    trunk,
+    unseen_of,
+)
 from pdiff_hub.collect.population import training_groups
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.recipes import recipe_from_dict
+from pdiff_hub.runs.requests import by_examples
+from pdiff_hub.runs.requests.task_networks import TaskNetworks
 from pdiff_hub.tasks import Task, load_task
+from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 SMALL: dict[str, Any] = {"num_tasks": 8, "seeds_per_task": 2, "held_out_tasks": 4, "epochs": 2, "trunk_steps": 60}
 SPEC = resolve_network({"name": "mlp", "hidden": [16]}, in_channels=1, image_size=8, num_classes=2)
@@ -41,8 +54,9 @@ def trained(network: nn.Module, task: Task, steps: int = 100, seed: int = 0, **o
 def own_answers(network: nn.Module, task: Task, condition_D: Tensor) -> float:
     """Accuracy of a last layer that is trained for a task on 100 images, on top of the rest as it is."""
     labels_N = condition_D[task.train.labels_N[:100]].long()
+    last = last_layer(network, task.inputs(task.train, slice(0, 2)))
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name in last_layer(network))
+        parameter.requires_grad_(name in last)
     optimizer = torch.optim.Adam([each for each in network.parameters() if each.requires_grad], lr=1e-2)
     network.eval()
     for _ in range(200):
@@ -125,29 +139,120 @@ def test_a_set_begins_from_its_trunk_and_a_killed_run_goes_on(
     whole = collect_family(task, SPEC, "all", config, tmp_path / "whole", seed=0, progress=False)
     assert whole.collect["settings"]["collect"]["trunk_steps"] == 60
     assert whole.collect["rule"].endswith("All networks began with a trunk that the seen tasks trained together.")
-    plain = FamilyConfig(**{**SMALL, "trunk_steps": 0})
-    without = collect_family(task, SPEC, "all", plain, tmp_path / "plain", seed=0, progress=False)
-    spread = [float(dataset.params_KP.std(dim=0).norm()) for dataset in (whole, without)]
-    assert spread[0] != spread[1] and "trunk_steps" not in without.collect["settings"]["collect"]
+    unseen = unseen_of(tmp_path / "whole")
+    assert unseen is not None and unseen.conditions_KD is not None and whole.conditions_KD is not None
 
     made = []
     train = collecting.train_trunk
 
-    def counted(*given: Any, **options: Any) -> None:
-        made.append(1)
-        train(*given, **options)
+    def counted(network: nn.Module, family: Any, condition_TD: Tensor, *given: Any, **options: Any) -> None:
+        random_P = whole.layout.flatten(network.state_dict())
+        train(network, family, condition_TD, *given, **options)
+        made.append((condition_TD, random_P, whole.layout.flatten(network.state_dict())))
 
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
+    describe, described = collecting._Run._metadata, []
+
+    def stopped_later(*given: Any) -> Any:
+        described.append(1)
+        if len(described) == 7:  # after the four held-out networks and two of the seen ones
+            raise KeyboardInterrupt
+        return describe(*given)
+
     monkeypatch.setattr(collecting, "train_trunk", counted)
-    for where in ("train", "_metadata"):
+    for where, stop in {"train": stopped, "_metadata": stopped_later}.items():
         with monkeypatch.context() as patch:
-            patch.setattr(collecting._Run, where, stopped)
+            patch.setattr(collecting._Run, where, stop)
             with pytest.raises(KeyboardInterrupt):
                 collect_family(task, SPEC, "all", config, tmp_path / "again", seed=0, progress=False)
     collect_family(task, SPEC, "all", config, tmp_path / "again", seed=0, progress=False)
-    assert made == [1] and contents(tmp_path / "again") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "again") == contents(tmp_path / "whole")
+    ((condition_TD, random_P, start_P),) = made
+    assert sorted(condition_TD.tolist()) == sorted(whole.conditions_KD.unique(dim=0).tolist())  # no held-out one
+    for dataset in (whole, unseen):
+        mean_P = dataset.params_KP.mean(dim=0)
+        assert float((mean_P - start_P).norm()) < 0.8 * float((mean_P - random_P).norm())
+
+
+class Backwards(nn.Module):
+    """Its layers are not defined in the order in which they run, and one never runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.body, self.unused = nn.Linear(16, 2), nn.Linear(64, 16), nn.Linear(4, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(images.flatten(1)).relu())
+        return logits
+
+
+class Bare(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Parameter(torch.randn(64, 16)), nn.Parameter(torch.randn(16, 2))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images.flatten(1) @ self.one).relu() @ self.two
+
+
+def test_the_last_layer_is_the_one_that_runs_last(task: Task) -> None:
+    inputs_BX = task.inputs(task.train, slice(0, 2))
+    network = Backwards()
+    assert last_layer(network, inputs_BX) == {"head.weight", "head.bias"} and network.training
+    head, unused = network.head.weight.clone(), network.unused.weight.clone()
+    trained(network, task, 5)
+    assert not torch.equal(network.head.weight, head) and torch.equal(network.unused.weight, unused)
+    normed = nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(64, 2)))
+    assert last_layer(normed, inputs_BX) == {name for name, _ in normed.named_parameters()}
+    frozen = Backwards()
+    frozen.head.requires_grad_(False)
+    for alone in (Bare(), nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), frozen):
+        with pytest.raises(ValueError, match=f"a {type(alone).__name__} has no trunk .* use trunk_steps: 0"):
+            trained(alone, task, 1)
+
+
+class Sometimes(OwnImages):
+    """Some tasks see the images as they are."""
+
+    def view(self, inputs_KBX: Tensor, labels_KB: Tensor, conditions_KD: Tensor) -> tuple[Tensor, Tensor]:
+        if not bool((conditions_KD[:, 0] == 1).any()):
+            return inputs_KBX, labels_KB % 2
+        return inputs_KBX * (1 + conditions_KD[:, 0, None, None, None, None]), labels_KB % 2
+
+
+def test_images_are_shared_only_where_all_tasks_see_the_same(task: Task) -> None:
+    few, many = bits(3, 1), bits(200, 1)
+    for family, condition_TD, shared, shape in (
+        (build_family("class-subsets", {}, task), few, True, (512, 1, 8, 8)),
+        (OwnImages(task), few, False, (3, 170, 1, 8, 8)),
+        (OwnImages(task), many, False, (200, 4, 1, 8, 8)),
+        (build_family("class-subsets", {}, task), few[:1], False, (1, 512, 1, 8, 8)),
+        (Sometimes(task), many, False, (200, 4, 1, 8, 8)),
+    ):
+        batches = trunk._Batches(family, condition_TD, task, 512, torch.device("cpu"))
+        inputs, labels_TB = batches.draw(torch.Generator().manual_seed(0))
+        assert (batches.shared, inputs.shape) == (shared, shape)
+        assert labels_TB.shape == (len(condition_TD), shape[0] if shared else shape[1])
+
+
+def test_the_audit_leaves_its_trunk_out_where_it_cannot_be(
+    task: Task, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Statistics after the last layer would be each task's own, though all see the same images."""
+    monkeypatch.setattr(by_examples, "_TRUNK_STEPS", 20)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 2), nn.BatchNorm1d(2, affine=False))
+    family, layout = build_family("class-subsets", {}, task), ParamLayout.from_module(network)
+    networks = TaskNetworks(network, layout, {}, task, family)
+    seen = SimpleNamespace(condition_TD=bits(4, 1))
+    assert by_examples.multi_task_trunk(networks, seen, network, seed=0) is None  # type: ignore[arg-type]
+    assert "the multi-task trunk is left out of the tables: a Sequential cannot be trained" in caplog.text
+    kept = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 2))
+    layout = ParamLayout.from_module(kept)
+    before_P = layout.flatten(kept.state_dict())
+    trunk_P = by_examples.multi_task_trunk(TaskNetworks(kept, layout, {}, task, family), seen, kept, seed=0)  # type: ignore[arg-type]
+    assert trunk_P is not None and trunk_P.shape == before_P.shape and not torch.equal(trunk_P, before_P)
 
 
 def test_what_cannot_be_is_refused(task: Task, tmp_path: Path) -> None:
@@ -158,7 +263,7 @@ def test_what_cannot_be_is_refused(task: Task, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the trunk of all tasks diverged: the loss is nan; lower learning_rate"):
         trained(build_network(SPEC, seed=0), task, 30, learning_rate=float("inf"))
     with pytest.raises(ValueError, match="module '1' is active dropout"):
-        trained(nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 2)), task, 1)
+        trained(nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 8), nn.Linear(8, 2)), task, 1)
 
 
 def test_a_recipe_without_it_is_what_it_was() -> None:

@@ -52,9 +52,9 @@ class FamilyConfig:
         batch_size (at least 1): images per step of each network.
         learning_rate (above 0): of batched AdamW, with warm-up and cosine.
         weight_decay (at least 0): of the same.
-        trunk_steps (at least 0): steps of training all seen tasks together, each with a last layer of its own, before
-            every network begins where they end; it needs no other data than the networks do. 0: from random weights.
-            What is generated for other tasks is then better, and so is what simple ways make (docs/asking.md).
+        trunk_steps (at least 0): steps of training all seen tasks together, each with a last layer of its own, with
+            `learning_rate` and no weight decay; every network then begins where they end. 0: from random weights. What
+            is generated for other tasks is better, and so is what simple ways make (docs/asking.md).
         pull_to_start (at least 0): half of so many times the squared distance from the first weights is added to the
             loss. Networks of different tasks then differ less and more regularly, so that more is known of those of
             other tasks; they are hardly worse up to 0.01 (docs/measurements.md, "Asking").
@@ -269,7 +269,7 @@ class _Run:
 
     def finish(self, part: _Part, split: TaskSplit) -> CheckpointDataset:
         began = " All networks began with a trunk that the seen tasks trained together." if self.start else ""
-        collect: dict[str, Any] = {"method": "family", "rule": split.rule + began}
+        collect: dict[str, Any] = {"method": "family", "rule": (split.rule + began).strip()}
         return part.journal.finish(
             network=self.spec,
             task=self.task.spec,

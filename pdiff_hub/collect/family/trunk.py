@@ -2,7 +2,7 @@
 
 From such a start, networks of different tasks differ by little more than their last layers, so that more is known of
 those of other tasks (docs/measurements.md, "Asking"; Caruana 1997, "Multitask Learning").
-Shapes: T seen tasks, G of them in one step, B images of each, X one input, D numbers of a condition, c answers.
+Shapes: T tasks, B images of each, X one input, D numbers of a condition, c answers.
 """
 
 from __future__ import annotations
@@ -21,15 +21,28 @@ from pdiff_hub.progress import progress_bar
 from pdiff_hub.seeds import generator_of
 from pdiff_hub.tasks import Task
 
-_IMAGES = 512  # that pass through the trunk in one step
-_TASKS = 256  # at most, in one step
+_BATCHES = 8  # a step takes the images of so many batches
+_FEWEST = 4  # images of each task in a step, where each sees its own
 
 
-def last_layer(network: nn.Module) -> set[str]:
-    """The names of the parameters of the last layer, its weights and its bias."""
-    names = [name for name, _ in network.named_parameters()]
-    layer = names[-1].rpartition(".")[0]
-    return {name for name in names if name.rpartition(".")[0] == layer}
+def last_layer(network: nn.Module, inputs_BX: Tensor) -> set[str]:
+    """The names of the parameters of the layer that runs last on these inputs, weights and bias; empty if none runs."""
+    ran: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: ran.append(name))
+        for name, module in network.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+    ]
+    was_training = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(inputs_BX)
+    finally:
+        network.train(was_training)
+        for handle in handles:
+            handle.remove()
+    layer = f"{ran[-1]}." if ran and ran[-1] else ""
+    return {name for name, _ in network.named_parameters() if ran and name.startswith(layer)}
 
 
 def train_trunk(
@@ -46,27 +59,33 @@ def train_trunk(
 ) -> None:
     """Trains `network`, in place and where it is, on all these tasks at once, by so many steps of AdamW.
 
-    Each task has a last layer of its own; the network gets their mean. Where tasks see the same images, as subsets of
-    classes do, 512 images go through the trunk in one step, once for all tasks. Elsewhere a step takes as many tasks,
-    drawn at random, as have so many images with `batch_size` images each.
+    Each task has a last layer of its own; the network gets their mean. A step takes the images of eight batches. Where
+    tasks see the same ones, as subsets of classes do, these go through the trunk once for all tasks. Elsewhere the
+    tasks share them out, at least four for each.
 
     Raises:
-        ValueError: a network with active dropout, or that `vmap` cannot run; a loss that is not finite.
+        ValueError: a network of one layer, or whose last layer is frozen; one with active dropout, or that `vmap`
+            cannot run; a loss that is not finite.
     """
     require_no_dropout(network)
-    tasks = _Batches(family, condition_TD, task, batch_size)
-    device, total = next(network.parameters()).device, len(condition_TD)
-    own = last_layer(network)
+    device, what = next(network.parameters()).device, type(network).__name__
+    batches = _Batches(family, condition_TD.to(device), task, _BATCHES * batch_size, device)
+    own = last_layer(network, task.inputs(task.train, slice(0, 2)).to(device))
     parameters: dict[str, Tensor] = {name: each for name, each in network.named_parameters() if each.requires_grad}
     trunk = {name: each for name, each in parameters.items() if name not in own}
     heads_T = {
-        name: each.detach().expand(total, *each.shape).clone().requires_grad_()
+        name: each.detach().expand(len(condition_TD), *each.shape).clone().requires_grad_()
         for name, each in parameters.items()
         if name in own
     }
+    if not trunk or not heads_T:
+        raise PdiffError(
+            f"a {what} has no trunk that tasks could share: expected parameters to train in its last layer "
+            f"({', '.join(sorted(own)) or 'none was found'}) and in layers before it; use trunk_steps: 0."
+        )
     buffers = dict(network.named_buffers())
     # Images of its own change a network's running statistics in its own way; the mean is kept, as of the last layers.
-    each_its_own = None if tasks.share_images else 0
+    each_its_own = None if batches.shared else 0
 
     def one(trunk: dict[str, Tensor], head: dict[str, Tensor], kept: dict[str, Tensor], inputs_BX: Tensor) -> Tensor:
         return logits(functional_call(network, {**trunk, **head, **kept}, (inputs_BX,)))
@@ -76,23 +95,24 @@ def train_trunk(
     schedule, bar = cosine_with_warm_up(optimizer, steps), progress_bar(steps, "train trunk", "step", shown=progress)
     network.train()
     for step in range(steps):
-        rows_G, inputs, labels_GB = tasks.draw(generator_of(seed, "trunk", step))
+        inputs, labels_TB = batches.draw(generator_of(seed, "trunk", step))
         kept = dict(buffers)
-        if not tasks.share_images:
-            kept = {name: each.expand(len(rows_G), *each.shape).clone() for name, each in buffers.items()}
-        head = {name: each[rows_G.to(device)] for name, each in heads_T.items()}
+        if not batches.shared:
+            kept = {name: each.expand(len(condition_TD), *each.shape).clone() for name, each in buffers.items()}
         try:
-            logits_GBc = together(trunk, head, kept, inputs.to(device))
+            logits_TBc = together(trunk, heads_T, kept, inputs)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise PdiffError(f"a {type(network).__name__} cannot be trained for many tasks at once: {error}") from error
-        loss = F.cross_entropy(logits_GBc.flatten(0, 1).float(), labels_GB.flatten().to(device))
+            raise PdiffError(
+                f"a {what} cannot be trained for many tasks at once ({error}); use trunk_steps: 0."
+            ) from error
+        loss = F.cross_entropy(logits_TBc.flatten(0, 1).float(), labels_TB.flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-        if not tasks.share_images:
+        if not batches.shared:
             for name, each in buffers.items():
                 each.copy_(kept[name].double().mean(dim=0) if each.is_floating_point() else kept[name][0])
         bar.update()
@@ -108,32 +128,43 @@ def train_trunk(
 
 
 class _Batches:
-    """The images and labels of some tasks, as they see them.
+    """The images and labels of all tasks, as they see them.
 
     Attributes:
-        share_images: whether all tasks see the same images, so that only their labels differ.
+        shared: whether all tasks see the same images, so that only their labels differ.
     """
 
-    def __init__(self, family: Family, condition_TD: Tensor, task: Task, batch_size: int) -> None:
-        self._family, self._condition_TD, self._task = family, condition_TD, task
+    def __init__(self, family: Family, condition_TD: Tensor, task: Task, images: int, device: torch.device) -> None:
+        self._family, self._condition_TD, self._task, self._device = family, condition_TD, task, device
         self._augments = any(task.spec["augment"].values())
-        few_1BX = task.inputs(task.train, slice(0, 2)).expand(1, -1, -1, -1, -1)
-        seen_1BX, _ = family.view(few_1BX, task.train.labels_N[:2].expand(1, -1), condition_TD[:1])
-        self.share_images = seen_1BX.data_ptr() == few_1BX.data_ptr()
-        self._images = _IMAGES if self.share_images else min(batch_size, _IMAGES)
-        self._num_tasks = min(len(condition_TD), _TASKS if self.share_images else _IMAGES // self._images)
+        self.shared = True
+        self._each = 2
+        inputs_TBX, _ = self._seen(slice(0, 2))
+        self.shared = inputs_TBX.stride(0) == 0 and len(condition_TD) > 1
+        self._each = images if self.shared else max(_FEWEST, images // len(condition_TD))
 
-    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Which tasks [G], their images ([B,X] if they share them, otherwise [G,B,X]) and their labels [G,B]."""
-        split, tasks = self._task.train, self._num_tasks
-        rows_G = torch.randperm(len(self._condition_TD), generator=generator)[:tasks]
-        index_N = torch.randint(len(split), (self._images * (1 if self.share_images else tasks),), generator=generator)
-        inputs_NX, labels_N = self._task.inputs(split, index_N), split.labels_N[index_N]
-        if self._augments:
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Images, [B,X] if tasks share them and otherwise [T,B,X], and labels [T,B]."""
+        drawn = self._each * (1 if self.shared else len(self._condition_TD))
+        index_N = torch.randint(len(self._task.train), (drawn,), generator=generator)
+        inputs_TBX, labels_TB = self._seen(index_N, generator)
+        if self.shared and inputs_TBX.stride(0) != 0:
+            raise PdiffError(
+                "the family's view gives tasks the same images at first and others later; expected it to decide by the "
+                "conditions alone."
+            )
+        return inputs_TBX[0] if self.shared else inputs_TBX, labels_TB
+
+    def _seen(self, index: Tensor | slice, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """These images [T,B,X] and labels [T,B], which all tasks share or share out."""
+        inputs_NX, labels_N = self._task.inputs(self._task.train, index), self._task.train.labels_N[index]
+        if self._augments and generator is not None:
             inputs_NX = self._task.augment(inputs_NX, generator)
-        inputs_GBX = (
-            inputs_NX.expand(tasks, *inputs_NX.shape) if self.share_images else inputs_NX.unflatten(0, (tasks, -1))
-        )
-        labels_GB = labels_N.expand(tasks, -1) if self.share_images else labels_N.unflatten(0, (tasks, -1))
-        inputs_GBX, labels_GB = self._family.view(inputs_GBX, labels_GB, self._condition_TD[rows_G])
-        return rows_G, inputs_GBX[0] if self.share_images else inputs_GBX, labels_GB
+        inputs_NX, labels_N = inputs_NX.to(self._device), labels_N.to(self._device)
+        if self.shared:
+            inputs_TBX, labels_TB = (
+                each.expand(len(self._condition_TD), *each.shape) for each in (inputs_NX, labels_N)
+            )
+        else:
+            inputs_TBX, labels_TB = (each.unflatten(0, (-1, self._each)) for each in (inputs_NX, labels_N))
+        return self._family.view(inputs_TBX, labels_TB, self._condition_TD)

@@ -30,6 +30,7 @@ from pdiff_hub.errors import PdiffError
 from pdiff_hub.safe_files import read_json, remove_unfinished, require_same_settings, write_json, write_safetensors
 from pdiff_hub.safe_files.checking import checked
 from pdiff_hub.safe_files.lock import FolderLock, alone_in, remove_stale_lock
+from pdiff_hub.safe_files.tensors import read_tensors
 from pdiff_hub.travelling.conditioner import ConditionSpec
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
@@ -139,7 +140,7 @@ class CheckpointJournal:
         file = self._parts / f"{name}.safetensors"
         if not file.exists():
             write_safetensors(file, make())
-        return load_file(file)
+        return read_tensors(file)
 
     def collected(self) -> Tensor:
         """The committed checkpoints, float32 [K,P], in memory."""

@@ -7,6 +7,7 @@ N = C x L numbers of a latent, c answers.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from pdiff_hub.collect.family import last_layer, train_trunk
+from pdiff_hub.errors import PdiffError
 from pdiff_hub.pipeline import PDiffPipeline
 from pdiff_hub.runs.requests.by_condition import SeenTasks
 from pdiff_hub.runs.requests.room import room
 from pdiff_hub.runs.requests.task_networks import Examples, TaskNetworks
 from pdiff_hub.seeds import generator_of
 
+logger = logging.getLogger(__name__)
 _TUNED: Mapping[str, Any] = {"steps": 100, "learning_rate": 3e-3}  # of networks that begin near what is wanted
 _FROM_SCRATCH: Mapping[str, Any] = {"steps": 200, "learning_rate": 1e-2}
 _TRUNK_STEPS = 1000
@@ -110,23 +113,27 @@ def random_subspace(pipe: PDiffPipeline, examples: Examples, *, seed: int, trust
     return fit_each(other, examples, 1, seed=seed, trust_remote_code=trust_remote_code)[:, 0]
 
 
-def multi_task_trunk(networks: TaskNetworks, seen: SeenTasks, network: nn.Module, *, seed: int) -> Tensor:
+def multi_task_trunk(networks: TaskNetworks, seen: SeenTasks, network: nn.Module, *, seed: int) -> Tensor | None:
     """A network [P] whose layers but the last were trained on all data of all seen tasks, each with its own last layer.
 
     It needs the images and labels of every seen task, which those who share checkpoints do not have to give.
-    network: untrained; it is trained in place.
+    network: untrained; it is trained in place. None, and a warning, for one that cannot be trained so.
     """
-    train_trunk(
-        network.to(networks.device),
-        networks.family,
-        seen.condition_TD,
-        networks.task,
-        _TRUNK_STEPS,
-        batch_size=64,
-        learning_rate=_FROM_SCRATCH["learning_rate"],
-        seed=seed,
-        progress=False,
-    )
+    try:
+        train_trunk(
+            network.to(networks.device),
+            networks.family,
+            seen.condition_TD,
+            networks.task,
+            _TRUNK_STEPS,
+            batch_size=64,
+            learning_rate=_FROM_SCRATCH["learning_rate"],
+            seed=seed,
+            progress=False,
+        )
+    except PdiffError as error:
+        logger.warning("the multi-task trunk is left out of the tables: %s", error)
+        return None
     return networks.layout.flatten(network.cpu().state_dict())
 
 
@@ -149,7 +156,8 @@ def on_inputs(examples: Examples, test: Examples) -> Tensor:
 
 def numbers_of_last_layer(networks: TaskNetworks) -> Tensor:
     """Which of the P numbers are those of the last layer, its weights and its bias; bool [P]."""
-    names = last_layer(networks.network)
+    split = networks.task.train
+    names = last_layer(networks.network, networks.task.inputs(split, slice(0, 2)).to(networks.device))
     last_P = torch.zeros(networks.layout.num_params, dtype=torch.bool)
     for entry in networks.layout.entries:
         if entry.name in names:

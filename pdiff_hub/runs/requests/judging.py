@@ -40,7 +40,7 @@ from pdiff_hub.tasks import Task
 
 SIZES = (1, 5, 20)  # of ensembles
 _AVERAGED = 5  # networks whose weights are averaged to one, which costs as much at use as one
-_MOST_SHARED = 2**24  # numbers of all seen tasks' networks; with more, a trunk of theirs takes too long
+_MOST_NUMBERS = 2**20  # of a network; a trunk of a larger one takes longer than all else
 
 
 def judge_requests(
@@ -158,7 +158,7 @@ def _by_examples(
     ensembles: dict[str, dict[str, EnsembleCurve]] = {}
     test, trunk_P = _all_test(networks, asked_UD), None
     start_P = networks.layout.flatten(untrained.state_dict())
-    if len(seen.mean_TP) * networks.layout.num_params <= _MOST_SHARED:
+    if networks.layout.num_params <= _MOST_NUMBERS:
         trunk_P = multi_task_trunk(networks, seen, untrained, seed=seed)
     for number in num_labels:
         examples = draw_examples(networks, asked_UD, number, seed=seed)
