@@ -46,7 +46,7 @@ def bits(number: int, seed: int) -> Tensor:
 def trained(network: nn.Module, task: Task, steps: int = 100, seed: int = 0, **options: Any) -> dict[str, Tensor]:
     family = options.pop("family", None) or build_family("class-subsets", {}, task)
     condition_TD = options.pop("condition_TD", bits(30, 1))
-    arguments = {"batch_size": 64, "learning_rate": 1e-2, "progress": False, **options}
+    arguments = {"images": 512, "learning_rate": 1e-2, "progress": False, **options}
     train_trunk(network, family, condition_TD, task, steps, seed=seed, **arguments)
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 

@@ -32,6 +32,7 @@ from pdiff_hub.tasks import Task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _UNSEEN = "unseen"
+_BATCHES = 8  # whose images a step of the trunk takes
 _SAMPLE = 16  # inputs on which alignment is checked
 
 
@@ -53,11 +54,12 @@ class FamilyConfig:
         learning_rate (above 0): of batched AdamW, with warm-up and cosine.
         weight_decay (at least 0): of the same.
         trunk_steps (at least 0): steps of training all seen tasks together, each with a last layer of its own, with
-            `learning_rate` and no weight decay; every network then begins where they end. 0: from random weights. What
-            is generated for other tasks is better, and so is what simple ways make (docs/asking.md).
+            `learning_rate`, eight batches in a step and no weight decay; every network then begins where they end. It
+            needs two layers or more. 0: from random weights. What is generated for other tasks is better, and so is
+            what simple ways make; it lies nearer to seen networks (docs/asking.md).
         pull_to_start (at least 0): half of so many times the squared distance from the first weights is added to the
             loss. Networks of different tasks then differ less and more regularly, so that more is known of those of
-            other tasks; they are hardly worse up to 0.01 (docs/measurements.md, "Asking").
+            other tasks; they are hardly worse up to 0.01, with a trunk 0.03 (docs/measurements.md, "Asking").
         shared_start: whether all networks start from the same weights. If not, each starts from the weights of its own
             seed, and the trained networks are aligned to the mean of those of seen tasks, as populations are. They are
             then less alike, and harder to learn; the weight decay of populations, 1.0, helps.
@@ -190,7 +192,7 @@ def _trained_start(
         split.seen_TD,
         task,
         config.trunk_steps,
-        batch_size=config.batch_size,
+        images=_BATCHES * config.batch_size,
         learning_rate=config.learning_rate,
         seed=seed,
         progress=progress,

@@ -21,7 +21,6 @@ from pdiff_hub.progress import progress_bar
 from pdiff_hub.seeds import generator_of
 from pdiff_hub.tasks import Task
 
-_BATCHES = 8  # a step takes the images of so many batches
 _FEWEST = 4  # images of each task in a step, where each sees its own
 
 
@@ -52,16 +51,16 @@ def train_trunk(
     task: Task,
     steps: int,
     *,
-    batch_size: int,
+    images: int,
     learning_rate: float,
     seed: int,
     progress: bool = True,
 ) -> None:
     """Trains `network`, in place and where it is, on all these tasks at once, by so many steps of AdamW.
 
-    Each task has a last layer of its own; the network gets their mean. A step takes the images of eight batches. Where
-    tasks see the same ones, as subsets of classes do, these go through the trunk once for all tasks. Elsewhere the
-    tasks share them out, at least four for each.
+    Each task has a last layer of its own; the network gets their mean. A step takes so many `images`. Where tasks see
+    the same ones, as subsets of classes do, these go through the trunk once for all tasks. Elsewhere the tasks share
+    them out, at least four for each.
 
     Raises:
         ValueError: a network of one layer, or whose last layer is frozen; one with active dropout, or that `vmap`
@@ -69,7 +68,7 @@ def train_trunk(
     """
     require_no_dropout(network)
     device, what = next(network.parameters()).device, type(network).__name__
-    batches = _Batches(family, condition_TD.to(device), task, _BATCHES * batch_size, device)
+    batches = _Batches(family, condition_TD.to(device), task, images, device)
     own = last_layer(network, task.inputs(task.train, slice(0, 2)).to(device))
     parameters: dict[str, Tensor] = {name: each for name, each in network.named_parameters() if each.requires_grad}
     trunk = {name: each for name, each in parameters.items() if name not in own}

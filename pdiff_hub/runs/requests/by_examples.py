@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 _TUNED: Mapping[str, Any] = {"steps": 100, "learning_rate": 3e-3}  # of networks that begin near what is wanted
 _FROM_SCRATCH: Mapping[str, Any] = {"steps": 200, "learning_rate": 1e-2}
 _TRUNK_STEPS = 1000
+_TRUNK_IMAGES = 64, 4096  # in a step: 64 for each task, but no more than 4,096; with 512 it is a weaker rival
 _KEPT_LIKELIEST = 20  # seen networks whose weights are averaged by their likelihood
 
 
@@ -126,7 +127,7 @@ def multi_task_trunk(networks: TaskNetworks, seen: SeenTasks, network: nn.Module
             seen.condition_TD,
             networks.task,
             _TRUNK_STEPS,
-            batch_size=64,
+            images=min(_TRUNK_IMAGES[0] * len(seen.condition_TD), _TRUNK_IMAGES[1]),
             learning_rate=_FROM_SCRATCH["learning_rate"],
             seed=seed,
             progress=False,
