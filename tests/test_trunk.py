@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 from checkpoint_sets import contents
 from torch import Tensor, nn
 
+from pdiff_hub.checkpoints.rows import as_rows
 from pdiff_hub.collect.family import (
     FamilyConfig,
     build_family,
@@ -26,8 +26,10 @@ from pdiff_hub.collect.population import training_groups
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.recipes import recipe_from_dict
 from pdiff_hub.runs.requests import by_examples
+from pdiff_hub.runs.requests.by_condition import SeenTasks
 from pdiff_hub.runs.requests.task_networks import TaskNetworks
 from pdiff_hub.tasks import Task, load_task
+from pdiff_hub.travelling.conditioner import ConditionSpec
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 SMALL: dict[str, Any] = {"num_tasks": 8, "seeds_per_task": 2, "held_out_tasks": 4, "epochs": 2, "trunk_steps": 60}
@@ -245,13 +247,14 @@ def test_the_audit_leaves_its_trunk_out_where_it_cannot_be(
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 2), nn.BatchNorm1d(2, affine=False))
     family, layout = build_family("class-subsets", {}, task), ParamLayout.from_module(network)
     networks = TaskNetworks(network, layout, {}, task, family)
-    seen = SimpleNamespace(condition_TD=bits(4, 1))
-    assert by_examples.multi_task_trunk(networks, seen, network, seed=0) is None  # type: ignore[arg-type]
+    rows_TP = torch.zeros(4, layout.num_params)
+    seen = SeenTasks(ConditionSpec("classes", "bits", 10, tuple("0123456789")), bits(4, 1), rows_TP, as_rows(rows_TP))
+    assert by_examples.multi_task_trunk(networks, seen, network, seed=0) is None
     assert "the multi-task trunk is left out of the tables: a Sequential cannot be trained" in caplog.text
     kept = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 2))
     layout = ParamLayout.from_module(kept)
     before_P = layout.flatten(kept.state_dict())
-    trunk_P = by_examples.multi_task_trunk(TaskNetworks(kept, layout, {}, task, family), seen, kept, seed=0)  # type: ignore[arg-type]
+    trunk_P = by_examples.multi_task_trunk(TaskNetworks(kept, layout, {}, task, family), seen, kept, seed=0)
     assert trunk_P is not None and trunk_P.shape == before_P.shape and not torch.equal(trunk_P, before_P)
 
 
@@ -270,4 +273,4 @@ def test_a_recipe_without_it_is_what_it_was() -> None:
     data = {"task": "digits", "network": {"name": "mlp"}, "collect": {"method": "family"}}
     assert "trunk_steps" not in recipe_from_dict(data).to_dict()["collect"]
     with_trunk = recipe_from_dict({**data, "collect": {"method": "family", "trunk_steps": 5}})
-    assert recipe_from_dict(with_trunk.to_dict()).collect.trunk_steps == 5  # type: ignore[union-attr]
+    assert recipe_from_dict(with_trunk.to_dict()).collect == FamilyConfig(trunk_steps=5)

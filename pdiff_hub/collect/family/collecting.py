@@ -8,7 +8,8 @@ Shapes: K networks, R networks of one part, D numbers of a condition.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,10 +150,9 @@ def collect_family(
         require_shared_start(layout, network, lambda: build_network(spec, seed=seed + 1, pretrained=False))
         require_alignable(network, task.inputs(task.validation, slice(0, _SAMPLE)))
     journal = CheckpointJournal(directory, settings, layout)
-    start = None
+    run = _Run(task, spec, network, layout, config, family, seed, device, progress)
     if config.trunk_steps and not journal.finished:
-        start = journal.once("start", lambda: _trained_start(task, spec, config, family, split, seed, device, progress))
-    run = _Run(task, spec, network, layout, config, family, seed, device, progress, start)
+        run = replace(run, start=journal.once("start", partial(run.trained_start, split.seen_TD)))
     seen = _Part(
         journal,
         split.seen_TD.repeat_interleave(config.seeds_per_task, dim=0),
@@ -172,32 +172,6 @@ def collect_family(
     if unseen is not None:
         run.finish(unseen, split)
     return run.finish(seen, split)
-
-
-def _trained_start(
-    task: Task,
-    spec: Mapping[str, Any],
-    config: FamilyConfig,
-    family: Family,
-    split: TaskSplit,
-    seed: int,
-    device: str,
-    progress: bool,
-) -> dict[str, Tensor]:
-    """The state dict of the network of this seed after it was trained on all seen tasks together."""
-    network = build_network(spec, seed=seed, pretrained=False).to(device)
-    train_trunk(
-        network,
-        family,
-        split.seen_TD,
-        task,
-        config.trunk_steps,
-        images=_BATCHES * config.batch_size,
-        learning_rate=config.learning_rate,
-        seed=seed,
-        progress=progress,
-    )
-    return {name: tensor.cpu() for name, tensor in network.state_dict().items()}
 
 
 def unseen_of(directory: Path) -> CheckpointDataset | None:
@@ -226,6 +200,8 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Run:
+    """start: the state dict that all networks begin with; None for that of `seed`."""
+
     task: Task
     spec: dict[str, Any]
     network: nn.Module
@@ -235,7 +211,23 @@ class _Run:
     seed: int
     device: str
     progress: bool
-    start: Mapping[str, Tensor] | None
+    start: Mapping[str, Tensor] | None = None
+
+    def trained_start(self, seen_TD: Tensor) -> dict[str, Tensor]:
+        """The state dict of the network of this seed after all seen tasks have trained it together."""
+        network = build_network(self.spec, seed=self.seed, pretrained=False).to(self.device)
+        train_trunk(
+            network,
+            self.family,
+            seen_TD,
+            self.task,
+            self.config.trunk_steps,
+            images=_BATCHES * self.config.batch_size,
+            learning_rate=self.config.learning_rate,
+            seed=self.seed,
+            progress=self.progress,
+        )
+        return {name: tensor.cpu() for name, tensor in network.state_dict().items()}
 
     def train(self, part: _Part) -> None:
         """Collects one network per row of `part.conditions_KD` in its journal."""

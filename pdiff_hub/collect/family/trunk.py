@@ -17,6 +17,7 @@ from pdiff_hub.collect.population.network_stack import require_no_dropout
 from pdiff_hub.collect.schedule import cosine_with_warm_up
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import logits
+from pdiff_hub.networks.watching import watch
 from pdiff_hub.progress import progress_bar
 from pdiff_hub.seeds import generator_of
 from pdiff_hub.tasks import Task
@@ -27,19 +28,8 @@ _FEWEST = 4  # images of each task in a step, where each sees its own
 def last_layer(network: nn.Module, inputs_BX: Tensor) -> set[str]:
     """The names of the parameters of the layer that runs last on these inputs, weights and bias; empty if none runs."""
     ran: list[str] = []
-    handles = [
-        module.register_forward_hook(lambda *_, name=name: ran.append(name))
-        for name, module in network.named_modules()
-        if any(True for _ in module.parameters(recurse=False))
-    ]
-    was_training = network.training
-    try:
-        with torch.no_grad():
-            network.eval()(inputs_BX)
-    finally:
-        network.train(was_training)
-        for handle in handles:
-            handle.remove()
+    owners = {name: each for name, each in network.named_modules() if any(True for _ in each.parameters(recurse=False))}
+    watch(network, inputs_BX, owners, lambda name, _: ran.append(name))
     layer = f"{ran[-1]}." if ran and ran[-1] else ""
     return {name for name, _ in network.named_parameters() if ran and name.startswith(layer)}
 
@@ -136,17 +126,18 @@ class _Batches:
     def __init__(self, family: Family, condition_TD: Tensor, task: Task, images: int, device: torch.device) -> None:
         self._family, self._condition_TD, self._task, self._device = family, condition_TD, task, device
         self._augments = any(task.spec["augment"].values())
-        self.shared = True
-        self._each = 2
-        inputs_TBX, _ = self._seen(slice(0, 2))
+        inputs_TBX, _ = self._seen(task.inputs(task.train, slice(0, 2)), task.train.labels_N[:2], shared=True)
         self.shared = inputs_TBX.stride(0) == 0 and len(condition_TD) > 1
-        self._each = images if self.shared else max(_FEWEST, images // len(condition_TD))
+        self._drawn = images if self.shared else len(condition_TD) * max(_FEWEST, images // len(condition_TD))
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Images, [B,X] if tasks share them and otherwise [T,B,X], and labels [T,B]."""
-        drawn = self._each * (1 if self.shared else len(self._condition_TD))
-        index_N = torch.randint(len(self._task.train), (drawn,), generator=generator)
-        inputs_TBX, labels_TB = self._seen(index_N, generator)
+        split = self._task.train
+        index_N = torch.randint(len(split), (self._drawn,), generator=generator)
+        inputs_NX = self._task.inputs(split, index_N)
+        if self._augments:
+            inputs_NX = self._task.augment(inputs_NX, generator)
+        inputs_TBX, labels_TB = self._seen(inputs_NX, split.labels_N[index_N], shared=self.shared)
         if self.shared and inputs_TBX.stride(0) != 0:
             raise PdiffError(
                 "the family's view gives tasks the same images at first and others later; expected it to decide by the "
@@ -154,16 +145,11 @@ class _Batches:
             )
         return inputs_TBX[0] if self.shared else inputs_TBX, labels_TB
 
-    def _seen(self, index: Tensor | slice, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """These images [T,B,X] and labels [T,B], which all tasks share or share out."""
-        inputs_NX, labels_N = self._task.inputs(self._task.train, index), self._task.train.labels_N[index]
-        if self._augments and generator is not None:
-            inputs_NX = self._task.augment(inputs_NX, generator)
-        inputs_NX, labels_N = inputs_NX.to(self._device), labels_N.to(self._device)
-        if self.shared:
-            inputs_TBX, labels_TB = (
-                each.expand(len(self._condition_TD), *each.shape) for each in (inputs_NX, labels_N)
-            )
-        else:
-            inputs_TBX, labels_TB = (each.unflatten(0, (-1, self._each)) for each in (inputs_NX, labels_N))
+    def _seen(self, inputs_NX: Tensor, labels_N: Tensor, *, shared: bool) -> tuple[Tensor, Tensor]:
+        """What the tasks see of these images, [T,B,X], and labels [T,B], which they share or share out."""
+        tasks = len(self._condition_TD)
+        both = (each.to(self._device) for each in (inputs_NX, labels_N))
+        inputs_TBX, labels_TB = (
+            each.expand(tasks, *each.shape) if shared else each.unflatten(0, (tasks, -1)) for each in both
+        )
         return self._family.view(inputs_TBX, labels_TB, self._condition_TD)

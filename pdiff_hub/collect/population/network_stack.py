@@ -14,6 +14,7 @@ from torch.func import functional_call, vmap
 from pdiff_hub.collect.population.layer_chain import is_layer_chain, run_layer_chain
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import logits
+from pdiff_hub.networks.watching import watch
 
 NetworkFactory = Callable[[int], nn.Module]
 
@@ -110,20 +111,12 @@ def working_bytes(network: nn.Module, inputs_BX: Tensor) -> int:
     moments, and every layer's output with its gradient."""
     outputs: list[int] = []
 
-    def note(module: nn.Module, _: object, output: object) -> None:
+    def note(_: str, output: object) -> None:
         if isinstance(output, Tensor):
             outputs.append(output.numel() * output.element_size())
 
-    leaves = [module for module in network.modules() if not any(True for _ in module.children())]
-    handles = [leaf.register_forward_hook(note) for leaf in leaves]
-    was_training = network.training
-    try:
-        with torch.no_grad():
-            network.eval()(inputs_BX)
-    finally:
-        network.train(was_training)
-        for handle in handles:
-            handle.remove()
+    leaves = {name: module for name, module in network.named_modules() if not any(True for _ in module.children())}
+    watch(network, inputs_BX, leaves, note)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     return 4 * weights + 2 * sum(outputs)
 
