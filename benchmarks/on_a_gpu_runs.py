@@ -64,9 +64,14 @@ def whole_command(name: str, arguments: Sequence[str], folder: Path, device: str
     stages = ", ".join(f"{stage.replace('_', ' ')} {value:.1f}" for stage, value in seconds.items())
     yield f"{name}, from start to report", f"{total:.1f} s ({stages}, imports and the rest {rest:.1f})"
     ended = results.stat().st_mtime
-    judging = [percent for moment, percent in busy if ended - seconds["evaluate"] < moment <= ended]
-    if judging:
-        yield f"{name}, GPU busy while judging", f"{sum(judging) / len(judging):.0f} %"
+    judged = min(picture.stat().st_mtime for picture in folder.glob("*.png"))  # pictures need no GPU
+    shares = []
+    for end in (ended, judged):
+        judging = [percent for moment, percent in busy if ended - seconds["evaluate"] < moment <= end]
+        shares += [sum(judging) / len(judging)] if judging else []
+    if len(shares) > 1:
+        until = f"{shares[1]:.0f} % of the {judged - ended + seconds['evaluate']:.1f} s to the first picture"
+        yield f"{name}, GPU busy while judging", f"{shares[0]:.0f} %, and {until}"
 
 
 def run_tests(marker: str, *more: str) -> Iterator[Row]:

@@ -18,6 +18,8 @@ from test_captured_steps import finetuned, training
 from test_training import checkpoints
 
 from pdiff_hub import PDiffPipeline
+from pdiff_hub.checkpoints.rows import write_shard
+from pdiff_hub.collect.family import FamilyConfig, collect_family, unseen_of
 from pdiff_hub.collect.finetune import FinetuneConfig, collect_finetune
 from pdiff_hub.collect.population.batched_training import BatchedTrainer
 from pdiff_hub.networks import build_network, resolve_network
@@ -197,3 +199,24 @@ def test_collecting_and_judging_on_a_gpu(tmp_path: Path) -> None:
     on_cpu = predict_logits(network, layout, dataset.frozen, dataset.params_KP, images)
     on_gpu = predict_logits(network.cuda(), layout, dataset.frozen, dataset.params_KP, images)
     assert torch.allclose(on_cpu, on_gpu, rtol=1e-2, atol=1e-2)
+
+
+def test_a_family_that_begins_with_a_trunk_is_that_of_the_cpu(tmp_path: Path) -> None:
+    task = load_task("digits")
+    config = FamilyConfig("class-subsets", num_tasks=6, seeds_per_task=1, held_out_tasks=2, epochs=2, trunk_steps=20)
+    spec = resolve_network({"name": "mlp", "hidden": [16]}, in_channels=1, image_size=8, num_classes=2)
+    rows = []
+    for device in ("cpu", "cuda"):
+        seen = collect_family(task, spec, "all", config, tmp_path / device, seed=0, device=device, progress=False)
+        unseen = unseen_of(tmp_path / device)
+        assert unseen is not None
+        rows.append(torch.cat([seen.params_KP, unseen.params_KP]))
+    assert torch.allclose(*rows, rtol=1e-2, atol=1e-3)
+
+
+def test_rows_come_back_from_a_gpu_as_they_are(tmp_path: Path) -> None:
+    params_KP = torch.randn(7, 33, generator=torch.Generator().manual_seed(0))
+    pieces = [(0, 0, params_KP[:5, :20]), (5, 0, params_KP[5:, :20]), (0, 20, params_KP[:, 20:])]
+    for device in ("cpu", "cuda"):
+        write_shard(tmp_path / device, 7, 33, [(row, start, part.to(device)) for row, start, part in pieces])
+    assert (tmp_path / "cpu").read_bytes() == (tmp_path / "cuda").read_bytes()

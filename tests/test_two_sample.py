@@ -178,3 +178,16 @@ def test_the_folds_are_those_of_scikit_learn(num_generated: int, num_fresh: int)
     folds = selection.RepeatedStratifiedKFold(n_splits=5, n_repeats=10, random_state=3).split(kinds[:, None], kinds)
     expected = [np.isin(np.arange(len(kinds)), asked) for _, asked in folds]
     assert np.array_equal(expected, list(two_sample._folds(num_generated, num_fresh, 3)))
+
+
+def test_threads_are_as_they_were_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    scores = two_sample._scores
+    monkeypatch.setattr(two_sample, "_scores", lambda *given: (seen.append(torch.get_num_threads()), scores(*given))[1])
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        told(normal(10, 3), normal(10, 3, seed=1))
+        assert set(seen) == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -175,11 +175,30 @@ def begin_shard(file: Path, num_rows: int, num_params: int) -> None:
 def write_pieces(file: Path, num_rows: int, num_params: int, pieces: Iterable[tuple[int, int, Tensor]]) -> None:
     """Writes pieces, as of `write_shard`, into the file that `begin_shard` made with the same numbers."""
     begin = len(_shard_header(num_rows, num_params))
+    staging = _Staging()
     with file.open("r+b") as stream:
         for first, start, params_RS in pieces:
-            for row, params_S in enumerate(params_RS.to("cpu", torch.float32), start=first):
+            for row, params_S in enumerate(staging.read(params_RS), start=first):
                 stream.seek(begin + 4 * (row * num_params + start))
                 stream.write(params_S.contiguous().numpy().data)
+
+
+class _Staging:
+    """Memory that a GPU writes into at its full speed, and that is used again for each piece.
+
+    Into fresh memory for each piece, an H200 wrote 1 GB/s.
+    """
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0)
+
+    def read(self, params_RS: Tensor) -> Tensor:
+        """float32 on the CPU; of a GPU's tensor, only until the next call."""
+        if params_RS.device.type != "cuda":
+            return params_RS.to("cpu", torch.float32)
+        if self._memory.numel() < params_RS.numel():
+            self._memory = torch.empty(params_RS.numel(), pin_memory=True)
+        return self._memory[: params_RS.numel()].view(params_RS.shape).copy_(params_RS)
 
 
 def _shard_header(num_rows: int, num_params: int) -> bytes:

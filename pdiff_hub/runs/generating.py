@@ -23,7 +23,7 @@ from pdiff_hub.pipeline.usage import described, header_of, origin_of, usage_of
 from pdiff_hub.processes import alone_in, this_run
 from pdiff_hub.progress import progress_bar
 from pdiff_hub.records import NetworksFolder, RunFolder
-from pdiff_hub.safe_files import remove_unfinished, replacing, write_json, write_safetensors
+from pdiff_hub.safe_files import disk_errors_of, remove_unfinished, replacing, write_json, write_safetensors
 from pdiff_hub.safe_files.lock import holding
 from pdiff_hub.travelling.pipeline_pdiff import require_finite
 
@@ -33,9 +33,18 @@ _DECODED_BYTES = 256 << 20  # of one slice of P, for all networks that are decod
 
 
 def write_params(
-    pipe: PDiffPipeline, num_models: int, file: Path, *, seed: int, num_inference_steps: int | None = None
+    pipe: PDiffPipeline,
+    num_models: int,
+    file: Path,
+    *,
+    seed: int,
+    num_inference_steps: int | None = None,
+    lasting: bool = True,
 ) -> Rows:
-    """Generate networks into `file`: float32 `params` [num_models, P], written slice by slice of P. -> its rows."""
+    """Generate networks into `file`: float32 `params` [num_models, P], written slice by slice of P. -> its rows.
+
+    lasting: replace `file` when all is written, and wait until it is on the disk. Else it is written where it lies.
+    """
     here = this_run()
     latents_NCL = _sampled(pipe, num_models, seed=seed, num_inference_steps=num_inference_steps)
     latents_NCL, own = latents_NCL.to(pipe.autoencoder.device), here.share(num_models)
@@ -55,7 +64,8 @@ def write_params(
     file.parent.mkdir(parents=True, exist_ok=True)
     if here.is_main:
         remove_unfinished(file.parent)  # a killed run may have left gigabytes
-    with replacing(file) if here.is_main else nullcontext() as temporary, torch.no_grad():
+    written = replacing(file) if lasting else _in_place(file)
+    with written if here.is_main else nullcontext() as temporary, torch.no_grad():
         if temporary is not None:
             begin_shard(temporary, num_models, num_params)
         write_pieces(_place(here.told(temporary)), num_models, num_params, pieces())
@@ -63,6 +73,12 @@ def write_params(
     here.wait()
     bar.close()
     return ShardRows([(file, num_models)], num_params)
+
+
+@contextmanager
+def _in_place(file: Path) -> Iterator[Path]:
+    with disk_errors_of(file):
+        yield file
 
 
 @contextmanager
@@ -81,7 +97,8 @@ def generated_rows(
                     shutil.rmtree(leftover)
         with TemporaryDirectory(prefix=_UNFINISHED, dir=directory) if here.is_main else nullcontext() as temporary:
             file = _place(here.told(temporary)) / RunFolder(directory).generated.name
-            yield write_params(pipe, num_models, file, seed=seed, num_inference_steps=num_inference_steps)
+            steps = num_inference_steps
+            yield write_params(pipe, num_models, file, seed=seed, num_inference_steps=steps, lasting=False)
             here.wait()  # until nobody reads it any more
 
 
