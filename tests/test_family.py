@@ -19,7 +19,8 @@ from torch.func import functional_call
 
 from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.collect.family import FamilyConfig, collect_family, collecting, unseen_of
+from pdiff_hub.checkpoints.index import HELD_OUT, INDEX_NAME
+from pdiff_hub.collect.family import FamilyConfig, collect_family, collecting
 from pdiff_hub.collect.family.class_subsets import ClassSubsets
 from pdiff_hub.collect.family.family import build_family
 from pdiff_hub.collect.family.rotation import Rotation
@@ -123,7 +124,7 @@ def judged(dataset: CheckpointDataset, task: Task, params_BP: Tensor, bits_BD: T
 def test_each_network_learns_its_own_task(task: Task, tmp_path: Path) -> None:
     config = FamilyConfig(**{**SMALL, "epochs": 6})
     dataset = collect_family(task, spec(), "all", config, tmp_path, seed=3)
-    unseen = unseen_of(tmp_path)
+    unseen = dataset.held_out()
     assert unseen is not None and (len(dataset), len(unseen)) == (12, 4)
     for each in (dataset, unseen):
         assert each.conditions is not None and each.conditions_KD is not None and each.conditions.name == "classes"
@@ -168,7 +169,7 @@ def test_turned_images_have_their_networks(task: Task, tmp_path: Path) -> None:
 def test_a_pipeline_is_asked_for_a_task(task: Task, tmp_path: Path) -> None:
     config = FamilyConfig(num_tasks=40, seeds_per_task=4, held_out_tasks=0, epochs=8)
     dataset = collect_family(task, spec(), "all", config, tmp_path / "set", seed=0)
-    train_pipeline(dataset, tmp_path / "pipe", diffusion=DiffusionConfig(steps=300, widths=(48,), patience=None))
+    train_pipeline(dataset, tmp_path / "pipe", diffusion=DiffusionConfig(steps=60, widths=(16,), patience=None))
     pipe = PDiffPipeline.from_pretrained(tmp_path / "pipe")
     pipe.set_progress_bar_config(disable=True)
     assert dataset.conditions_KD is not None
@@ -295,7 +296,7 @@ def test_a_family_of_ones_own(own_families: str, task: Task, tmp_path: Path) -> 
     recipe = recipe_from_dict({"task": "digits", "network": {"name": "mlp", "hidden": [8]}, "collect": collected})
     assert recipe_from_dict(recipe.to_dict()) == recipe
     dataset = collect(recipe, tmp_path / "set")
-    unseen = unseen_of(tmp_path / "set")
+    unseen = dataset.held_out()
     assert unseen is not None and (len(dataset), len(unseen)) == (12, 3) and dataset.network["num_classes"] == 10
     assert dataset.conditions == ConditionSpec("contrast", "scalar", 1, low=(-2.0,), high=(1.0,))
     assert dataset.conditions_KD is not None and unseen.conditions_KD is not None
@@ -410,7 +411,7 @@ def test_own_starts_are_aligned_and_answer_as_before(
 
     monkeypatch.setattr(CheckpointJournal, "collected", kept)
     dataset = collect_family(task, network, "all", config, tmp_path / "a", seed=3)
-    unseen = unseen_of(tmp_path / "a")
+    unseen = dataset.held_out()
     assert unseen is not None and [len(each) for each in before] == [12, 4]
     for each, raw_KP in zip((dataset, unseen), before, strict=True):
         expected = answers(each, raw_KP, task)
@@ -470,7 +471,7 @@ def test_a_killed_collection_with_own_starts_goes_on(
         patch.setattr(collecting._Run, where, stopped)
         with pytest.raises(KeyboardInterrupt):
             collect_family(task, spec(), "all", config, tmp_path / "again", seed=0)
-    assert (unseen_of(tmp_path / "again") is not None) == (where == "finish")
+    assert (tmp_path / "again" / HELD_OUT / INDEX_NAME).exists() == (where == "finish")
     with pytest.raises(ValueError, match="shared_start was False and is not set"):
         collect_family(task, spec(), "all", FamilyConfig(**SMALL), tmp_path / "again", seed=0)
     collect_family(task, spec(), "all", config, tmp_path / "again", seed=0)

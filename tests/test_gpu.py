@@ -19,7 +19,7 @@ from test_training import checkpoints
 
 from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints.rows import write_shard
-from pdiff_hub.collect.family import FamilyConfig, collect_family, unseen_of
+from pdiff_hub.collect.family import FamilyConfig, collect_family
 from pdiff_hub.collect.finetune import FinetuneConfig, collect_finetune
 from pdiff_hub.collect.population.batched_training import BatchedTrainer
 from pdiff_hub.networks import build_network, resolve_network
@@ -208,7 +208,7 @@ def test_a_family_that_begins_with_a_trunk_is_that_of_the_cpu(tmp_path: Path) ->
     rows = []
     for device in ("cpu", "cuda"):
         seen = collect_family(task, spec, "all", config, tmp_path / device, seed=0, device=device, progress=False)
-        unseen = unseen_of(tmp_path / device)
+        unseen = seen.held_out()
         assert unseen is not None
         rows.append(torch.cat([seen.params_KP, unseen.params_KP]))
     assert torch.allclose(*rows, rtol=1e-2, atol=1e-3)

@@ -13,18 +13,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loopback_hub import LoopbackHub
 from torch import Tensor
 from typer.testing import CliRunner
 
 from pdiff_hub import PDiffPipeline
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.checkpoints.index import HELD_OUT
 from pdiff_hub.checkpoints.rows import as_rows
 from pdiff_hub.cli import app
-from pdiff_hub.collect.family import build_family, unseen_of
+from pdiff_hub.collect.family import build_family
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.ensembles import Ensembles
 from pdiff_hub.evaluation.judging import Judge
 from pdiff_hub.evaluation.request_names import FIT_NAMES, SIMPLE_WAYS, STARTS, UNSEEN_NAMES
+from pdiff_hub.hub import push_pipeline_folder
 from pdiff_hub.networks import build_network, resolve_network
 from pdiff_hub.pipeline.card import render_card
 from pdiff_hub.prediction import predictions
@@ -162,7 +165,8 @@ def test_ensembles_are_those_of_the_evaluation() -> None:
         assert getattr(curve, name) == pytest.approx(getattr(wanted, name), abs=1e-6)
 
 
-def test_the_likeliest_network_is_found() -> None:
+def test_the_likeliest_network_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(by_examples, "_TRUNK_STEPS", 20)
     known, every = seen(), networks()
     examples = by_examples.draw_examples(every, known.condition_TD[:1], 30, seed=0)
     trained = every.fitted(known.mean_TP[:1], examples, 200, learning_rate=1e-2)
@@ -235,9 +239,22 @@ def test_an_audit_of_a_family_measures_all_or_says_that_it_cannot(
 
 def test_a_family_without_its_held_out_networks_is_refused(family_run: tuple[Path, Results], tmp_path: Path) -> None:
     folder, _ = family_run
-    pipe, dataset = PDiffPipeline.from_pretrained(folder), CheckpointDataset.from_pretrained(folder / "checkpoints")
+    shutil.copytree(folder / "checkpoints", tmp_path / "seen", ignore=shutil.ignore_patterns(HELD_OUT))
+    pipe, dataset = PDiffPipeline.from_pretrained(folder), CheckpointDataset.from_pretrained(tmp_path / "seen")
     with pytest.raises(ValueError, match="there are no networks of held-out tasks"):
-        evaluate(pipe, dataset, None, tmp_path)
+        evaluate(pipe, dataset, None, tmp_path / "report")
+
+
+def test_a_family_on_the_hub_is_judged_as_at_home(
+    family_run: tuple[Path, Results], hub: LoopbackHub, tmp_path: Path
+) -> None:
+    folder, results = family_run
+    push_pipeline_folder(folder, "user/subsets", checkpoints_id="user/subsets-networks")
+    done = CliRunner().invoke(app, ["audit", "user/subsets", "--output-dir", str(tmp_path / "audit")])
+    assert done.exit_code == 0, done.output
+    audited = RunFolder(tmp_path / "audit").read_results()
+    assert audited is not None and audited.measured is not None and results.measured is not None
+    assert audited.measured.requests == results.measured.requests
 
 
 def test_more_labels_than_images_are_refused() -> None:
@@ -322,7 +339,7 @@ def test_more_labels_than_there_are_images_are_left_out_and_large_networks_in_fi
     folder, results = family_run
     pipe, dataset = PDiffPipeline.from_pretrained(folder), CheckpointDataset.from_pretrained(folder / "checkpoints")
     config = EvaluateConfig(fit_tasks=1, num_labels=(5000,))
-    found = evaluate(pipe, dataset, None, tmp_path, config=config, unseen=unseen_of(folder / "checkpoints")).measured
+    found = evaluate(pipe, dataset, None, tmp_path, config=config).measured
     assert found is not None and found.requests is not None
     assert found.requests.fit is None and not any("labelled" in each for each in found.requests.verdicts)
     in_memory = None if results.measured is None else results.measured.requests

@@ -20,7 +20,6 @@ from pdiff_hub.collect.family import (
     last_layer,
     train_trunk,
     trunk,
-    unseen_of,
 )
 from pdiff_hub.collect.population import training_groups
 from pdiff_hub.networks import build_network, resolve_network
@@ -141,7 +140,7 @@ def test_a_set_begins_from_its_trunk_and_a_killed_run_goes_on(
     whole = collect_family(task, SPEC, "all", config, tmp_path / "whole", seed=0, progress=False)
     assert whole.collect["settings"]["collect"]["trunk_steps"] == 60
     assert whole.collect["rule"].endswith("All networks began with a trunk that the seen tasks trained together.")
-    unseen = unseen_of(tmp_path / "whole")
+    unseen = whole.held_out()
     assert unseen is not None and unseen.conditions_KD is not None and whole.conditions_KD is not None
 
     made = []

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pdiff_hub.checkpoints.index import HELD_OUT
 from pdiff_hub.safe_files import flattened
 from pdiff_hub.transfer.cards import markdown_table, render_card
 
@@ -17,16 +18,25 @@ _SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<
 _TEMPLATE = Path(__file__).with_name("card_template.md")
 
 
-def render_dataset_card(index: Mapping[str, Any], repo_id: str) -> str:
-    """The card of the set that `index` (a checked dataset.json) describes, for the Hub's repository `repo_id`."""
+def render_dataset_card(index: Mapping[str, Any], repo_id: str, unseen: Mapping[str, Any] | None = None) -> str:
+    """The card of the set that `index` (a checked dataset.json) describes, for the Hub's repository `repo_id`.
+
+    unseen: the index of the held-out set that travels with it.
+    """
     from huggingface_hub import DatasetCardData
+
+    configs = [("default", "train", "data/train-*.parquet")]
+    if unseen is not None:
+        configs.append((HELD_OUT, "test", f"{HELD_OUT}/data/train-*.parquet"))
 
     data = DatasetCardData(
         license="apache-2.0",
         tags=["neural-network-diffusion", "weight-space", "weight-generation", "pdiff-hub"],
         pretty_name=repo_id.split("/")[-1],
         size_categories=[_size_category(index["num_checkpoints"])],
-        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
+        configs=[
+            {"config_name": name, "data_files": [{"split": split, "path": path}]} for name, split, path in configs
+        ],
     )
     return render_card(
         _TEMPLATE,
@@ -42,6 +52,7 @@ def render_dataset_card(index: Mapping[str, Any], repo_id: str) -> str:
         layout=_layout(index["layout"]["entries"]),
         statistics=_statistics(index["data"]),
         files=_files(index),
+        unseen=unseen,
     )
 
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from pdiff_hub.checkpoints.checks import CheckedRows, check_finite, check_frozen, json_able
 from pdiff_hub.checkpoints.conditions import checked_conditions, from_column, from_table, with_column
 from pdiff_hub.checkpoints.files import metadata_table, write_folder
-from pdiff_hub.checkpoints.hub import append, find_folder, push_folder, require_rows
-from pdiff_hub.checkpoints.index import INDEX_NAME, read_index
+from pdiff_hub.checkpoints.hub import append, find_folder, find_held_out, push_folder, require_rows
+from pdiff_hub.checkpoints.index import HELD_OUT, INDEX_NAME, read_index
 from pdiff_hub.checkpoints.reading import read_folder
 from pdiff_hub.checkpoints.rows import PickedRows, Rows, TensorRows
 from pdiff_hub.errors import PdiffError
@@ -72,6 +72,7 @@ class CheckpointDataset:
         self.layout = layout
         self._rows: Rows = params_KP
         self._folder: Path | None = None  # the rows are read from it, if it is set
+        self._pulled: tuple[str, str] | None = None  # the repository and commit that this folder is a copy of
         self._whole_folder: Rows | None = None  # the rows, if they are all rows of that folder in its order
         self.hub_id: str | None = None
         self.hub_revision: str | None = None
@@ -201,7 +202,7 @@ class CheckpointDataset:
             conditions=self.conditions,
             conditions_KD=None if self.conditions_KD is None else self.conditions_KD[indices],
         )
-        picked._folder = self._folder
+        picked._folder, picked._pulled = self._folder, self._pulled
         return picked
 
     def with_conditions(self, column: str) -> CheckpointDataset:
@@ -272,8 +273,22 @@ class CheckpointDataset:
         dataset._folder = folder.resolve()
         dataset._whole_folder = dataset._rows if rows is None else None
         if not Path(path_or_id).is_dir():
-            dataset.hub_id, dataset.hub_revision = str(path_or_id), commit_of(folder)
+            dataset._pulled = dataset.hub_id, dataset.hub_revision = str(path_or_id), commit_of(folder)
         return dataset
+
+    def held_out(self, *, token: str | bool | None = None) -> CheckpointDataset | None:
+        """The networks of the tasks that were held out of a family, a set of their own; None if there are none.
+
+        They lie in `unseen/` of the set's folder, or of its repository on the Hub, from where they are downloaded.
+        """
+        if self.collect.get("method") != "family":
+            return None
+        folder = None if self._folder is None else self._folder / HELD_OUT
+        if self._pulled is not None:  # the cache may hold a part of them
+            folder = find_held_out(*self._pulled, token)
+        if folder is None or not (folder / INDEX_NAME).is_file():
+            return None
+        return CheckpointDataset.from_pretrained(folder)
 
     def push_to_hub(
         self,
@@ -288,14 +303,16 @@ class CheckpointDataset:
     ) -> str:
         """Puts the set and a card into the Hub's data set repository `repo_id` in one commit; -> the commit's URL.
 
-        Makes the repository if needed, and replaces the set in it. Files that are there already are not uploaded.
+        Makes the repository if needed, and replaces the set in it. Files that are there already are not uploaded. The
+        networks of held-out tasks (`held_out`) go with it.
 
         Args:
             private: whether a new repository is private (None: the account's default).
             revision: a branch, by default main.
             create_pr: open a pull request instead; -> its URL.
             append: add these checkpoints to the set there. Its own are neither downloaded nor uploaded again.
-                ValueError says what differs if network, data or layout are not the same.
+                ValueError says what differs if network, data or layout are not the same, and that a set with held-out
+                tasks takes no more.
 
         Other errors are those of `transfer.push_files`.
         """
@@ -304,13 +321,16 @@ class CheckpointDataset:
         )
         pushed = self._append(repo_id, options) if append else None
         if pushed is None:
-            folder = self._unchanged_folder()
+            folder, beside = self._unchanged_folder(), self.held_out(token=token)
+            held_out = None
+            if beside is not None and beside.conditions == self.conditions:  # else these cannot be asked for them
+                held_out = beside.folder
             if folder is not None:
-                pushed = push_folder(folder, repo_id, options)
+                pushed = push_folder(folder, repo_id, options, held_out)
             else:
                 with temporary_folder("pdiff-checkpoints") as temporary:
                     self.save_pretrained(temporary)
-                    pushed = push_folder(temporary, repo_id, options)
+                    pushed = push_folder(temporary, repo_id, options, held_out)
         self.hub_id, self.hub_revision = repo_id, pushed.commit
         return pushed.url
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from pdiff_hub.checkpoints.card import render_dataset_card
 from pdiff_hub.checkpoints.conditions import joined
 from pdiff_hub.checkpoints.files import FILE_PATTERNS, columns_of, statistics_of, write_frozen, write_more
-from pdiff_hub.checkpoints.index import INDEX_NAME, read_index
+from pdiff_hub.checkpoints.index import HELD_OUT, INDEX_NAME, file_entries, read_index
 from pdiff_hub.checkpoints.reading import files_holding, read_folder
 from pdiff_hub.checkpoints.rows import Rows
 from pdiff_hub.errors import PdiffError
@@ -35,18 +35,23 @@ from pdiff_hub.transfer import (
 
 _WHAT = "checkpoint data set"
 _CARD = "README.md"
+_HELD_OUT_FILES = tuple(f"{HELD_OUT}/{name}" for name in (INDEX_NAME, *FILE_PATTERNS))
 
 
-def push_folder(folder: Path, repo_id: str, options: PushOptions) -> Pushed:
+def push_folder(folder: Path, repo_id: str, options: PushOptions, held_out: Path | None = None) -> Pushed:
     """Replaces the data set in the repository by the one in `folder`: its files as they are, and a card.
 
+    held_out: the folder of the set that travels with it, in a folder of its own.
     Errors as in `read_folder` (a damaged set is not pushed) and `transfer.push_files`.
     """
-    require_own(folder / INDEX_NAME, folder)
-    index = read_index(folder)
-    listed = [*index["data"], *index["shards"], *([index["frozen"]] if index["frozen"] else [])]
-    files = {entry["path"]: require_own(folder / entry["path"], folder) for entry in listed}
+    index, files = _listed(folder, folder)
     _, table, _ = read_folder(folder, index)
+    unseen = None
+    if held_out is not None:
+        unseen, beside = _listed(held_out, held_out.parent)
+        read_folder(held_out, unseen)
+        files |= {f"{HELD_OUT}/{path}": file for path, file in beside.items()}
+        files[f"{HELD_OUT}/{INDEX_NAME}"] = held_out / INDEX_NAME
     with temporary_folder("pdiff-checkpoints") as temporary:
         # Sets from older versions lack statistics and columns, which are made from the table here.
         rows, first = [entry["rows"] for entry in index["data"]], 0
@@ -54,8 +59,16 @@ def push_folder(folder: Path, repo_id: str, options: PushOptions) -> Pushed:
             entry.setdefault("statistics", statistics_of(table.slice(first, number)))
             first += number
         index.setdefault("columns", columns_of(table))
-        described = _described(index, repo_id, temporary)
-        return push_files({**files, **described}, repo_id, repo_type="dataset", replaces=FILE_PATTERNS, **options)
+        described = _described(index, repo_id, temporary, unseen)
+        replaces = (*FILE_PATTERNS, *_HELD_OUT_FILES)
+        return push_files({**files, **described}, repo_id, repo_type="dataset", replaces=replaces, **options)
+
+
+def find_held_out(repo_id: str, revision: str, token: str | bool | None) -> Path | None:
+    """The folder of the set that travels with the one in the repository, in the client's cache; None if none does."""
+    where: dict[str, Any] = {"repo_type": "dataset", "what": _WHAT, "required": INDEX_NAME, "token": token}
+    folder = pull(repo_id, revision=revision, allow_patterns=[INDEX_NAME, *_HELD_OUT_FILES], **where) / HELD_OUT
+    return folder if (folder / INDEX_NAME).is_file() else None
 
 
 def append(
@@ -106,6 +119,11 @@ def append(
             raise PdiffError(
                 f"the {INDEX_NAME} of {repo_id!r} lacks what appending needs ({error!r}): push the whole set once."
             ) from error
+        if grown != index and f"{HELD_OUT}/{INDEX_NAME}" in names:
+            raise PdiffError(
+                f"{repo_id!r} holds networks of held-out tasks ({HELD_OUT}/), and what is added may be of these tasks: "
+                "push these checkpoints as a data set of their own."
+            )
         added = [entry["path"] for key in ("data", "shards") for entry in grown[key][len(index[key]) :]]
         return push_files(
             {**{path: folder / path for path in added}, **files},
@@ -167,11 +185,20 @@ def require_rows(rows: Sequence[int], num_rows: int) -> list[int]:
     return checked
 
 
-def _described(index: Mapping[str, Any], repo_id: str, folder: Path) -> dict[str, Path]:
-    """Writes dataset.json and the card into `folder`; -> path in the repository -> file."""
+def _listed(folder: Path, inside: Path) -> tuple[dict[str, Any], dict[str, Path]]:
+    """The index of the set in `folder`, and path -> file of what it lists: only files that lie in `inside`."""
+    require_own(folder / INDEX_NAME, inside)
+    index = read_index(folder)
+    return index, {entry["path"]: require_own(folder / entry["path"], inside) for entry in file_entries(index)}
+
+
+def _described(
+    index: Mapping[str, Any], repo_id: str, folder: Path, unseen: Mapping[str, Any] | None = None
+) -> dict[str, Path]:
+    """Writes dataset.json and the card into `folder`; -> path in the repository -> file. unseen: the held-out index."""
     files = {INDEX_NAME: folder / INDEX_NAME, _CARD: folder / _CARD}
     write_json(files[INDEX_NAME], index)
-    files[_CARD].write_text(render_dataset_card(index, repo_id), encoding="utf-8")
+    files[_CARD].write_text(render_dataset_card(index, repo_id, unseen), encoding="utf-8")
     return files
 
 

@@ -18,6 +18,7 @@ from pdiff_hub.safe_files.checking import checked, require_version
 from pdiff_hub.safe_files.layouts import LayoutFields
 
 INDEX_NAME = "dataset.json"
+HELD_OUT = "unseen"  # the folder of a second set, of the tasks that this one has not seen
 FORMAT = "pdiff-checkpoints"
 FORMAT_VERSION = 1
 FILE_NAME = re.compile(

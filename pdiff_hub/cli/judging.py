@@ -73,7 +73,6 @@ def evaluate(
             source=folder.path,
             num_inference_steps=num_inference_steps,
             trust_remote_code=trust_remote_code,
-            unseen=runs.unseen_of(folder.checkpoints if dataset is None else Path(dataset)),
             images=images,
         )
     if process_number() == 0:
@@ -119,7 +118,6 @@ def audit(
         trust_remote_code=trust_remote_code,
         revision=revision,
         images=images,
-        unseen=None if dataset is None else runs.unseen_of(Path(dataset)),
     )
     if process_number() == 0:
         print_results(results)

@@ -10,8 +10,8 @@ from typing import Unpack
 
 from pdiff_hub import transfer
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.checkpoints.index import HELD_OUT, read_index
 from pdiff_hub.checkpoints.index import INDEX_NAME as DATASET_INDEX
-from pdiff_hub.checkpoints.index import read_index
 from pdiff_hub.ensembles import describe_ensemble
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.hub.kinds import Kind, dataset_index, ensemble_files, kind_of, network_files
@@ -106,7 +106,7 @@ def pull(
     Args:
         directory: a new folder, an empty one, or one that already holds exactly this.
         rows: only these checkpoints of a data set (0..K-1); the rest is not downloaded. None: everything, and if a
-            pipeline and a data set have this name, the pipeline.
+            pipeline and a data set have this name, the pipeline. With all rows come those of held-out tasks.
 
     Raises:
         FileExistsError: something else is in `directory`.
@@ -129,7 +129,10 @@ def pull(
             describe_ensemble(folder)  # raises an error that says what is wrong with it
             _copy_files(folder, staged)
         else:
-            _open_rows(repo_id, rows, revision, token).save_pretrained(staged)
+            dataset = _open_rows(repo_id, rows, revision, token)
+            dataset.save_pretrained(staged)
+            if rows in (None, slice(None), slice(0, None)) and (held_out := dataset.held_out(token=token)) is not None:
+                held_out.save_pretrained(staged / HELD_OUT)
         _put_in_place(staged, directory)
     return kind
 

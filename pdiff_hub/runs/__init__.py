@@ -1,6 +1,5 @@
 """collect -> train -> generate -> evaluate: each stage alone, or all stages of a recipe."""
 
-from pdiff_hub.collect.family import unseen_of
 from pdiff_hub.runs.auditing import audit, own_checkpoints
 from pdiff_hub.runs.collecting import collect
 from pdiff_hub.runs.generating import generated_rows, write_networks, write_params
@@ -17,7 +16,6 @@ __all__ = [
     "own_checkpoints",
     "run",
     "train",
-    "unseen_of",
     "write_networks",
     "write_params",
 ]

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.collect.family import unseen_of
 from pdiff_hub.errors import PdiffError, require_known
 from pdiff_hub.evaluation.environment import environment
 from pdiff_hub.evaluation.evaluate import require_originals
@@ -58,7 +57,7 @@ def audit(
             how many networks each makes; left to its recipe, an audit has some even where the run had none.
         num_inference_steps: None for the pipeline's own.
         images: where the task's images are, as in `load_recorded_task`.
-        unseen: as in `evaluate`; None: those beside `checkpoints/` in the pipeline's folder, if it has any.
+        unseen: as in `evaluate`; None: those that go with the data set, if any do.
     """
     require_known("metric", metrics, METRICS)
     directory = Path(directory)
@@ -103,7 +102,7 @@ def audit(
                 seed=seed,
                 source=folder.path,
                 trust_remote_code=trust_remote_code,
-                unseen=unseen or unseen_of(folder.checkpoints),
+                unseen=unseen,
                 images=images,
             )
     began = time.perf_counter()

@@ -12,7 +12,7 @@ import torch
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.rows import Rows
-from pdiff_hub.collect.family import build_family
+from pdiff_hub.collect.family import build_family, require_unseen
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.baselines import baseline_variants
 from pdiff_hub.evaluation.environment import environment
@@ -96,8 +96,8 @@ def evaluate(
         source: the pipeline's folder, which holds what training measured; None: `directory`.
         trust_remote_code: whether to call functions that data set and pipeline name. Those that the user's own run on
             this machine called for what is in these folders are called in any case.
-        unseen: of a family, the networks of its held-out tasks (`collect.family.unseen_of`). Networks are then asked
-            for and fitted on these tasks, and generated_BP is not needed.
+        unseen: of a family, the networks of its held-out tasks; None: those that go with the data set. Networks are
+            then asked for and fitted on these tasks, and generated_BP is not needed.
         images: where the task's images are, as in `load_recorded_task`.
     """
     began, directory = time.perf_counter(), Path(directory)
@@ -126,7 +126,7 @@ def evaluate(
         images,
     )
     if dataset.collect.get("method") == "family":
-        return _evaluate_requests(judgement, unseen)
+        return _evaluate_requests(judgement, unseen or dataset.held_out())
     assert generated_BP is not None, "only families are judged without networks"
     device = judging_device(pipe.autoencoder.device)
     task = task_on(load_recorded_task(dataset.task, images=images), device)
@@ -182,6 +182,7 @@ def _evaluate_requests(asked: _Judgement, unseen: CheckpointDataset | None) -> R
             "`collect.held_out_tasks` of 1 or more has both."
         )
     assert dataset.task is not None
+    require_unseen(dataset, unseen)
     settings = dataset.collect.get("settings", {}).get("collect", {})
     task = load_recorded_task(dataset.task, images=asked.images)
     family = build_family(

@@ -17,7 +17,7 @@ import yaml
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.index import INDEX_NAME
 from pdiff_hub.checkpoints.rows import SHARD_TENSOR, ShardRows
-from pdiff_hub.collect.family import FamilyConfig, unseen_of
+from pdiff_hub.collect.family import FamilyConfig
 from pdiff_hub.errors import PdiffError, require
 from pdiff_hub.evaluation.evaluate import require_originals
 from pdiff_hub.pipeline import PDiffPipeline
@@ -208,9 +208,8 @@ class Stages:
         return ShardRows([(file, num_models)], num_params)
 
     def _judged(self, pipe: PDiffPipeline, dataset: CheckpointDataset, generated: ShardRows | None) -> Results:
-        unseen, recipe = None, self.recipe
+        recipe = self.recipe
         if generated is None:
-            unseen = unseen_of(self.folder.checkpoints)
             self._say("3/3 ask for networks for held-out tasks, beside simple ways to get them")
         else:
             self._say("4/4 evaluate, beside simple baselines" if recipe.evaluate.baselines else "4/4 evaluate")
@@ -226,7 +225,6 @@ class Stages:
                 seconds=dict(self._clock.seconds),
                 recipe=recipe.to_dict(),
                 trust_remote_code=bool(functions_of(recipe)),  # trusted above, and the same as in data set and pipeline
-                unseen=unseen,
             )
 
 

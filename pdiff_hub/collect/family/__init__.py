@@ -1,12 +1,8 @@
 """Checkpoints of many networks, each trained on a task of its own out of a family of related tasks."""
 
-from pdiff_hub.collect.family.collecting import (
-    FamilyConfig,
-    collect_family,
-    family_classes,
-    unseen_of,
-)
+from pdiff_hub.collect.family.collecting import FamilyConfig, collect_family, family_classes
 from pdiff_hub.collect.family.family import Family, build_family
+from pdiff_hub.collect.family.leaks import require_unseen
 from pdiff_hub.collect.family.split import TaskSplit
 from pdiff_hub.collect.family.trunk import last_layer, train_trunk
 
@@ -18,6 +14,6 @@ __all__ = [
     "collect_family",
     "family_classes",
     "last_layer",
+    "require_unseen",
     "train_trunk",
-    "unseen_of",
 ]

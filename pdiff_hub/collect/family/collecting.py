@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.checkpoints.index import INDEX_NAME
+from pdiff_hub.checkpoints.index import HELD_OUT, INDEX_NAME
 from pdiff_hub.collect.alignment import AlignmentInfo, align_to_mean, align_to_reference, mean_of, require_alignable
 from pdiff_hub.collect.family.family import Family, build_family, require_view, split_of
 from pdiff_hub.collect.family.split import TaskSplit
@@ -32,7 +32,6 @@ from pdiff_hub.safe_files import require_same_settings
 from pdiff_hub.tasks import Task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
-_UNSEEN = "unseen"
 _BATCHES = 8  # whose images a step of the trunk takes
 _SAMPLE = 16  # inputs on which alignment is checked
 
@@ -125,8 +124,8 @@ def collect_family(
 ) -> CheckpointDataset:
     """Trains the networks of all tasks and keeps their last weights, as a data set in `directory`.
 
-    `unseen_of(directory)` opens the networks of the held-out tasks. The images come in an order of their own for each
-    network. A killed run resumes when it is started again. allow_factory: as in `build_family`. ValueError for options
+    Its `held_out()` are the networks of the held-out tasks. The images come in an order of their own for each network.
+    A killed run resumes when it is started again. allow_factory: as in `build_family`. ValueError for options
     that do not go with the family, for networks without a shared start that cannot be aligned, and for a loss that is
     not finite.
     """
@@ -162,7 +161,7 @@ def collect_family(
     )
     unseen = None
     if len(split.held_out_UD):
-        journal = CheckpointJournal(directory / _UNSEEN, settings, layout)
+        journal = CheckpointJournal(directory / HELD_OUT, settings, layout)
         groups, first = split.held_out_groups, len(seen.conditions_KD)
         unseen = _Part(journal, split.held_out_UD, groups, first, "train held-out tasks")
         run.train(unseen)
@@ -172,12 +171,6 @@ def collect_family(
     if unseen is not None:
         run.finish(unseen, split)
     return run.finish(seen, split)
-
-
-def unseen_of(directory: Path) -> CheckpointDataset | None:
-    """The networks of the held-out tasks of the set in `directory`; None if it has none."""
-    place = directory / _UNSEEN
-    return CheckpointDataset.from_pretrained(place) if (place / INDEX_NAME).exists() else None
 
 
 @dataclass
