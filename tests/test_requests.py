@@ -233,7 +233,8 @@ def test_an_audit_of_a_family_measures_all_or_says_that_it_cannot(
         assert isinstance(failed.exception, ValueError) and not (tmp_path / "none").exists()
         assert str(failed.exception) == (
             f"each network of {place} has a task of its own, so an audit asks for networks of held-out tasks and "
-            "measures all that comes of it: give no metric, and the folder of its run, which holds checkpoints/."
+            "measures all that comes of it: give no metric, and the folder of its run, which holds checkpoints/, or "
+            "its data set (--dataset)."
         )
 
 

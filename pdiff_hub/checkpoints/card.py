@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pdiff_hub.checkpoints.index import HELD_OUT
+from pdiff_hub.checkpoints.files import viewer_configs
 from pdiff_hub.safe_files import flattened
 from pdiff_hub.transfer.cards import markdown_table, render_card
 
@@ -25,18 +25,12 @@ def render_dataset_card(index: Mapping[str, Any], repo_id: str, unseen: Mapping[
     """
     from huggingface_hub import DatasetCardData
 
-    configs = [("default", "train", "data/train-*.parquet")]
-    if unseen is not None:
-        configs.append((HELD_OUT, "test", f"{HELD_OUT}/data/train-*.parquet"))
-
     data = DatasetCardData(
         license="apache-2.0",
         tags=["neural-network-diffusion", "weight-space", "weight-generation", "pdiff-hub"],
         pretty_name=repo_id.split("/")[-1],
         size_categories=[_size_category(index["num_checkpoints"])],
-        configs=[
-            {"config_name": name, "data_files": [{"split": split, "path": path}]} for name, split, path in configs
-        ],
+        configs=viewer_configs(held_out=unseen is not None),
     )
     return render_card(
         _TEMPLATE,

@@ -19,12 +19,13 @@ from torch import Tensor
 from pdiff_hub.checkpoints.checks import CheckedRows, check_finite, check_frozen, json_able
 from pdiff_hub.checkpoints.conditions import checked_conditions, from_column, from_table, with_column
 from pdiff_hub.checkpoints.files import metadata_table, write_folder
+from pdiff_hub.checkpoints.held_out import require_unseen
 from pdiff_hub.checkpoints.hub import append, find_folder, find_held_out, push_folder, require_rows
 from pdiff_hub.checkpoints.index import HELD_OUT, INDEX_NAME, read_index
 from pdiff_hub.checkpoints.reading import read_folder
 from pdiff_hub.checkpoints.rows import PickedRows, Rows, TensorRows
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.transfer import Pushed, PushOptions, commit_of, temporary_folder
+from pdiff_hub.transfer import Pushed, PushOptions, commit_of, require_own, temporary_folder
 from pdiff_hub.travelling.conditioner import ConditionSpec
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
@@ -72,7 +73,8 @@ class CheckpointDataset:
         self.layout = layout
         self._rows: Rows = params_KP
         self._folder: Path | None = None  # the rows are read from it, if it is set
-        self._pulled: tuple[str, str] | None = None  # the repository and commit that this folder is a copy of
+        # Of what this folder is a copy: repository, commit, and how it was opened.
+        self._pulled: tuple[str, str, dict[str, Any]] | None = None
         self._whole_folder: Rows | None = None  # the rows, if they are all rows of that folder in its order
         self.hub_id: str | None = None
         self.hub_revision: str | None = None
@@ -217,7 +219,7 @@ class CheckpointDataset:
         return changed
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Writes the set into folder `path` in the format of `checkpoints/files.py`, replacing a set in it.
+        """Writes the set, and its `held_out` one, into folder `path` (`checkpoints/files.py`), replacing a set in it.
 
         Other files in the folder stay. A kill leaves the old set or the new one. After an OSError (e.g. a full disk),
         which names the file, the folder is as it was.
@@ -225,10 +227,26 @@ class CheckpointDataset:
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise PdiffError(f"{path} is a file; give a folder to save the data set in.")
+        self._save_held_out(path / HELD_OUT)
         write_folder(path, self._rows, self._columns(), self._description(), self.frozen)
         if self._folder == path.resolve() and not isinstance(self._rows, TensorRows):
             # The save may have replaced the files that the rows were read from.
             self._rows = self._whole_folder = CheckedRows(read_folder(path, read_index(path))[0], self.layout)
+
+    def _save_held_out(self, place: Path) -> None:
+        """Writes the held-out networks into `place`; PdiffError if it holds those of another set."""
+        is_part = self._pulled is not None and self._whole_folder is None  # who asks for some rows gets no others
+        held_out = None if is_part else self.held_out()
+        if held_out is not None and held_out.folder != place.resolve():
+            held_out.save_pretrained(place)
+        elif held_out is None and (place / INDEX_NAME).is_file():
+            try:
+                require_unseen(self, CheckpointDataset.from_pretrained(place))
+            except PdiffError as error:
+                raise PdiffError(
+                    f"{place} is of another data set, and would be taken for a part of this one ({error}); remove it, "
+                    "or save elsewhere."
+                ) from error
 
     @classmethod
     def from_pretrained(
@@ -273,22 +291,36 @@ class CheckpointDataset:
         dataset._folder = folder.resolve()
         dataset._whole_folder = dataset._rows if rows is None else None
         if not Path(path_or_id).is_dir():
-            dataset._pulled = dataset.hub_id, dataset.hub_revision = str(path_or_id), commit_of(folder)
+            dataset.hub_id, dataset.hub_revision = str(path_or_id), commit_of(folder)
+            where = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+            dataset._pulled = dataset.hub_id, dataset.hub_revision, where
         return dataset
 
-    def held_out(self, *, token: str | bool | None = None) -> CheckpointDataset | None:
+    def held_out(self) -> CheckpointDataset | None:
         """The networks of the tasks that were held out of a family, a set of their own; None if there are none.
 
-        They lie in `unseen/` of the set's folder, or of its repository on the Hub, from where they are downloaded.
+        They lie in `unseen/` of the set's folder or repository, and are saved and pushed with the set or a part of it;
+        but a part of a set from the Hub goes alone. They are asked for as these are: after `with_conditions` there are
+        none. ValueError if they were not collected with this set, or hold a task of its own.
         """
-        if self.collect.get("method") != "family":
+        if self.collect.get("method") != "family" or self._folder is None:
             return None
-        folder = None if self._folder is None else self._folder / HELD_OUT
-        if self._pulled is not None:  # the cache may hold a part of them
-            folder = find_held_out(*self._pulled, token)
-        if folder is None or not (folder / INDEX_NAME).is_file():
+        folder = self._folder
+        if self._pulled is not None:
+            repo_id, revision, where = self._pulled
+            try:  # a whole copy has them already, and a copy of some rows may
+                folder = find_held_out(repo_id, revision, **{**where, "local_files_only": True})
+            except FileNotFoundError:
+                folder = find_held_out(repo_id, revision, **where)
+        else:
+            require_own(folder / HELD_OUT / INDEX_NAME, folder)
+        if not (folder / HELD_OUT / INDEX_NAME).is_file():
             return None
-        return CheckpointDataset.from_pretrained(folder)
+        if self._description().get("conditions") != read_index(folder).get("conditions"):
+            return None
+        found = CheckpointDataset.from_pretrained(folder / HELD_OUT)
+        require_unseen(self, found)
+        return found
 
     def push_to_hub(
         self,
@@ -303,16 +335,16 @@ class CheckpointDataset:
     ) -> str:
         """Puts the set and a card into the Hub's data set repository `repo_id` in one commit; -> the commit's URL.
 
-        Makes the repository if needed, and replaces the set in it. Files that are there already are not uploaded. The
-        networks of held-out tasks (`held_out`) go with it.
+        Makes the repository if needed, and replaces the set in it with its `held_out` networks. Files that are there
+        already are not uploaded.
 
         Args:
             private: whether a new repository is private (None: the account's default).
             revision: a branch, by default main.
             create_pr: open a pull request instead; -> its URL.
             append: add these checkpoints to the set there. Its own are neither downloaded nor uploaded again.
-                ValueError says what differs if network, data or layout are not the same, and that a set with held-out
-                tasks takes no more.
+                ValueError says what differs if network, data or layout are not the same, and that sets with
+                held-out tasks are pushed whole.
 
         Other errors are those of `transfer.push_files`.
         """
@@ -321,21 +353,21 @@ class CheckpointDataset:
         )
         pushed = self._append(repo_id, options) if append else None
         if pushed is None:
-            folder, beside = self._unchanged_folder(), self.held_out(token=token)
-            held_out = None
-            if beside is not None and beside.conditions == self.conditions:  # else these cannot be asked for them
-                held_out = beside.folder
+            folder = self._unchanged_folder()
             if folder is not None:
-                pushed = push_folder(folder, repo_id, options, held_out)
+                pushed = push_folder(folder, repo_id, options, with_held_out=self.held_out() is not None)
             else:
                 with temporary_folder("pdiff-checkpoints") as temporary:
                     self.save_pretrained(temporary)
-                    pushed = push_folder(temporary, repo_id, options, held_out)
+                    has_held_out = (temporary / HELD_OUT / INDEX_NAME).is_file()
+                    pushed = push_folder(temporary, repo_id, options, with_held_out=has_held_out)
         self.hub_id, self.hub_revision = repo_id, pushed.commit
         return pushed.url
 
     def _append(self, repo_id: str, options: PushOptions) -> Pushed | None:
-        return append(self._rows, self._columns(), self._description(), self.frozen, repo_id, options)
+        held_out = self.held_out() is not None
+        rows, table, description = self._rows, self._columns(), self._description()
+        return append(rows, table, description, self.frozen, repo_id, options, held_out=held_out)
 
     def _columns(self) -> pa.Table:
         return with_column(metadata_table(self.metadata), self.conditions_KD)

@@ -10,8 +10,10 @@
 
 XXXXXXXX is the start of the file's sha256: new content gets a new name. So a folder holds the old set until
 dataset.json, replaced last, names the new files, and the Hub gets only changed files. `datasets.load_dataset(folder)`
-reads the parquet files (as split "train"). A file may have any number of rows: a set grows by adding files. So that it
-can grow without its old rows, dataset.json also holds the `columns` of data/ and the `statistics` of each file there.
+reads the parquet files (as split "train"). The networks of held-out tasks are a second set, in `unseen/`; then
+.huggingface.yaml keeps `datasets` from taking its rows for rows of the first. A file may have any number of rows: a set
+grows by adding files. So that it can grow without its old rows, dataset.json also holds the `columns` of data/ and the
+`statistics` of each file there.
 Shapes: K checkpoints, P parameters.
 """
 
@@ -25,19 +27,29 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 from torch import Tensor
 
 from pdiff_hub.checkpoints.conditions import CONDITION_COLUMN, CONDITION_TYPE
-from pdiff_hub.checkpoints.index import FILE_NAME, FORMAT, FORMAT_VERSION, INDEX_NAME, file_entries, read_index
+from pdiff_hub.checkpoints.index import (
+    FILE_NAME,
+    FORMAT,
+    FORMAT_VERSION,
+    HELD_OUT,
+    INDEX_NAME,
+    file_entries,
+    read_index,
+)
 from pdiff_hub.checkpoints.rows import PARQUET_COLUMN, PickedRows, Rows, pieces_of, write_shard
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.safe_files import remove_unfinished, save_tensors, write_json, write_named_by_content
+from pdiff_hub.safe_files import remove_unfinished, replacing, save_tensors, write_json, write_named_by_content
 from pdiff_hub.safe_files.lock import alone_in
 
 # Above this, `datasets` gets slow, and its viewer on the Hub gives up at row groups of 300 MB (measured).
 MAX_PARQUET_PARAMS = 250_000
 _ROW_GROUP_BYTES, _PARQUET_BYTES, _SHARD_BYTES = 1 << 20, 16 << 20, 256 << 20
 # Globs of a data set's files, for listing, downloading or deleting them.
+_CONFIGS = ".huggingface.yaml"
 FILE_PATTERNS = ("data/train-*.parquet", "shards/params-*.safetensors", "frozen-*.safetensors")
 
 _STANDARD_COLUMNS = {
@@ -104,11 +116,22 @@ def write_folder(
             index |= _write_rows(path, rows, table, rows.num_params <= MAX_PARQUET_PARAMS, first_data=0, first_shard=0)
             if frozen:
                 index["frozen"] = write_frozen(path, frozen)
+            if (path / HELD_OUT / INDEX_NAME).is_file():
+                with replacing(path / _CONFIGS) as temporary:
+                    temporary.write_text(yaml.safe_dump({"configs": viewer_configs(held_out=True)}, sort_keys=False))
             write_json(path / INDEX_NAME, index)
         except BaseException:
             remove_unlisted(path, read_index(path) if (path / INDEX_NAME).exists() else None)
             raise
         remove_unlisted(path, index)
+
+
+def viewer_configs(*, held_out: bool) -> list[dict[str, Any]]:
+    """What `datasets` calls the parts of a set: its rows, and those of its held-out tasks."""
+    parts = [("default", "train", "data/train-*.parquet")]
+    if held_out:
+        parts.append((HELD_OUT, "test", f"{HELD_OUT}/data/train-*.parquet"))
+    return [{"config_name": name, "data_files": [{"split": split, "path": path}]} for name, split, path in parts]
 
 
 def write_more(path: Path, index: Mapping[str, Any], rows: Rows, table: pa.Table) -> dict[str, Any]:

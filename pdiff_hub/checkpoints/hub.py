@@ -38,20 +38,20 @@ _CARD = "README.md"
 _HELD_OUT_FILES = tuple(f"{HELD_OUT}/{name}" for name in (INDEX_NAME, *FILE_PATTERNS))
 
 
-def push_folder(folder: Path, repo_id: str, options: PushOptions, held_out: Path | None = None) -> Pushed:
+def push_folder(folder: Path, repo_id: str, options: PushOptions, *, with_held_out: bool) -> Pushed:
     """Replaces the data set in the repository by the one in `folder`: its files as they are, and a card.
 
-    held_out: the folder of the set that travels with it, in a folder of its own.
+    with_held_out: and the set of held-out tasks in it. Without, one in the repository is removed.
     Errors as in `read_folder` (a damaged set is not pushed) and `transfer.push_files`.
     """
     index, files = _listed(folder, folder)
     _, table, _ = read_folder(folder, index)
     unseen = None
-    if held_out is not None:
-        unseen, beside = _listed(held_out, held_out.parent)
-        read_folder(held_out, unseen)
+    if with_held_out:
+        unseen, beside = _listed(folder / HELD_OUT, folder)
+        read_folder(folder / HELD_OUT, unseen)
         files |= {f"{HELD_OUT}/{path}": file for path, file in beside.items()}
-        files[f"{HELD_OUT}/{INDEX_NAME}"] = held_out / INDEX_NAME
+        files[f"{HELD_OUT}/{INDEX_NAME}"] = folder / HELD_OUT / INDEX_NAME
     with temporary_folder("pdiff-checkpoints") as temporary:
         # Sets from older versions lack statistics and columns, which are made from the table here.
         rows, first = [entry["rows"] for entry in index["data"]], 0
@@ -64,11 +64,20 @@ def push_folder(folder: Path, repo_id: str, options: PushOptions, held_out: Path
         return push_files({**files, **described}, repo_id, repo_type="dataset", replaces=replaces, **options)
 
 
-def find_held_out(repo_id: str, revision: str, token: str | bool | None) -> Path | None:
-    """The folder of the set that travels with the one in the repository, in the client's cache; None if none does."""
-    where: dict[str, Any] = {"repo_type": "dataset", "what": _WHAT, "required": INDEX_NAME, "token": token}
-    folder = pull(repo_id, revision=revision, allow_patterns=[INDEX_NAME, *_HELD_OUT_FILES], **where) / HELD_OUT
-    return folder if (folder / INDEX_NAME).is_file() else None
+def find_held_out(repo_id: str, revision: str, **where: Any) -> Path:
+    """The copy of a commit in the client's cache, with the files of its held-out tasks, if it has any.
+
+    where: token, cache_dir and local_files_only, as of `pull`.
+    """
+    return pull(
+        repo_id,
+        repo_type="dataset",
+        what=_WHAT,
+        required=INDEX_NAME,
+        revision=revision,
+        allow_patterns=[INDEX_NAME, *_HELD_OUT_FILES],
+        **where,
+    )
 
 
 def append(
@@ -78,11 +87,15 @@ def append(
     frozen: Mapping[str, Tensor],
     repo_id: str,
     options: PushOptions,
+    *,
+    held_out: bool,
 ) -> Pushed | None:
     """Adds rows to the data set in the repository and uploads only their files; None if there is no data set yet.
 
     The new rows are numbered after its last one. Rows that are its last ones already are not added again. ValueError
     says what differs if layout, network, task, frozen tensors or metadata columns are not the same.
+    held_out: whether these have held-out tasks. Sets that have some are pushed whole, since what is added may be of
+    tasks that are held out.
     """
     where: dict[str, Any] = {"repo_type": "dataset", "token": options["token"], "revision": options["revision"]}
     try:
@@ -93,6 +106,12 @@ def append(
         return None
     if INDEX_NAME not in names:
         return None
+    if held_out or f"{HELD_OUT}/{INDEX_NAME}" in names:
+        who = "these checkpoints have" if held_out else f"{repo_id!r} has"
+        raise PdiffError(
+            f"{who} networks of held-out tasks ({HELD_OUT}/), of which what is added may be, too: push these "
+            "checkpoints as a data set of their own, without append."
+        )
     there = pull(repo_id, what=_WHAT, required=INDEX_NAME, allow_patterns=[INDEX_NAME], **where)
     index = read_index(there)
     different, conditions = _differences(index, description), None
@@ -119,11 +138,6 @@ def append(
             raise PdiffError(
                 f"the {INDEX_NAME} of {repo_id!r} lacks what appending needs ({error!r}): push the whole set once."
             ) from error
-        if grown != index and f"{HELD_OUT}/{INDEX_NAME}" in names:
-            raise PdiffError(
-                f"{repo_id!r} holds networks of held-out tasks ({HELD_OUT}/), and what is added may be of these tasks: "
-                "push these checkpoints as a data set of their own."
-            )
         added = [entry["path"] for key in ("data", "shards") for entry in grown[key][len(index[key]) :]]
         return push_files(
             {**{path: folder / path for path in added}, **files},
@@ -164,7 +178,8 @@ def find_folder(
     }
     try:
         if rows is None:
-            return pull(repo_id, revision=revision, allow_patterns=[INDEX_NAME, *FILE_PATTERNS], **where)
+            patterns = [INDEX_NAME, *FILE_PATTERNS, *_HELD_OUT_FILES]
+            return pull(repo_id, revision=revision, allow_patterns=patterns, **where)
         folder = pull(repo_id, revision=revision, allow_patterns=[INDEX_NAME], **where)
         index = read_index(folder)
         needed = files_holding(index, require_rows(rows, index["num_checkpoints"]))

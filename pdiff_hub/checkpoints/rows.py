@@ -197,7 +197,10 @@ class _Staging:
         if params_RS.device.type != "cuda":
             return params_RS.to("cpu", torch.float32)
         if self._memory.numel() < params_RS.numel():
-            self._memory = torch.empty(params_RS.numel(), pin_memory=True)
+            try:
+                self._memory = torch.empty(params_RS.numel(), pin_memory=True)
+            except RuntimeError:  # the system lets no process pin so much: other memory is only slower
+                self._memory = torch.empty(params_RS.numel())
         return self._memory[: params_RS.numel()].view(params_RS.shape).copy_(params_RS)
 
 

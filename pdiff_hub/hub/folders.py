@@ -10,8 +10,8 @@ from typing import Unpack
 
 from pdiff_hub import transfer
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.checkpoints.index import HELD_OUT, read_index
 from pdiff_hub.checkpoints.index import INDEX_NAME as DATASET_INDEX
+from pdiff_hub.checkpoints.index import read_index
 from pdiff_hub.ensembles import describe_ensemble
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.hub.kinds import Kind, dataset_index, ensemble_files, kind_of, network_files
@@ -129,10 +129,7 @@ def pull(
             describe_ensemble(folder)  # raises an error that says what is wrong with it
             _copy_files(folder, staged)
         else:
-            dataset = _open_rows(repo_id, rows, revision, token)
-            dataset.save_pretrained(staged)
-            if rows in (None, slice(None), slice(0, None)) and (held_out := dataset.held_out(token=token)) is not None:
-                held_out.save_pretrained(staged / HELD_OUT)
+            _open_rows(repo_id, rows, revision, token).save_pretrained(staged)
         _put_in_place(staged, directory)
     return kind
 
@@ -149,6 +146,8 @@ def _copy_files(folder: Path, staged: Path) -> None:
 def _open_rows(
     repo_id: str, rows: slice | Sequence[int] | None, revision: str | None, token: str | bool | None
 ) -> CheckpointDataset:
+    if rows in (slice(None), slice(0, None)):
+        rows = None
     if not isinstance(rows, slice):
         return CheckpointDataset.from_pretrained(repo_id, revision=revision, token=token, rows=rows)
     index = dataset_index(repo_id, revision, token)

@@ -72,7 +72,7 @@ def audit(
         raise PdiffError(
             f"each network of {pipeline} has a task of its own, so an audit asks for networks of held-out tasks and "
             "measures all that comes of it: give no metric, and the folder of its run, which holds "
-            f"{folder.checkpoints.name}/{command}."
+            f"{folder.checkpoints.name}/{command}, or its data set (--dataset)."
         )
     if _has_own_tasks(folder, dataset) and (num_models, num_inference_steps) != (None, None):
         raise PdiffError(

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from pdiff_hub.checkpoints import CheckpointDataset
+from pdiff_hub.checkpoints.held_out import require_unseen
 from pdiff_hub.checkpoints.rows import Rows
-from pdiff_hub.collect.family import build_family, require_unseen
+from pdiff_hub.collect.family import build_family
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.evaluation.baselines import baseline_variants
 from pdiff_hub.evaluation.environment import environment
@@ -179,7 +180,7 @@ def _evaluate_requests(asked: _Judgement, unseen: CheckpointDataset | None) -> R
         missing = "networks of held-out tasks to judge by" if unseen is None else "conditions to ask for"
         raise PdiffError(
             f"each network of this data set has a task of its own, and there are no {missing}; a run with "
-            "`collect.held_out_tasks` of 1 or more has both."
+            "`collect.held_out_tasks` of 1 or more has both, and they go with its whole data set."
         )
     assert dataset.task is not None
     require_unseen(dataset, unseen)

@@ -2,7 +2,6 @@
 
 from pdiff_hub.collect.family.collecting import FamilyConfig, collect_family, family_classes
 from pdiff_hub.collect.family.family import Family, build_family
-from pdiff_hub.collect.family.leaks import require_unseen
 from pdiff_hub.collect.family.split import TaskSplit
 from pdiff_hub.collect.family.trunk import last_layer, train_trunk
 
@@ -14,6 +13,5 @@ __all__ = [
     "collect_family",
     "family_classes",
     "last_layer",
-    "require_unseen",
     "train_trunk",
 ]

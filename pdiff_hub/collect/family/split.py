@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pdiff_hub.checkpoints.held_out import leaked
 from pdiff_hub.errors import require
 from pdiff_hub.travelling.conditioner import ConditionSpec
 
@@ -42,6 +43,5 @@ class TaskSplit:
             found = f"{conditions.dtype} {list(conditions.shape)}" if isinstance(conditions, Tensor) else conditions
             require(fits and conditions.shape == (len(groups), self.spec.size), f"{what} of a family", found, expected)
             require(bool(conditions.isfinite().all()), f"{what} of a family", conditions.tolist(), "finite")
-        seen = {*self.seen_groups, *map(tuple, self.seen_TD.tolist())}
-        leaked = [each for each in (*self.held_out_groups, *map(tuple, self.held_out_UD.tolist())) if each in seen]
-        require(not leaked, "the held-out tasks of a family", leaked[:1], "tasks that are not seen")
+        seen = leaked(self.seen_groups, self.seen_TD, self.held_out_groups, self.held_out_UD)
+        require(not seen, "the held-out tasks of a family", seen[:1], "tasks that are not seen")
