@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pdiff_hub.travelling.param_autoencoder import ParamAutoencoder, ParamLayout
     from pdiff_hub.travelling.pipeline_pdiff import PDiffPipelineOutput
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "CheckpointDataset",

@@ -222,7 +222,7 @@ class CheckpointDataset:
         """Writes the set, and its `held_out` one, into folder `path` (`checkpoints/files.py`), replacing a set in it.
 
         Other files in the folder stay. A kill leaves the old set or the new one. After an OSError (e.g. a full disk),
-        which names the file, the folder is as it was.
+        which names the file, the set in the folder is as it was.
         """
         path = Path(path)
         if path.exists() and not path.is_dir():

@@ -54,12 +54,12 @@ def tell_apart(traits_BF: Tensor, traits_HF: Tensor, seed: int) -> Telling | Non
         )
     if min(len(traits_BF), len(traits_HF)) < _FOLDS:
         return None
-    with threadpool_limits(limits=1):  # such small products wait for threads: on 16 cores they took four times as long
+    with threadpool_limits(limits=1):  # small products wait for threads: all tests took 2.5 s on 16 cores, 0.9 on two
         return _told(traits_nF, len(traits_BF), seed)
 
 
 def _told(traits_nF: Tensor, num_generated: int, seed: int) -> Telling:
-    """`tell_apart` for one set after the other, of traits that were checked."""
+    """`tell_apart`, of checked traits of networks of which the first `num_generated` were generated."""
     won_BH, met_BH = _contests(traits_nF, num_generated, derived_seed(seed, "two-sample folds") % 2**32)
     auc = float(won_BH.sum() / met_BH.sum())
     generator = generator_of(seed, "two-sample")

@@ -146,7 +146,7 @@ def _copy_files(folder: Path, staged: Path) -> None:
 def _open_rows(
     repo_id: str, rows: slice | Sequence[int] | None, revision: str | None, token: str | bool | None
 ) -> CheckpointDataset:
-    if rows in (slice(None), slice(0, None)):
+    if isinstance(rows, slice) and rows in (slice(None), slice(0, None)):
         rows = None
     if not isinstance(rows, slice):
         return CheckpointDataset.from_pretrained(repo_id, revision=revision, token=token, rows=rows)
