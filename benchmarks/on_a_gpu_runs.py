@@ -64,14 +64,18 @@ def whole_command(name: str, arguments: Sequence[str], folder: Path, device: str
     stages = ", ".join(f"{stage.replace('_', ' ')} {value:.1f}" for stage, value in seconds.items())
     yield f"{name}, from start to report", f"{total:.1f} s ({stages}, imports and the rest {rest:.1f})"
     ended = results.stat().st_mtime
-    judged = min(picture.stat().st_mtime for picture in folder.glob("*.png"))  # pictures need no GPU
-    shares = []
-    for end in (ended, judged):
-        judging = [percent for moment, percent in busy if ended - seconds["evaluate"] < moment <= end]
-        shares += [sum(judging) / len(judging)] if judging else []
-    if len(shares) > 1:
-        until = f"{shares[1]:.0f} % of the {judged - ended + seconds['evaluate']:.1f} s to the first picture"
-        yield f"{name}, GPU busy while judging", f"{shares[0]:.0f} %, and {until}"
+    began_judging = ended - seconds["evaluate"]
+    drawn = min((picture.stat().st_mtime for picture in folder.glob("*.png")), default=ended)  # they need no GPU
+    if found := busy_shares(busy, began_judging, (ended, drawn)):
+        whole, until_drawn = found
+        until = f"{until_drawn:.0f} % of the {drawn - began_judging:.1f} s to the first picture"
+        yield f"{name}, GPU busy while judging", f"{whole:.0f} %, and {until}"
+
+
+def busy_shares(busy: Sequence[tuple[float, int]], began: float, ends: Sequence[float]) -> list[float] | None:
+    """The mean of what `polled` found from `began` to each of the ends; None if it found nothing before one of them."""
+    parts = [[percent for moment, percent in busy if began < moment <= end] for end in ends]
+    return [sum(part) / len(part) for part in parts] if all(parts) else None
 
 
 def run_tests(marker: str, *more: str) -> Iterator[Row]:

@@ -29,6 +29,14 @@ def test_a_command_tells_its_own_stages(
     assert all((f"{stage.replace('_', ' ')} {_STAGES[stage]:.1f}" in value) == (stage in shown) for stage in _STAGES)
 
 
+def test_how_busy_it_was_is_told_with_and_without_pictures() -> None:
+    busy = [(0.5, 90), (1.5, 50), (2.5, 70), (3.5, 0)]
+    assert on_a_gpu_runs.busy_shares(busy, 1.0, (4.0, 3.0)) == [40.0, 60.0]
+    assert (
+        on_a_gpu_runs.busy_shares(busy, 1.0, (4.0, 1.0)) is None and on_a_gpu_runs.busy_shares([], 0.0, (1.0,)) is None
+    )
+
+
 def test_a_command_that_fails_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
