@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from html import unescape
@@ -53,6 +54,14 @@ RECIPE = {
     "generate": {"num_inference_steps": 20},
     "evaluate": {"fit_tasks": 1, "num_labels": [20]},
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_short_trunk() -> Iterator[None]:
+    """Each audit trains one for all seen tasks, which takes longer than the rest of these small ones."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(by_examples, "_TRUNK_STEPS", 20)
+        yield
 
 
 @cache
@@ -165,8 +174,7 @@ def test_ensembles_are_those_of_the_evaluation() -> None:
         assert getattr(curve, name) == pytest.approx(getattr(wanted, name), abs=1e-6)
 
 
-def test_the_likeliest_network_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(by_examples, "_TRUNK_STEPS", 20)
+def test_the_likeliest_network_is_found() -> None:
     known, every = seen(), networks()
     examples = by_examples.draw_examples(every, known.condition_TD[:1], 30, seed=0)
     trained = every.fitted(known.mean_TP[:1], examples, 200, learning_rate=1e-2)
@@ -212,6 +220,7 @@ def test_a_run_of_a_family_says_what_requests_give(family_run: tuple[Path, Resul
     assert "--condition classes=0,1" in shown.output
 
 
+@pytest.mark.slow  # the same as from the Hub, below, but for where the data set is found
 def test_a_finished_family_run_is_audited_the_same(family_run: tuple[Path, Results], tmp_path: Path) -> None:
     folder, results = family_run
     done = CliRunner().invoke(app, ["audit", str(folder), "--output-dir", str(tmp_path / "audit")])
