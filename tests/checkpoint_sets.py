@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +13,11 @@ from torch import nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints import files as checkpoint_files
+from pdiff_hub.travelling.conditioner import ConditionSpec
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 FORMS = ["parquet", "shards"]
+DIGITS = ConditionSpec("classes", "bits", 10, tuple(map(str, range(10))))
 
 
 def network(width: int = 5) -> nn.Module:
@@ -34,6 +37,23 @@ def dataset(num: int = 4, *, width: int = 5, select: str = "all", seed: int = 0)
         frozen=layout.frozen_state(module.state_dict()),
         metadata=metadata,
         collect={"method": "test", "rate": 0.1},
+    )
+
+
+def conditional(num: int = 4, spec: ConditionSpec = DIGITS, seed: int = 0, **options: Any) -> CheckpointDataset:
+    """The same, with conditions: zeros and ones, or `conditions_KD`."""
+    plain = dataset(num, seed=seed)
+    numbers = torch.rand(num, spec.size, generator=torch.Generator().manual_seed(seed)).round()
+    return CheckpointDataset(
+        plain.params_KP,
+        plain.layout,
+        network=plain.network,
+        task=plain.task,
+        frozen=plain.frozen,
+        metadata=plain.metadata,
+        collect=plain.collect,
+        conditions=spec,
+        conditions_KD=options.get("conditions_KD", numbers),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_sets import FORMS, assert_same, contents, dataset, use_small_files
+from checkpoint_sets import DIGITS, FORMS, assert_same, conditional, contents, dataset, use_small_files
 from hypothesis import given
 from hypothesis import strategies as st
 from loopback_hub import LoopbackHub
@@ -20,29 +20,12 @@ from pdiff_hub.checkpoints.card import render_dataset_card
 from pdiff_hub.checkpoints.index import read_index
 from pdiff_hub.travelling.conditioner import ConditionSpec
 
-DIGITS = ConditionSpec("classes", "bits", 10, tuple(map(str, range(10))))
 ANGLE = ConditionSpec("angle", "scalar", 2, low=(-30.0,), high=(90.0,), period=360.0)
 ACCURACY = ConditionSpec("validation_accuracy", "scalar", 1, low=(0.5,), high=(0.9,))
 COLOUR = ConditionSpec("colour", "class", 3, ("red", "green", "blue"))
 PLACE = ConditionSpec("place", "vector", 2, ("x", "y"), low=(0.0, -1.0), high=(2.0, -1.0))
 TEXT = ConditionSpec("prompt", "text", 4, ("an-encoder",))
 SPECS = [DIGITS, ANGLE, ACCURACY, COLOUR, PLACE, TEXT]
-
-
-def conditional(num: int = 4, spec: ConditionSpec = DIGITS, seed: int = 0, **options: Any) -> CheckpointDataset:
-    plain = dataset(num, seed=seed)
-    numbers = torch.rand(num, spec.size, generator=torch.Generator().manual_seed(seed)).round()
-    return CheckpointDataset(
-        plain.params_KP,
-        plain.layout,
-        network=plain.network,
-        task=plain.task,
-        frozen=plain.frozen,
-        metadata=plain.metadata,
-        collect=plain.collect,
-        conditions=spec,
-        conditions_KD=options.get("conditions_KD", numbers),
-    )
 
 
 def assert_same_conditions(left: CheckpointDataset, right: CheckpointDataset) -> None:

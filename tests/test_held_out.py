@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_sets import FORMS, assert_same, contents, dataset, use_small_files
+from checkpoint_sets import FORMS, assert_same, conditional, contents, dataset, use_small_files
 from datasets import load_dataset
 from loopback_hub import LoopbackHub
 from no_waiting import without_pauses
@@ -28,18 +28,9 @@ def quick(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def of_tasks(number: int, seed: int) -> CheckpointDataset:
-    made = dataset(number, seed=seed)
-    return CheckpointDataset(
-        made.params_KP,
-        made.layout,
-        network=made.network,
-        task=made.task,
-        frozen=made.frozen,
-        metadata=made.metadata,
-        collect={"method": "family", "rule": RULE},
-        conditions=ConditionSpec("classes", "bits", 3, ("a", "b", "c")),
-        conditions_KD=(torch.rand(number, 3, generator=torch.Generator().manual_seed(seed)) < 0.5).float(),
-    )
+    made = conditional(number, ConditionSpec("classes", "bits", 3, ("a", "b", "c")), seed)
+    made.collect = {"method": "family", "rule": RULE}
+    return made
 
 
 def family(folder: Path) -> tuple[CheckpointDataset, CheckpointDataset]:

@@ -20,12 +20,12 @@ from pdiff_hub.checkpoints.checks import CheckedRows, check_finite, check_frozen
 from pdiff_hub.checkpoints.conditions import checked_conditions, from_column, from_table, with_column
 from pdiff_hub.checkpoints.files import metadata_table, write_folder
 from pdiff_hub.checkpoints.held_out import require_unseen
-from pdiff_hub.checkpoints.hub import append, find_folder, find_held_out, push_folder, require_rows
+from pdiff_hub.checkpoints.hub import Pulled, append, find_folder, find_held_out, push_folder, require_rows
 from pdiff_hub.checkpoints.index import HELD_OUT, INDEX_NAME, read_index
 from pdiff_hub.checkpoints.reading import read_folder
 from pdiff_hub.checkpoints.rows import PickedRows, Rows, TensorRows
 from pdiff_hub.errors import PdiffError
-from pdiff_hub.transfer import Pushed, PushOptions, commit_of, require_own, temporary_folder
+from pdiff_hub.transfer import Pushed, PushOptions, commit_of, temporary_folder
 from pdiff_hub.travelling.conditioner import ConditionSpec
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
@@ -73,8 +73,7 @@ class CheckpointDataset:
         self.layout = layout
         self._rows: Rows = params_KP
         self._folder: Path | None = None  # the rows are read from it, if it is set
-        # Of what this folder is a copy: repository, commit, and how it was opened.
-        self._pulled: tuple[str, str, dict[str, Any]] | None = None
+        self._pulled: Pulled | None = None  # of what this folder is a copy, if it is one
         self._whole_folder: Rows | None = None  # the rows, if they are all rows of that folder in its order
         self.hub_id: str | None = None
         self.hub_revision: str | None = None
@@ -292,8 +291,7 @@ class CheckpointDataset:
         dataset._whole_folder = dataset._rows if rows is None else None
         if not Path(path_or_id).is_dir():
             dataset.hub_id, dataset.hub_revision = str(path_or_id), commit_of(folder)
-            where = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-            dataset._pulled = dataset.hub_id, dataset.hub_revision, where
+            dataset._pulled = Pulled(dataset.hub_id, dataset.hub_revision, token, cache_dir, local_files_only)
         return dataset
 
     def held_out(self) -> CheckpointDataset | None:
@@ -305,20 +303,10 @@ class CheckpointDataset:
         """
         if self.collect.get("method") != "family" or self._folder is None:
             return None
-        folder = self._folder
-        if self._pulled is not None:
-            repo_id, revision, where = self._pulled
-            try:  # a whole copy has them already, and a copy of some rows may
-                folder = find_held_out(repo_id, revision, **{**where, "local_files_only": True})
-            except FileNotFoundError:
-                folder = find_held_out(repo_id, revision, **where)
-        else:
-            require_own(folder / HELD_OUT / INDEX_NAME, folder)
-        if not (folder / HELD_OUT / INDEX_NAME).is_file():
+        folder = find_held_out(self._folder, self._pulled)
+        if folder is None or self._description().get("conditions") != read_index(self._folder).get("conditions"):
             return None
-        if self._description().get("conditions") != read_index(folder).get("conditions"):
-            return None
-        found = CheckpointDataset.from_pretrained(folder / HELD_OUT)
+        found = CheckpointDataset.from_pretrained(folder)
         require_unseen(self, found)
         return found
 

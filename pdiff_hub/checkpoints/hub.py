@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -64,20 +65,38 @@ def push_folder(folder: Path, repo_id: str, options: PushOptions, *, with_held_o
         return push_files({**files, **described}, repo_id, repo_type="dataset", replaces=replaces, **options)
 
 
-def find_held_out(repo_id: str, revision: str, **where: Any) -> Path:
-    """The copy of a commit in the client's cache, with the files of its held-out tasks, if it has any.
+@dataclass(frozen=True)
+class Pulled:
+    """Where a data set came from: the commit of a repository, and how it was asked for (as of `transfer.pull`)."""
 
-    where: token, cache_dir and local_files_only, as of `pull`.
+    repo_id: str
+    revision: str
+    token: str | bool | None
+    cache_dir: str | Path | None
+    local_files_only: bool
+
+
+def find_held_out(folder: Path, pulled: Pulled | None) -> Path | None:
+    """The folder of the held-out set of the set in `folder`; None if it has none.
+
+    pulled: of what `folder` is a copy, which may lack files of the held-out set. PdiffError if a link leads to it.
     """
-    return pull(
-        repo_id,
-        repo_type="dataset",
-        what=_WHAT,
-        required=INDEX_NAME,
-        revision=revision,
-        allow_patterns=[INDEX_NAME, *_HELD_OUT_FILES],
-        **where,
-    )
+    if pulled is None:
+        require_own(folder / HELD_OUT / INDEX_NAME, folder)
+    elif pulled.local_files_only:
+        folder = _with_held_out(pulled)
+    else:
+        try:  # a copy of a whole set has them already
+            folder = _with_held_out(replace(pulled, local_files_only=True))
+        except FileNotFoundError:
+            folder = _with_held_out(pulled)
+    return folder / HELD_OUT if (folder / HELD_OUT / INDEX_NAME).is_file() else None
+
+
+def _with_held_out(pulled: Pulled) -> Path:
+    """The copy of the commit in the client's cache, with the files of its held-out set, if it has one."""
+    patterns = [INDEX_NAME, *_HELD_OUT_FILES]
+    return pull(repo_type="dataset", what=_WHAT, required=INDEX_NAME, allow_patterns=patterns, **asdict(pulled))
 
 
 def append(
