@@ -157,13 +157,14 @@ def test_other_random_numbers_are_left_alone() -> None:
     assert torch.equal(drawn, torch.randn(4, generator=torch.Generator().manual_seed(3)))
 
 
-def finetuned(network: dict[str, Any], captured: bool, device: str = "cpu") -> FinetuneRun:
+def finetuned(network: dict[str, Any], captured: bool, device: str = "cpu", precision: str = "no") -> FinetuneRun:
     """A few steps of both phases; in the first the learning rate changes from step to step."""
     task = load_task({"dataset": "digits", "train_size": 100})
     spec = resolve_network(network, in_channels=1, image_size=8, num_classes=10)
     module = build_network(spec, seed=0).to(device)
     images = ImageBatches(task, 20, 0, torch.empty(0, device=device).device)
-    run = FinetuneRun(module, ParamLayout.from_module(module), images, FinetuneConfig(epochs=1), captured=captured)
+    config = FinetuneConfig(epochs=1, mixed_precision=precision)
+    run = FinetuneRun(module, ParamLayout.from_module(module), images, config, captured=captured)
     for _ in range(run.num_train_steps):
         run.take_step()
     run.begin("finetune")
@@ -172,10 +173,13 @@ def finetuned(network: dict[str, Any], captured: bool, device: str = "cpu") -> F
     return run
 
 
+@pytest.mark.parametrize("precision", ["no", "bf16"])
 @pytest.mark.parametrize("network", [{"name": "mlp3", "hidden": [8, 8]}, {"name": "convnet3"}], ids=str)
-def test_a_captured_fine_tune_is_a_fine_tune(network: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_captured_fine_tune_is_a_fine_tune(
+    network: dict[str, Any], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(capturing, "capture", called)
-    plain, captured = finetuned(network, captured=False).state(), finetuned(network, captured=True).state()
+    plain, captured = (finetuned(network, each, precision=precision).state() for each in (False, True))
     assert plain.info == captured.info
     assert plain.tensors.keys() == captured.tensors.keys()
     for name, tensor in plain.tensors.items():  # running statistics and moments too

@@ -15,6 +15,7 @@ from pdiff_hub import PDiffPipeline, runs
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints import dataset as checkpoints
 from pdiff_hub.checkpoints import rows as checkpoint_rows
+from pdiff_hub.checkpoints.checks import CheckedRows
 from pdiff_hub.checkpoints.rows import PickedRows, ShardRows, TensorRows, as_rows, pieces_of, write_shard
 from pdiff_hub.evaluation.distances import nearest_l2, spread_ratio
 from pdiff_hub.evaluation.judging import Judge
@@ -68,6 +69,29 @@ def test_judged_networks_leave_no_file_behind(tmp_path: Path) -> None:
     with runs.generated_rows(pipe, 3, tmp_path / "new", seed=0, num_inference_steps=2) as rows:
         assert isinstance(rows, ShardRows) and rows.num_rows == 3
     assert not list((tmp_path / "new").iterdir())
+
+
+def test_rows_side_by_side_are_read_without_a_copy() -> None:
+    params_KP = torch.randn(6, 10)
+    picked = PickedRows(TensorRows(params_KP), [4, 1, 2, 3])
+    assert torch.equal(picked.read(1, 3, 2, 7), params_KP[1:3, 2:7])
+    assert picked.read(1, 3, 2, 7).data_ptr() == params_KP[1, 2:].data_ptr()
+    assert torch.equal(picked.read(0, 4, 0, 10), params_KP[[4, 1, 2, 3]])
+    assert picked.read(2, 2, 3, 5).shape == (0, 2)
+
+
+def test_rows_are_checked_until_they_were_checked_whole() -> None:
+    layout = checkpoint_sets.dataset().layout
+    params_KP = torch.zeros(3, layout.num_params)
+    params_KP[1, 3] = torch.nan
+    rows = CheckedRows(TensorRows(params_KP), layout)
+    rows.read(0, 3, 4, layout.num_params)  # says nothing of the first columns
+    rows.read(0, 1, 0, layout.num_params)
+    for first, last, start, stop in [(0, 3, 0, layout.num_params), (0, 2, 3, 4), (1, 2, 0, 5)]:
+        for _ in range(2):  # what failed is not known to be finite
+            with pytest.raises(ValueError, match="checkpoint 1: tensor"):
+                rows.read(first, last, start, stop)
+    assert torch.equal(rows.read(0, 1, 0, 5), params_KP[:1, :5])
 
 
 def test_what_is_no_matrix_is_refused() -> None:

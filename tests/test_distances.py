@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pdiff_hub.evaluation import distances
-from pdiff_hub.evaluation.distances import nearest_l2, spread_ratio
+from pdiff_hub.evaluation.distances import NearestL2, nearest_l2, spread_ratio
 from pdiff_hub.evaluation.judging import summarise_accuracy
 
 
@@ -52,6 +52,30 @@ def test_duplicates_far_from_the_origin_are_at_distance_zero() -> None:
     assert nearest_l2(reference[2:3], reference, leave_one_out=False).tolist() == [0.0]
     found = nearest_l2(reference, reference, leave_one_out=True)
     assert found[1] == 0.0 and found[4] == 0.0 and (found[[0, 2, 3]] > 10).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(populations(), st.floats(1e3, 1e6))
+def test_many_sets_are_compared_with_the_same_references(sets: tuple[Tensor, Tensor], far: float) -> None:
+    query, reference = sets
+    reference = torch.cat([reference[:1] + far, reference])  # the first one, which all are taken from, is an outlier
+    nearest = NearestL2(reference)
+    for _ in range(2):
+        for queries, own in ((query, False), (reference, True), (query[:1], False)):
+            found = nearest(queries, leave_one_out=own)
+            expected = torch.cdist(queries.double(), reference.double(), compute_mode="donot_use_mm_for_euclid_dist")
+            if own:
+                expected.fill_diagonal_(torch.inf)
+            torch.testing.assert_close(found, expected.amin(dim=1), rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("row", [0, 1])
+def test_references_that_are_no_numbers_are_refused(value: float, row: int) -> None:
+    reference = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
+    reference[row, 7] = value
+    with pytest.raises(ValueError, match="hold NaN or Inf"):
+        NearestL2(reference)
 
 
 @settings(max_examples=30, deadline=None)

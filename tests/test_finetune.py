@@ -21,6 +21,7 @@ from pdiff_hub.collect.finetune import run as finetune_run
 from pdiff_hub.collect.finetune.run import FinetuneRun
 from pdiff_hub.collect.journal import CheckpointJournal, TrainingState
 from pdiff_hub.networks import build_network, logits, prefix_recording, resolve_network
+from pdiff_hub.recipes.recipe import recipe_from_dict
 from pdiff_hub.tasks import Task, load_task
 
 TINY = FinetuneConfig(num_checkpoints=7, save_every=2, epochs=1, label_smoothing=0.1)
@@ -186,12 +187,23 @@ def stopping(function: Callable[..., Any], calls: int, *, before: bool) -> Calla
     return wrapped
 
 
-@pytest.mark.parametrize(("network", "select"), [(BATCH_NORM, "all"), ({"name": f"{__name__}:Tied"}, "head")])
+@pytest.mark.parametrize(
+    ("network", "select", "precision"),
+    [(BATCH_NORM, "all", "no"), (BATCH_NORM, "all", "bf16"), ({"name": f"{__name__}:Tied"}, "head", "no")],
+    ids=["all", "bf16", "head"],
+)
 @pytest.mark.parametrize("often", [True, False])
 def test_a_stopped_run_goes_on_bit_for_bit(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Any, select: str, often: bool
+    task: Task,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    network: Any,
+    select: str,
+    precision: str,
+    often: bool,
 ) -> None:
-    expected = collect(task, tmp_path / "whole", network, select)
+    config = replace(TINY, mixed_precision=precision)
+    expected = collect(task, tmp_path / "whole", network, select, config=config)
     monkeypatch.setattr(collecting, "_PART_ROWS", 3)
     if often:
         monkeypatch.setattr(collecting, "_STATE_SECONDS", 0.0)
@@ -208,10 +220,10 @@ def test_a_stopped_run_goes_on_bit_for_bit(
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, stopping(getattr(owner, name), calls, before=before))
             try:
-                collect(task, tmp_path / "parts", network, select)
+                collect(task, tmp_path / "parts", network, select, config=config)
             except Stop:
                 continue
-    assert_same(collect(task, tmp_path / "parts", network, select), expected)
+    assert_same(collect(task, tmp_path / "parts", network, select, config=config), expected)
 
 
 KILLED = """
@@ -298,6 +310,14 @@ def test_a_shared_first_phase_gives_the_same_checkpoints(
     assert len(list(trained.iterdir())) == 1
 
 
+def test_a_first_phase_of_another_precision_is_not_shared(task: Task, tmp_path: Path) -> None:
+    trained = tmp_path / "trained"
+    for precision in ("no", "bf16"):
+        config = FinetuneConfig(num_checkpoints=2, save_every=1, epochs=1, mixed_precision=precision)
+        collect_finetune(task, MLP, "all", config, tmp_path / precision, seed=3, trained=trained, progress=False)
+    assert len(list(trained.iterdir())) == 2
+
+
 def test_a_first_phase_that_stops_before_it_is_shared_is_shared_once_it_goes_on(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,6 +374,8 @@ def test_bad_input_leaves_nothing_behind(task: Task, tmp_path: Path) -> None:
         {"learning_rate": "1e-3"},
         {"epochs": True},
         {"weight_decay": float("inf")},
+        {"mixed_precision": "fp16"},
+        {"mixed_precision": True},
     ],
 )
 def test_options_out_of_range_are_named(option: dict[str, Any]) -> None:
@@ -375,12 +397,65 @@ def test_judging_with_shared_activations_gives_the_plain_figures(
         assert one["validation_accuracy"] == other["validation_accuracy"]
 
 
+def test_mixed_precision_trains_in_bfloat16_and_judges_in_float32(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+    convolve = F.conv2d
+
+    def watched(*arguments: Any, **options: Any) -> Tensor:
+        output = convolve(*arguments, **options)
+        computed[output.requires_grad].add(output.dtype)
+        return output
+
+    monkeypatch.setattr(F, "conv2d", watched)
+    plain = collect(task, tmp_path / "no", BATCH_NORM)
+    assert computed == {True: {torch.float32}, False: {torch.float32}}
+    computed = {True: set(), False: set()}
+    mixed = collect(task, tmp_path / "bf16", BATCH_NORM, config=replace(TINY, mixed_precision="bf16"))
+    assert computed == {True: {torch.bfloat16}, False: {torch.float32}}
+    assert mixed.params_KP.dtype == torch.float32
+    apart = (mixed.params_KP - plain.params_KP).norm() / plain.params_KP.norm()
+    assert 1e-6 < float(apart) < 0.05, "the same training, but for rounding"
+    # A set that was begun before there was this option goes on.
+    assert "mixed_precision" not in plain.collect["settings"]
+    assert mixed.collect["settings"]["mixed_precision"] == "bf16"
+    with pytest.raises(ValueError, match="mixed_precision"):
+        collect(task, tmp_path / "bf16", BATCH_NORM)
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_automatic_precision_is_that_of_the_machine_where_the_set_was_begun(
+    able: bool, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(TINY, mixed_precision="auto")
+    monkeypatch.setattr(collecting, "multiplies_bf16", lambda device: able)
+    with monkeypatch.context() as patch:
+        patch.setattr(FinetuneRun, "take_step", stopping(FinetuneRun.take_step, 9, before=True))
+        patch.setattr(collecting, "_PART_ROWS", 1)
+        with pytest.raises(Stop):
+            collect(task, tmp_path / "auto", config=config)
+    expected = collect(task, tmp_path / "named", config=replace(TINY, mixed_precision="bf16" if able else "no"))
+    monkeypatch.setattr(collecting, "multiplies_bf16", lambda device: not able)  # the folder was carried elsewhere
+    assert_same(collect(task, tmp_path / "auto", config=config), expected)
+    assert_same(collect(task, tmp_path / "auto", config=config), expected)
+
+
+def test_runs_begun_before_there_was_mixed_precision_go_on() -> None:
+    data = {"task": "digits", "network": "mlp3"}
+    assert "mixed_precision" not in recipe_from_dict(data).to_dict()["collect"]
+    mixed = recipe_from_dict({**data, "collect": {"mixed_precision": "bf16"}})
+    assert recipe_from_dict(mixed.to_dict()).collect == FinetuneConfig(mixed_precision="bf16")
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
 @pytest.mark.parametrize("network", [BATCH_NORM, {"name": f"{__name__}:Dropping"}], ids=["batch_norm", "dropout"])
 def test_training_on_shared_activations_is_the_plain_training(
-    network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: Any, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = load_task({"dataset": "digits", "train_size": 96})
-    longer = replace(TINY, num_checkpoints=6, save_every=5)  # long enough to see every image again
+    # Long enough to see every image again.
+    longer = replace(TINY, num_checkpoints=6, save_every=5, mixed_precision=precision)
     recorded: list[object] = []
 
     def record_all(*arguments: Any) -> Any:

@@ -169,10 +169,11 @@ def test_a_population_trained_on_a_gpu_is_that_of_the_cpu() -> None:
     assert torch.allclose(*losses, rtol=1e-2)
 
 
+@pytest.mark.parametrize("precision", ["no", "bf16"])
 @pytest.mark.parametrize("network", [{"name": "mlp3", "hidden": [8, 8]}, {"name": "resnet18"}], ids=str)
-def test_a_captured_fine_tune_is_a_fine_tune(network: dict[str, Any]) -> None:
+def test_a_captured_fine_tune_is_a_fine_tune(network: dict[str, Any], precision: str) -> None:
     with torch.backends.cudnn.flags(enabled=True, deterministic=True):
-        plain, captured = (finetuned(network, captured, "cuda").state() for captured in (False, True))
+        plain, captured = (finetuned(network, captured, "cuda", precision).state() for captured in (False, True))
     for name, tensor in plain.tensors.items():  # running statistics and moments too
         assert torch.allclose(captured.tensors[name].float(), tensor.float(), rtol=1e-2, atol=1e-2), name
 

@@ -9,7 +9,7 @@ from pdiff_hub.checkpoints.rows import PickedRows, TensorRows
 from pdiff_hub.evaluation import on_device
 from pdiff_hub.evaluation.on_device import judging_device, picked, rows_on, task_on
 from pdiff_hub.networks import devices
-from pdiff_hub.networks.devices import at_once, at_once_drawn, has_float64
+from pdiff_hub.networks.devices import at_once, at_once_drawn, has_float64, multiplies_bf16
 from pdiff_hub.tasks import load_task
 
 CPU, ELSEWHERE = torch.device("cpu"), torch.device("meta")  # which knows where a tensor is, and not its numbers
@@ -74,3 +74,24 @@ def test_an_accelerator_works_on_more_at_once_but_not_on_more_than_fits(room: li
     room[0] = 16 * 500
     assert at_once_drawn(100, ELSEWHERE) == drawn  # else a seed would give other networks where less is free
     assert at_once(100, ELSEWHERE) == 500 and at_once(600, ELSEWHERE) == 600
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, True),
+        ({"avx512_bf16": False, "amx_bf16": True}, True),
+        ({"avx2": True, "avx512_bf16": False}, False),
+        (None, False),
+    ],
+    ids=["AVX-512", "AMX", "neither", "a torch that does not tell"],
+)
+def test_a_cpu_that_multiplies_bfloat16(
+    told: dict[str, bool] | None, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if told is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
+    assert multiplies_bf16(CPU) is expected
+    assert not multiplies_bf16(ELSEWHERE)

@@ -15,15 +15,19 @@ from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 
 class CheckedRows:
-    """Rows from files. Each rectangle is checked for NaN and Inf when it is read."""
+    """Rows from files. Each rectangle is checked for NaN and Inf when it is read, until its rows were checked whole."""
 
     def __init__(self, rows: Rows, layout: ParamLayout):
         self._rows, self._layout = rows, layout
         self.num_rows, self.num_params = rows.num_rows, rows.num_params
+        self._are_finite = bytearray(rows.num_rows)
 
     def read(self, first: int, last: int, start: int, stop: int) -> Tensor:
         params_RS = self._rows.read(first, last, start, stop)
-        check_finite(self._layout, params_RS, first, start)
+        if not all(self._are_finite[first:last]):
+            check_finite(self._layout, params_RS, first, start)
+            if params_RS.shape[1] == self.num_params:
+                self._are_finite[first:last] = bytes([True] * len(params_RS))
         return params_RS
 
 

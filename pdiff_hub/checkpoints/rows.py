@@ -104,8 +104,11 @@ class PickedRows:
         self.num_rows, self.num_params = len(self._indices), rows.num_params
 
     def read(self, first: int, last: int, start: int, stop: int) -> Tensor:
+        runs = list(_runs(self._indices[first:last]))
+        if len(runs) == 1:  # no copy: networks that are judged one by one are read often
+            return self._rows.read(*runs[0], start, stop)
         picked_RS, position = torch.empty(0, stop - start), 0
-        for run_first, run_last in _runs(self._indices[first:last]):
+        for run_first, run_last in runs:
             read_RS = self._rows.read(run_first, run_last, start, stop)
             if position == 0:  # where these rows are, so are the others
                 picked_RS = read_RS.new_empty(last - first, stop - start)

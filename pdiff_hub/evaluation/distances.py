@@ -23,63 +23,86 @@ _PRODUCT_BYTES = 256 << 20  # for the float64 products of a block of queries wit
 
 
 def nearest_l2(query_BP: Tensor | Rows, reference_KP: Tensor | Rows, *, leave_one_out: bool) -> Tensor:
-    """L2 distance of each query to the nearest reference, float64 [B], in raw weight units; exactly 0 for a duplicate.
+    """`NearestL2` for one set of queries: float64 [B]."""
+    return NearestL2(reference_KP)(query_BP, leave_one_out=leave_one_out)
+
+
+class NearestL2:
+    """L2 distances to the nearest of K references, in raw weight units; exactly 0 for a duplicate.
 
     Both sets are read in slices of P. The references are read anew for each block of queries, whose products with
-    them take up to 256 MiB.
+    them take up to 256 MiB. What depends on the references alone is computed here, once for all sets of queries.
 
-    leave_one_out: set it if both are the same set in the same order. A network is then not compared with itself, but
-    still with its duplicates elsewhere in the set. Raises ValueError for different P, for an empty set, for NaN or
-    Inf, and with leave_one_out for sets of different sizes or of one network.
+    Raises ValueError for an empty set, and for NaN or Inf.
     """
-    query, reference = as_rows(query_BP), as_rows(reference_KP)
-    _check(query, reference)
-    if leave_one_out and (query.num_rows != reference.num_rows or query.num_rows < 2):
-        raise PdiffError(
-            "leave_one_out compares a set of at least two networks with itself; got sets of "
-            f"{query.num_rows} and {reference.num_rows}."
+
+    def __init__(self, reference_KP: Tensor | Rows):
+        self._reference = reference = as_rows(reference_KP)
+        _require_some(reference)
+        self._device = _device(reference)
+        self._square_K = torch.zeros(reference.num_rows, dtype=torch.float64, device=self._device)
+        columns = max(1, _at_a_time(self._device) // (8 * reference.num_rows))
+        for start, stop in _spans(reference.num_params, reference.num_rows, self._device):
+            for reference_Kp in reference.read(0, reference.num_rows, start, stop).split(columns, 1):
+                reference_Kp = reference_Kp.double()
+                reference_Kp -= reference_Kp[0].clone()
+                self._square_K += torch.linalg.vector_norm(reference_Kp, dim=1).square()
+        _require_finite(self._square_K)
+
+    def __call__(self, query_BP: Tensor | Rows, *, leave_one_out: bool = False) -> Tensor:
+        """Distances of the queries, float64 [B].
+
+        leave_one_out: set it if the queries are the references in the same order. A network is then not compared with
+        itself, but still with its duplicates elsewhere in the set.
+
+        Raises ValueError for different P, for an empty set, for NaN or Inf, and with leave_one_out for sets of
+        different sizes or of one network.
+        """
+        query, num_references = as_rows(query_BP), self._reference.num_rows
+        _check(query, self._reference)
+        if leave_one_out and (query.num_rows != num_references or num_references < 2):
+            raise PdiffError(
+                "leave_one_out compares a set of at least two networks with itself; got sets of "
+                f"{query.num_rows} and {num_references}."
+            )
+        step = max(1, _PRODUCT_BYTES // (8 * num_references))
+        return torch.cat(
+            [
+                self._of_block(query, range(start, min(start + step, query.num_rows)), leave_one_out)
+                for start in range(0, query.num_rows, step)
+            ]
         )
-    device = _device(query)
-    step = max(1, _PRODUCT_BYTES // (8 * reference.num_rows))
-    return torch.cat(
-        [
-            _nearest_l2(query, range(start, min(start + step, query.num_rows)), reference, leave_one_out, device)
-            for start in range(0, query.num_rows, step)
-        ]
-    )
 
-
-def _nearest_l2(query: Rows, block: range, reference: Rows, leave_one_out: bool, device: torch.device) -> Tensor:
-    """`nearest_l2` for one block of the queries."""
-    # |q|^2 + |r|^2 - 2 q.r finds the nearest reference with one matrix product. Cancellation leaves an error of 1e-16
-    # of the squared norms. So centring makes the norms small, and the distance itself is taken from the differences.
-    gram_BK = torch.zeros(len(block), reference.num_rows, dtype=torch.float64, device=device)
-    square_B = torch.zeros(len(block), dtype=torch.float64, device=device)
-    square_K = torch.zeros(reference.num_rows, dtype=torch.float64, device=device)
-    columns = max(1, _at_a_time(device) // (8 * (len(block) + reference.num_rows)))
-    for start, stop in _spans(query.num_params, len(block) + reference.num_rows, device):
-        query_BS = query.read(block.start, block.stop, start, stop)
-        reference_KS = reference.read(0, reference.num_rows, start, stop)
-        for query_Bp, reference_Kp in zip(query_BS.split(columns, 1), reference_KS.split(columns, 1), strict=True):
-            query_Bp, reference_Kp = query_Bp.double(), reference_Kp.double()
-            mean_p = reference_Kp.mean(dim=0)
-            query_Bp -= mean_p
-            reference_Kp -= mean_p
-            gram_BK.addmm_(query_Bp, reference_Kp.T)
-            square_B += torch.linalg.vector_norm(query_Bp, dim=1).square()
-            square_K += torch.linalg.vector_norm(reference_Kp, dim=1).square()
-    distance_BK = gram_BK.mul_(-2).add_(square_B[:, None]).add_(square_K[None, :])
-    _require_finite(square_B, square_K)
-    if leave_one_out:
-        distance_BK.diagonal(block.start).fill_(torch.inf)
-    chosen, place_B = distance_BK.argmin(dim=1).unique(return_inverse=True)
-    nearest = PickedRows(reference, chosen.tolist())  # a few networks have few, and the others need not be read again
-    total_B = torch.zeros(len(block), dtype=torch.float64, device=device)
-    for start, stop in _spans(query.num_params, len(block) + reference.num_rows, device):
-        difference_BS = query.read(block.start, block.stop, start, stop).double()
-        difference_BS -= nearest.read(0, nearest.num_rows, start, stop)[place_B]
-        total_B += difference_BS.square_().sum(dim=1)
-    return total_B.sqrt()
+    def _of_block(self, query: Rows, block: range, leave_one_out: bool) -> Tensor:
+        # |q|^2 + |r|^2 - 2 q.r finds the nearest reference with one matrix product, where all are taken from the first
+        # reference, since these numbers are smaller. Of r it is taken after the product: q.(r - first) = q.r - q.first.
+        # Rounding leaves an error of 1e-16 |q - first| |r| in squared distances. It can only choose among references
+        # that are as near as that: the distance itself is taken from the differences.
+        reference, device = self._reference, self._device
+        gram_BK = torch.zeros(len(block), reference.num_rows, dtype=torch.float64, device=device)
+        square_B = torch.zeros(len(block), dtype=torch.float64, device=device)
+        columns = max(1, _at_a_time(device) // (8 * (len(block) + reference.num_rows)))
+        for start, stop in _spans(query.num_params, len(block) + reference.num_rows, device):
+            query_BS = query.read(block.start, block.stop, start, stop)
+            reference_KS = reference.read(0, reference.num_rows, start, stop)
+            for query_Bp, reference_Kp in zip(query_BS.split(columns, 1), reference_KS.split(columns, 1), strict=True):
+                query_Bp, reference_Kp = query_Bp.double(), reference_Kp.double()
+                query_Bp -= reference_Kp[0]
+                gram_BK.addmm_(query_Bp, reference_Kp.T)
+                square_B += torch.linalg.vector_norm(query_Bp, dim=1).square()
+        _require_finite(square_B)
+        gram_BK -= gram_BK[:, :1].clone()
+        distance_BK = gram_BK.mul_(-2).add_(square_B[:, None]).add_(self._square_K)
+        if leave_one_out:
+            distance_BK.diagonal(block.start).fill_(torch.inf)
+        chosen, place_B = distance_BK.argmin(dim=1).unique(return_inverse=True)
+        nearest = PickedRows(reference, chosen.tolist())  # a few have few, and the others need not be read again
+        total_B = torch.zeros(len(block), dtype=torch.float64, device=device)
+        for start, stop in _spans(query.num_params, len(block) + reference.num_rows, device):
+            difference_BS = query.read(block.start, block.stop, start, stop).double()
+            difference_BS -= nearest.read(0, nearest.num_rows, start, stop)[place_B]
+            total_B += difference_BS.square_().sum(dim=1)
+        return total_B.sqrt()
 
 
 def spread_ratio(generated_BP: Tensor | Rows, original_KP: Tensor | Rows) -> float:
@@ -133,13 +156,17 @@ def _require_finite(*sums: Tensor) -> None:
         raise PdiffError("parameters hold NaN or Inf; expected finite numbers.")
 
 
+def _require_some(rows: Rows) -> None:
+    if 0 in (rows.num_rows, rows.num_params):
+        raise PdiffError(
+            f"parameters have shape {[rows.num_rows, rows.num_params]}; expected networks x "
+            "parameters, at least one of each."
+        )
+
+
 def _check(first: Rows, second: Rows) -> None:
     for rows in (first, second):
-        if 0 in (rows.num_rows, rows.num_params):
-            raise PdiffError(
-                f"parameters have shape {[rows.num_rows, rows.num_params]}; expected networks x "
-                "parameters, at least one of each."
-            )
+        _require_some(rows)
     if first.num_params != second.num_params:
         raise PdiffError(
             f"networks have {first.num_params} and {second.num_params} parameters; expected two sets of one layout."

@@ -24,7 +24,7 @@ from pdiff_hub.prediction.predictions import eval_mode, tensor_names
 from pdiff_hub.progress import progress_bar
 from pdiff_hub.tasks import Task
 
-# As `FinetuneConfig` has them in its second phase; labels are not smoothed.
+# As `FinetuneConfig` has them in its second phase; labels are not smoothed, and all is float32.
 _BATCH, _LEARNING_RATE, _WEIGHT_DECAY = 64, 1e-3, 0.01
 _BYTES_PER_PARAM = 16  # weight, gradient and AdamW's two moments
 _GROUP_BYTES = 1 << 30  # most memory for one step of the networks that train together

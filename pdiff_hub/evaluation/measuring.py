@@ -15,7 +15,7 @@ from torch import Tensor
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.checkpoints.rows import Rows, as_rows
 from pdiff_hub.evaluation.copies import nearest_two, nearness
-from pdiff_hub.evaluation.distances import nearest_l2
+from pdiff_hub.evaluation.distances import NearestL2
 from pdiff_hub.evaluation.judging import Judge, Judged
 from pdiff_hub.evaluation.on_device import picked, rows_on
 from pdiff_hub.evaluation.sharing import by_rows
@@ -100,6 +100,7 @@ class Measure:
         self._wrong_KN = judged.test.wrong_BN.to(self._device)
         self._majority_wrong_N = judged.validation.wrong_BN.double().mean(dim=0) > 0.5
         self._latent_KN = self._latents(rows)
+        self._nearest_l2 = NearestL2(rows)
         near = None
         if self._latent_KN is not None:
             both = nearest_two(self._latent_KN, self._latent_KN, leave_one_out=True)
@@ -108,7 +109,7 @@ class Measure:
             chosen,
             judged,
             max_to_any(self._wrong_KN, self._wrong_KN, exclude_self=True),
-            nearest_l2(rows, rows, leave_one_out=True)[self.chosen],
+            self._nearest_l2(rows, leave_one_out=True)[self.chosen],
             near,
         )
 
@@ -128,7 +129,7 @@ class Measure:
             rows,
             judged,
             max_to_any(judged.test.wrong_BN.to(self._device), self._wrong_KN, exclude_self=False),
-            nearest_l2(rows, self.originals.rows, leave_one_out=False),
+            self._nearest_l2(rows),
             near,
         )
 

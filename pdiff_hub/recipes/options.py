@@ -19,6 +19,7 @@ from pdiff_hub.networks import vision
 from pdiff_hub.networks.options import SMALL, PatchOptions, ResnetOptions
 from pdiff_hub.recipes.recipe import METHODS, RECIPE_FILE, SECTIONS, Recipe
 from pdiff_hub.recipes.values import described, kinds_of
+from pdiff_hub.records.yaml_files import parse_yaml
 from pdiff_hub.tasks.options import TaskOptions
 
 _ENTRY = re.compile(r"(\w+)(?: \((.*?)\))?: (.+)")
@@ -157,5 +158,5 @@ def _yaml(value: Any) -> str:
     if value is MISSING:
         return "required"
     if isinstance(value, str):
-        return value or '""'
+        return value if parse_yaml(value, "a default") == value else json.dumps(value)
     return json.dumps(list(value) if isinstance(value, tuple) else value)

@@ -182,6 +182,8 @@ class Recipe:
         for name in ("pull_to_start", "trunk_steps"):  # of families, for the same reason
             if not data["collect"].get(name, True):
                 del data["collect"][name]
+        if data["collect"].get("mixed_precision") == "no":  # of fine-tunes, for the same reason
+            del data["collect"]["mixed_precision"]
         if self.evaluate.most_numbers == EvaluateConfig.most_numbers:  # for the same reason
             del data["evaluate"]["most_numbers"]
         return data

@@ -13,7 +13,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.collect.finetune.config import FinetuneConfig
 from pdiff_hub.collect.finetune.image_batches import ImageBatches
 from pdiff_hub.collect.finetune.run import FinetuneRun, trainable
-from pdiff_hub.collect.journal import BackgroundJournal, CheckpointJournal
+from pdiff_hub.collect.journal import BackgroundJournal, CheckpointJournal, settings_of
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.networks import NETWORK_NAMES, build_network, resolve_network
+from pdiff_hub.networks.devices import multiplies_bf16
 from pdiff_hub.networks.dry_run import build_checked
 from pdiff_hub.progress import progress_bar
 from pdiff_hub.safe_files import remove_unfinished, write_safetensors
@@ -78,6 +79,8 @@ def collect_finetune(
             training that diverges (committed checkpoints stay); a network that changes tensors outside the selection.
     """
     place = torch.empty(0, device=device).device  # with its index: "cuda" becomes "cuda:0"
+    if config.mixed_precision == "auto":
+        config = replace(config, mixed_precision=_precision(Path(directory), place))
     shape = {"in_channels": task.in_channels, "image_size": task.image_size, "num_classes": task.num_classes}
     spec = resolve_network(network_spec, **shape)
     network = build_checked(spec, seed=seed)
@@ -88,7 +91,7 @@ def collect_finetune(
         "method": "finetune",
         "seed": seed,
         "device": place.type,
-        **asdict(config),
+        **_recorded(config),
         "network": spec,
         "select": layout.select,
         "task": task.spec["resolved"]["fingerprint"],
@@ -138,6 +141,22 @@ def _trained_network(run: FinetuneRun, writer: BackgroundJournal, shown: bool, f
         remove_unfinished(file.parent, of=file.name)
         write_safetensors(file, run.network.state_dict())
     writer.save_state(run.state())  # only now: a run that goes on from it has no such file to write
+
+
+def _precision(directory: Path, place: torch.device) -> str:
+    """What "auto" is: as the set in `directory` was begun, perhaps on another machine; else what is faster here."""
+    begun = settings_of(directory)
+    if begun is not None:
+        return str(begun.get("mixed_precision", "no"))
+    return "bf16" if multiplies_bf16(place) else "no"
+
+
+def _recorded(config: FinetuneConfig) -> dict[str, Any]:
+    """The options that decide the checkpoints; without mixed precision if it is not used, so that older sets go on."""
+    options = asdict(config)
+    if config.mixed_precision == "no":
+        del options["mixed_precision"]
+    return options
 
 
 def _trained_name(settings: Mapping[str, Any]) -> str:

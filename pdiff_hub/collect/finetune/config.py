@@ -25,6 +25,10 @@ class FinetuneConfig:
         label_smoothing (at least 0, below 1): of both phases. With 0, a network that has learned its images by heart
             gets hardly a gradient any more, so that its checkpoints stand still after a few large steps, and are no
             distribution that could be learned (docs/measurements.md, "Copying"). The paper's setting is 0.
+        mixed_precision ("no", "auto" or "bf16"): of both phases. bf16: the network computes in bfloat16 where
+            `torch.autocast` does; its weights stay float32, and it is judged in float32. auto: bf16 on an x86 CPU with
+            instructions for it (a ResNet-18 is trained 1.5 times as fast), else no, on a GPU too; a set that was begun
+            goes on as it began. So other machines collect other checkpoints.
 
     Raises ValueError naming the option that is out of range.
     """
@@ -38,6 +42,7 @@ class FinetuneConfig:
     weight_decay: float = 0.01
     buffers: bool | None = None
     label_smoothing: float = 0.1
+    mixed_precision: str = "no"
 
     def __post_init__(self) -> None:
         for option, least in (("num_checkpoints", 2), ("save_every", 1), ("epochs", 0), ("batch_size", 1)):
@@ -50,3 +55,5 @@ class FinetuneConfig:
                 raise PdiffError(f"{option} must be a number {wanted}, found {value!r}")
         if not isinstance(self.buffers, bool | None):
             raise PdiffError(f"buffers must be true, false or null, found {self.buffers!r}")
+        if self.mixed_precision not in ("no", "auto", "bf16"):
+            raise PdiffError(f"mixed_precision must be 'no', 'auto' or 'bf16', found {self.mixed_precision!r}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from itertools import zip_longest
 
 import torch
@@ -104,12 +105,21 @@ class FinetuneRun:
 
     def _descend(self, inputs_BCHW: Tensor, labels_B: Tensor, answers: Answers | None = None) -> Tensor:
         self._optimizer.zero_grad()
-        with serve(self.network, answers or {}):
+        with serve(self.network, answers or {}), self._precision():
             output_BN = logits(self.network(inputs_BCHW))
+        if self.config.mixed_precision == "bf16":
+            output_BN = output_BN.float()
         loss = F.cross_entropy(output_BN, labels_B, label_smoothing=self.config.label_smoothing)
         torch.autograd.backward(loss)
         self._optimizer.step()
         return loss.detach()
+
+    def _precision(self) -> AbstractContextManager[object]:
+        """In which a step's forward pass computes. "auto" is decided before there is a run."""
+        if self.config.mixed_precision != "bf16":
+            return nullcontext()
+        # No cache: within a caller's own autocast its copies of the weights would outlive the step.
+        return torch.autocast(self.images.device.type, torch.bfloat16, cache_enabled=False)
 
     def _changed(self) -> list[Tensor]:
         """What a step changes."""
@@ -152,7 +162,7 @@ class FinetuneRun:
         """Recorded outputs of the modules before the first trained tensor, for the step's images; empty if none are."""
         if not self._asked_to_record:
             self._asked_to_record = True
-            with torch.no_grad():
+            with torch.no_grad(), self._precision():
                 self._recording = self._record_training()
         if self._recording is None:
             return {}

@@ -35,7 +35,7 @@ from pdiff_hub.travelling.conditioner import ConditionSpec
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
 
 _Kind = TypeVar("_Kind")
-_PARTS = "parts"
+_PARTS, _SETTINGS = "parts", "settings.json"
 _NAME = re.compile(r"(part|state)-(\d{5,})\.safetensors")
 
 
@@ -78,9 +78,9 @@ class CheckpointJournal:
             return
         self._parts.mkdir(parents=True, exist_ok=True)
         remove_unfinished(self._parts)
-        file = self._parts / "settings.json"
+        file = self._parts / _SETTINGS
         if file.exists():
-            found = checked(_Begun, read_json(file), str(file), f"remove {self._parts} to start anew.")
+            found = _begun(file)
             self._check_same(found.settings, found.layout)
         else:
             write_json(file, {"settings": self.settings, "layout": layout.to_dict()})
@@ -236,6 +236,18 @@ class CheckpointJournal:
         require_same_settings(self.directory, settings, self.settings, others)
 
 
+def settings_of(directory: Path) -> dict[str, Any] | None:
+    """The settings that the checkpoints in `directory` are or were collected with; None if there are none yet.
+
+    Raises ValueError for damaged files.
+    """
+    if (directory / INDEX_NAME).is_file():
+        settings: dict[str, Any] = read_index(directory)["collect"].get("settings", {})
+        return settings
+    file = directory / _PARTS / _SETTINGS
+    return _begun(file).settings if file.is_file() else None
+
+
 def tidy_finished(directory: Path) -> None:
     """Removes what a process left that was killed after the data set in `directory` was saved."""
     parts = directory / _PARTS
@@ -252,6 +264,10 @@ class _Begun:
 
     settings: dict[str, Any]
     layout: dict[str, Any]
+
+
+def _begun(file: Path) -> _Begun:
+    return checked(_Begun, read_json(file), str(file), f"remove {file.parent} to start anew.")
 
 
 def _in_header(file: Path, name: str, kind: type[_Kind]) -> _Kind:

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from pdiff_hub.checkpoints import CheckpointDataset
-from pdiff_hub.checkpoints.index import INDEX_NAME, read_index
+from pdiff_hub.checkpoints.index import INDEX_NAME
 from pdiff_hub.checkpoints.rows import pieces_of
 from pdiff_hub.collect.alignment import align_to_mean, require_alignable
-from pdiff_hub.collect.journal import CheckpointJournal, TrainingState
+from pdiff_hub.collect.journal import CheckpointJournal, TrainingState, settings_of
 from pdiff_hub.collect.population.batched_training import BatchedTrainer
 from pdiff_hub.collect.population.training_groups import train_in_groups
 from pdiff_hub.collect.whole_networks import require_shared, require_shared_start, whole_layout
@@ -31,7 +31,7 @@ from pdiff_hub.networks import build_network
 from pdiff_hub.networks.dry_run import build_checked
 from pdiff_hub.prediction.predictions import SplitImages, evaluate
 from pdiff_hub.processes import alone_in, this_run
-from pdiff_hub.safe_files import read_json, require_same_settings
+from pdiff_hub.safe_files import require_same_settings
 from pdiff_hub.safe_files.lock import remove_stale_lock
 from pdiff_hub.tasks import Task
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
@@ -286,10 +286,7 @@ def _is_share_of(share: Path, settings: dict[str, Any]) -> bool:
     if not share.is_dir() or not any(share.iterdir()):
         return share.is_dir()
     try:
-        if (share / INDEX_NAME).exists():
-            found = read_index(share)["collect"].get("settings")
-        else:
-            found = read_json(share / "parts" / "settings.json").get("settings")
+        found = settings_of(share)
     except (OSError, PdiffError):
         return False
     return found == json.loads(json.dumps(settings))
