@@ -18,6 +18,7 @@ from pdiff_hub.networks.options import SMALL, PatchOptions, ResnetOptions, defau
 from pdiff_hub.recipes import Recipe, recipe_from_dict
 from pdiff_hub.recipes.options import Option, find_groups, option_groups
 from pdiff_hub.recipes.recipe import METHODS, SECTIONS
+from pdiff_hub.records.yaml_files import parse_yaml
 from pdiff_hub.tasks import TaskOptions
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -118,6 +119,15 @@ def test_defaults_are_those_of_the_code() -> None:
         assert {option: spec[option] for option in defaults(kind)} == defaults(kind)
     named = " ".join(group.place for group in option_groups())
     assert [name for name in NETWORK_NAMES if name not in named] == []
+
+
+def test_a_default_of_the_page_can_be_written_into_a_recipe() -> None:
+    # YAML takes a plain `no` for false, which is no text.
+    assert GROUPS["collect.finetune"]["mixed_precision"].default == '"no"'
+    for key, kind in DATACLASSES.items():
+        for each in fields(kind):
+            if each.name in GROUPS.get(key, {}) and isinstance(each.default, str):
+                assert parse_yaml(GROUPS[key][each.name].default, each.name) == each.default
 
 
 def test_the_command_says_the_same() -> None:

@@ -27,8 +27,8 @@ class FinetuneConfig:
             distribution that could be learned (docs/measurements.md, "Copying"). The paper's setting is 0.
         mixed_precision ("no", "auto" or "bf16"): of both phases. bf16: the network computes in bfloat16 where
             `torch.autocast` does; its weights stay float32, and it is judged in float32. auto: bf16 on an x86 CPU with
-            instructions for it (a ResNet-18 is trained 1.5 times as fast), else no, on a GPU too; a set that was begun
-            goes on as it began. So other machines collect other checkpoints.
+            instructions for it (a ResNet-18 is collected 1.2 to 1.4 times as fast), else no, on a GPU too; a set that
+            was begun goes on as it began. So other machines collect other checkpoints.
 
     Raises ValueError naming the option that is out of range.
     """
