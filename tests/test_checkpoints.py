@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -95,13 +96,16 @@ def test_opening_is_fast(tmp_path: Path) -> None:
     params_KP = torch.randn(200, 50_000)
     layout = ParamLayout.from_module(module)
     CheckpointDataset(params_KP, layout, network={}).save_pretrained(tmp_path)
-    seconds = []
+    opening, hashing = [], []
     for _ in range(5):
         begin = time.process_time()
         assert CheckpointDataset.from_pretrained(tmp_path).params_KP.shape == (200, 50_000)
-        seconds.append(time.process_time() - begin)
+        opening.append(time.process_time() - begin)
+        begin = time.process_time()
+        hashlib.sha256(params_KP.numpy()).digest()  # which opening does, too, and what depends on the machine alone
+        hashing.append(time.process_time() - begin)
     # This is processor time, because other processes may share the cores.
-    assert min(seconds) < 0.2
+    assert min(opening) < 15 * min(hashing)
 
 
 def test_bad_numbers_name_checkpoint_and_tensor(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,9 @@ def nearest_l2(query_BP: Tensor | Rows, reference_KP: Tensor | Rows, *, leave_on
 class NearestL2:
     """L2 distances to the nearest of K references, in raw weight units; exactly 0 for a duplicate.
 
+    References that differ by less than about 1e-7 of the numbers' own size, or of the distance to the first reference
+    (one network that diverged, say), are not told apart: the distance is then that to any one of them.
+
     Both sets are read in slices of P. The references are read anew for each block of queries, whose products with
     them take up to 256 MiB. What depends on the references alone is computed here, once for all sets of queries.
 
