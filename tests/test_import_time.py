@@ -1,4 +1,4 @@
-"""`import pdiff_hub` loads no heavy library, so asking for the version or for `pdiff --help` does not load torch."""
+"""`import pdiff_hub` loads no heavy library, nor do `pdiff --help` and `pdiff list`."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def test_import_loads_no_heavy_library() -> None:
     assert evaluate(f"[name for name in {HEAVY} if name in sys.modules]") == []
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["no-such-command"]])
-def test_help_and_usage_errors_load_no_heavy_library_either(arguments: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["no-such-command"], ["list"]])
+def test_help_the_list_and_usage_errors_load_no_heavy_library_either(arguments: list[str]) -> None:
     code = f"import sys; sys.argv = {['pdiff', *arguments]}; from pdiff_hub.cli import main\ntry: main()\n"
     code += f"except SystemExit: print([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -16,6 +16,7 @@ from package_map import FILES, PACKAGE, room_of
 from pdiff_hub.errors import PdiffError
 from pdiff_hub.records import NetworksFolder, Results, RunFolder, TrainingSummary
 from pdiff_hub.safe_files import write_json
+from pdiff_hub.travelling.pipeline_pdiff import INDEX
 
 SHIPPED = RunFolder(PACKAGE.parent / "pipelines" / "digits-mlp3")
 CONTENT: dict[str, Any] = json.loads(SHIPPED.results.read_text(encoding="utf-8"))
@@ -40,6 +41,10 @@ def test_no_other_file_spells_the_names(file: str) -> None:
     tree = ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     assert (texts & names()) <= OTHERS.get(file, set())
+
+
+def test_the_file_that_makes_a_pipeline_is_the_one_that_travels() -> None:
+    assert RunFolder(Path()).index.name == INDEX
 
 
 def test_the_shipped_results_come_back_as_they_are() -> None:

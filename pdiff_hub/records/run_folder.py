@@ -16,13 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pdiff_hub.networks.factory import module_of
 from pdiff_hub.records.results import Results
 from pdiff_hub.records.training_summary import TrainingSummary
 from pdiff_hub.records.yaml_files import read_yaml
 from pdiff_hub.safe_files import read_json
 from pdiff_hub.safe_files.checking import checked
-from pdiff_hub.travelling.pipeline_pdiff import INDEX
 
 REQUEST_FIGURES = ("requests", "fit")
 """Stems of the pictures of a family's report."""
@@ -51,7 +49,7 @@ class RunFolder:
     @property
     def index(self) -> Path:
         """The file that makes the folder a pipeline."""
-        return self.path / INDEX
+        return self.path / "model_index.json"  # as in `travelling.pipeline_pdiff`, which would load diffusers
 
     @property
     def card(self) -> Path:
@@ -103,6 +101,8 @@ class RunFolder:
 
     def source(self, function: str) -> Path:
         """The source of the module of a function ("module:function"), to be read; nothing is imported from here."""
+        from pdiff_hub.networks.factory import module_of  # with torch, which `pdiff list` can spare
+
         module = module_of(function) or ""
         return self.path / SOURCES / f"{module.replace('.', '/')}.py"
 

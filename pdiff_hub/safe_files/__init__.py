@@ -15,13 +15,14 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 
 from pdiff_hub.errors import PdiffError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Our temporary files, and those that safetensors leaves if it is killed while writing.
 _UNFINISHED = re.compile(r"\.unfinished-.+|\.tmp[0-9A-Za-z]{6}")
@@ -78,6 +79,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str,
 
     header: texts for the file's metadata. Equal tensors and headers give equal files.
     """
+    from safetensors.torch import save_file  # with torch, which reading YAML and JSON, as `pdiff list` does, can spare
+
     separate = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     end = 0
     for name in sorted(separate, key=lambda name: separate[name].data_ptr()):
