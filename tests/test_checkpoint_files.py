@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from checkpoint_sets import FORMS, assert_same, contents, dataset, use_small_files
 from safetensors.torch import save_file
@@ -103,7 +104,7 @@ def test_a_save_stopped_anywhere_leaves_the_old_set_or_the_new_one(
             calls["left"] = limit
             for name in ("replace", "fsync", "open", "unlink"):
                 monkeypatch.setattr(os, name, counted(getattr(os, name)))
-            monkeypatch.setattr(safe_files, "save_file", counted(save_file))
+            monkeypatch.setattr(safetensors.torch, "save_file", counted(save_file))
             new.save_pretrained(folder)
             os._exit(0)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

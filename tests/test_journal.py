@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from pdiff_hub import safe_files
 from pdiff_hub.checkpoints import CheckpointDataset
 from pdiff_hub.collect.journal import BackgroundJournal, CheckpointJournal, TrainingState
 from pdiff_hub.travelling.param_autoencoder import ParamLayout
@@ -87,7 +87,7 @@ def test_a_kill_anywhere_loses_nothing_and_repeats_nothing(tmp_path: Path, monke
             left["calls"] = calls
             for name in ("replace", "fsync", "open", "unlink", "mkdir", "rmdir"):
                 monkeypatch.setattr(os, name, counted(getattr(os, name)))
-            monkeypatch.setattr(safe_files, "save_file", counted(safe_files.save_file))
+            monkeypatch.setattr(safetensors.torch, "save_file", counted(safetensors.torch.save_file))
             collect(directory)
             os._exit(0)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
