@@ -102,9 +102,9 @@ def test_opening_is_fast(tmp_path: Path) -> None:
         assert CheckpointDataset.from_pretrained(tmp_path).params_KP.shape == (200, 50_000)
         opening.append(time.process_time() - begin)
         begin = time.process_time()
-        hashlib.sha256(params_KP.numpy()).digest()  # which opening does, too, and what depends on the machine alone
+        hashlib.sha256(params_KP.numpy()).digest()  # opening does this, too; it says how fast the machine is
         hashing.append(time.process_time() - begin)
-    # This is processor time, because other processes may share the cores.
+    # Measured: 5 times. It is processor time, because other processes may share the cores.
     assert min(opening) < 15 * min(hashing)
 
 

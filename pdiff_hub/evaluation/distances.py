@@ -28,7 +28,7 @@ def nearest_l2(query_BP: Tensor | Rows, reference_KP: Tensor | Rows, *, leave_on
 
 
 class NearestL2:
-    """L2 distances to the nearest of K references, in raw weight units; exactly 0 for a duplicate.
+    """L2 distances to the nearest of K references, in raw weight units; 0 for a duplicate.
 
     References that differ by less than about 1e-7 of the numbers' own size, or of the distance to the first reference
     (one network that diverged, say), are not told apart: the distance is then that to any one of them.
@@ -79,8 +79,8 @@ class NearestL2:
     def _of_block(self, query: Rows, block: range, leave_one_out: bool) -> Tensor:
         # |q|^2 + |r|^2 - 2 q.r finds the nearest reference with one matrix product, where all are taken from the first
         # reference, since these numbers are smaller. Of r it is taken after the product: q.(r - first) = q.r - q.first.
-        # Rounding leaves an error of 1e-16 |q - first| |r| in squared distances. It can only choose among references
-        # that are as near as that: the distance itself is taken from the differences.
+        # Rounding leaves an error of 1e-16 |q - first| (|q - first| + |r|) in squared distances. It can only choose
+        # among references that are as near as that: the distance itself is taken from the differences.
         reference, device = self._reference, self._device
         gram_BK = torch.zeros(len(block), reference.num_rows, dtype=torch.float64, device=device)
         square_B = torch.zeros(len(block), dtype=torch.float64, device=device)
